@@ -1,0 +1,42 @@
+{
+  'target_defaults': {
+    'cflags': [
+      '-O2', '-Wall', '-Wextra', '-Werror', '-fvisibility=hidden', '-pthread',
+    ],
+    'cflags_cc!': ['-std=gnu++20', '-std=gnu++17', '-fno-rtti'],
+    'cflags_cc': ['-std=c++17', '-fno-exceptions'],
+    'include_dirs': ['native'],
+  },
+  'targets': [
+    {
+      'target_name': 'reap_trace',
+      'sources': [
+        'native/addon.cc',
+        'native/crc32c.cc',
+        'native/engine.cc',
+        'native/fault_handler.cc',
+        'native/fault_handler_fill.cc',
+        'native/gate.cc',
+        'native/guest_memory.cc',
+        'native/handshake.cc',
+        'native/handshake_parser.cc',
+        'native/page_samples.cc',
+        'native/page_source.cc',
+        'native/plan.cc',
+        'native/prefetch_tasks.cc',
+        'native/prefetcher.cc',
+        'native/session.cc',
+        'native/session_handshake.cc',
+        'native/uffd.cc',
+      ],
+      'include_dirs': ["<!(node -p \"require('node-addon-api').include_dir\")"],
+      'defines': ['NODE_ADDON_API_DISABLE_DEPRECATED', 'NAPI_DISABLE_CPP_EXCEPTIONS'],
+    },
+    {
+      'target_name': 'reap-guest',
+      'type': 'executable',
+      'sources': ["<!@(ls native/guest/*.cc)"],
+      'ldflags': ['-pthread'],
+    },
+  ],
+}

@@ -1,0 +1,34 @@
+// What can go wrong, as data. Sentences are made in TypeScript (src/native.ts).
+#pragma once
+
+#include <cstdint>
+
+namespace reap {
+
+// The order is part of the seam: src/native.ts names these by index.
+enum class ErrorCode : uint32_t {
+  none,
+  socket,
+  handshake_timeout,
+  handshake_invalid,
+  peer_refused,
+  source_read,
+  working_set_invalid,
+  working_set_io,
+  fault_unresolved,
+  snapshot_mismatch,
+};
+
+struct Failure {
+  ErrorCode code = ErrorCode::none;
+  int err = 0;               // negative errno, 0 when no syscall failed
+  const char* syscall = "";  // static storage
+  const char* check = "";    // static storage: the rule that was broken
+  uint64_t offset = 0;       // byte offset, address or region index, as `check` says
+  uint64_t want = 0;
+  uint64_t got = 0;
+
+  explicit operator bool() const { return code != ErrorCode::none; }
+};
+
+}  // namespace reap

@@ -1,0 +1,306 @@
+#include "fault_handler.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <shared_mutex>
+#include <utility>
+
+#include "hooks.h"
+
+namespace reap {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// ENOMEM passes when the VMM's memory cgroup reclaims; after this long it is a failure.
+constexpr auto kNoMemoryPatience = std::chrono::seconds(2);
+// How long one call of serve() may go on: busy guests take turns on the demand threads.
+constexpr auto kTurn = std::chrono::microseconds(500);
+constexpr size_t kMessagesPerRead = 32;
+// A VMM that floods events gets its faults served in between. An event left unread is safe:
+// installs answer EAGAIN until it is read.
+constexpr int kReadsPerDrain = 8;
+
+// A page is answered once for all who wait for it. A VMM that wakes its own threads while their
+// fault is deferred would make the list grow without end.
+void forget_repeated(std::vector<uint64_t>* faults) {
+  constexpr size_t kFew = 64;
+  if (faults->size() < kFew) return;
+  std::sort(faults->begin(), faults->end());
+  faults->erase(std::unique(faults->begin(), faults->end()), faults->end());
+}
+
+// Zeros as long as the largest page, never written.
+const uint8_t* zero_block() {
+  static const Mapping block = Mapping::anonymous(kHugePage);
+  return block.data();
+}
+
+}  // namespace
+
+FaultHandler::FaultHandler(GuestMemory memory, UniqueFd uffd, const PageSource& memory_file,
+                           Ledger& ledger, TraceRecorder& trace)
+    : memory_(std::move(memory)),
+      uffd_(std::move(uffd)),
+      memory_file_(memory_file),
+      ledger_(ledger),
+      trace_(trace),
+      connected_at_(Clock::now()),
+      removed_(memory_.pages()),
+      installed_(memory_.pages()),
+      expected_(memory_.pages()) {}
+
+bool FaultHandler::ready() const { return removed_ && installed_ && expected_ && zero_block(); }
+
+uint64_t FaultHandler::microseconds_since_connect() const {
+  return static_cast<uint64_t>(
+      std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - connected_at_).count());
+}
+
+Failure FaultHandler::failure() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return failure_;
+}
+
+FaultHandler::Step FaultHandler::fail(const Failure& failure) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (!failure_) failure_ = failure;
+  return Step::failed;
+}
+
+FaultHandler::Served FaultHandler::left_over() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return waiting_.empty() ? Served::idle : Served::later;
+}
+
+void FaultHandler::put_back(const uint64_t* faults, size_t count) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  waiting_.insert(waiting_.end(), faults, faults + count);
+}
+
+void FaultHandler::expect(uint64_t offset, uint64_t length) {
+  const uint64_t page_size = memory_.page_size();
+  expected_.set(offset / page_size, (offset + length + page_size - 1) / page_size);
+}
+
+FaultHandler::Served FaultHandler::serve(ServeBuffers& buffers, std::chrono::nanoseconds spin,
+                                         const std::function<bool()>& before_blocking) {
+  std::vector<uint64_t>& faults = buffers.faults;
+  const auto turn_ends = Clock::now() + kTurn;
+  Clock::time_point spin_until{};
+  for (;;) {
+    faults.clear();
+    if (drain(&faults) < 0) return Served::failed;
+    note_faults(faults);
+    const bool fresh = !faults.empty();
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      faults.insert(faults.end(), waiting_.begin(), waiting_.end());
+      waiting_.clear();
+    }
+    forget_repeated(&faults);
+    if (faults.empty()) {
+      const auto now = Clock::now();
+      if (now >= spin_until || now >= turn_ends) return Served::idle;
+      relax();
+      continue;
+    }
+
+    bool served = false;
+    for (size_t i = 0; i < faults.size(); ++i) {
+      REAP_HOOK(before_serve);
+      Step step = serve_fault(faults[i], buffers.page.data(), Wait::no);
+      if (step == Step::would_wait) {
+        // The disk may take its time: the other faults are left to another thread.
+        put_back(faults.data() + i + 1, faults.size() - i - 1);
+        faults.resize(i + 1);
+        step = before_blocking() ? serve_fault(faults[i], buffers.page.data(), Wait::yes)
+                                 : Step::later;
+      }
+      if (step == Step::gone) return Served::gone;
+      if (step == Step::failed) return Served::failed;
+      if (step == Step::later) put_back(&faults[i], 1);
+      served = served || step == Step::done;
+      if (Clock::now() >= turn_ends) {
+        put_back(faults.data() + i + 1, faults.size() - i - 1);
+        return left_over();
+      }
+    }
+    // EAGAIN lasts until the thread in madvise() has run on; only the VMM's scheduler knows when.
+    if (!served && !fresh) return Served::later;
+    if (served) spin_until = Clock::now() + spin;
+  }
+}
+
+// Two races live here.
+//
+// A read can return a fault ahead of a REMOVE that happened before it (the kernel hands out faults
+// first), and answering it from the memory file would be wrong. So everything is read and every
+// REMOVE applied before the first fault is served. A REMOVE that arrives later still is safe: until
+// it is read, installs fail with EAGAIN. Test: "a fault read before its REMOVE gets zeros".
+//
+// Reading a REMOVE lets madvise() go on and drop the pages. An install on another thread that had
+// looked before, and found the page not removed, would then put the old bytes back: the page is
+// missing, so the kernel takes them. (Since 6.9 its map_changing_lock ends installs in flight
+// before the event is queued, but it cannot know of our look.) Hence the gate: nobody is between
+// that look and the end of the ioctl while messages are read. Test: "a prefetch in flight does not
+// bring a removed page back".
+int FaultHandler::drain(std::vector<uint64_t>* faults) {
+  REAP_HOOK(before_drain);
+  std::lock_guard<Gate> lock(gate_);
+  uffd_msg messages[kMessagesPerRead];
+  int drained = 0;
+  for (int reads = 0; reads < kReadsPerDrain; ++reads) {
+    const int got = uffd::read_messages(uffd_.get(), messages, kMessagesPerRead);
+    if (got < 0) {
+      Failure failure;
+      failure.code = ErrorCode::fault_unresolved;
+      failure.err = got;
+      failure.syscall = "read(userfaultfd)";
+      fail(failure);
+      return got;
+    }
+    drained += got;
+    for (int i = 0; i < got; ++i) {
+      const uffd_msg& message = messages[i];
+      if (message.event == UFFD_EVENT_PAGEFAULT) {
+        faults->push_back(message.arg.pagefault.address & ~(memory_.page_size() - 1));
+      } else if (message.event == UFFD_EVENT_REMOVE) {
+        apply_remove(message.arg.remove.start, message.arg.remove.end);
+      } else if (message.event == UFFD_EVENT_FORK) {
+        // No known VMM asks for this event; the child's descriptor must not pile up here.
+        UniqueFd child(static_cast<int>(message.arg.fork.ufd));
+      }
+    }
+    if (static_cast<size_t>(got) < kMessagesPerRead) break;
+  }
+  return drained;
+}
+
+void FaultHandler::apply_remove(uint64_t start, uint64_t end) {
+  for (const Region& region : memory_.regions()) {
+    const uint64_t first = std::max(start, region.base);
+    const uint64_t last = std::min(end, region.base + region.size);
+    if (first >= last) continue;
+    const uint64_t first_page = memory_.page_of(region.offset + (first - region.base));
+    const uint64_t end_page = memory_.page_of(region.offset + (last - region.base) - 1) + 1;
+    removed_.set(first_page, end_page);
+    installed_.clear(first_page, end_page);
+    ledger_.add(Counter::removed, end_page - first_page);
+  }
+}
+
+void FaultHandler::note_faults(const std::vector<uint64_t>& faults) {
+  if (faults.empty()) return;
+  ledger_.add(Counter::faults, faults.size());
+  const uint64_t now = microseconds_since_connect();
+  for (const uint64_t address : faults) {
+    const Region* region = memory_.region_at(address);
+    if (!region) continue;  // serve_fault() reports it
+    const uint64_t page = memory_.page_of(region->offset + (address - region->base));
+    // A page that was given back before its first touch needs nothing from the memory file.
+    if (!removed_.test(page)) trace_.note(page, now);
+    if (!prefetch_expected_) continue;
+    const bool late = expected_.test(page) && !prefetch_over_.load(std::memory_order_relaxed);
+    ledger_.add(late ? Counter::late_faults : Counter::residual_faults);
+  }
+}
+
+FaultHandler::Step FaultHandler::serve_fault(uint64_t address, uint8_t* page_buffer, Wait wait) {
+  const uint64_t page_size = memory_.page_size();
+  const Region* region = memory_.region_at(address);
+  if (!region) {
+    Failure failure;
+    failure.code = ErrorCode::fault_unresolved;
+    failure.check = "address";
+    failure.offset = address;
+    return fail(failure);
+  }
+  const uint64_t offset = region->offset + (address - region->base);
+  const uint64_t page = memory_.page_of(offset);
+
+  bool zero = removed_.test(page) || memory_file_.hole_end(offset) >= offset + page_size;
+  if (!zero) {
+    PageSource::Result read = memory_file_.read_cached(offset, page_buffer, page_size);
+    if (read.read == PageSource::Read::would_block) {
+      if (wait == Wait::no) return Step::would_wait;
+      read = memory_file_.read(offset, page_buffer, page_size);
+    }
+    if (read.read != PageSource::Read::done) {
+      return fail(read_failure(ErrorCode::source_read, read, offset));
+    }
+    ledger_.add(Counter::bytes_read, page_size);
+  }
+
+  REAP_HOOK(before_install);
+  uffd::Result result;
+  {
+    std::shared_lock<Gate> lock(gate_);
+    zero = zero || removed_.test(page);
+    REAP_HOOK(before_ioctl);
+    result = zero ? install_zeros(address, page_size)
+                  : uffd::copy(uffd_.get(), address, page_buffer, page_size);
+    if (result.outcome == uffd::Outcome::installed) installed_.set(page);
+  }
+  if (result.outcome == uffd::Outcome::present && !really_present(page)) {
+    result = {uffd::Outcome::no_memory, 0, -ENOMEM};
+  }
+  return settle(result, address, zero);
+}
+
+FaultHandler::Step FaultHandler::settle(const uffd::Result& result, uint64_t address, bool zero) {
+  const uint64_t page_size = memory_.page_size();
+  switch (result.outcome) {
+    case uffd::Outcome::installed: {
+      ledger_.add(zero ? Counter::zero : Counter::installed);
+      if (short_of_memory_.load(std::memory_order_relaxed)) {
+        std::lock_guard<std::mutex> lock(mutex_);
+        short_of_memory_.store(false, std::memory_order_relaxed);
+      }
+      return Step::done;
+    }
+    case uffd::Outcome::present:
+      // The page came another way. Its install woke who waited then, but EEXIST wakes nobody, and
+      // this fault may have been queued after that.
+      ledger_.add(Counter::present);
+      uffd::wake(uffd_.get(), address, page_size);
+      return Step::done;
+    case uffd::Outcome::unregistered:
+      // The VMM took this range out of userfaultfd; the fault, tried again, is the kernel's.
+      ledger_.add(Counter::discarded);
+      uffd::wake(uffd_.get(), address, page_size);
+      return Step::done;
+    case uffd::Outcome::partial:
+    case uffd::Outcome::deferred:
+      ledger_.add(Counter::deferred);
+      return Step::later;
+    case uffd::Outcome::gone:
+      ledger_.add(Counter::discarded);
+      return Step::gone;
+    case uffd::Outcome::no_memory: {
+      std::lock_guard<std::mutex> lock(mutex_);
+      // Patience is for one shortage: any install that works ends it.
+      const auto now = Clock::now();
+      if (!short_of_memory_.exchange(true, std::memory_order_relaxed)) no_memory_since_ = now;
+      if (now - no_memory_since_ < kNoMemoryPatience) return Step::later;
+      break;
+    }
+    case uffd::Outcome::failed:
+      break;
+  }
+  Failure failure;
+  failure.code = ErrorCode::fault_unresolved;
+  failure.err = result.err;
+  failure.syscall = zero ? "ioctl(UFFDIO_ZEROPAGE)" : "ioctl(UFFDIO_COPY)";
+  failure.offset = address;
+  return fail(failure);
+}
+
+uffd::Result FaultHandler::install_zeros(uint64_t address, uint64_t length) {
+  // UFFDIO_ZEROPAGE is EINVAL on hugetlb (mm/userfaultfd.c), whose pages are zeroed by a copy.
+  if (memory_.page_size() < kHugePage) return uffd::zeropage(uffd_.get(), address, length);
+  return uffd::copy(uffd_.get(), address, zero_block(), length);
+}
+
+}  // namespace reap

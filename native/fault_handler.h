@@ -1,0 +1,125 @@
+// Serves the page faults of one guest: the REMOVE rule, installs, the trace. Knows nothing of
+// sockets, sessions or JavaScript; tests drive it directly.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <mutex>
+#include <vector>
+
+#include "failure.h"
+#include "gate.h"
+#include "guest_memory.h"
+#include "ledger.h"
+#include "page_bitmap.h"
+#include "page_source.h"
+#include "uffd.h"
+
+namespace reap {
+
+// What a serving thread owns: room for one page and for the faults it has read.
+struct ServeBuffers {
+  Mapping page;  // as long as the guest's page
+  std::vector<uint64_t> faults;
+  bool reserve(uint64_t page_size) {
+    if (page.size() < page_size) page = Mapping::buffer(page_size);
+    return static_cast<bool>(page);
+  }
+};
+
+class FaultHandler {
+ public:
+  // `memory_file`, `ledger` and `trace` outlive the handler.
+  FaultHandler(GuestMemory memory, UniqueFd uffd, const PageSource& memory_file, Ledger& ledger,
+               TraceRecorder& trace);
+
+  // False when there was no memory for the bitmaps.
+  bool ready() const;
+  const GuestMemory& memory() const { return memory_; }
+  int fd() const { return uffd_.get(); }
+
+  enum class Served {
+    idle,    // nothing left to do until the uffd is readable again
+    later,   // some faults wait for the VMM to finish a REMOVE: call again in a moment
+    gone,    // the VMM's memory is gone
+    failed,  // see failure()
+  };
+  // Reads and serves until nothing is left. After a served fault it looks again for `spin` before
+  // it gives up: faults come in bursts, and waking a sleeping thread is half of a fault's cost.
+  // `before_blocking` is called before a read that waits for the disk, after the other faults in
+  // hand were put back: another thread may then call serve() beside this one. It may refuse, which
+  // leaves the fault for later.
+  Served serve(ServeBuffers& buffers, std::chrono::nanoseconds spin,
+               const std::function<bool()>& before_blocking);
+  Failure failure() const;
+
+  // Installs [offset, offset + length) of guest memory wherever nothing is yet, from `bytes` or,
+  // when null, as zeros. Removed pages are left alone. Offset and length are multiples of the page
+  // size. Whatever it returns, a second call skips quickly over what the first one did.
+  enum class Filled {
+    all,        // every page that can be there is there
+    stopped,    // `stop` was set
+    deferred,   // a REMOVE is pending: call again in a moment
+    no_memory,  // the VMM may have no more memory
+    gone,       // the VMM's memory is gone
+    failed,     // *err says why
+  };
+  enum class Purpose { prefetch, detach };
+  Filled fill(uint64_t offset, const uint8_t* bytes, uint64_t length, Purpose purpose,
+              const std::atomic<bool>& stop, int* err);
+
+  // Announces a prefetch, before the first fault is served, so that late and residual faults can
+  // be told apart; then the pages that it will bring, in bytes of the memory file.
+  void expect_prefetch() { prefetch_expected_ = true; }
+  void expect(uint64_t offset, uint64_t length);
+  void prefetch_is_over() { prefetch_over_.store(true, std::memory_order_relaxed); }
+
+  // Ends the kernel's interest in the guest's memory; what is still missing reads as zeros.
+  // 0 or a negative errno.
+  int unregister();
+
+  uint64_t microseconds_since_connect() const;
+
+ private:
+  enum class Step { done, would_wait, later, gone, failed };
+  enum class Wait { no, yes };
+
+  int drain(std::vector<uint64_t>* faults);
+  void apply_remove(uint64_t start, uint64_t end);
+  void note_faults(const std::vector<uint64_t>& faults);
+  Step serve_fault(uint64_t address, uint8_t* page_buffer, Wait wait);
+  Step settle(const uffd::Result& result, uint64_t address, bool zero);
+  uffd::Result install_zeros(uint64_t address, uint64_t length);
+  bool really_present(uint64_t page);
+  uint64_t next_run(uint64_t offset, uint64_t end) const;
+  Step fail(const Failure& failure);
+  void put_back(const uint64_t* faults, size_t count);
+  Served left_over();
+  int unregister(uint64_t address, uint64_t length);
+
+  const GuestMemory memory_;
+  const UniqueFd uffd_;
+  const PageSource& memory_file_;
+  Ledger& ledger_;
+  TraceRecorder& trace_;
+  const std::chrono::steady_clock::time_point connected_at_;
+
+  // Held shared around "is it removed? then install", exclusive around reading messages: see
+  // drain() for the race.
+  Gate gate_;
+  PageBitmap removed_;    // given back by the guest: reads as zero from then on. Never cleared.
+  PageBitmap installed_;  // a hint that saves ioctls; the kernel's EEXIST is the truth
+  PageBitmap expected_;
+  bool prefetch_expected_ = false;
+  std::atomic<bool> prefetch_over_{false};
+
+  std::atomic<bool> short_of_memory_{false};  // set under mutex_
+
+  mutable std::mutex mutex_;       // guards what follows
+  std::vector<uint64_t> waiting_;  // faults that were read and not yet answered
+  std::chrono::steady_clock::time_point no_memory_since_{};
+  Failure failure_;
+};
+
+}  // namespace reap

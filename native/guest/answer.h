@@ -1,0 +1,45 @@
+// What a command says: one line of JSON.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace reap::guest {
+
+// Why something failed; false when nothing did.
+struct Error {
+  std::string message;
+  int number = 0;  // negative, 0 where no system call is to blame
+
+  explicit operator bool() const { return !message.empty(); }
+};
+
+// "cannot <action>: <reason>", with the reason from a positive errno.
+Error system_error(const std::string& action, int number);
+
+class Answer {
+ public:
+  Answer() = default;
+  // Implicit, so that a command can end with `return error;`, whether there is one or not.
+  Answer(const Error& error);
+
+  Answer& number(const char* name, int64_t value);
+  Answer& boolean(const char* name, bool value);
+  Answer& text(const char* name, const std::string& value);
+  Answer& numbers(const char* name, const std::vector<uint64_t>& values);
+  // `json` is inserted as it is.
+  Answer& json(const char* name, const std::string& json);
+
+  bool ok() const { return ok_; }
+  std::string line() const;
+
+ private:
+  bool ok_ = true;
+  std::string fields_;
+};
+
+std::string json_string(const std::string& value);
+std::string hex(uint64_t value, int digits);
+
+}  // namespace reap::guest

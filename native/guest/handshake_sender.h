@@ -1,0 +1,50 @@
+// Sends what a VMM sends to its fault handler, right or wrong on request.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "guest/answer.h"
+#include "posix.h"
+
+namespace reap::guest {
+
+// One mapping of guest memory, in the words of Firecracker's message.
+struct HandshakeRegion {
+  uint64_t base_host_virt_addr;
+  uint64_t size;
+  uint64_t offset;
+  uint64_t page_size;
+};
+
+enum class PageSizeKeys { kNone, kKib, kPageSize, kBoth };
+enum class Tweak { kNone, kOverlap, kGap, kOddSize, kMixedPage, kUnaligned, kTooShort, kTooLong };
+
+// The defaults are what Firecracker sends.
+struct HandshakeOptions {
+  PageSizeKeys keys = PageSizeKeys::kBoth;
+  Tweak tweak = Tweak::kNone;
+  bool unknown_keys = false;
+  bool guest_memfd = false;
+  size_t pad_bytes = 0;
+  std::optional<std::string> raw;  // instead of the JSON
+  unsigned fd_count = 1;
+  size_t pieces = 1;
+  std::optional<size_t> truncate_bytes;  // send no more than these, then close the writing side
+  bool hold = false;                     // connect and send nothing
+};
+
+struct HandshakeReport {
+  UniqueFd socket;
+  size_t sent_bytes = 0;
+  size_t total_bytes = 0;
+  int send_error = 0;  // negative; a handler that closes early is no error of this function
+};
+
+Error send_handshake(const std::string& socket_path, std::vector<HandshakeRegion> regions, int fd,
+                     const HandshakeOptions& options, HandshakeReport* report);
+
+}  // namespace reap::guest

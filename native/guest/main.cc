@@ -1,0 +1,68 @@
+// reap-guest: the embedded guest of the demo, and the fake VMM of the tests.
+#include <cstdio>
+#include <map>
+#include <string>
+
+#include "guest/arena.h"
+#include "guest/command.h"
+#include "guest/vmm.h"
+
+namespace reap::guest {
+
+namespace {
+
+constexpr const char* kUsage =
+    "usage: reap-guest build --snapshot FILE [--memory-size BYTES] [--seed N]\n"
+    "       reap-guest vmm\n"
+    "\n"
+    "build  makes the snapshot of a small in-memory store: one sparse memory file\n"
+    "vmm    answers commands on stdin, a line each, with a line of JSON on stdout\n";
+
+constexpr uint64_t kDefaultMemoryBytes = 256 << 20;
+
+int usage() {
+  std::fputs(kUsage, stderr);
+  return 2;
+}
+
+int build(const std::map<std::string, std::string>& options) {
+  std::string path;
+  uint64_t memory_bytes = kDefaultMemoryBytes;
+  uint64_t seed = 1;
+  for (const auto& [name, value] : options) {
+    if (name == "--snapshot") {
+      path = value;
+    } else if (!(name == "--memory-size" && parse_number(value, &memory_bytes)) &&
+               !(name == "--seed" && parse_number(value, &seed))) {
+      return usage();
+    }
+  }
+  if (path.empty()) return usage();
+
+  SnapshotReport report;
+  Answer answer;
+  if (Error error = build_snapshot(path, memory_bytes, seed, &report)) {
+    answer = error;
+  } else {
+    answer.number("memoryBytes", static_cast<int64_t>(report.memory_bytes))
+        .number("dataPages", static_cast<int64_t>(report.data_pages))
+        .number("documents", static_cast<int64_t>(report.documents));
+  }
+  std::puts(answer.line().c_str());
+  return answer.ok() ? 0 : 1;
+}
+
+int run(int argc, char** argv) {
+  const std::string mode = argc > 1 ? argv[1] : "";
+  if (mode == "vmm" && argc == 2) return run_vmm();
+  if (mode != "build" || argc % 2 != 0) return usage();
+  std::map<std::string, std::string> options;
+  for (int i = 2; i < argc; i += 2) options[argv[i]] = argv[i + 1];
+  return build(options);
+}
+
+}  // namespace
+
+}  // namespace reap::guest
+
+int main(int argc, char** argv) { return reap::guest::run(argc, argv); }

@@ -1,0 +1,51 @@
+// The fake VMM's guest memory: regions anywhere in the address space, one after the other in the
+// memory file.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "guest/answer.h"
+#include "guest/handshake_sender.h"
+#include "posix.h"
+
+namespace reap::guest {
+
+// The order of the regions' addresses; that of their offsets is always ascending.
+enum class RegionOrder { kAscending, kDescending, kShuffled };
+
+struct RegionLayout {
+  uint64_t page_size = 4096;
+  std::vector<uint64_t> sizes;
+  RegionOrder order = RegionOrder::kAscending;
+  uint64_t gap_bytes = 0;  // unmapped, between neighbours
+};
+
+class VmmMemory {
+ public:
+  struct Piece {
+    uint8_t* data;
+    size_t bytes;
+  };
+
+  static Error map(const RegionLayout& layout, VmmMemory* memory);
+
+  explicit operator bool() const { return !regions_.empty(); }
+  uint64_t page_size() const { return page_size_; }
+  uint64_t pages() const { return pages_; }
+  const std::vector<HandshakeRegion>& regions() const { return regions_; }
+
+  // Page numbers count pages of `page_size()` in the order of the memory file.
+  uint8_t* page(uint64_t number) const;
+  // The memory of `count` pages, cut at the ends of the regions.
+  std::vector<Piece> pieces(uint64_t first, uint64_t count) const;
+
+ private:
+  Mapping reservation_;
+  std::vector<HandshakeRegion> regions_;
+  uint64_t page_size_ = 4096;
+  uint64_t pages_ = 0;
+};
+
+}  // namespace reap::guest

@@ -1,0 +1,104 @@
+// The body of Firecracker's UFFD handshake: a bare JSON array with one object per guest memory
+// region, sent on a stream socket without length, terminator or version.
+//
+// The peer is a VMM that may be compromised, so nothing is guessed: a message is either understood
+// completely or refused with the check that it failed.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+namespace reap {
+
+constexpr size_t kMaxHandshakeBytes = size_t{1} << 20;
+constexpr size_t kMaxRegions = 64;
+// Arrays and objects inside one another, the outermost array included.
+constexpr unsigned kMaxHandshakeDepth = 32;
+
+struct Region {
+  uint64_t base;    // address in the VMM's address space
+  uint64_t size;    // bytes
+  uint64_t offset;  // of its first byte in the memory file
+};
+
+// Holds once parsed: the regions are sorted by offset and cover the memory file exactly, no two of
+// them overlap in the VMM's address space, and every number in them is a multiple of page_size.
+struct Handshake {
+  std::vector<Region> regions;
+  uint64_t page_size = 0;  // bytes
+};
+
+// The keys that have a meaning; a refusal names one by its place in this list.
+constexpr const char* kHandshakeKeys[] = {"base_host_virt_addr", "size",      "offset",
+                                          "page_size_kib",       "page_size", "is_guest_memfd"};
+
+// `got` where a byte was expected and the message had ended.
+constexpr uint64_t kEndOfMessage = 256;
+
+// Why a message was refused. Byte offsets count from the start of the message; regions are
+// numbered from 0 in the order of the message, whatever their offsets.
+//
+//   check                offset        want                      got
+//   too-large            limit         limit                     message size
+//   json                 byte          0                         byte there, or kEndOfMessage
+//   utf8                 byte          0                         lead byte, or lone surrogate
+//   depth                byte          kMaxHandshakeDepth        one more
+//   not-an-array         byte          '['                       byte there
+//   region-count         first excess  fewest or most allowed    0, or one too many
+//   region-type          region        '{'                       first byte of the element
+//   region-key-missing   region        key                       0
+//   region-key-type      region        key                       byte offset of its value
+//   region-key-twice     region        key                       byte offset of the second
+//   guest-memfd          region        0                         1
+//   page-size-disagrees  region        page_size                 page_size_kib
+//   page-size            region        system page size          page size sent
+//   page-size-mixed      region        page size of region 0     page size of this one
+//   region-empty         region        page size                 0
+//   alignment            region        page size                 the base, size or offset
+//   address-overflow     region        largest size at its base  its size
+//   memory-size          0             size of the memory file   sum of sizes (saturated)
+//   offset-gap           region        end of the one before     its offset
+//   offset-overlap       region        end of the one before     its offset
+//   region-overlap       region        end of the one below it   its base
+struct HandshakeRefusal {
+  const char* check = "";
+  uint64_t offset = 0;
+  uint64_t want = 0;
+  uint64_t got = 0;
+};
+
+struct HandshakeLimits {
+  uint64_t memory_bytes;      // size of the memory file
+  uint64_t system_page_size;  // bytes
+};
+
+// Finds the end of the message in a stream that arrives in any pieces; every byte is looked at
+// once. It knows strings and brackets only: what it calls complete may still be refused, and what
+// it calls invalid is refused by parse_handshake(), which then says why.
+class MessageScanner {
+ public:
+  enum class State { incomplete, complete, invalid };
+
+  State feed(const char* data, size_t size);
+  // Bytes up to and including the closing bracket; 0 until it has been seen.
+  size_t message_size() const { return message_size_; }
+
+ private:
+  State step(char byte);
+
+  State state_ = State::incomplete;
+  size_t fed_ = 0;
+  size_t message_size_ = 0;
+  unsigned depth_ = 0;
+  uint32_t objects_ = 0;  // bit d: the container at depth d + 1 is an object
+  bool in_string_ = false;
+  bool escaped_ = false;
+};
+
+// Either fills `out` and returns true, or leaves it alone, fills `why` and returns false.
+bool parse_handshake(std::string_view message, const HandshakeLimits& limits, Handshake* out,
+                     HandshakeRefusal* why);
+
+}  // namespace reap

@@ -1,0 +1,116 @@
+#include "page_source.h"
+
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+namespace reap {
+
+int PageSource::open(const std::string& path) {
+  fd_.reset(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd_) return -errno;
+  struct stat status {};
+  if (::fstat(fd_.get(), &status) != 0) return -errno;
+  if (!S_ISREG(status.st_mode)) return -EINVAL;
+  bytes_ = static_cast<uint64_t>(status.st_size);
+  const auto nanoseconds = [](const timespec& time) {
+    return static_cast<uint64_t>(time.tv_sec) * 1000000000 + static_cast<uint64_t>(time.tv_nsec);
+  };
+  stamp_ = {status.st_dev, status.st_ino, bytes_, nanoseconds(status.st_mtim),
+            nanoseconds(status.st_ctim)};
+  // st_blocks counts in 512 bytes whatever the block size (stat(2)).
+  sparse_ = static_cast<uint64_t>(status.st_blocks) * 512 < bytes_;
+  struct statfs file_system {};
+  in_memory_ = ::fstatfs(fd_.get(), &file_system) == 0 && file_system.f_type == TMPFS_MAGIC;
+  direct_.reset(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT));
+  return 0;
+}
+
+PageSource::Result PageSource::read_cached(uint64_t offset, void* buffer, uint64_t length) const {
+  if (in_memory_) return read(offset, buffer, length);
+  iovec part{buffer, length};
+  for (;;) {
+    const ssize_t got = ::preadv2(fd_.get(), &part, 1, static_cast<off_t>(offset), RWF_NOWAIT);
+    if (got == static_cast<ssize_t>(length)) return {Read::done};
+    // Short: the cache ends here or the file does; the waiting read tells which. EOPNOTSUPP: this
+    // file system cannot tell without waiting.
+    if (got >= 0 || errno == EAGAIN || errno == EOPNOTSUPP) return {Read::would_block};
+    if (errno != EINTR) return {Read::failed, -errno};
+  }
+}
+
+namespace {
+
+PageSource::Result read_fully(int fd, uint64_t offset, void* buffer, uint64_t length) {
+  auto* to = static_cast<uint8_t*>(buffer);
+  while (length > 0) {
+    const ssize_t got = ::pread(fd, to, length, static_cast<off_t>(offset));
+    if (got < 0) {
+      if (errno == EINTR) continue;
+      return {PageSource::Read::failed, -errno};
+    }
+    if (got == 0) return {PageSource::Read::cut_short};
+    to += got;
+    offset += static_cast<uint64_t>(got);
+    length -= static_cast<uint64_t>(got);
+  }
+  return {PageSource::Read::done};
+}
+
+}  // namespace
+
+PageSource::Result PageSource::read(uint64_t offset, void* buffer, uint64_t length) const {
+  return read_fully(fd_.get(), offset, buffer, length);
+}
+
+PageSource::Result PageSource::read_streaming(uint64_t offset, void* buffer,
+                                              uint64_t length) const {
+  const Result cached = read_cached(offset, buffer, length);
+  if (cached.read != Read::would_block) return cached;
+  if (direct_) {
+    const Result direct = read_fully(direct_.get(), offset, buffer, length);
+    // Some file systems open with O_DIRECT and then refuse the read.
+    if (direct.read != Read::failed || direct.err != -EINVAL) return direct;
+  }
+  return read(offset, buffer, length);
+}
+
+void PageSource::will_need(uint64_t offset, uint64_t length) const {
+  ::posix_fadvise(fd_.get(), static_cast<off_t>(offset), static_cast<off_t>(length),
+                  POSIX_FADV_WILLNEED);
+}
+
+uint64_t PageSource::hole_end(uint64_t offset) const {
+  if (!sparse_) return offset;
+  const off_t data = ::lseek(fd_.get(), static_cast<off_t>(offset), SEEK_DATA);
+  // ENXIO: no data up to the end of the file. A file that was cut short answers the same, so the
+  // hole is only believed up to the size that the file has now.
+  if (data >= 0) return static_cast<uint64_t>(data);
+  struct stat status {};
+  if (errno != ENXIO || ::fstat(fd_.get(), &status) != 0) return offset;
+  const auto size = static_cast<uint64_t>(status.st_size);
+  return size > offset ? size : offset;
+}
+
+uint64_t PageSource::data_end(uint64_t offset) const {
+  if (!sparse_) return bytes_;
+  const off_t hole = ::lseek(fd_.get(), static_cast<off_t>(offset), SEEK_HOLE);
+  return hole >= 0 ? static_cast<uint64_t>(hole) : bytes_;
+}
+
+Failure read_failure(ErrorCode code, const PageSource::Result& result, uint64_t offset) {
+  Failure failure;
+  failure.code = code;
+  failure.err = result.err;
+  failure.syscall = result.read == PageSource::Read::failed ? "pread" : "";
+  failure.check = result.read == PageSource::Read::cut_short ? "cut-short" : "";
+  failure.offset = offset;
+  return failure;
+}
+
+}  // namespace reap

@@ -1,0 +1,65 @@
+// Where page bytes come from: the memory file and the working-set file.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+
+#include "failure.h"
+#include "posix.h"
+
+namespace reap {
+
+// A file read by many threads at once, at explicit offsets.
+class PageSource {
+ public:
+  // 0 or a negative errno.
+  int open(const std::string& path);
+
+  uint64_t bytes() const { return bytes_; }
+
+  // Which file it is, and in which state: device, inode, size, and the times of the last change of
+  // data and of status in nanoseconds.
+  using Stamp = std::array<uint64_t, 5>;
+  const Stamp& stamp() const { return stamp_; }
+
+  enum class Read {
+    done,         // every byte asked for
+    would_block,  // not in the page cache (read_cached only)
+    cut_short,    // the file ends inside the range: never answered with zeros
+    failed,       // errno says why
+  };
+  struct Result {
+    Read read;
+    int err = 0;  // negative errno
+  };
+
+  // Reads only what the page cache has, without waiting for the disk.
+  Result read_cached(uint64_t offset, void* buffer, uint64_t length) const;
+  // Reads through the page cache, waiting as long as it takes.
+  Result read(uint64_t offset, void* buffer, uint64_t length) const;
+  // Takes what the page cache has and reads the rest past it (O_DIRECT), which is about twice as
+  // fast for data that is read once. Buffer, offset and length are multiples of 4096.
+  Result read_streaming(uint64_t offset, void* buffer, uint64_t length) const;
+
+  // Asks the kernel to bring this into the page cache; does not wait.
+  void will_need(uint64_t offset, uint64_t length) const;
+
+  // The end of the hole that covers `offset`, or `offset` itself where there is data.
+  uint64_t hole_end(uint64_t offset) const;
+  // The end of the data that covers `offset`, at the most the file's size.
+  uint64_t data_end(uint64_t offset) const;
+
+ private:
+  UniqueFd fd_;
+  UniqueFd direct_;  // empty where the file system has no O_DIRECT (tmpfs)
+  uint64_t bytes_ = 0;
+  Stamp stamp_{};
+  bool sparse_ = false;     // has holes at all
+  bool in_memory_ = false;  // on tmpfs: no read waits, and RWF_NOWAIT is not known there
+};
+
+// The failure to report for a read that did not come to `done`.
+Failure read_failure(ErrorCode code, const PageSource::Result& result, uint64_t offset);
+
+}  // namespace reap

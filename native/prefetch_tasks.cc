@@ -1,0 +1,182 @@
+// What a prefetch worker does with the task that it was given, without the prefetcher's mutex.
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <thread>
+
+#include "crc32c.h"
+#include "prefetcher.h"
+
+namespace reap {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Filled = FaultHandler::Filled;
+
+constexpr auto kPendingRemovePause = std::chrono::microseconds(100);
+// A REMOVE is read within microseconds. A VMM that keeps one pending may not keep a worker.
+constexpr int kPendingRemovePauses = 20;
+
+uint64_t microseconds_since(Clock::time_point start) {
+  return static_cast<uint64_t>(
+      std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - start).count());
+}
+
+Failure fill_failure(const char* check, Filled filled, int error, uint64_t offset) {
+  Failure failure;
+  failure.code = ErrorCode::fault_unresolved;
+  failure.err = filled == Filled::no_memory ? -ENOMEM : error;
+  failure.syscall = "ioctl(UFFDIO_COPY)";
+  failure.check = check;
+  failure.offset = offset;
+  return failure;
+}
+
+}  // namespace
+
+void Prefetcher::perform(Task& task, Mapping& own_buffer) {
+  const Job& job = *task.job;
+  switch (task.step) {
+    case Step::fetch_ahead:
+      fetch(job, task, task.buffer.data());
+      break;
+    case Step::install:
+      install(job, task, task.buffer.data());
+      break;
+    case Step::fetch_and_install:
+      if (fetch(job, task, own_buffer.data())) install(job, task, own_buffer.data());
+      break;
+    case Step::fill:
+      fill_stretch(job, task, own_buffer);
+      break;
+  }
+}
+
+bool Prefetcher::fetch(const Job& job, Task& task, uint8_t* buffer) {
+  const auto start = Clock::now();
+  const bool good = job.by_block ? fetch_block(job, task, buffer) : fetch_group(job, task, buffer);
+  task.report.fetch_us += microseconds_since(start);
+  return good;
+}
+
+bool Prefetcher::fetch_group(const Job& job, Task& task, uint8_t* buffer) {
+  const PlanGroup& group = job.plan->groups[task.unit];
+  if (group.data_bytes == 0) return true;
+  const PageSource::Result read =
+      job.file.read_streaming(group.data_offset, buffer, group.data_bytes);
+  Failure& failure = task.report.failure;
+  if (read.read == PageSource::Read::failed) {
+    failure = read_failure(ErrorCode::working_set_io, read, group.data_offset);
+  } else if (read.read == PageSource::Read::cut_short) {
+    failure = read_failure(ErrorCode::working_set_invalid, read, group.data_offset);
+  } else {
+    job.client->ledger().add(Counter::bytes_read, group.data_bytes);
+    const uint32_t checksum = crc32c(buffer, group.data_bytes);
+    if (checksum == group.checksum) return true;
+    failure.code = ErrorCode::working_set_invalid;
+    failure.check = "group-checksum";
+    failure.offset = group.data_offset;
+    failure.want = group.checksum;
+    failure.got = checksum;
+  }
+  return false;
+}
+
+bool Prefetcher::fetch_block(const Job& job, Task& task, uint8_t* buffer) {
+  const Block& block = job.blocks[task.unit];
+  const PageSource& source = job.client->memory_file();
+  // Asked once: an unwritten extent is a hole until somebody reads it, and data from then on.
+  task.hole = source.hole_end(block.offset) >= block.offset + block.length;
+  if (task.hole) return true;
+  const PageSource::Result read = source.read_streaming(block.offset, buffer, block.length);
+  if (read.read != PageSource::Read::done) {
+    task.report.failure = read_failure(ErrorCode::source_read, read, block.offset);
+    return false;
+  }
+  job.client->ledger().add(Counter::bytes_read, block.length);
+  return true;
+}
+
+void Prefetcher::install(const Job& job, Task& task, const uint8_t* buffer) {
+  const auto start = Clock::now();
+  if (job.by_block) {
+    const Block& block = job.blocks[task.unit];
+    task.report.extents += 1;
+    task.report.bytes += task.hole ? 0 : block.length;
+    install_run(job, task, block.offset, task.hole ? nullptr : buffer, block.length);
+  } else {
+    const PlanGroup& group = job.plan->groups[task.unit];
+    const PlanExtent* extent = job.plan->extents.data() + group.first_extent;
+    const uint8_t* bytes = buffer;
+    for (uint32_t i = 0; i < group.extent_count; ++i, ++extent) {
+      const bool zero = extent->flags & kZeroExtent;
+      const uint64_t length = uint64_t{extent->page_count} * kPlanPage;
+      if (!install_run(job, task, extent->first_page * kPlanPage, zero ? nullptr : bytes, length)) {
+        break;
+      }
+      if (!zero) bytes += length;
+    }
+    task.report.extents += group.extent_count;
+    task.report.bytes += group.data_bytes;
+  }
+  task.report.install_us += microseconds_since(start);
+}
+
+// Whether to go on with the restore. Pages that could not be installed now are left to faults.
+bool Prefetcher::install_run(const Job& job, Task& task, uint64_t offset, const uint8_t* bytes,
+                             uint64_t length) {
+  int error = 0;
+  for (;;) {
+    task.filled = job.client->handler().fill(offset, bytes, length, FaultHandler::Purpose::prefetch,
+                                             job.client->stopping(), &error);
+    if (task.filled != Filled::deferred || task.pauses == kPendingRemovePauses) break;
+    ++task.pauses;
+    std::this_thread::sleep_for(kPendingRemovePause);
+  }
+  if (task.filled == Filled::all || task.filled == Filled::deferred) return true;
+  if (task.filled == Filled::failed || task.filled == Filled::no_memory) {
+    task.report.failure = fill_failure("prefetch", task.filled, error, offset);
+  }
+  return false;
+}
+
+void Prefetcher::fill_stretch(const Job& job, Task& task, Mapping& buffer) {
+  const PageSource& source = job.client->memory_file();
+  const uint64_t page_size = job.client->handler().memory().page_size();
+  uint64_t offset = task.unit;
+  const uint64_t end = std::min(offset + kBufferBytes, source.bytes());
+  task.filled = Filled::all;
+  int error = 0;
+  while (offset < end) {
+    uint64_t length = end - offset;
+    const uint8_t* bytes = nullptr;
+    const uint64_t hole_end = source.hole_end(offset) / page_size * page_size;
+    if (hole_end > offset) {
+      length = std::min(length, hole_end - offset);
+    } else {
+      const uint64_t data_end = (source.data_end(offset) + page_size - 1) / page_size * page_size;
+      length = std::min(length, std::max(data_end - offset, page_size));
+      const PageSource::Result read = source.read(offset, buffer.data(), length);
+      if (read.read != PageSource::Read::done) {
+        task.report.failure = read_failure(ErrorCode::source_read, read, offset);
+        task.filled = Filled::failed;
+        return;
+      }
+      bytes = buffer.data();
+      job.client->ledger().add(Counter::bytes_read, length);
+    }
+    task.filled = job.client->handler().fill(offset, bytes, length, FaultHandler::Purpose::detach,
+                                             job.client->stopping(), &error);
+    if (task.filled != Filled::all) break;
+    offset += length;
+  }
+  if (task.filled == Filled::deferred || task.filled == Filled::no_memory) {
+    std::this_thread::sleep_for(kPendingRemovePause);
+  }
+  if (task.filled == Filled::failed || task.filled == Filled::no_memory) {
+    task.report.failure = fill_failure("detach", task.filled, error, offset);
+  }
+}
+
+}  // namespace reap

@@ -1,0 +1,268 @@
+#include "prefetcher.h"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <utility>
+
+namespace reap {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Filled = FaultHandler::Filled;
+
+// What all restores together may hold fetched while their VMMs are still starting.
+constexpr size_t kPoolBuffers = 24;
+constexpr auto kNoMemoryPatience = std::chrono::seconds(2);
+
+}  // namespace
+
+Prefetcher::Prefetcher(unsigned workers) {
+  for (size_t i = 0; i < kPoolBuffers; ++i) {
+    if (Mapping buffer = Mapping::buffer(kBufferBytes)) pool_.push_back(std::move(buffer));
+  }
+  for (unsigned i = 0; i < workers; ++i) workers_.emplace_back([this, i] { work(i); });
+}
+
+Prefetcher::~Prefetcher() {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    stopping_ = true;
+  }
+  changed_.notify_all();
+  for (std::thread& worker : workers_) worker.join();
+}
+
+void Prefetcher::start(std::shared_ptr<PrefetchClient> client, std::shared_ptr<const Plan> plan) {
+  auto job = std::make_unique<Job>();
+  job->client = std::move(client);
+  job->plan = std::move(plan);
+  job->page_size = job->plan->page_size;
+  job->replan = needs_blocks(*job);
+  const int error = job->plan->path.empty() ? 0 : job->file.open(job->plan->path);
+  if (error != 0) {
+    job->report.failure.code = ErrorCode::working_set_io;
+    job->report.failure.err = error;
+    job->report.failure.syscall = "open";
+    job->over = true;
+  }
+  std::lock_guard<std::mutex> lock(mutex_);
+  jobs_.push_back(std::move(job));
+  changed_.notify_all();
+}
+
+void Prefetcher::connected(PrefetchClient* client) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  for (auto& job : jobs_) {
+    if (job->client.get() != client || job->filling) continue;
+    const uint64_t page_size = client->handler().memory().page_size();
+    job->replan = job->replan || page_size != job->page_size;
+    job->page_size = page_size;
+    job->connected = true;
+  }
+  changed_.notify_all();
+}
+
+void Prefetcher::fill(std::shared_ptr<PrefetchClient> client) {
+  auto job = std::make_unique<Job>();
+  job->client = std::move(client);
+  job->filling = true;
+  job->connected = true;
+  job->short_of_memory_since = Clock::now();
+  std::lock_guard<std::mutex> lock(mutex_);
+  jobs_.push_back(std::move(job));
+  changed_.notify_all();
+}
+
+void Prefetcher::cancel(PrefetchClient* client) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  std::vector<std::unique_ptr<Job>> gone;  // released without the lock: the last owner may be here
+  for (auto it = jobs_.begin(); it != jobs_.end();) {
+    auto next = std::next(it);
+    if ((*it)->client.get() == client) {
+      (*it)->over = (*it)->canceled = true;
+      if ((*it)->busy == 0) {
+        for (Fetched& fetched : (*it)->ready) recycle(std::move(fetched.buffer));
+        gone.push_back(std::move(*it));
+        jobs_.erase(it);
+      }
+    }
+    it = next;
+  }
+  lock.unlock();
+}
+
+void Prefetcher::recycle(Mapping buffer) {
+  if (buffer) pool_.push_back(std::move(buffer));
+  changed_.notify_one();
+}
+
+void Prefetcher::work(unsigned index) {
+  char name[16];
+  std::snprintf(name, sizeof name, "reap-fetch-%u", index);
+  pthread_setname_np(pthread_self(), name);
+  Mapping own_buffer = Mapping::buffer(kBufferBytes);
+
+  std::unique_lock<std::mutex> lock(mutex_);
+  for (;;) {
+    Task task;
+    // Not wait(): gcc 12 binds it to a symbol that the libstdc++ of RHEL 9 does not have. Not
+    // wait_for(): its thread sanitizer does not know the clock that takes.
+    while (!stopping_ && !next_task(&task)) {
+      changed_.wait_until(lock, std::chrono::system_clock::now() + std::chrono::hours(1));
+    }
+    if (stopping_) return;
+    Job* job = task.job;
+    if (!job->over) {
+      ++job->busy;
+      busy_workers_.fetch_add(1, std::memory_order_relaxed);
+      lock.unlock();
+      perform(task, own_buffer);
+      lock.lock();
+      busy_workers_.fetch_sub(1, std::memory_order_relaxed);
+      --job->busy;
+      settle(task);
+    }
+    end_if_over(job, lock);
+  }
+}
+
+// The next thing to do, of the restore that has waited longest.
+bool Prefetcher::next_task(Task* task) {
+  for (auto it = jobs_.begin(); it != jobs_.end(); ++it) {
+    if (!task_of(**it, task)) continue;
+    jobs_.splice(jobs_.end(), jobs_, it);
+    return true;
+  }
+  return false;
+}
+
+bool Prefetcher::task_of(Job& job, Task* task) {
+  task->job = &job;
+  // A prefetch that failed before the handshake is reported after it.
+  if (job.over) return job.busy == 0 && (job.connected || job.canceled);
+  if (job.filling) {
+    if (job.busy > 0) return false;
+    task->step = Step::fill;
+    task->unit = job.next;
+    return true;
+  }
+  if (job.replan) {
+    if (job.busy > 0) return false;
+    for (Fetched& fetched : job.ready) recycle(std::move(fetched.buffer));
+    job.ready.clear();
+    job.next = 0;
+    job.by_block = needs_blocks(job);
+    job.blocks = job.by_block
+                     ? blocks_of(*job.plan, job.page_size, job.client->memory_file().bytes())
+                     : std::vector<Block>();
+    job.replan = false;
+    changed_.notify_all();
+  }
+  if (job.connected && !job.ready.empty()) {
+    task->step = Step::install;
+    task->unit = job.ready.front().unit;
+    task->buffer = std::move(job.ready.front().buffer);
+    task->hole = job.ready.front().hole;
+    job.ready.pop_front();
+    return true;
+  }
+  if (job.next == job.units()) {
+    // Nothing to do at all: an empty working set.
+    job.over = job.connected && job.installed == job.units();
+    return job.over && job.busy == 0;
+  }
+  if (job.connected) {
+    task->step = Step::fetch_and_install;
+  } else {
+    if (pool_.empty()) return false;
+    task->step = Step::fetch_ahead;
+    task->buffer = std::move(pool_.back());
+    pool_.pop_back();
+  }
+  task->unit = job.next++;
+  return true;
+}
+
+// Adds what a task did to its job. The mutex is held.
+void Prefetcher::settle(Task& task) {
+  Job& job = *task.job;
+  job.report.fetch_us += task.report.fetch_us;
+  job.report.install_us += task.report.install_us;
+  job.report.bytes += task.report.bytes;
+  job.report.extents += task.report.extents;
+  if (task.step == Step::fill) {
+    settle_fill(job, task);
+    return;
+  }
+  if (task.report.failure && !job.report.failure) job.report.failure = task.report.failure;
+
+  const bool dead = task.filled == Filled::gone || task.filled == Filled::stopped;
+  job.dead = job.dead || dead;
+  job.over = job.over || dead || job.report.failure;
+  if (task.step == Step::fetch_ahead && !job.over && !job.replan) {
+    // Two workers may come back in the other order.
+    auto after = std::find_if(job.ready.begin(), job.ready.end(),
+                              [&](const Fetched& other) { return other.unit > task.unit; });
+    job.ready.insert(after, Fetched{task.unit, std::move(task.buffer), task.hole});
+    changed_.notify_one();
+    return;
+  }
+  if (task.buffer) recycle(std::move(task.buffer));
+  if (task.step != Step::fetch_ahead) ++job.installed;
+  job.over = job.over || (job.connected && !job.replan && job.installed == job.units());
+}
+
+void Prefetcher::settle_fill(Job& job, const Task& task) {
+  job.filled = task.filled;
+  const auto now = Clock::now();
+  if (task.filled != Filled::no_memory) job.short_of_memory_since = now;
+  switch (task.filled) {
+    case Filled::all:
+      job.next += kBufferBytes;
+      if (job.next >= job.client->memory_file().bytes()) job.over = true;
+      return;
+    case Filled::deferred:
+      return;
+    case Filled::no_memory:
+      if (now - job.short_of_memory_since < kNoMemoryPatience) return;
+      break;
+    case Filled::stopped:
+    case Filled::gone:
+    case Filled::failed:
+      break;
+  }
+  job.report.failure = task.report.failure;
+  job.over = true;
+}
+
+void Prefetcher::end_if_over(Job* job, std::unique_lock<std::mutex>& lock) {
+  if (!job->over || job->busy > 0) return;
+  for (Fetched& fetched : job->ready) recycle(std::move(fetched.buffer));
+  job->ready.clear();
+  if (!job->connected && !job->canceled) return;
+  auto it = std::find_if(jobs_.begin(), jobs_.end(),
+                         [job](const std::unique_ptr<Job>& other) { return other.get() == job; });
+  if (it == jobs_.end()) return;
+  std::unique_ptr<Job> owned = std::move(*it);
+  jobs_.erase(it);
+  lock.unlock();
+  if (!owned->canceled && !owned->dead) {
+    PrefetchClient& client = *owned->client;
+    if (owned->filling) {
+      client.on_filled(owned->filled, owned->report.failure);
+    } else {
+      owned->report.pages = client.ledger().get(Counter::prefetched);
+      owned->report.since_connect_us = client.handler().microseconds_since_connect();
+      client.handler().prefetch_is_over();
+      client.on_prefetched(owned->report);
+    }
+  }
+  owned.reset();  // perhaps the client's last owner
+  lock.lock();
+}
+
+}  // namespace reap

@@ -1,0 +1,135 @@
+// Brings working sets into guests: workers that fetch a group and install its extents, for however
+// many restores there are.
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "failure.h"
+#include "fault_handler.h"
+#include "page_source.h"
+#include "plan.h"
+#include "posix.h"
+
+namespace reap {
+
+struct PrefetchReport {
+  uint64_t pages = 0;  // of the guest's page size, installed before the guest asked
+  uint64_t extents = 0;
+  uint64_t bytes = 0;
+  uint64_t fetch_us = 0;    // summed over the workers
+  uint64_t install_us = 0;  // summed over the workers
+  uint64_t since_connect_us = 0;
+  Failure failure;  // why it ended early; the guest is served on demand then
+};
+
+// One restore, as the prefetcher sees it. Its methods are called on worker threads.
+class PrefetchClient {
+ public:
+  virtual ~PrefetchClient() = default;
+  virtual FaultHandler& handler() = 0;  // asked for only after connected()
+  virtual const PageSource& memory_file() = 0;
+  virtual Ledger& ledger() = 0;
+  virtual const std::atomic<bool>& stopping() = 0;
+  virtual void on_prefetched(const PrefetchReport& report) = 0;
+  // Every missing page is installed, or `failure` says why not.
+  virtual void on_filled(FaultHandler::Filled end, const Failure& failure) = 0;
+};
+
+class Prefetcher {
+ public:
+  explicit Prefetcher(unsigned workers);
+  ~Prefetcher();
+
+  // Starts to fetch; installs begin with connected(). A working-set file that cannot be opened is
+  // reported like one that cannot be read.
+  void start(std::shared_ptr<PrefetchClient> client, std::shared_ptr<const Plan> plan);
+  void connected(PrefetchClient* client);
+  // Installs every page of the memory file that the guest does not have, except the removed ones.
+  void fill(std::shared_ptr<PrefetchClient> client);
+  // Forgets the client as soon as no worker is busy with it.
+  void cancel(PrefetchClient* client);
+
+  unsigned busy_workers() const { return busy_workers_.load(std::memory_order_relaxed); }
+
+ private:
+  static constexpr uint64_t kBufferBytes = kMostBlockBytes;  // and what one task of fill() reads
+
+  struct Fetched {
+    uint64_t unit;
+    Mapping buffer;
+    bool hole;
+  };
+  // Work on one restore. Only `client`, `plan`, `file` and `blocks` are read without the mutex, by
+  // workers that are counted in `busy`.
+  struct Job {
+    std::shared_ptr<PrefetchClient> client;
+    std::shared_ptr<const Plan> plan;
+    PageSource file;
+    std::vector<Block> blocks;
+    uint64_t page_size = kPlanPage;
+    bool by_block = false;  // units are `blocks` instead of the plan's groups
+    bool replan = false;    // the guest's page size is not the recorded one
+    bool filling = false;   // the job of fill(): `next` is an offset of the memory file
+    bool connected = false;
+    bool over = false;  // finished, failed or canceled; goes when no worker is busy with it
+    bool canceled = false;
+    bool dead = false;       // the VM is gone: there is nothing to report
+    uint64_t next = 0;       // unit to fetch next
+    uint64_t installed = 0;  // units done
+    unsigned busy = 0;
+    std::deque<Fetched> ready;
+    PrefetchReport report;
+    FaultHandler::Filled filled = FaultHandler::Filled::all;
+    std::chrono::steady_clock::time_point short_of_memory_since{};
+
+    uint64_t units() const { return by_block ? blocks.size() : plan->groups.size(); }
+  };
+  enum class Step { fetch_ahead, fetch_and_install, install, fill };
+  struct Task {
+    Job* job = nullptr;
+    Step step = Step::fetch_ahead;
+    uint64_t unit = 0;
+    Mapping buffer;         // of the pool: to fetch into, or fetched already
+    bool hole = false;      // nothing was fetched: the block is a hole of the memory file
+    int pauses = 0;         // spent waiting for the VMM to finish a REMOVE
+    PrefetchReport report;  // what this task adds to the job's
+    FaultHandler::Filled filled = FaultHandler::Filled::all;
+  };
+  using Jobs = std::list<std::unique_ptr<Job>>;
+
+  void work(unsigned index);
+  bool next_task(Task* task);
+  bool task_of(Job& job, Task* task);
+  static bool needs_blocks(const Job& job) {
+    return job.page_size != kPlanPage || job.plan->path.empty();
+  }
+  void perform(Task& task, Mapping& own_buffer);
+  bool fetch(const Job& job, Task& task, uint8_t* buffer);
+  bool fetch_group(const Job& job, Task& task, uint8_t* buffer);
+  bool fetch_block(const Job& job, Task& task, uint8_t* buffer);
+  void install(const Job& job, Task& task, const uint8_t* buffer);
+  bool install_run(const Job& job, Task& task, uint64_t offset, const uint8_t* bytes,
+                   uint64_t length);
+  void fill_stretch(const Job& job, Task& task, Mapping& buffer);
+  void settle(Task& task);
+  void settle_fill(Job& job, const Task& task);
+  void end_if_over(Job* job, std::unique_lock<std::mutex>& lock);
+  void recycle(Mapping buffer);
+
+  std::mutex mutex_;  // guards the jobs and the pool; not held while a task is performed
+  std::condition_variable changed_;
+  Jobs jobs_;                  // served in turn, one task each
+  std::vector<Mapping> pool_;  // buffers to fetch into before the handshake
+  bool stopping_ = false;
+  std::atomic<unsigned> busy_workers_{0};
+  std::vector<std::thread> workers_;
+};
+
+}  // namespace reap

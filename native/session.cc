@@ -1,0 +1,292 @@
+#include "session.h"
+
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "engine.h"
+#include "uffd.h"
+
+namespace reap {
+
+namespace {
+
+// How long the end of a killed VM is waited for. A process in an uninterruptible read of a dead
+// disk may take longer; it is reported as killed all the same.
+constexpr auto kKillTimeout = std::chrono::seconds(5);
+// Threads that one VM's cold pages may hold at the same time.
+constexpr unsigned kMostBlocking = 2;
+// For faults that wait for the VMM's madvise() to run on.
+constexpr auto kServeAgain = std::chrono::microseconds(200);
+
+int send_kill(int pidfd) {
+  return ::syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, nullptr, 0) == 0 ? 0 : -errno;
+}
+
+}  // namespace
+
+Session::Session(Engine& engine, uint64_t id, SessionOptions options,
+                 std::shared_ptr<Ledger> ledger, std::shared_ptr<TraceRecorder> trace)
+    : engine_(engine),
+      id_(id),
+      options_(std::move(options)),
+      ledger_(std::move(ledger)),
+      trace_(std::move(trace)) {}
+
+Session::~Session() {
+  if (phase_ == Phase::idle) return;  // start() failed and has said so
+  // The descriptors go first: whoever hears of the end may count them.
+  handler_.reset();
+  connection_.reset();
+  peer_.pidfd.reset();
+  memory_file_ = PageSource();
+  Event event{};
+  event.kind = Event::Kind::ended;
+  event.session = id_;
+  event.state = state_;
+  event.failure = failure_;
+  event.pid = peer_.pid;
+  engine_.emit(std::move(event));
+}
+
+Failure Session::start() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const int error = memory_file_.open(options_.memory_file);
+  if (error != 0) {
+    Failure failure;
+    failure.code = ErrorCode::source_read;
+    failure.err = error;
+    failure.syscall = "open";
+    return failure;
+  }
+  // The plan was checked when it was read, which takes a moment, and the file may be another by
+  // now.
+  if (options_.plan && (memory_file_.stamp() != options_.plan_is_for ||
+                        !fits(*options_.plan, memory_file_.bytes()))) {
+    Failure failure;
+    failure.code = ErrorCode::snapshot_mismatch;
+    failure.check = "changed";
+    return failure;
+  }
+  if (Failure failure = listener_.open(options_.socket_path, options_.peer_uid)) return failure;
+  if (!engine_.watch(id_, Role::listener, listener_.fd(), EPOLLIN)) {
+    Failure failure;
+    failure.code = ErrorCode::socket;
+    failure.err = -errno;
+    failure.syscall = "epoll_ctl";
+    return failure;
+  }
+  phase_ = Phase::listening;
+  if (options_.plan) engine_.prefetcher().start(shared_from_this(), options_.plan);
+  if (options_.connect_timeout.count() > 0) {
+    engine_.after(options_.connect_timeout, id_, Role::connect_deadline);
+  }
+  return {};
+}
+
+void Session::on_event(Role role, ServeBuffers& buffers) {
+  switch (role) {
+    case Role::serve_again:
+      again_.store(false, std::memory_order_relaxed);
+      [[fallthrough]];
+    case Role::uffd:
+      serve(buffers);
+      return;
+    case Role::listener:
+      accept_peer();
+      return;
+    case Role::connection:
+      receive_handshake();
+      return;
+    case Role::process: {
+      std::lock_guard<std::mutex> lock(mutex_);
+      if (phase_ == Phase::ending) {
+        engine_.release(id_);
+      } else {
+        end_locked(EndState::vm_exited, {}, Vm::leave);
+      }
+      return;
+    }
+    case Role::kill_deadline:
+      engine_.release(id_);
+      return;
+    case Role::connect_deadline:
+      time_out(Phase::listening, "connect");
+      return;
+    case Role::message_deadline:
+      time_out(Phase::handshaking, "message");
+      return;
+  }
+}
+
+// Ends the session when the kernel watches no more descriptors. mutex_ is held.
+bool Session::watch(Role role, int fd) {
+  if (engine_.watch(id_, role, fd, EPOLLIN)) return true;
+  Failure failure;
+  failure.code = ErrorCode::socket;
+  failure.err = -errno;
+  failure.syscall = "epoll_ctl";
+  refuse(failure, phase_ == Phase::serving || receiver_.got_uffd());
+  return false;
+}
+
+void Session::serve(ServeBuffers& buffers) {
+  if (stopping_.load(std::memory_order_acquire)) return;
+  FaultHandler& handler = *handler_;
+  if (!buffers.reserve(handler.memory().page_size())) {
+    serve_again(kServeAgain);
+    return;
+  }
+  bool blocked = false;
+  const auto let_others_in = [&] {
+    if (!blocked) blocked = begin_blocking();
+    if (!blocked) return false;
+    engine_.rearm(id_, Role::uffd, handler.fd(), EPOLLIN);
+    serve_again(std::chrono::nanoseconds(0));
+    return true;
+  };
+  FaultHandler::Served served;
+  {
+    const Engine::Spin spin(engine_);
+    served = handler.serve(buffers, spin.duration(), let_others_in);
+  }
+  if (blocked) end_blocking();
+  switch (served) {
+    case FaultHandler::Served::later:
+      serve_again(blocked ? std::chrono::nanoseconds(0) : kServeAgain);
+      [[fallthrough]];
+    case FaultHandler::Served::idle:
+      // A VMM that has cleared the flag would keep this thread busy with nothing.
+      uffd::make_nonblocking(handler.fd());
+      engine_.rearm(id_, Role::uffd, handler.fd(), EPOLLIN);
+      return;
+    case FaultHandler::Served::gone:
+      end(EndState::vm_exited, {}, Vm::leave);
+      return;
+    case FaultHandler::Served::failed:
+      fail(handler.failure());
+      return;
+  }
+}
+
+bool Session::begin_blocking() {
+  if (blocking_.fetch_add(1, std::memory_order_relaxed) < kMostBlocking &&
+      engine_.begin_blocking()) {
+    return true;
+  }
+  blocking_.fetch_sub(1, std::memory_order_relaxed);
+  return false;
+}
+
+void Session::end_blocking() {
+  engine_.end_blocking();
+  blocking_.fetch_sub(1, std::memory_order_relaxed);
+}
+
+// One timer a session, or each call that leaves something would add another chain of them.
+void Session::serve_again(std::chrono::nanoseconds delay) {
+  if (again_.exchange(true, std::memory_order_relaxed)) return;
+  engine_.after(delay, id_, Role::serve_again);
+}
+
+void Session::on_prefetched(const PrefetchReport& report) {
+  Event event{};
+  event.kind = Event::Kind::prefetched;
+  event.session = id_;
+  event.prefetch = report;
+  event.failure = report.failure;
+  engine_.emit(std::move(event));
+}
+
+bool Session::detach() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (phase_ != Phase::serving) return false;
+  if (!std::exchange(detaching_, true)) engine_.prefetcher().fill(shared_from_this());
+  return true;
+}
+
+void Session::on_filled(FaultHandler::Filled filled, const Failure& failure) {
+  if (filled == FaultHandler::Filled::gone) {
+    end(EndState::vm_exited, {}, Vm::leave);
+    return;
+  }
+  if (failure.code == ErrorCode::source_read) {
+    fail(failure);
+    return;
+  }
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (phase_ != Phase::serving) return;
+  Failure refused = failure;
+  if (filled == FaultHandler::Filled::all) {
+    const int error = handler_->unregister();
+    if (error == 0) {
+      end_locked(EndState::detached, {}, Vm::leave);
+      return;
+    }
+    refused.code = ErrorCode::fault_unresolved;
+    refused.check = "detach";
+    refused.err = error;
+    refused.syscall = "ioctl(UFFDIO_UNREGISTER)";
+  }
+  // The guest is served as before, and the caller may try again.
+  detaching_ = false;
+  Event event{};
+  event.kind = Event::Kind::detach_failed;
+  event.session = id_;
+  event.failure = refused;
+  engine_.emit(std::move(event));
+}
+
+void Session::close(bool kill_vm) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (phase_ == Phase::ending) return;
+  const bool depends_on_us = phase_ == Phase::serving || meet_waiting_peer();
+  end_locked(depends_on_us ? EndState::vm_left : EndState::closed, {},
+             depends_on_us && kill_vm ? Vm::kill : Vm::leave);
+}
+
+void Session::fail(const Failure& failure) {
+  end(EndState::vm_left, failure, options_.kill_vm ? Vm::kill : Vm::leave);
+}
+
+void Session::end(EndState state, const Failure& failure, Vm vm) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  end_locked(state, failure, vm);
+}
+
+void Session::end_locked(EndState state, const Failure& failure, Vm vm) {
+  if (phase_ == Phase::ending || phase_ == Phase::idle) return;
+  const bool serving = phase_ == Phase::serving;
+  phase_ = Phase::ending;
+  stopping_.store(true, std::memory_order_release);
+  state_ = state;
+  failure_ = failure;
+  if (listener_.fd() >= 0) engine_.unwatch(listener_.fd());
+  listener_.close();
+  if (connection_) engine_.unwatch(connection_.get());
+  if (handler_) engine_.unwatch(handler_->fd());
+  engine_.prefetcher().cancel(this);
+
+  if (vm == Vm::kill && peer_.pidfd) {
+    const int error = send_kill(peer_.pidfd.get());
+    if (error == 0) {
+      state_ = EndState::vm_killed;
+      engine_.after(kKillTimeout, id_, Role::kill_deadline);
+      if (serving) {
+        engine_.rearm(id_, Role::process, peer_.pidfd.get(), EPOLLIN);
+      } else {
+        engine_.watch(id_, Role::process, peer_.pidfd.get(), EPOLLIN);
+      }
+      return;
+    }
+    if (error == -ESRCH) state_ = EndState::vm_exited;
+  }
+  if (peer_.pidfd) engine_.unwatch(peer_.pidfd.get());
+  engine_.release(id_);
+}
+
+}  // namespace reap

@@ -1,0 +1,78 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { CliError } from './failure.js'
+
+/** How a command ended that was started beside a session. */
+export interface CommandEnd {
+  readonly code: number | null
+  readonly signal: NodeJS.Signals | null
+}
+
+const STOP_MS = 2000
+
+/** The COMMAND after `--`. */
+export class ChildCommand {
+  readonly name: string
+  /** Never rejects. */
+  readonly ended: Promise<CommandEnd>
+  readonly #child: ChildProcess
+
+  /**
+   * With `json`, its stdout goes to our stderr.
+   *
+   * @throws CliError `ERR_COMMAND_FAILED` when it cannot be started.
+   */
+  static async start(
+    [name = '', ...words]: readonly string[],
+    options: { json: boolean; socketPath: string; memoryFile: string },
+  ): Promise<ChildCommand> {
+    const child = spawn(name, words, {
+      stdio: ['inherit', options.json ? process.stderr : 'inherit', 'inherit'],
+      env: {
+        ...process.env,
+        REAP_TRACE_SOCKET: options.socketPath,
+        REAP_TRACE_MEMORY: options.memoryFile,
+      },
+    })
+    try {
+      await once(child, 'spawn')
+    } catch (error) {
+      throw new CliError(
+        'ERR_COMMAND_FAILED',
+        `${name} cannot be started: ${(error as Error).message}`,
+        'A script needs its executable bit and a path: ./invoke-once.sh',
+      )
+    }
+    return new ChildCommand(name, child)
+  }
+
+  private constructor(name: string, child: ChildProcess) {
+    this.name = name
+    this.#child = child
+    this.ended = new Promise((resolve) => {
+      child.once('exit', (code, signal) => resolve({ code, signal }))
+    })
+  }
+
+  /** Asks it to end, insists after a while, and waits for it. */
+  async stop(): Promise<void> {
+    if (this.#child.exitCode !== null || this.#child.signalCode !== null) return
+    this.#child.kill('SIGTERM')
+    const timer = setTimeout(() => this.#child.kill('SIGKILL'), STOP_MS)
+    await this.ended
+    clearTimeout(timer)
+  }
+
+  /** Lets it live on without us. */
+  leave(): void {
+    this.#child.unref()
+  }
+
+  /** What a failed end says; `undefined` for a good one. */
+  failure({ code, signal }: CommandEnd): string | undefined {
+    if (code === 0) return undefined
+    return signal
+      ? `${this.name} was ended by ${signal}`
+      : `${this.name} exited with status ${code}`
+  }
+}

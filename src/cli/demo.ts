@@ -1,0 +1,180 @@
+import { mkdir, mkdtemp, rm, statfs, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+import { serve, type Trace, WorkingSet } from '../index.js'
+import { requireUserfaultfd } from '../native.js'
+import {
+  type Arm,
+  arms,
+  type Cache,
+  canEvict,
+  type Sample,
+  type Scene,
+  sample,
+  whileServed,
+  withGuest,
+} from './demo-arms.js'
+import { type DemoReport, makeReport, printReport } from './demo-report.js'
+import { CliError, Interrupted } from './failure.js'
+import { buildSnapshot } from './guest-process.js'
+import type { DemoArguments } from './program.js'
+import { abortOnSignal, Signals } from './signals.js'
+import type { Terminal } from './terminal.js'
+import { formatBytes, formatPlural } from './units.js'
+
+const INPUT = 'the-recorded-request'
+const OTHER_INPUT = 'another-request'
+const TMPFS = 0x01021994
+
+export async function demo(args: DemoArguments, terminal: Terminal): Promise<void> {
+  requireUserfaultfd()
+  const signals = new Signals()
+  const signal = abortOnSignal(signals)
+  // Sockets have short paths, so they never go where --keep says.
+  const scratch = await mkdtemp(join(await scratchParent(), 'reap-trace-demo-'))
+  let step = 'building a snapshot'
+  const live = terminal.live(() => step)
+  try {
+    const report = await tell({ ...args, scratch, signal, terminal }, (text) => {
+      step = text
+    })
+    live.stop()
+    terminal.emit(report)
+    if (!terminal.json) printReport(report, terminal)
+    if (args.keep !== undefined) {
+      terminal.print(`kept: reap-trace inspect ${join(args.keep, 'guest.ws')}`)
+    }
+    if (report.identical) return
+    throw new CliError(
+      'ERR_NOT_IDENTICAL',
+      'the restores did not all give the same response and the same pages',
+      'This is a bug of reap-trace or of the machine: please report it with `reap-trace doctor`.',
+    )
+  } catch (error) {
+    if (signal.aborted) {
+      const left = args.keep === undefined ? 'nothing is left behind' : `look into ${args.keep}`
+      throw new Interrupted(signal.reason, left)
+    }
+    throw error
+  } finally {
+    live.stop()
+    await rm(scratch, { recursive: true, force: true })
+    signals.dispose()
+  }
+}
+
+interface Stage extends DemoArguments {
+  readonly scratch: string
+  readonly signal: AbortSignal
+  readonly terminal: Terminal
+}
+
+async function tell(stage: Stage, onStep: (text: string) => void): Promise<DemoReport> {
+  const { memoryBytes, rounds, scratch, signal, terminal } = stage
+  const folder = stage.keep === undefined ? scratch : resolve(stage.keep)
+  await mkdir(folder, { recursive: true })
+  let sockets = 0
+  const scene: Scene = {
+    memoryFile: join(folder, 'guest.mem'),
+    memoryBytes,
+    workingSet: join(folder, 'guest.ws'),
+    pageList: join(scratch, 'pages'),
+    socketPath: () => join(scratch, `${sockets++}.sock`),
+    signal,
+  }
+  const { dataPages, documents } = await buildSnapshot(scene.memoryFile, memoryBytes, signal)
+  terminal.print(
+    `a guest with ${formatPlural(documents, 'document')} in ${formatBytes(memoryBytes)} of memory, ` +
+      `${formatBytes(dataPages * 4096)} of it in use; its snapshot is in ${folder}`,
+  )
+
+  onStep('recording a request')
+  const { trace, response } = await recordRequest(scene)
+  const set = WorkingSet.fromTraces([trace])
+  await set.write(scene.workingSet, {
+    memoryFile: scene.memoryFile,
+    manifest: { label: `reap-trace demo, request "${INPUT}"` },
+    signal,
+  })
+  await writeFile(scene.pageList, pageWords(trace))
+
+  const cold = await withGuest(signal, (guest) => canEvict(guest, scene.memoryFile))
+  const samples = emptySamples()
+  const total = rounds * arms.length * (cold ? 2 : 1)
+  let done = 0
+  // Warm first: an eviction gives memory back, and what takes it again is slow for a while.
+  for (const cache of cold ? (['warm', 'cold'] as const) : (['warm'] as const)) {
+    for (let round = 0; round < rounds; round++) {
+      for (const arm of rotate(arms, round)) {
+        onStep(`restore ${++done} of ${total}: ${arm}, ${cache} page cache`)
+        samples[arm][cache].push(await sample(scene, arm, cache, INPUT))
+      }
+    }
+  }
+  onStep('another request')
+  const other = [
+    await sample(scene, 'working-set', 'warm', OTHER_INPUT),
+    await sample(scene, 'on-demand', 'warm', OTHER_INPUT),
+  ] as const
+  const { pages, bytes } = set
+  const workingSet = { pages, extents: set.extents.length, bytes }
+  return makeReport({
+    memoryBytes,
+    workingSet,
+    samples,
+    other,
+    recorded: response,
+    rounds,
+    folder,
+  })
+}
+
+function recordRequest(scene: Scene): Promise<{ trace: Trace; response: string }> {
+  return withGuest(scene.signal, async (guest) => {
+    const { memoryFile, memoryBytes } = scene
+    const socketPath = scene.socketPath()
+    const handler = await serve({ socketPath, memoryFile })
+    return whileServed(handler, async () => {
+      const { response } = await guest.send<{ response: string }>(
+        `invoke uffd ${socketPath} ${memoryBytes} ${INPUT}`,
+      )
+      return { trace: handler.takeTrace(), response }
+    })
+  })
+}
+
+function emptySamples(): Record<Arm, Record<Cache, Sample[]>> {
+  return {
+    'kernel-file': { cold: [], warm: [] },
+    'on-demand': { cold: [], warm: [] },
+    'working-set': { cold: [], warm: [] },
+  }
+}
+
+/** No arm always comes right after the same other one. */
+const rotate = <T>(list: readonly T[], by: number): T[] => {
+  const at = by % list.length
+  return [...list.slice(at), ...list.slice(0, at)]
+}
+
+/** Little-endian 32-bit words, as the guest reads them. */
+function pageWords(trace: Trace): Buffer {
+  const words = Buffer.alloc(4 * trace.pages.length)
+  trace.pages.forEach((page, i) => {
+    words.writeUInt32LE(page, 4 * i)
+  })
+  return words
+}
+
+/** The temporary folder, unless it is in memory and another is on a disk: cold must mean something. */
+async function scratchParent(): Promise<string> {
+  const isInMemory = (path: string) =>
+    statfs(path).then(
+      ({ type }) => type === TMPFS,
+      () => true,
+    )
+  const folder = tmpdir()
+  const other = '/var/tmp'
+  if (process.env.TMPDIR !== undefined || !(await isInMemory(folder))) return folder
+  return (await isInMemory(other)) ? folder : other
+}

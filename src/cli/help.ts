@@ -1,0 +1,100 @@
+// What stands below the options in --help.
+
+const servingHelp = `
+The exit status is 0 when the session ended as asked, 1 for a failure and 2 for wrong usage.
+--json prints one object per line on stdout, told apart by "type":`
+
+export const recordHelp = `${servingHelp} listening, connected,
+recorded, warning, closed.
+
+What ends the recording:
+  with COMMAND     its end, --for or Ctrl-C, whichever comes first. If it fails, nothing is written,
+                   the session ends, and the exit status is 1. It finds the socket in
+                   REAP_TRACE_SOCKET and the memory file in REAP_TRACE_MEMORY.
+  without COMMAND  --for, Ctrl-C or the VM's exit, whichever comes first
+
+The file is then written, and the VM is served until it exits. From there on, Ctrl-C detaches: the
+rest of the memory is installed, and the VM and COMMAND live on without us; one more ends us and
+kills the VM. SIGTERM ends at once and kills the VM, since its next fault would freeze it (see
+--leave-vm).
+
+Examples:
+  A script that loads the snapshot and calls the function once:
+    $ reap-trace record --memory vm.mem --socket /run/vm.sock --output vm.ws -- ./invoke-once.sh
+
+  By hand: start this, load the snapshot with the socket as its Uffd backend, call the function,
+  press Ctrl-C:
+    $ reap-trace record --memory vm.mem --socket /run/vm.sock --output vm.ws
+
+  The first two seconds of a Firecracker that a jailer runs as uid 1000:
+    $ sudo reap-trace record --memory vm.mem --socket /srv/jail/root/uffd.sock --output vm.ws \\
+        --peer-uid 1000 --for 2s`
+
+export const restoreHelp = `${servingHelp} listening, connected,
+prefetched, warning, closed.
+
+The working set is read while the VMM still starts, and installed from the moment it connects; any
+other page is served when the guest asks. One socket is for one restore.
+
+COMMAND may load the snapshot; it finds the socket in REAP_TRACE_SOCKET and the memory file in
+REAP_TRACE_MEMORY. If it fails, the session ends, and the exit status is 1.
+
+Ctrl-C detaches: the rest of the memory is installed, and the VM and COMMAND live on without us; one
+more ends us and kills the VM. SIGTERM ends at once and kills the VM, since its next fault would
+freeze it (see --leave-vm).
+
+Examples:
+  $ reap-trace restore --memory vm.mem --socket /run/vm.sock --working-set vm.ws
+
+  Refuse a working set that does not belong to the memory file, rather than go without it:
+    $ reap-trace restore --memory vm.mem --socket /run/vm.sock --working-set vm.ws \\
+        --on-bad-working-set fail -- ./load-snapshot.sh`
+
+export const inspectHelp = `
+The map is the guest's memory from left to right and top to bottom. A darker cell has more pages of
+the working set in it. On a terminal the colour says when they are needed, early to late; elsewhere
+a second map says it in digits, 0 to 9.
+
+Examples:
+  $ reap-trace inspect vm.ws
+  $ reap-trace inspect vm.ws --json | jq .pages`
+
+export const verifyHelp = `
+A restore compares a sample of the pages; this compares every one. The exit status is 1 when a page
+differs.
+
+Example:
+  $ reap-trace verify vm.ws --memory vm.mem`
+
+export const doctorHelp = `
+A warning names something that some use needs; a failure is what keeps reap-trace itself from
+working here, and makes the exit status 1.
+
+Examples:
+  $ reap-trace doctor
+  $ reap-trace doctor --json | jq '.checks[] | select(.status != "ok")'`
+
+export const demoHelp = `
+Builds a snapshot of a small in-memory store, records the working set of one request, and then
+restores it again and again in three ways, with a cold and a warm page cache:
+  kernel-file   the memory file is mapped, and the kernel reads its pages
+  on-demand     every page comes from the fault handler when the guest asks
+  working-set   the recorded pages come before the guest asks
+Needs no root, no VM and no network. Ctrl-C leaves nothing behind.
+
+Examples:
+  $ reap-trace demo
+  $ reap-trace demo --memory-size 1G --rounds 9
+  $ reap-trace demo --keep /var/tmp/reap && reap-trace inspect /var/tmp/reap/guest.ws`
+
+export const programHelp = `
+Start with:
+  $ reap-trace doctor     what this machine has and what it lacks
+  $ reap-trace demo       the whole story, without a VM
+
+Then, with a snapshot of yours:
+  $ reap-trace record  --memory vm.mem --socket /run/vm.sock --output vm.ws -- ./invoke-once.sh
+  $ reap-trace inspect vm.ws
+  $ reap-trace restore --memory vm.mem --socket /run/vm.sock --working-set vm.ws
+
+"reap-trace COMMAND --help" has the options and more examples.`

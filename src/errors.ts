@@ -1,0 +1,73 @@
+/**
+ * Every code that a {@link ReapTraceError} can carry.
+ *
+ * | code | when |
+ * |---|---|
+ * | `ERR_NATIVE_UNAVAILABLE` | the native addon is missing or does not load on this machine |
+ * | `ERR_UFFD_UNAVAILABLE` | this machine gives no userfaultfd, or one without a needed feature |
+ * | `ERR_SOCKET` | the socket path cannot be bound |
+ * | `ERR_HANDSHAKE_TIMEOUT` | nobody connected, or somebody connected and did not finish the handshake |
+ * | `ERR_HANDSHAKE_INVALID` | the handshake breaks the contract (JSON, descriptors, regions, page sizes) |
+ * | `ERR_PEER_REFUSED` | the process that connected is not one that may |
+ * | `ERR_SNAPSHOT_MISMATCH` | the working set was made for another memory file |
+ * | `ERR_WORKING_SET_INVALID` | a working-set file fails a check (magic, version, checksum, bounds) |
+ * | `ERR_WORKING_SET_IO` | a working-set file cannot be opened, read or written |
+ * | `ERR_SOURCE_READ` | the memory file cannot be opened or read, or is shorter than the guest's memory |
+ * | `ERR_FAULT_UNRESOLVED` | a fault cannot be served: the kernel refused, or the address is in no region |
+ * | `ERR_CLOSED` | the fault handler was used after it ended |
+ */
+export type ReapTraceErrorCode =
+  | 'ERR_NATIVE_UNAVAILABLE'
+  | 'ERR_UFFD_UNAVAILABLE'
+  | 'ERR_SOCKET'
+  | 'ERR_HANDSHAKE_TIMEOUT'
+  | 'ERR_HANDSHAKE_INVALID'
+  | 'ERR_PEER_REFUSED'
+  | 'ERR_SNAPSHOT_MISMATCH'
+  | 'ERR_WORKING_SET_INVALID'
+  | 'ERR_WORKING_SET_IO'
+  | 'ERR_SOURCE_READ'
+  | 'ERR_FAULT_UNRESOLVED'
+  | 'ERR_CLOSED'
+
+/** What is known of a failure besides its sentence. */
+export interface ReapTraceErrorDetails {
+  /** What to do about it, as a sentence. */
+  readonly hint?: string | undefined
+  /** Negative, as in Node's own system errors. */
+  readonly errno?: number | undefined
+  /** The system call that failed. */
+  readonly syscall?: string | undefined
+  /** The file or socket it is about. */
+  readonly path?: string | undefined
+  /** The check that failed, for input that was refused. */
+  readonly check?: string | undefined
+  /** Byte offset in `path` of what was refused or not readable. */
+  readonly offset?: number | undefined
+  readonly cause?: unknown
+}
+
+/**
+ * The one error class of reap-trace, for everything that is not misuse (`TypeError`).
+ *
+ * Match on `code`: messages may change, and two copies of the package may be loaded.
+ */
+export class ReapTraceError extends Error {
+  override readonly name = 'ReapTraceError'
+  readonly code: ReapTraceErrorCode
+  declare readonly hint?: string
+  declare readonly errno?: number
+  declare readonly syscall?: string
+  declare readonly path?: string
+  declare readonly check?: string
+  declare readonly offset?: number
+
+  constructor(code: ReapTraceErrorCode, message: string, details: ReapTraceErrorDetails = {}) {
+    const { cause, ...fields } = details
+    super(message, cause === undefined ? undefined : { cause })
+    this.code = code
+    for (const [key, value] of Object.entries(fields)) {
+      if (value !== undefined) Object.assign(this, { [key]: value })
+    }
+  }
+}

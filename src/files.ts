@@ -1,0 +1,94 @@
+import { randomBytes } from 'node:crypto'
+import { type FileHandle, open, rename, unlink } from 'node:fs/promises'
+import { dirname } from 'node:path'
+import { ReapTraceError } from './errors.js'
+
+/**
+ * Makes the file at `path` anew: `fill` writes it under another name in the same folder, and it takes
+ * its place, mode 0600, only when all of it is on the disk. On any failure the folder is as it was.
+ *
+ * @throws ReapTraceError `ERR_WORKING_SET_IO` for a failed system call; what `fill` throws otherwise.
+ */
+export async function replaceFile<T>(
+  path: string,
+  fill: (file: FileHandle) => Promise<T>,
+): Promise<T> {
+  const temporary = `${path}.${randomBytes(6).toString('hex')}.tmp`
+  let made = false
+  try {
+    const file = await open(temporary, 'wx', 0o600)
+    made = true
+    let result: T
+    try {
+      result = await fill(file)
+      await file.sync()
+    } finally {
+      await file.close()
+    }
+    await rename(temporary, path)
+    made = false
+    await syncFolder(dirname(path))
+    return result
+  } catch (error) {
+    if (made) await unlink(temporary).catch(() => {})
+    throw ioError('write', path, error)
+  }
+}
+
+/** Makes the new name last over a power failure. */
+async function syncFolder(path: string): Promise<void> {
+  let folder: FileHandle | undefined
+  try {
+    folder = await open(path, 'r')
+    await folder.sync()
+  } catch (error) {
+    // The file is in place. EACCES: a folder that may not be listed; EINVAL: a file system without
+    // that notion, as some FUSE ones.
+    if (!['EACCES', 'EINVAL'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error
+  } finally {
+    await folder?.close()
+  }
+}
+
+/** Fills `bytes` from the file. Returns how many there were: fewer only where the file ends. */
+export async function readWhole(
+  file: FileHandle,
+  bytes: Uint8Array,
+  offset: number,
+): Promise<number> {
+  let done = 0
+  while (done < bytes.length) {
+    const { bytesRead } = await file.read(bytes, done, bytes.length - done, offset + done)
+    if (bytesRead === 0) break
+    done += bytesRead
+  }
+  return done
+}
+
+/** Writes all of `bytes`, however many calls that takes. */
+export async function writeWhole(
+  file: FileHandle,
+  bytes: Uint8Array,
+  offset: number,
+): Promise<void> {
+  for (let done = 0; done < bytes.length; ) {
+    done += (await file.write(bytes, done, bytes.length - done, offset + done)).bytesWritten
+  }
+}
+
+/** A failed system call as `ERR_WORKING_SET_IO`; anything else as it is. */
+export function ioError(verb: 'read' | 'write', path: string, error: unknown): unknown {
+  if (error instanceof ReapTraceError || !(error instanceof Error)) return error
+  const { errno, syscall, message } = error as NodeJS.ErrnoException
+  if (syscall === undefined) return error
+  return new ReapTraceError(
+    'ERR_WORKING_SET_IO',
+    `cannot ${verb} the working set ${path}: ${message}`,
+    {
+      path,
+      errno,
+      syscall,
+      cause: error,
+    },
+  )
+}

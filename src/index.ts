@@ -1,0 +1,13 @@
+export { ReapTraceError, type ReapTraceErrorCode } from './errors.js'
+export type {
+  FaultHandler,
+  FaultStats,
+  GuestInfo,
+  GuestRegion,
+  PrefetchResult,
+  ServeEvent,
+  ServeOptions,
+  ServeResult,
+} from './fault-handler.js'
+export { serve } from './serve.js'
+export { type Extent, type Manifest, Trace, type VerifyResult, WorkingSet } from './working-set.js'

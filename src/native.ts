@@ -1,0 +1,209 @@
+import { existsSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { endianness } from 'node:os'
+import { fileURLToPath } from 'node:url'
+import { getSystemErrorName } from 'node:util'
+import { ReapTraceError, type ReapTraceErrorCode } from './errors.js'
+import { explain } from './explain.js'
+
+/** What a native failure says of itself; the sentence is made in explain.ts. */
+export interface NativeFailure {
+  /** Index into `errorCodes`. */
+  readonly code: number
+  readonly errno: number
+  readonly syscall: string
+  readonly check: string
+  readonly offset: bigint
+  readonly want: bigint
+  readonly got: bigint
+}
+
+/** An event of a session, `kind` an index into {@link eventKinds}. */
+export interface NativeEvent {
+  readonly session: number
+  readonly kind: number
+  readonly failure: NativeFailure | null
+  readonly pid: number
+  readonly pageSize?: number
+  /** Address, size and offset of each region. */
+  readonly regions?: BigUint64Array
+  /** pages, extents, bytes, fetchUs, installUs, sinceConnectUs */
+  readonly prefetch?: Float64Array
+  /** Index into {@link endStates}. */
+  readonly state?: number
+}
+
+declare const sessionBrand: unique symbol
+/** A session of the native engine, opaque. */
+export interface NativeSession {
+  readonly [sessionBrand]: true
+}
+
+interface Addon {
+  /** Starts this thread's engine. 0 or a negative errno. */
+  start(listener: (event: NativeEvent) => void): number
+  open(
+    socketPath: string,
+    memoryFile: string,
+    flags: number,
+    peerUid: number,
+    connectTimeoutMs: number,
+    planPath: string | null,
+    planPageSize: number,
+    groups: Uint8Array | null,
+    extents: Uint8Array | null,
+    planIsFor: BigUint64Array | null,
+  ): NativeFailure | [id: number, session: NativeSession]
+  close(session: NativeSession, killVm: boolean): void
+  detach(session: NativeSession): boolean
+  stats(session: NativeSession, counters: Float64Array): void
+  takeTrace(session: NativeSession): [pageSize: number, memoryBytes: number, touches: Uint32Array]
+  shutdown(): void
+  crc32c(bytes: Uint8Array, seed: number): number
+  samplePages(path: string, pages: Uint32Array): Promise<NativeFailure | Uint32Array>
+  probe(): [device: number, syscall: number, userModeOnly: number, features: bigint]
+}
+
+// The three lists follow the enums in native/: failure.h, session.h, ledger.h.
+const errorCodes: readonly ReapTraceErrorCode[] = [
+  'ERR_CLOSED', // 0 is "no failure" and never arrives
+  'ERR_SOCKET',
+  'ERR_HANDSHAKE_TIMEOUT',
+  'ERR_HANDSHAKE_INVALID',
+  'ERR_PEER_REFUSED',
+  'ERR_SOURCE_READ',
+  'ERR_WORKING_SET_INVALID',
+  'ERR_WORKING_SET_IO',
+  'ERR_FAULT_UNRESOLVED',
+  'ERR_SNAPSHOT_MISMATCH',
+]
+export const eventKinds = ['connected', 'prefetched', 'detach-failed', 'ended'] as const
+export const endStates = ['closed', 'vm-exited', 'vm-killed', 'vm-left', 'detached'] as const
+export const counterNames = [
+  'faults',
+  'lateFaults',
+  'residualFaults',
+  'installed',
+  'zero',
+  'prefetched',
+  'present',
+  'deferred',
+  'discarded',
+  'removed',
+  'bytesRead',
+] as const
+
+export const flags = { record: 1, leaveVm: 2 } as const
+
+let loaded: Addon | undefined
+
+/** Where the compiled parts may be: what this checkout built, then what the package brought. */
+export function nativePath(name: 'reap_trace.node' | 'reap-guest'): string {
+  const root = new URL('..', import.meta.url)
+  const places = [`build/Release/${name}`, `prebuilds/linux-${process.arch}/${name}`]
+  const found = places
+    .map((place) => fileURLToPath(new URL(place, root)))
+    .find((path) => existsSync(path))
+  if (found) return found
+  throw new ReapTraceError(
+    'ERR_NATIVE_UNAVAILABLE',
+    `reap-trace has no ${name} for ${process.platform}-${process.arch}`,
+    {
+      hint:
+        process.platform === 'linux'
+          ? 'The package brings it for linux-x64 and linux-arm64; in a checkout, run `npm run build`.'
+          : 'userfaultfd is a feature of Linux: run reap-trace there.',
+    },
+  )
+}
+
+/** The addon, loaded when it is first needed. Throws `ERR_NATIVE_UNAVAILABLE`. */
+export function native(): Addon {
+  if (loaded) return loaded
+  const path = nativePath('reap_trace.node')
+  if (endianness() !== 'LE') {
+    throw new ReapTraceError('ERR_NATIVE_UNAVAILABLE', 'reap-trace needs a little-endian machine')
+  }
+  try {
+    loaded = createRequire(import.meta.url)(path) as Addon
+  } catch (cause) {
+    throw new ReapTraceError('ERR_NATIVE_UNAVAILABLE', `${path} does not load: ${String(cause)}`, {
+      path,
+      hint: 'The bundled binary needs glibc 2.34 or later; elsewhere, build from a checkout with `npm run build`.',
+      cause,
+    })
+  }
+  return loaded
+}
+
+/** Turns what the engine reports into the error that the user sees. */
+export function toError(failure: NativeFailure, context: FailureContext): ReapTraceError {
+  const code = errorCodes[failure.code] ?? 'ERR_FAULT_UNRESOLVED'
+  const { message, hint, path } = explain(code, failure, context)
+  return new ReapTraceError(code, message, {
+    hint,
+    path,
+    errno: failure.errno === 0 ? undefined : failure.errno,
+    syscall: failure.syscall === '' ? undefined : failure.syscall,
+    check: failure.check === '' ? undefined : failure.check,
+    offset: failure.check === '' && failure.offset === 0n ? undefined : Number(failure.offset),
+  })
+}
+
+/** What the engine does not know about its own session and a sentence needs. */
+export interface FailureContext {
+  readonly socketPath?: string
+  readonly memoryFile?: string
+  readonly workingSetPath?: string | undefined
+  readonly connectTimeoutMs?: number
+  /** What became of the VM, when the failure ended a session. */
+  readonly vm?: { readonly pid: number; readonly state: (typeof endStates)[number] }
+}
+
+/** CRC-32C (Castagnoli) of `bytes`, going on from `seed`. */
+export function crc32c(bytes: Uint8Array, seed = 0): number {
+  return native().crc32c(bytes, seed)
+}
+
+/**
+ * CRC-32C of each 4 KiB page of the file at `path`, read on a pool thread.
+ *
+ * @throws ReapTraceError `ERR_SOURCE_READ` when the file cannot be opened or a page cannot be read whole.
+ */
+export async function samplePages(path: string, pages: Uint32Array): Promise<Uint32Array> {
+  const result = await native().samplePages(path, pages)
+  if (result instanceof Uint32Array) return result
+  throw toError(result, { memoryFile: path })
+}
+
+/** The three ways to get a userfaultfd: 0 or a negative errno each. */
+export interface UserfaultfdProbe {
+  readonly device: number
+  readonly syscall: number
+  readonly userModeOnly: number
+  readonly features: bigint
+}
+
+export function probeUserfaultfd(): UserfaultfdProbe {
+  const [device, syscall, userModeOnly, features] = native().probe()
+  return { device, syscall, userModeOnly, features }
+}
+
+/**
+ * Makes sure that a process can serve itself, as the demo's guest and the tests do.
+ *
+ * @throws ReapTraceError `ERR_UFFD_UNAVAILABLE` when this machine gives no userfaultfd in any way.
+ */
+export function requireUserfaultfd(probe: UserfaultfdProbe = probeUserfaultfd()): void {
+  const { device, syscall, userModeOnly } = probe
+  if ([device, syscall, userModeOnly].includes(0)) return
+  const name = getSystemErrorName(userModeOnly)
+  throw new ReapTraceError('ERR_UFFD_UNAVAILABLE', `this machine gives no userfaultfd: ${name}`, {
+    errno: userModeOnly,
+    syscall: 'userfaultfd',
+    hint:
+      name === 'ENOSYS'
+        ? 'The kernel was built without CONFIG_USERFAULTFD.'
+        : 'A container forbids it by default: docker run --security-opt seccomp=unconfined. Elsewhere: sudo setfacl -m u:$USER:rw /dev/userfaultfd. `reap-trace doctor` says more.',
+  })
+}

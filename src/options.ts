@@ -1,0 +1,89 @@
+/** What an option must be, for the sentence of a `TypeError`. */
+export interface OptionRule {
+  readonly expected: string
+  readonly accepts: (value: unknown) => boolean
+  readonly required?: boolean
+}
+
+const print = (value: unknown): string =>
+  typeof value === 'string'
+    ? JSON.stringify(value)
+    : typeof value === 'object' && value !== null
+      ? (value.constructor?.name ?? 'an object')
+      : String(value)
+
+/** Letters that one name needs to become the other, up to 3. */
+function distance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, i) => i)
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i]
+    for (let j = 1; j <= b.length; j++) {
+      const change = row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1)
+      next.push(Math.min(row[j]! + 1, next[j - 1]! + 1, change))
+    }
+    row = next
+  }
+  return Math.min(row[b.length]!, 3)
+}
+
+/**
+ * Checks an options object before anything is done with it.
+ *
+ * @throws TypeError naming the option, what was expected and what came; for an unknown option, the
+ * known one that looks like it.
+ */
+export function checkOptions(
+  caller: string,
+  options: unknown,
+  rules: Readonly<Record<string, OptionRule>>,
+): void {
+  if (typeof options !== 'object' || options === null || Array.isArray(options)) {
+    throw new TypeError(`${caller} expects an options object, got ${print(options)}`)
+  }
+  const given = options as Record<string, unknown>
+  for (const key of Object.keys(given)) {
+    if (Object.hasOwn(rules, key)) continue
+    const [near] = Object.keys(rules)
+      .map((name) => ({ name, letters: distance(key.toLowerCase(), name.toLowerCase()) }))
+      .filter(({ letters }) => letters < 3)
+      .sort((a, b) => a.letters - b.letters)
+    const remedy = near ? `did you mean "${near.name}"?` : `it has ${Object.keys(rules).join(', ')}`
+    throw new TypeError(`${caller} has no option "${key}": ${remedy}`)
+  }
+  for (const [key, rule] of Object.entries(rules)) {
+    const value = given[key]
+    if (value === undefined ? !rule.required : rule.accepts(value)) continue
+    throw new TypeError(
+      `Expected the option "${key}" of ${caller} to be ${rule.expected}, got ${print(value)}`,
+    )
+  }
+}
+
+/** Rules that more than one function has. */
+export const rules = {
+  path: {
+    expected: 'a non-empty path',
+    accepts: (value) => typeof value === 'string' && value !== '' && !value.includes('\0'),
+  },
+  boolean: { expected: 'a boolean', accepts: (value) => typeof value === 'boolean' },
+  count: {
+    expected: 'a non-negative integer',
+    accepts: (value) => Number.isSafeInteger(value) && (value as number) >= 0,
+  },
+  milliseconds: {
+    expected: 'a non-negative integer of milliseconds, at the most 2147483647',
+    accepts: (value) =>
+      Number.isInteger(value) && (value as number) >= 0 && (value as number) < 2 ** 31,
+  },
+  callback: { expected: 'a function', accepts: (value) => typeof value === 'function' },
+  signal: { expected: 'an AbortSignal', accepts: (value) => value instanceof AbortSignal },
+} as const satisfies Record<string, OptionRule>
+
+/** A rule for one of a few words. */
+export const oneOf = (...words: readonly string[]): OptionRule => ({
+  expected: words.map((word) => `"${word}"`).join(' or '),
+  accepts: (value) => words.includes(value as string),
+})
+
+/** The same rule for an option that must be given. */
+export const required = (rule: OptionRule): OptionRule => ({ ...rule, required: true })

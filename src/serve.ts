@@ -1,0 +1,386 @@
+import { isMainThread } from 'node:worker_threads'
+import { onExit } from 'signal-exit'
+import { type CheckedPlan, isWorkingSetError, planFor } from './checked-plan.js'
+import { ReapTraceError } from './errors.js'
+import type {
+  FaultHandler,
+  FaultStats,
+  GuestInfo,
+  PrefetchResult,
+  ServeEvent,
+  ServeOptions,
+  ServeResult,
+} from './fault-handler.js'
+import {
+  counterNames,
+  endStates,
+  eventKinds,
+  type FailureContext,
+  flags,
+  type NativeEvent,
+  type NativeFailure,
+  type NativeSession,
+  native,
+  toError,
+} from './native.js'
+import { checkOptions, type OptionRule, oneOf, required, rules } from './options.js'
+import { Trace, WorkingSet } from './working-set.js'
+
+const serveRules: Record<keyof ServeOptions, OptionRule> = {
+  socketPath: required(rules.path),
+  memoryFile: required(rules.path),
+  workingSet: {
+    expected: 'a WorkingSet or the path of a working-set file',
+    accepts: (value) => value instanceof WorkingSet || rules.path.accepts(value),
+  },
+  record: rules.boolean,
+  onBadWorkingSet: oneOf('on-demand', 'fail'),
+  connectTimeoutMs: rules.milliseconds,
+  onFailure: oneOf('kill-vm', 'leave-vm'),
+  peerUid: rules.count,
+  signal: rules.signal,
+  onEvent: rules.callback,
+}
+
+/** The sessions of this thread that have not ended. */
+const sessions = new Map<number, Session>()
+let started = false
+let forgetExit: (() => void) | undefined
+
+function startEngine(): void {
+  if (started) return
+  const error = native().start(deliver)
+  if (error !== 0) {
+    throw new ReapTraceError('ERR_NATIVE_UNAVAILABLE', 'the engine cannot start', {
+      errno: error,
+      syscall: 'epoll_create1',
+      hint: 'Is the limit of open files (ulimit -n) reached?',
+    })
+  }
+  started = true
+}
+
+function deliver(event: NativeEvent): void {
+  sessions.get(event.session)?.deliver(event)
+}
+
+/**
+ * Ends the engine with the process. Without this a signal's default action would leave the socket
+ * of a session that still listens, and a VM that waits for ever.
+ */
+function watchExit(): void {
+  if (!isMainThread || forgetExit) return
+  forgetExit = onExit(() => {
+    started = false
+    native().shutdown()
+  })
+}
+
+class Session implements FaultHandler {
+  readonly socketPath: string
+  readonly connected: Promise<GuestInfo>
+  readonly prefetched: Promise<PrefetchResult>
+  readonly closed: Promise<ServeResult>
+
+  readonly #session: NativeSession
+  readonly #options: ServeOptions
+  readonly #prefetches: boolean
+  readonly #context: FailureContext
+  readonly #lifetime = new AbortController()
+  #guest: GuestInfo | undefined
+  #ended = false
+  #abortReason: { readonly reason: unknown } | undefined
+  #detaching: { readonly end: Promise<ServeResult>; fail(error: unknown): void } | undefined
+  readonly #settle: {
+    connected: Settle<GuestInfo>
+    prefetched: Settle<PrefetchResult>
+    closed: Settle<ServeResult>
+  }
+
+  constructor(
+    id: number,
+    session: NativeSession,
+    options: ServeOptions,
+    plan: CheckedPlan | undefined,
+    refusal: ReapTraceError | undefined,
+    context: FailureContext,
+  ) {
+    const connected = defer<GuestInfo>()
+    const prefetched = defer<PrefetchResult>()
+    const closed = defer<ServeResult>()
+    this.socketPath = options.socketPath
+    this.connected = connected.promise
+    this.prefetched = prefetched.promise
+    this.closed = closed.promise
+    this.#settle = { connected, prefetched, closed }
+    this.#session = session
+    this.#options = options
+    this.#prefetches = plan !== undefined
+    this.#context = context
+    sessions.set(id, this)
+    closed.promise.catch(() => {}).finally(() => sessions.delete(id))
+    if (!this.#prefetches) {
+      connected.promise.then(
+        () => prefetched.resolve(nothingPrefetched(refusal)),
+        (error) => prefetched.reject(error),
+      )
+    }
+    options.signal?.addEventListener('abort', () => this.#abort(), {
+      signal: this.#lifetime.signal,
+    })
+  }
+
+  stats(): FaultStats {
+    const counters = new Float64Array(counterNames.length)
+    native().stats(this.#session, counters)
+    return Object.fromEntries(
+      counterNames.map((name, i) => [name, counters[i]]),
+    ) as unknown as FaultStats
+  }
+
+  takeTrace(): Trace {
+    const [pageSize, memoryBytes, touches] = native().takeTrace(this.#session)
+    if (pageSize === 0) {
+      throw this.#guest
+        ? new TypeError('takeTrace() needs a session that records: pass record: true to serve()')
+        : new ReapTraceError('ERR_CLOSED', 'takeTrace() before a VM was connected', {
+            hint: 'Wait for `connected` first.',
+          })
+    }
+    const pages = new Uint32Array(touches.length / 2)
+    const timesUs = new Uint32Array(touches.length / 2)
+    for (let i = 0; i < pages.length; i++) {
+      pages[i] = touches[2 * i]!
+      timesUs[i] = touches[2 * i + 1]!
+    }
+    return new Trace({ pageSize, memoryBytes, pages, timesUs })
+  }
+
+  detach(): Promise<ServeResult> {
+    if (this.#ended || !native().detach(this.#session)) {
+      return Promise.reject(
+        new ReapTraceError('ERR_CLOSED', 'detach() needs a session that serves a VM', {
+          hint: 'Wait for `connected` first; after `closed` there is nothing to detach.',
+        }),
+      )
+    }
+    if (!this.#detaching) {
+      const { promise, reject } = defer<never>()
+      this.#detaching = { end: Promise.race([this.closed, promise]), fail: reject }
+    }
+    return this.#detaching.end
+  }
+
+  close(options: { readonly vm?: 'kill' | 'leave' } = {}): Promise<ServeResult> {
+    checkOptions('close()', options, { vm: oneOf('kill', 'leave') })
+    if (!this.#ended) native().close(this.#session, options.vm !== 'leave')
+    return this.closed
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close()
+  }
+
+  #abort(): void {
+    this.#abortReason ??= { reason: this.#options.signal?.reason }
+    native().close(this.#session, this.#options.onFailure !== 'leave-vm')
+  }
+
+  deliver(event: NativeEvent): void {
+    switch (eventKinds[event.kind]) {
+      case 'connected':
+        this.#onConnected(event)
+        break
+      case 'prefetched':
+        this.#onPrefetched(event)
+        break
+      case 'detach-failed':
+        if (event.failure) this.#detaching?.fail(toError(event.failure, this.#context))
+        this.#detaching = undefined
+        break
+      case 'ended':
+        this.#onEnded(event)
+        break
+    }
+  }
+
+  #onConnected(event: NativeEvent): void {
+    const flat = event.regions ?? new BigUint64Array()
+    const regions = Array.from({ length: flat.length / 3 }, (_, i) => ({
+      baseAddress: flat[3 * i]!,
+      size: Number(flat[3 * i + 1]),
+      offset: Number(flat[3 * i + 2]),
+    }))
+    this.#guest = {
+      pid: event.pid,
+      pageSize: event.pageSize ?? 0,
+      memoryBytes: regions.reduce((sum, { size }) => sum + size, 0),
+      regions,
+    }
+    this.#settle.connected.resolve(this.#guest)
+    this.#emit({ type: 'connected', ...this.#guest })
+  }
+
+  #onPrefetched(event: NativeEvent): void {
+    const [pages = 0, extents = 0, bytes = 0, fetchUs = 0, installUs = 0, sinceConnectUs = 0] =
+      event.prefetch ?? []
+    const error = event.failure ? toError(event.failure, this.#context) : undefined
+    const result: PrefetchResult = {
+      pages,
+      extents,
+      bytes,
+      fetchMs: fetchUs / 1000,
+      installMs: installUs / 1000,
+      sinceConnectMs: sinceConnectUs / 1000,
+      complete: error === undefined,
+      ...(error && { error }),
+    }
+    if (error && this.#options.onBadWorkingSet === 'fail') this.#settle.prefetched.reject(error)
+    else this.#settle.prefetched.resolve(result)
+    if (error) this.#emit({ type: 'warning', error })
+    this.#emit({ type: 'prefetched', ...result })
+  }
+
+  #onEnded(event: NativeEvent): void {
+    this.#ended = true
+    this.#lifetime.abort()
+    const state = endStates[event.state ?? 0] ?? 'closed'
+    const result: ServeResult = { state, stats: this.stats() }
+    if (sessions.size <= 1) {
+      forgetExit?.()
+      forgetExit = undefined
+    }
+    const failure = event.failure
+      ? toError(event.failure, { ...this.#context, vm: { pid: event.pid, state } })
+      : undefined
+    const early = this.#abortReason
+      ? this.#abortReason.reason
+      : (failure ??
+        new ReapTraceError('ERR_CLOSED', `the session ended before that: ${state}`, {
+          path: this.socketPath,
+        }))
+    this.#settle.connected.reject(early)
+    this.#settle.prefetched.reject(early)
+    if (this.#abortReason) this.#settle.closed.reject(this.#abortReason.reason)
+    else if (failure) this.#settle.closed.reject(failure)
+    else this.#settle.closed.resolve(result)
+    this.#emit({ type: 'closed', ...result, ...(failure && { error: failure }) })
+  }
+
+  #emit(event: ServeEvent): void {
+    report(this.#options, event)
+  }
+}
+
+/** Tells the caller. What its listener throws is its own, and must not reach the engine's state. */
+function report({ onEvent }: ServeOptions, event: ServeEvent): void {
+  if (!onEvent) return
+  try {
+    onEvent(event)
+  } catch (error) {
+    queueMicrotask(() => {
+      throw error
+    })
+  }
+}
+
+interface Settle<T> {
+  readonly promise: Promise<T>
+  readonly resolve: (value: T) => void
+  readonly reject: (reason: unknown) => void
+}
+
+/** A promise that nobody has to await: its rejection is also that of `closed`, or an event. */
+function defer<T>(): Settle<T> {
+  let settle: Omit<Settle<T>, 'promise'> | undefined
+  const promise = new Promise<T>((resolve, reject) => {
+    settle = { resolve, reject }
+  })
+  promise.catch(() => {})
+  return { promise, ...settle! }
+}
+
+const nothingPrefetched = (error: ReapTraceError | undefined): PrefetchResult => ({
+  pages: 0,
+  extents: 0,
+  bytes: 0,
+  fetchMs: 0,
+  installMs: 0,
+  sinceConnectMs: 0,
+  complete: error === undefined,
+  ...(error && { error }),
+})
+
+/**
+ * Binds a socket, waits there for a VMM's userfaultfd handshake, and serves the guest's page faults
+ * on native threads until the VM ends.
+ *
+ * Resolves when the socket listens: the snapshot may now be loaded with `socketPath` as its backend.
+ * With a working set, its pages are being read already.
+ *
+ * @throws TypeError for options that make no sense.
+ * @throws ReapTraceError
+ * - `ERR_SOCKET`: the socket cannot be bound,
+ * - `ERR_SOURCE_READ`: the memory file cannot be opened,
+ * - `ERR_WORKING_SET_INVALID`, `ERR_WORKING_SET_IO`, `ERR_SNAPSHOT_MISMATCH`: the working set cannot
+ *   be used (only with `onBadWorkingSet: 'fail'`),
+ * - `ERR_NATIVE_UNAVAILABLE`: the addon does not load.
+ *
+ * @example
+ * const handler = await serve({ socketPath, memoryFile, workingSet: 'vm.ws' })
+ * await firecracker.put('/snapshot/load', {
+ *   snapshot_path,
+ *   mem_backend: { backend_type: 'Uffd', backend_path: socketPath },
+ *   resume_vm: true,
+ * })
+ * await handler.closed
+ */
+export async function serve(options: ServeOptions): Promise<FaultHandler> {
+  checkOptions('serve()', options, serveRules)
+  options.signal?.throwIfAborted()
+  startEngine()
+
+  let plan: CheckedPlan | undefined
+  let refusal: ReapTraceError | undefined
+  const refuse = (error: unknown): undefined => {
+    if (options.onBadWorkingSet === 'fail' || !isWorkingSetError(error)) throw error
+    refusal = error
+    report(options, { type: 'warning', error })
+  }
+  if (options.workingSet !== undefined) {
+    plan = await planFor(options.workingSet, options.memoryFile).catch(refuse)
+    options.signal?.throwIfAborted()
+  }
+
+  const { socketPath, memoryFile, connectTimeoutMs = 10_000, peerUid = -1 } = options
+  const record = options.record ?? options.workingSet === undefined
+  const workingSetPath = plan?.path || undefined
+  const context: FailureContext = { socketPath, memoryFile, connectTimeoutMs, workingSetPath }
+  const open = () =>
+    native().open(
+      socketPath,
+      memoryFile,
+      (record ? flags.record : 0) | (options.onFailure === 'leave-vm' ? flags.leaveVm : 0),
+      peerUid,
+      connectTimeoutMs,
+      plan?.path ?? null,
+      plan?.pageSize ?? 0,
+      plan?.groups ?? null,
+      plan?.extents ?? null,
+      plan?.isFor ?? null,
+    )
+  let opened = open()
+  if (plan && !Array.isArray(opened)) {
+    const error = toError(opened as NativeFailure, context)
+    if (error.code === 'ERR_SNAPSHOT_MISMATCH') {
+      plan = refuse(error)
+      opened = open()
+    }
+  }
+  if (!Array.isArray(opened)) throw toError(opened as NativeFailure, context)
+  watchExit()
+  const [id, session] = opened
+  const handler = new Session(id, session, options, plan, refusal, context)
+  report(options, { type: 'listening', socketPath })
+  return handler
+}

@@ -1,0 +1,232 @@
+import { constants } from 'node:fs'
+import { type FileHandle, open } from 'node:fs/promises'
+import { ReapTraceError } from './errors.js'
+import { ioError, readWhole } from './files.js'
+import { crc32c } from './native.js'
+import { firstOutside, MOST_MEMORY, PAGE } from './trace.js'
+import {
+  EXTENT_BYTES,
+  GROUP_BYTES,
+  HEADER_BYTES,
+  MAGIC,
+  MAJOR,
+  type Manifest,
+  MINOR,
+  MOST_INDEX_BYTES,
+  MOST_MANIFEST_BYTES,
+  MOST_SAMPLES,
+  SAMPLE_BYTES,
+  TOUCH_BYTES,
+  type WorkingSetFile,
+} from './working-set-file.js'
+import { checkTables, type Refuse, type Tables } from './working-set-tables.js'
+
+/**
+ * Reads and checks the header and the index of a working-set file, never its data.
+ *
+ * @throws ReapTraceError
+ * - `ERR_WORKING_SET_IO`: the file cannot be opened or read,
+ * - `ERR_WORKING_SET_INVALID`: it breaks a rule of the format; `check` and `offset` say which and where.
+ */
+export async function readWorkingSetFile(path: string): Promise<WorkingSetFile> {
+  const refuse: Refuse = (check, offset, what) =>
+    new ReapTraceError(
+      'ERR_WORKING_SET_INVALID',
+      `${path} is no sound working set: ${what} (check ${check}, at byte ${offset})`,
+      { path, check, offset, hint: 'Record it again.' },
+    )
+  let file: FileHandle | undefined
+  try {
+    // Without O_NONBLOCK the open of a named pipe would wait for somebody to write to it.
+    file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
+    const stats = await file.stat()
+    if (!stats.isFile()) throw refuse('regular-file', 0, 'it is not a regular file')
+    const start = await readBytes(file, 0, Math.min(stats.size, HEADER_BYTES), refuse)
+    const header = decodeHeader(start, stats.size, refuse)
+    const index = await readBytes(file, HEADER_BYTES, header.indexBytes, refuse)
+    return { path, fileBytes: stats.size, ...decodeIndex(header, index, refuse) }
+  } catch (error) {
+    throw ioError('read', path, error)
+  } finally {
+    await file?.close()
+  }
+}
+
+async function readBytes(
+  file: FileHandle,
+  offset: number,
+  length: number,
+  refuse: Refuse,
+): Promise<Uint8Array> {
+  const bytes = new Uint8Array(length)
+  const done = await readWhole(file, bytes, offset)
+  if (done < length) throw refuse('truncated', offset + done, 'it ends there')
+  return bytes
+}
+
+interface Header extends Tables {
+  readonly indexBytes: number
+  readonly samples: number
+  readonly runs: number
+  readonly manifestBytes: number
+  readonly dataPages: number
+  readonly key: Uint8Array
+  readonly indexChecksum: number
+}
+
+function decodeHeader(bytes: Uint8Array, fileBytes: number, refuse: Refuse): Header {
+  const view = new DataView(bytes.buffer)
+  const u32 = (offset: number) => view.getUint32(offset, true)
+  // Above 2^53 this is inexact, and far above every limit that it is compared with.
+  const u64 = (offset: number) => Number(view.getBigUint64(offset, true))
+
+  if (bytes.length < 8 || view.getBigUint64(0, true) !== MAGIC) {
+    throw refuse('magic', 0, 'it does not begin with "REAPWSET"')
+  }
+  if (bytes.length < HEADER_BYTES) throw refuse('truncated', bytes.length, 'it ends there')
+  const [major, minor] = [view.getUint16(8, true), view.getUint16(10, true)]
+  if (major !== MAJOR || minor > MINOR) {
+    throw refuse('version', 8, `it has version ${major}.${minor}, not up to ${MAJOR}.${MINOR}`)
+  }
+  const headerChecksum = u32(124)
+  view.setUint32(124, 0)
+  if (crc32c(bytes) !== headerChecksum) {
+    throw refuse('header-checksum', 124, 'the checksum of its header is wrong')
+  }
+  const reserved = Buffer.from(bytes.buffer, 128)
+  if (!reserved.equals(Buffer.alloc(reserved.length))) {
+    const offset = 128 + reserved.findIndex((byte) => byte !== 0)
+    throw refuse('reserved', offset, 'a reserved byte is not zero')
+  }
+
+  const header: Header = {
+    memoryBytes: u64(24),
+    pageSize: u32(36),
+    indexBytes: u64(48),
+    dataOffset: u64(56),
+    groups: u32(64),
+    extents: u32(68),
+    touches: u32(72),
+    samples: u32(76),
+    runs: u32(80),
+    manifestBytes: u32(84),
+    dataPages: u64(88),
+    zeroPages: u64(96),
+    key: bytes.slice(104, 120),
+    indexChecksum: u32(120),
+  }
+  const { memoryBytes, pageSize, indexBytes, dataOffset, touches, dataPages, zeroPages } = header
+  const rule = (kept: boolean, check: string, offset: number, what: string) => {
+    if (!kept) throw refuse(check, offset, what)
+  }
+  rule(u32(12) === HEADER_BYTES, 'header-bytes', 12, 'its header has another size')
+  rule(u32(32) === PAGE, 'granule', 32, 'its pages are not of 4096 bytes')
+  rule(pageSize === 4096 || pageSize === 2097152, 'page-size', 36, 'no guest has such pages')
+  rule(
+    memoryBytes > 0 && memoryBytes <= MOST_MEMORY && memoryBytes % pageSize === 0,
+    'memory-bytes',
+    24,
+    'no guest has such a memory',
+  )
+  rule(fileBytes >= u64(16), 'truncated', fileBytes, `it should have ${u64(16)} bytes`)
+  rule(fileBytes === u64(16), 'file-bytes', 16, `it has ${fileBytes} bytes, not ${u64(16)}`)
+  rule(u64(40) === HEADER_BYTES, 'index-offset', 40, 'its index does not follow the header')
+  rule(header.runs > 0, 'runs', 80, 'it was made of no run')
+  rule(
+    header.samples > 0 && header.samples <= MOST_SAMPLES,
+    'sample-count',
+    76,
+    'its memory file is not identified by 1 to 4096 samples',
+  )
+  rule(
+    header.manifestBytes <= MOST_MANIFEST_BYTES,
+    'manifest-bytes',
+    84,
+    'the manifest is too long',
+  )
+  rule(
+    indexBytes <= MOST_INDEX_BYTES &&
+      indexBytes ===
+        header.groups * GROUP_BYTES +
+          header.extents * EXTENT_BYTES +
+          touches * TOUCH_BYTES +
+          header.samples * SAMPLE_BYTES +
+          header.manifestBytes,
+    'index-bytes',
+    48,
+    'the size of its index is not that of the tables, or too large',
+  )
+  rule(
+    dataOffset % PAGE === 0 &&
+      dataOffset >= HEADER_BYTES + indexBytes &&
+      dataOffset + dataPages * PAGE === fileBytes,
+    'data-offset',
+    56,
+    'its data does not lie between the index and the end',
+  )
+  rule(
+    dataPages + zeroPages === touches * (pageSize / PAGE) &&
+      dataPages + zeroPages <= memoryBytes / PAGE,
+    'page-count',
+    88,
+    'its pages with data and its zero pages are not together those that were touched',
+  )
+  return header
+}
+
+type Index = Omit<WorkingSetFile, 'path' | 'fileBytes'>
+
+function decodeIndex(header: Header, bytes: Uint8Array, refuse: Refuse): Index {
+  if (crc32c(bytes) !== header.indexChecksum) {
+    throw refuse('index-checksum', 120, 'the checksum of its index is wrong')
+  }
+  const extentsAt = header.groups * GROUP_BYTES
+  const touchesAt = extentsAt + header.extents * EXTENT_BYTES
+  const samplesAt = touchesAt + header.touches * TOUCH_BYTES
+  const manifestAt = samplesAt + header.samples * SAMPLE_BYTES
+  const table = (from: number, to: number) =>
+    new Uint32Array(bytes.buffer, from, (to - from) / Uint32Array.BYTES_PER_ELEMENT)
+
+  const touches = table(touchesAt, samplesAt)
+  const extents = table(extentsAt, touchesAt)
+  checkTables(header, table(0, extentsAt), extents, touches, refuse)
+  const samples = table(samplesAt, manifestAt)
+  const sampled = samples.filter((_, i) => i % 2 === 0)
+  const checksums = samples.filter((_, i) => i % 2 === 1)
+  const outside = firstOutside(sampled, header.memoryBytes / PAGE)
+  if (outside >= 0) {
+    const offset = HEADER_BYTES + samplesAt + outside * SAMPLE_BYTES
+    throw refuse('sample-page', offset, 'a sampled page lies outside the memory')
+  }
+  return {
+    pageSize: header.pageSize,
+    memoryBytes: header.memoryBytes,
+    runs: header.runs,
+    dataPages: header.dataPages,
+    zeroPages: header.zeroPages,
+    touches,
+    identity: { key: header.key, pages: sampled, checksums },
+    manifest: decodeManifest(bytes.subarray(manifestAt), HEADER_BYTES + manifestAt, refuse),
+    groups: bytes.subarray(0, extentsAt),
+    extents: bytes.subarray(extentsAt, touchesAt),
+  }
+}
+
+function decodeManifest(bytes: Uint8Array, at: number, refuse: Refuse): Manifest {
+  let manifest: unknown
+  try {
+    manifest = JSON.parse(new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes))
+  } catch {
+    throw refuse('manifest', at, 'the manifest is not JSON in UTF-8')
+  }
+  if (typeof manifest !== 'object' || manifest === null || Array.isArray(manifest)) {
+    throw refuse('manifest', at, 'the manifest is not a JSON object')
+  }
+  for (const name of ['createdAt', 'createdBy', 'host', 'kernel', 'memoryFile', 'label']) {
+    const value = (manifest as Record<string, unknown>)[name]
+    if (value !== undefined && typeof value !== 'string') {
+      throw refuse('manifest', at, `the member "${name}" of the manifest is not a string`)
+    }
+  }
+  return manifest
+}

@@ -1,0 +1,176 @@
+import type { FileHandle } from 'node:fs/promises'
+import { hostname, release } from 'node:os'
+import { basename } from 'node:path'
+import { replaceFile, writeWhole } from './files.js'
+import { MemoryFile } from './memory-file.js'
+import { crc32c } from './native.js'
+import { checkSize, takeIdentity } from './snapshot.js'
+import { PAGE, type Trace } from './trace.js'
+import {
+  dataOffsetFor,
+  encodeHead,
+  encodeManifest,
+  type Group,
+  type Manifest,
+  MOST_GROUP_DATA_PAGES,
+  MOST_GROUP_PAGES,
+  type StoredExtent,
+} from './working-set-file.js'
+
+/** Told while a working set is written or verified. */
+export interface Progress {
+  /** 4 KiB pages done. */
+  readonly pages: number
+  readonly totalPages: number
+}
+
+export interface WriteJob {
+  readonly order: Trace
+  readonly runs: number
+  readonly memoryFile: string
+  readonly label: string | undefined
+  readonly signal: AbortSignal | undefined
+  readonly onProgress: ((progress: Progress) => void) | undefined
+}
+
+/** Pages read and looked at together: 4 MiB. */
+const WINDOW_PAGES = 1024
+
+/** Writes a working-set file, reading each page of the memory file once. */
+export async function writeWorkingSetFile(path: string, job: WriteJob): Promise<Manifest> {
+  const { order, runs, signal, onProgress } = job
+  const manifest: Manifest = {
+    createdAt: new Date().toISOString(),
+    createdBy: 'reap-trace',
+    host: hostname(),
+    kernel: release(),
+    memoryFile: basename(job.memoryFile),
+    ...(job.label !== undefined && { label: job.label }),
+  }
+  const manifestBytes = encodeManifest(manifest)
+  signal?.throwIfAborted()
+
+  const memory = await MemoryFile.open(job.memoryFile)
+  try {
+    checkSize(job.memoryFile, memory.bytes, order.memoryBytes)
+    if (await memory.isAt(path)) {
+      throw new TypeError(`The working set would replace its own memory file, ${path}`)
+    }
+    const step = order.pageSize / PAGE
+    const totalPages = order.pages.length * step
+    const pageOf = (rank: number) => order.pages[Math.floor(rank / step)]! * step + (rank % step)
+    const touches = new Uint32Array(order.pages.length * 2)
+    order.pages.forEach((page, i) => {
+      touches[2 * i] = page * step
+      touches[2 * i + 1] = order.timesUs[i]!
+    })
+    const identity = await takeIdentity(memory, totalPages, pageOf)
+    const dataOffset = dataOffsetFor(
+      totalPages,
+      order.pages.length,
+      identity.pages.length,
+      manifestBytes.length,
+    )
+
+    await replaceFile(path, async (file) => {
+      const groups = new GroupWriter(file, dataOffset)
+      const bytes = Buffer.allocUnsafe(WINDOW_PAGES * PAGE)
+      for (let rank = 0; rank < totalPages; rank += WINDOW_PAGES) {
+        signal?.throwIfAborted()
+        const count = Math.min(WINDOW_PAGES, totalPages - rank)
+        const pages = Uint32Array.from({ length: count }, (_, i) => pageOf(rank + i))
+        await memory.readPages(pages, bytes)
+        for (let i = 0; i < count; i++) {
+          await groups.add(pages[i]!, bytes.subarray(i * PAGE, (i + 1) * PAGE))
+        }
+        onProgress?.({ pages: rank + count, totalPages })
+      }
+      await groups.end()
+      await memory.checkUnchanged()
+      signal?.throwIfAborted()
+
+      const { memoryBytes, pageSize } = order
+      const { dataPages } = groups
+      const zeroPages = totalPages - dataPages
+      const head = encodeHead(
+        { pageSize, memoryBytes, runs, touches, identity, dataPages, zeroPages },
+        groups.groups,
+        groups.extents,
+        manifestBytes,
+        dataOffset,
+      )
+      // Without data the file still ends at dataOffset, past the index.
+      await file.truncate(dataOffset + dataPages * PAGE)
+      await writeWhole(file, head, 0)
+    })
+    return manifest
+  } finally {
+    await memory.close()
+  }
+}
+
+/** Cuts pages that come in order of rank into groups, and writes the data of each. */
+class GroupWriter {
+  readonly groups: Group[] = []
+  readonly extents: StoredExtent[] = []
+  dataPages = 0
+
+  readonly #dataOffset: number
+  readonly #file: FileHandle
+  #rank = 0
+  /** The pages of the group that is being filled; `slot` is their place in `staged`. */
+  #pages: { readonly page: number; readonly rank: number; readonly slot: number | undefined }[] = []
+  #slots = 0
+  readonly #staged = Buffer.allocUnsafe(MOST_GROUP_DATA_PAGES * PAGE)
+  readonly #sorted = Buffer.allocUnsafe(MOST_GROUP_DATA_PAGES * PAGE)
+
+  constructor(file: FileHandle, dataOffset: number) {
+    this.#dataOffset = dataOffset
+    this.#file = file
+  }
+
+  async add(page: number, bytes: Buffer): Promise<void> {
+    const slot = isZero(bytes) ? undefined : this.#slots++
+    if (slot !== undefined) bytes.copy(this.#staged, slot * PAGE)
+    this.#pages.push({ page, rank: this.#rank++, slot })
+    if (this.#slots === MOST_GROUP_DATA_PAGES || this.#pages.length === MOST_GROUP_PAGES) {
+      await this.end()
+    }
+  }
+
+  /** Ends the group; pages added after it begin the next one. */
+  async end(): Promise<void> {
+    if (this.#pages.length === 0) return
+    const firstExtent = this.extents.length
+    const firstRank = this.#rank - this.#pages.length
+    let dataBytes = 0
+    let last: { firstPage: number; pageCount: number; rank: number; zero: boolean } | undefined
+    for (const { page, rank, slot } of this.#pages.sort((a, b) => a.page - b.page)) {
+      const zero = slot === undefined
+      if (!zero) {
+        this.#staged.copy(this.#sorted, dataBytes, slot * PAGE, (slot + 1) * PAGE)
+        dataBytes += PAGE
+      }
+      if (last && last.zero === zero && last.firstPage + last.pageCount === page) {
+        last.pageCount++
+        last.rank = Math.min(last.rank, rank)
+      } else {
+        last = { firstPage: page, pageCount: 1, rank, zero }
+        this.extents.push(last)
+      }
+    }
+    const data = this.#sorted.subarray(0, dataBytes)
+    const dataOffset = this.#dataOffset + this.dataPages * PAGE
+    const extentCount = this.extents.length - firstExtent
+    const checksum = crc32c(data)
+    this.groups.push({ dataOffset, dataBytes, firstExtent, extentCount, checksum, firstRank })
+    this.dataPages += this.#slots
+    this.#pages = []
+    this.#slots = 0
+    await writeWhole(this.#file, data, dataOffset)
+  }
+}
+
+const zeroPage = Buffer.alloc(PAGE)
+
+const isZero = (page: Buffer): boolean => page.equals(zeroPage)

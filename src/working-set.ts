@@ -1,0 +1,327 @@
+import { checkOptions, required, rules } from './options.js'
+import type { SnapshotIdentity } from './snapshot.js'
+import { mergeTraces, PAGE, Trace } from './trace.js'
+import { readWorkingSetFile } from './working-set-decoder.js'
+import { countOf, type Manifest, type WorkingSetFile } from './working-set-file.js'
+import { type VerifyResult, verifyWorkingSetFile } from './working-set-verify.js'
+import { type Progress, writeWorkingSetFile } from './working-set-writer.js'
+
+export { Trace, type TraceFields } from './trace.js'
+export type { Manifest } from './working-set-file.js'
+export type { Mismatch, VerifyResult } from './working-set-verify.js'
+export type { Progress } from './working-set-writer.js'
+
+/** A contiguous run of 4 KiB pages of a working set. */
+export interface Extent {
+  readonly firstPage: number
+  readonly pageCount: number
+  /** The lowest place of its pages in the first-touch order, counted in 4 KiB pages. */
+  readonly rank: number
+}
+
+export interface MergeOptions {
+  /**
+   * Pages are kept that at least this many traces have.
+   * @default the number of traces
+   */
+  readonly minRuns?: number | undefined
+}
+
+export interface WriteOptions {
+  /** The memory file that the traces were recorded on: where the pages' bytes come from. */
+  readonly memoryFile: string
+  /** What the file says about itself besides when, where and from what it was made. */
+  readonly manifest?: { readonly label?: string | undefined } | undefined
+  readonly signal?: AbortSignal | undefined
+  readonly onProgress?: ((progress: Progress) => void) | undefined
+}
+
+export interface VerifyOptions {
+  readonly signal?: AbortSignal | undefined
+  readonly onProgress?: ((progress: Progress) => void) | undefined
+}
+
+/** Extents whose length is in one range, which ends where the length doubles. */
+export interface RunLengths {
+  readonly fromPages: number
+  readonly toPages: number
+  readonly extents: number
+  /** 4 KiB pages in these extents. */
+  readonly pages: number
+}
+
+/** A working set in numbers. Pages are of 4 KiB except as `pageSize` says. */
+export interface WorkingSetSummary {
+  readonly pageSize: number
+  readonly memoryBytes: number
+  readonly runs: number
+  readonly pages: number
+  readonly bytes: number
+  /** Of the guest's memory, 0 to 1. */
+  readonly share: number
+  readonly extents: number
+  /** Lengths of the extents, the shortest first; ranges without extents are left out. */
+  readonly runLengths: readonly RunLengths[]
+  /** When the last page was first touched, in microseconds since the VM connected. */
+  readonly lastTouchUs: number
+  /** What there is to say of the file, for a working set that was read from one. */
+  readonly file?: {
+    readonly path: string
+    readonly fileBytes: number
+    /** Parts that are fetched and installed as one. */
+    readonly groups: number
+    /** Runs of pages in all groups: what is installed by one call. */
+    readonly extents: number
+    readonly dataPages: number
+    /** Pages of zeros, which are not stored. */
+    readonly zeroPages: number
+    /** Pages whose checksums tie the file to its memory file. */
+    readonly samples: number
+    readonly manifest: Manifest
+  }
+}
+
+/** What the native engine needs of a working-set file: its tables, byte for byte. */
+export interface Plan {
+  readonly path: string
+  readonly pageSize: number
+  readonly groups: Uint8Array
+  readonly extents: Uint8Array
+}
+
+/** What the engine prefetches by; `undefined` for a working set that is not from a file. */
+export let planOf: (set: WorkingSet) => Plan | undefined
+
+const count = (least: number, most: number) => ({
+  expected: `an integer from ${least} to ${most}`,
+  accepts: (value: unknown) =>
+    rules.count.accepts(value) && (value as number) >= least && (value as number) <= most,
+})
+
+const label = {
+  expected: 'a string of up to 1024 characters',
+  accepts: (value: unknown) => typeof value === 'string' && value.length <= 1024,
+}
+
+/**
+ * The pages worth having before the guest asks for them, in the order in which it will.
+ *
+ * Immutable. One from {@link WorkingSet.fromTraces} has places but no bytes; {@link WorkingSet.write}
+ * brings both together in a file, and one that is {@link WorkingSet.read} from there can be served.
+ */
+export class WorkingSet {
+  /** Bytes in a page of the guest that was recorded: 4096 or 2097152. */
+  readonly pageSize: number
+  /** Size of the guest's memory, and so of the memory file. */
+  readonly memoryBytes: number
+  /** How many runs it was made of. */
+  readonly runs: number
+  /** How many pages of 4 KiB, whatever `pageSize` is. */
+  readonly pages: number
+  readonly #file: WorkingSetFile | undefined
+  #order: Trace | undefined
+  #extents: readonly Extent[] | undefined
+
+  static {
+    // Not a member: the engine's tables are nobody else's business.
+    planOf = (set) => set.#file
+  }
+
+  private constructor(source: { readonly order: Trace; readonly runs: number } | WorkingSetFile) {
+    const { pageSize, memoryBytes } = 'order' in source ? source.order : source
+    this.pageSize = pageSize
+    this.memoryBytes = memoryBytes
+    this.runs = source.runs
+    if ('order' in source) {
+      this.#order = source.order
+      this.pages = (source.order.pages.length * pageSize) / PAGE
+    } else {
+      this.#file = source
+      this.pages = source.dataPages + source.zeroPages
+    }
+  }
+
+  /**
+   * Merges runs of the same snapshot. Keeps the pages that `minRuns` of them have, each at the median
+   * of its places in those runs.
+   *
+   * @throws TypeError when there is no trace, the traces differ in `memoryBytes` or `pageSize`, or
+   * `minRuns` is not between 1 and their number.
+   */
+  static fromTraces(traces: Iterable<Trace>, options: MergeOptions = {}): WorkingSet {
+    const [first, ...rest] = traces
+    if (first === undefined) throw new TypeError('Expected at least one trace, got none')
+    const all = [first, ...rest] as const
+    for (const trace of all) {
+      if (!(trace instanceof Trace)) throw new TypeError('Expected traces to be of class Trace')
+      for (const field of ['memoryBytes', 'pageSize'] as const) {
+        if (trace[field] === first[field]) continue
+        throw new TypeError(
+          `Expected traces of one snapshot, got ${field} ${first[field]} and ${trace[field]}`,
+        )
+      }
+    }
+    checkOptions('WorkingSet.fromTraces()', options, { minRuns: count(1, all.length) })
+    const order = mergeTraces([...all], options.minRuns ?? all.length)
+    return new WorkingSet({ order, runs: all.length })
+  }
+
+  /**
+   * Reads the header and index of a working-set file, not its data, and checks every rule of the
+   * format.
+   *
+   * @throws ReapTraceError
+   * - `ERR_WORKING_SET_INVALID`: a rule is broken; `check` names it and `offset` the place,
+   * - `ERR_WORKING_SET_IO`: the file cannot be opened or read.
+   */
+  static async read(path: string): Promise<WorkingSet> {
+    checkOptions('WorkingSet.read()', { path }, { path: required(rules.path) })
+    return new WorkingSet(await readWorkingSetFile(path))
+  }
+
+  get bytes(): number {
+    return this.pages * PAGE
+  }
+
+  /**
+   * The guest's pages in first-touch order, in units of `pageSize`. With several runs merged, its
+   * times need not rise.
+   */
+  get order(): Trace {
+    // A restore has no use for it, so that reading a file does not wait for it.
+    this.#order ??= orderOf(this.#file!)
+    return this.#order
+  }
+
+  /** The pages as runs, by address. */
+  get extents(): readonly Extent[] {
+    this.#extents ??= Object.freeze(mergeExtents(this.order))
+    return this.#extents
+  }
+
+  /** What the file says of itself; `undefined` when this is not from a file. */
+  get manifest(): Manifest | undefined {
+    return this.#file?.manifest
+  }
+
+  /** What ties the file to its memory file; `undefined` when this is not from a file. */
+  get identity(): SnapshotIdentity | undefined {
+    return this.#file?.identity
+  }
+
+  /**
+   * Writes a working-set file with the bytes of the pages, taken from `memoryFile`.
+   *
+   * The file takes the place of one that is there only when it is complete and on the disk. It is
+   * readable by its owner alone (mode 0600): it holds guest memory.
+   *
+   * @returns what the file says of itself.
+   * @throws TypeError for options that make no sense, or when `path` is the memory file.
+   * @throws ReapTraceError
+   * - `ERR_SNAPSHOT_MISMATCH`: the memory file has another size than the traces say,
+   * - `ERR_SOURCE_READ`: it cannot be read, or changed meanwhile,
+   * - `ERR_WORKING_SET_IO`: the file cannot be written (no space, no permission).
+   * @throws the reason of `signal` when it aborts.
+   */
+  async write(path: string, options: WriteOptions): Promise<Manifest> {
+    checkOptions('WorkingSet.write()', { path }, { path: required(rules.path) })
+    checkOptions('WorkingSet.write()', options, {
+      memoryFile: required(rules.path),
+      manifest: { expected: 'an object', accepts: (value) => typeof value === 'object' },
+      signal: rules.signal,
+      onProgress: rules.callback,
+    })
+    const { memoryFile, manifest = {}, signal, onProgress } = options
+    checkOptions('The manifest of WorkingSet.write()', manifest, { label })
+    const { order, runs } = this
+    const job = { order, runs, memoryFile, label: manifest.label, signal, onProgress }
+    return writeWorkingSetFile(path, job)
+  }
+
+  /**
+   * Compares every page of the file with the memory file, where a restore compares a sample.
+   *
+   * @throws TypeError when this working set is not from a file.
+   * @throws ReapTraceError
+   * - `ERR_SNAPSHOT_MISMATCH`: the memory file has another size,
+   * - `ERR_WORKING_SET_INVALID`: the file's data is damaged (`check` is `group-checksum`),
+   * - `ERR_SOURCE_READ`, `ERR_WORKING_SET_IO`: one of the files cannot be read.
+   * @throws the reason of `signal` when it aborts.
+   */
+  async verify(memoryFile: string, options: VerifyOptions = {}): Promise<VerifyResult> {
+    checkOptions('WorkingSet.verify()', { memoryFile }, { memoryFile: required(rules.path) })
+    checkOptions('WorkingSet.verify()', options, {
+      signal: rules.signal,
+      onProgress: rules.callback,
+    })
+    const file = this.#file
+    if (!file) throw new TypeError('verify() needs a working set that was read from a file')
+    return verifyWorkingSetFile(file, memoryFile, options.signal, options.onProgress)
+  }
+
+  /** The working set in numbers, for people and tools. */
+  describe(): WorkingSetSummary {
+    const { pageSize, memoryBytes, runs, pages, bytes, extents } = this
+    const file = this.#file
+    return {
+      pageSize,
+      memoryBytes,
+      runs,
+      pages,
+      bytes,
+      share: bytes / memoryBytes,
+      extents: extents.length,
+      runLengths: runLengths(extents),
+      lastTouchUs: this.order.timesUs.reduce((last, time) => Math.max(last, time), 0),
+      ...(file && {
+        file: {
+          path: file.path,
+          fileBytes: file.fileBytes,
+          ...countOf(file),
+          dataPages: file.dataPages,
+          zeroPages: file.zeroPages,
+          samples: file.identity.pages.length,
+          manifest: file.manifest,
+        },
+      }),
+    }
+  }
+}
+
+function orderOf({ pageSize, memoryBytes, touches }: WorkingSetFile): Trace {
+  const step = pageSize / PAGE
+  const pages = touches.filter((_, i) => i % 2 === 0).map((page) => page / step)
+  const timesUs = touches.filter((_, i) => i % 2 === 1)
+  return new Trace({ pageSize, memoryBytes, pages, timesUs })
+}
+
+function mergeExtents({ pages, pageSize }: Trace): Extent[] {
+  const step = pageSize / PAGE
+  const extents: { firstPage: number; pageCount: number; rank: number }[] = []
+  let last: (typeof extents)[number] | undefined
+  for (const i of Uint32Array.from(pages.keys()).sort((a, b) => pages[a]! - pages[b]!)) {
+    const firstPage = pages[i]! * step
+    if (last && last.firstPage + last.pageCount === firstPage) {
+      last.pageCount += step
+      last.rank = Math.min(last.rank, i * step)
+    } else {
+      last = { firstPage, pageCount: step, rank: i * step }
+      extents.push(last)
+    }
+  }
+  return extents
+}
+
+function runLengths(extents: readonly Extent[]): RunLengths[] {
+  const ranges = new Map<number, { extents: number; pages: number }>()
+  for (const { pageCount } of extents) {
+    const fromPages = 2 ** Math.floor(Math.log2(pageCount))
+    const range = ranges.get(fromPages) ?? { extents: 0, pages: 0 }
+    range.extents++
+    range.pages += pageCount
+    ranges.set(fromPages, range)
+  }
+  return [...ranges]
+    .sort(([a], [b]) => a - b)
+    .map(([fromPages, range]) => ({ fromPages, toPages: 2 * fromPages - 1, ...range }))
+}

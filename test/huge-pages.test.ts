@@ -1,0 +1,124 @@
+import { readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { afterAll, describe, expect, test } from 'vitest'
+import { Trace, WorkingSet } from '../src/index.js'
+import { type Scene, scene, serveScene } from './scratch.js'
+
+const HUGE = 2097152
+const PAGES = 16
+const pool = '/proc/sys/vm/nr_hugepages'
+const before = Number(readFileSync(pool, 'utf8'))
+
+/** Pages of 2 MiB that may be taken, after asking for more where that is allowed. */
+function freeHugePages(): number {
+  try {
+    if (before < 2 * PAGES) writeFileSync(pool, String(2 * PAGES))
+  } catch {}
+  return Number(/HugePages_Free:\s+(\d+)/.exec(readFileSync('/proc/meminfo', 'utf8'))?.[1])
+}
+
+afterAll(() => {
+  try {
+    writeFileSync(pool, String(before))
+  } catch {}
+})
+
+const free = freeHugePages()
+const skipped = free < PAGES
+if (skipped) {
+  console.log(
+    `skipped: needs ${PAGES} free pages of 2 MiB, has ${free} (sysctl vm.nr_hugepages=32)`,
+  )
+}
+
+async function writtenSet(s: Scene, trace: Trace): Promise<string> {
+  const path = join(s.folder, 'set')
+  await WorkingSet.fromTraces([trace]).write(path, { memoryFile: s.memoryFile })
+  return path
+}
+
+describe.skipIf(skipped)('a guest on pages of 2 MiB', () => {
+  test('is served on demand', async () => {
+    const s = await scene({ pages: PAGES, pageSize: HUGE, regions: 2, order: 'desc' })
+    const handler = await serveScene(s)
+    await s.vmm.handshake(s.socketPath)
+    expect(await handler.connected).toMatchObject({ pageSize: HUGE, memoryBytes: PAGES * HUGE })
+    expect(await s.vmm.sweep(3, 5, s.memoryFile, { write: true })).toMatchObject({ wrongCount: 0 })
+    expect(handler.stats()).toMatchObject({ installed: PAGES })
+  })
+
+  test('is recorded and prefetched in whole pages', async () => {
+    const s = await scene({ pages: PAGES, pageSize: HUGE })
+    const recorder = await serveScene(s)
+    await s.vmm.handshake(s.socketPath)
+    await s.vmm.read(7, 3, 12)
+    const trace = recorder.takeTrace()
+    expect([...trace.pages]).toEqual([7, 3, 12])
+    expect(trace.pageSize).toBe(HUGE)
+    await recorder.close()
+
+    const next = await scene({ pages: PAGES, pageSize: HUGE })
+    const workingSet = await writtenSet(s, trace)
+    const handler = await serveScene(next, { workingSet, onBadWorkingSet: 'fail' })
+    await next.vmm.handshake(next.socketPath)
+    expect(await handler.prefetched).toMatchObject({ pages: 3, complete: true })
+    await next.vmm.read(7, 3, 12)
+    expect(handler.stats().faults).toBe(0)
+    expect((await next.vmm.verify(next.memoryFile)).wrong).toEqual([])
+  })
+
+  test('is prefetched by a set that was recorded on 4 KiB pages', async () => {
+    const s = await scene({ pages: PAGES, pageSize: HUGE })
+    const pages = Uint32Array.of(5 * 512 + 3, 2 * 512, 5 * 512 + 9)
+    const trace = new Trace({
+      pageSize: 4096,
+      memoryBytes: PAGES * HUGE,
+      pages,
+      timesUs: Uint32Array.of(1, 2, 3),
+    })
+    const handler = await serveScene(s, { workingSet: await writtenSet(s, trace) })
+    await s.vmm.handshake(s.socketPath)
+    expect(await handler.prefetched).toMatchObject({ pages: 2, complete: true })
+    expect((await s.vmm.present(0, PAGES)).runs).toEqual([
+      [2, 1],
+      [5, 1],
+    ])
+    expect((await s.vmm.verify(s.memoryFile)).wrong).toEqual([])
+  })
+
+  test('gets zeros from a page that it gave back, before and after a prefetch', async () => {
+    const s = await scene({ pages: PAGES, pageSize: HUGE, holes: false })
+    const pages = Uint32Array.from({ length: PAGES }, (_, i) => i)
+    const trace = new Trace({ pageSize: HUGE, memoryBytes: PAGES * HUGE, pages, timesUs: pages })
+    const handler = await serveScene(s, { workingSet: await writtenSet(s, trace) })
+    await s.vmm.handshake(s.socketPath)
+    await s.vmm.remove(9, 2)
+    await handler.prefetched
+    await s.vmm.remove(4, 1)
+    const expected = { removed: [4, [9, 10]] as const }
+    expect((await s.vmm.verify(s.memoryFile, expected)).wrong).toEqual([])
+  })
+
+  test('can be detached', async () => {
+    const s = await scene({ pages: PAGES, pageSize: HUGE })
+    const handler = await serveScene(s)
+    await s.vmm.handshake(s.socketPath)
+    await s.vmm.read(2)
+    await handler.detach()
+    expect((await s.vmm.verify(s.memoryFile)).wrong).toEqual([])
+  })
+})
+
+test('a set recorded on 2 MiB pages serves a guest on 4 KiB pages', async () => {
+  const s = await scene({ pages: 2048 })
+  const trace = new Trace({
+    pageSize: HUGE,
+    memoryBytes: 2048 * 4096,
+    pages: Uint32Array.of(2, 0),
+    timesUs: Uint32Array.of(1, 2),
+  })
+  const handler = await serveScene(s, { workingSet: await writtenSet(s, trace) })
+  await s.vmm.handshake(s.socketPath)
+  expect(await handler.prefetched).toMatchObject({ pages: 1024, complete: true })
+  expect((await s.vmm.verify(s.memoryFile)).wrong).toEqual([])
+})

@@ -1,0 +1,143 @@
+// Reads of the memory file: cached or not, past the page cache or not, holes, and its end.
+#include "page_source.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <string>
+
+#include "check.h"
+#include "guest_fixture.h"
+
+namespace {
+
+using Read = reap::PageSource::Read;
+
+constexpr uint64_t kPage = 4096;
+
+fixture::Shape sparse() {
+  fixture::Shape shape;
+  shape.region_pages = {64};
+  for (uint64_t page = 16; page < 32; ++page) shape.holes.push_back(page);
+  for (uint64_t page = 48; page < 64; ++page) shape.holes.push_back(page);
+  return shape;
+}
+
+// Buffers for O_DIRECT begin at a page.
+reap::Mapping room(uint64_t pages) { return reap::Mapping::anonymous(pages * kPage); }
+
+void read_everything(const std::string& directory) {
+  check::about = directory.empty() ? "a disk" : directory;
+  const fixture::Shape shape = sparse();
+  const fixture::TempDir temporary(directory);
+  const std::string path = temporary.path("memory");
+  const std::vector<uint8_t> bytes = fixture::memory_bytes(shape);
+  CHECK(fixture::write_memory_file(path, shape, bytes));
+  fixture::forget_cached(path);
+  reap::PageSource source;
+  CHECK_EQ(source.open(path), 0);
+  CHECK_EQ(source.bytes(), bytes.size());
+
+  const reap::Mapping buffer = room(64);
+  const auto same = [&](uint64_t page, uint64_t pages) {
+    return std::memcmp(buffer.data(), bytes.data() + page * kPage, pages * kPage) == 0;
+  };
+  // Whether it answers depends on the page cache; that it answers with the bytes does not.
+  const Read cached = source.read_cached(kPage, buffer.data(), kPage).read;
+  CHECK(cached == Read::would_block || (cached == Read::done && same(1, 1)));
+  CHECK(source.read_streaming(2 * kPage, buffer.data(), 20 * kPage).read == Read::done);
+  CHECK(same(2, 20));
+  CHECK(source.read_streaming(0, buffer.data(), 64 * kPage).read == Read::done);
+  CHECK(same(0, 64));
+  CHECK(source.read(40 * kPage, buffer.data(), 24 * kPage).read == Read::done);
+  CHECK(same(40, 24));
+  source.will_need(0, 64 * kPage);
+  CHECK(source.read(3 * kPage, buffer.data(), kPage).read == Read::done);
+  // tmpfs cannot tell (EOPNOTSUPP), and that means: wait.
+  const Read again = source.read_cached(3 * kPage, buffer.data(), kPage).read;
+  CHECK(directory.empty() ? again == Read::done : again != Read::failed);
+  CHECK(same(3, 1));
+  CHECK(source.read_streaming(3 * kPage, buffer.data(), kPage).read == Read::done);
+  CHECK(same(3, 1));
+}
+
+}  // namespace
+
+TEST(a_page_source_reads_the_bytes_of_a_file_on_a_disk) { read_everything(""); }
+
+TEST(a_page_source_reads_the_bytes_of_a_file_without_direct_io) {
+  if (::access("/dev/shm", W_OK) != 0) SKIP("needs /dev/shm");
+  read_everything("/dev/shm");
+}
+
+TEST(a_page_source_finds_the_holes_of_a_sparse_file) {
+  const fixture::Shape shape = sparse();
+  const fixture::TempDir temporary;
+  const std::string path = temporary.path("memory");
+  CHECK(fixture::write_memory_file(path, shape, fixture::memory_bytes(shape)));
+  reap::PageSource source;
+  CHECK_EQ(source.open(path), 0);
+  struct stat status {};
+  CHECK_EQ(::stat(path.c_str(), &status), 0);
+  if (status.st_blocks * 512 >= status.st_size) SKIP("needs a file system with sparse files");
+
+  CHECK_EQ(source.hole_end(0), 0);
+  CHECK_EQ(source.hole_end(15 * kPage), 15 * kPage);
+  CHECK_EQ(source.hole_end(16 * kPage), 32 * kPage);
+  CHECK_EQ(source.hole_end(20 * kPage), 32 * kPage);
+  CHECK_EQ(source.hole_end(32 * kPage), 32 * kPage);
+  CHECK_EQ(source.hole_end(48 * kPage), 64 * kPage);
+  CHECK_EQ(source.hole_end(63 * kPage), 64 * kPage);
+  CHECK_EQ(source.data_end(0), 16 * kPage);
+  CHECK_EQ(source.data_end(40 * kPage), 48 * kPage);
+  // A file that has been cut short since: no hole reaches past its end.
+  CHECK_EQ(::truncate(path.c_str(), 50 * kPage + 100), 0);
+  CHECK_EQ(source.hole_end(49 * kPage), 50 * kPage + 100);
+  CHECK_EQ(source.hole_end(60 * kPage), 60 * kPage);
+}
+
+TEST(a_page_source_finds_no_holes_in_a_full_file) {
+  fixture::Shape shape;
+  const fixture::TempDir temporary;
+  CHECK(fixture::write_memory_file(temporary.path("memory"), shape, fixture::memory_bytes(shape)));
+  reap::PageSource source;
+  CHECK_EQ(source.open(temporary.path("memory")), 0);
+  CHECK_EQ(source.hole_end(5 * kPage), 5 * kPage);
+  CHECK_EQ(source.data_end(5 * kPage), 64 * kPage);
+}
+
+TEST(a_read_past_the_end_of_a_file_says_so) {
+  for (const char* directory : {"", "/dev/shm"}) {
+    if (*directory && ::access(directory, W_OK) != 0) continue;
+    for (const uint64_t size : {10 * kPage, 10 * kPage + 100, uint64_t{0}}) {
+      check::about = std::string(directory) + " cut to " + std::to_string(size);
+      fixture::Shape shape;
+      const fixture::TempDir temporary(directory);
+      const std::string path = temporary.path("memory");
+      CHECK(fixture::write_memory_file(path, shape, fixture::memory_bytes(shape)));
+      fixture::forget_cached(path);
+      reap::PageSource source;
+      CHECK_EQ(source.open(path), 0);
+      CHECK_EQ(::truncate(path.c_str(), static_cast<off_t>(size)), 0);
+      const reap::Mapping buffer = room(16);
+      for (const uint64_t page : {0, 8, 9, 10, 11, 40}) {
+        if (page * kPage + 8 * kPage <= size) continue;
+        const uint64_t at = page * kPage;
+        CHECK(source.read(at, buffer.data(), 8 * kPage).read == Read::cut_short);
+        CHECK(source.read_streaming(at, buffer.data(), 8 * kPage).read == Read::cut_short);
+        CHECK(source.read_cached(at, buffer.data(), 8 * kPage).read != Read::done);
+      }
+    }
+  }
+}
+
+TEST(a_page_source_opens_regular_files_only) {
+  reap::PageSource source;
+  CHECK_EQ(source.open("/dev/zero"), -EINVAL);
+  CHECK_EQ(source.open("/nowhere/at/all"), -ENOENT);
+  const fixture::TempDir temporary;
+  CHECK(source.open(temporary.root()) < 0);
+}

@@ -1,0 +1,206 @@
+// A reader of working-set files written from docs/working-set-format.md alone. It shares nothing with
+// the product, so that what both agree on is what the page says.
+import { readFileSync } from 'node:fs'
+
+const PAGE = 4096
+
+export interface ReadSet {
+  pageSize: number
+  memoryBytes: number
+  runs: number
+  /** Guest pages in first-touch order, by their first 4 KiB page. */
+  touches: { page: number; timeUs: number }[]
+  samples: { page: number; checksum: number }[]
+  key: Uint8Array
+  manifest: Record<string, unknown>
+  groups: { pages: number; dataBytes: number; extents: number }[]
+  extents: { firstPage: number; pageCount: number; rank: number }[]
+  /** The bytes of every 4 KiB page of the set. */
+  pages: Map<number, Uint8Array>
+  zeroPages: Set<number>
+}
+
+const crcOfByte = Uint32Array.from({ length: 256 }, (_, byte) => {
+  let crc = byte
+  for (let bit = 0; bit < 8; bit++) crc = (crc >>> 1) ^ (crc & 1 ? 0x82f63b78 : 0)
+  return crc
+})
+
+export function crc32cOf(bytes: Uint8Array): number {
+  let crc = 0xffffffff
+  for (const byte of bytes) crc = (crc >>> 8) ^ crcOfByte[(crc ^ byte) & 0xff]!
+  return (crc ^ 0xffffffff) >>> 0
+}
+
+function utf8(bytes: Uint8Array): string {
+  try {
+    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes)
+  } catch {
+    throw new Error('refused: manifest encoding')
+  }
+}
+
+/** SplitMix64 as the page describes it, to draw the places of the samples again. */
+export function drawSamples(
+  key: Uint8Array,
+  pageOfRank: readonly number[],
+  memoryPages: number,
+): number[] {
+  const view = new DataView(key.buffer, key.byteOffset, 16)
+  const mask = (1n << 64n) - 1n
+  let state = view.getBigUint64(0, true)
+  const gamma = view.getBigUint64(8, true) | 1n
+  const next = () => {
+    state = (state + gamma) & mask
+    let z = state
+    z = ((z ^ (z >> 30n)) * 0xbf58476d1ce4e5b9n) & mask
+    z = ((z ^ (z >> 27n)) * 0x94d049bb133111ebn) & mask
+    return z ^ (z >> 31n)
+  }
+  const pages: number[] = []
+  const add = (page: number) => {
+    if (!pages.includes(page)) pages.push(page)
+  }
+  for (const page of pageOfRank.slice(0, 16)) add(page)
+  if (pageOfRank.length > 0) {
+    for (let i = 0; i < 32; i++) add(pageOfRank[Number(next() % BigInt(pageOfRank.length))]!)
+  }
+  for (let i = 0; i < 16; i++) add(Number(next() % BigInt(memoryPages)))
+  return pages
+}
+
+/** Reads a whole file. Throws `refused: <rule>` when the page says to refuse it. */
+export function readSet(path: string): ReadSet {
+  const file = readFileSync(path)
+  const view = new DataView(file.buffer, file.byteOffset, file.byteLength)
+  const must = (rule: string, kept: boolean) => {
+    if (!kept) throw new Error(`refused: ${rule}`)
+  }
+  const u16 = (at: number) => view.getUint16(at, true)
+  const u32 = (at: number) => view.getUint32(at, true)
+  const u64 = (at: number) => Number(view.getBigUint64(at, true))
+
+  must('magic', file.length >= 8 && file.toString('latin1', 0, 8) === 'REAPWSET')
+  must('size', file.length >= 4096)
+  must('version', u16(8) === 1 && u16(10) === 0)
+  const header = Uint8Array.from(file.subarray(0, 4096))
+  header.fill(0, 124, 128)
+  must('header checksum', crc32cOf(header) === u32(124))
+  must(
+    'reserved',
+    header.subarray(128).every((byte) => byte === 0),
+  )
+  must('header size', u32(12) === 4096)
+  must('file size', u64(16) === file.length)
+  const memoryBytes = u64(24)
+  const pageSize = u32(36)
+  must('granule', u32(32) === PAGE)
+  must('page size', pageSize === 4096 || pageSize === 2097152)
+  must('memory', memoryBytes > 0 && memoryBytes % pageSize === 0 && memoryBytes <= 2 ** 44)
+  const memoryPages = memoryBytes / PAGE
+  const [indexAt, indexBytes, dataAt] = [u64(40), u64(48), u64(56)]
+  const [groupCount, extentCount, touchCount, sampleCount] = [u32(64), u32(68), u32(72), u32(76)]
+  const [runs, manifestBytes, dataPages, zeroPages] = [u32(80), u32(84), u64(88), u64(96)]
+  must('runs', runs > 0)
+  must('samples', sampleCount >= 1 && sampleCount <= 4096)
+  must('manifest size', manifestBytes <= 65536)
+  must('index place', indexAt === 4096)
+  const tables = groupCount * 32 + extentCount * 16 + touchCount * 8 + sampleCount * 8
+  must('index size', indexBytes === tables + manifestBytes)
+  must('data place', dataAt % PAGE === 0 && dataAt >= indexAt + indexBytes)
+  must('data size', dataAt + dataPages * PAGE === file.length)
+  must('page count', dataPages + zeroPages === (touchCount * pageSize) / PAGE)
+  const index = file.subarray(indexAt, indexAt + indexBytes)
+  must('index checksum', crc32cOf(index) === u32(120))
+
+  const extentsAt = indexAt + groupCount * 32
+  const touchesAt = extentsAt + extentCount * 16
+  const samplesAt = touchesAt + touchCount * 8
+  const manifestAt = samplesAt + sampleCount * 8
+
+  const touches = Array.from({ length: touchCount }, (_, i) => ({
+    page: u32(touchesAt + i * 8),
+    timeUs: u32(touchesAt + i * 8 + 4),
+  }))
+  const ranks: number[] = []
+  for (const { page } of touches) {
+    must('touch', page < memoryPages && page % (pageSize / PAGE) === 0)
+    for (let i = 0; i < pageSize / PAGE; i++) ranks.push(page + i)
+  }
+  must('touched once', new Set(ranks).size === ranks.length)
+
+  const set: ReadSet = {
+    pageSize,
+    memoryBytes,
+    runs,
+    touches,
+    samples: Array.from({ length: sampleCount }, (_, i) => ({
+      page: u32(samplesAt + i * 8),
+      checksum: u32(samplesAt + i * 8 + 4),
+    })),
+    key: Uint8Array.from(file.subarray(104, 120)),
+    manifest: JSON.parse(utf8(file.subarray(manifestAt, manifestAt + manifestBytes))),
+    groups: [],
+    extents: [],
+    pages: new Map(),
+    zeroPages: new Set(),
+  }
+  must('manifest', typeof set.manifest === 'object' && !Array.isArray(set.manifest))
+  for (const name of ['createdAt', 'createdBy', 'host', 'kernel', 'memoryFile', 'label']) {
+    must('manifest member', ['string', 'undefined'].includes(typeof set.manifest[name]))
+  }
+  must(
+    'samples',
+    set.samples.every(({ page }) => page < memoryPages),
+  )
+
+  let extent = 0
+  let rank = 0
+  let data = dataAt
+  for (let at = indexAt; at < extentsAt; at += 32) {
+    const [dataBytes, extents] = [u32(at + 8), u32(at + 16)]
+    must('group follows', u64(at) === data && u32(at + 12) === extent && u32(at + 24) === rank)
+    must('group size', dataBytes <= 1048576 && extents >= 1 && extent + extents <= extentCount)
+    must('group reserved', u32(at + 28) === 0)
+    must('group checksum', crc32cOf(file.subarray(data, data + dataBytes)) === u32(at + 20))
+    const members = new Map<number, { extent: number; lowest: number }>()
+    let offset = data
+    let next = 0
+    for (const last = extent + extents; extent < last; extent++) {
+      const entry = extentsAt + extent * 16
+      const [first, count, lowest, flags] = [
+        u32(entry),
+        u32(entry + 4),
+        u32(entry + 8),
+        u32(entry + 12),
+      ]
+      must('extent', first >= next && count >= 1 && first + count <= memoryPages && flags <= 1)
+      next = first + count
+      set.extents.push({ firstPage: first, pageCount: count, rank: lowest })
+      for (let page = first; page < next; page++) {
+        members.set(page, { extent, lowest })
+        if (flags === 1) {
+          set.zeroPages.add(page)
+          set.pages.set(page, new Uint8Array(PAGE))
+        } else {
+          set.pages.set(page, file.subarray(offset, offset + PAGE))
+          offset += PAGE
+        }
+      }
+    }
+    must('group data', offset === data + dataBytes)
+    must('group pages', members.size <= 4096)
+    const own = ranks.slice(rank, rank + members.size)
+    must('ranks', own.length === members.size && own.every((page) => members.has(page)))
+    for (const { extent, lowest } of members.values()) {
+      const page = own[lowest - rank]
+      must('rank of extent', page !== undefined && members.get(page)!.extent === extent)
+    }
+    set.groups.push({ pages: members.size, dataBytes, extents })
+    rank += members.size
+    data = offset
+  }
+  must('all extents', extent === extentCount && rank === ranks.length)
+  must('zero pages', set.zeroPages.size === zeroPages)
+  return set
+}

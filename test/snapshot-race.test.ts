@@ -1,0 +1,98 @@
+import { rename } from 'node:fs/promises'
+import { join } from 'node:path'
+import { afterEach, expect, test, vi } from 'vitest'
+import { Trace, WorkingSet } from '../src/index.js'
+import { makeMemoryFile } from './fake-vmm.js'
+import { eventLog, type Scene, scene, serveScene } from './scratch.js'
+
+// What happens between the check of the working set and the opening of the memory file.
+const race = vi.hoisted(() => ({ afterCheck: async (): Promise<void> => {} }))
+
+vi.mock('../src/snapshot.js', async (original) => {
+  const snapshot = await original<typeof import('../src/snapshot.js')>()
+  const before = snapshot.checkIdentity
+  return {
+    ...snapshot,
+    checkIdentity: async (...args: Parameters<typeof before>) => {
+      const stamp = await before(...args)
+      await race.afterCheck()
+      return stamp
+    },
+  }
+})
+
+afterEach(() => {
+  race.afterCheck = async () => {}
+})
+
+const PAGES = 1024
+
+async function set(s: Scene): Promise<string> {
+  const pages = Uint32Array.from({ length: 700 }, (_, i) => (i * 37) % PAGES)
+  const trace = new Trace({
+    pageSize: 4096,
+    memoryBytes: PAGES * 4096,
+    pages,
+    timesUs: pages.map((_, i) => i),
+  })
+  const path = join(s.folder, 'set')
+  await WorkingSet.fromTraces([trace]).write(path, { memoryFile: s.memoryFile })
+  return path
+}
+
+/** Another snapshot takes the place of the memory file as soon as the working set was checked. */
+async function replaceAfterCheck(s: Scene): Promise<void> {
+  const next = join(s.folder, 'next')
+  await makeMemoryFile(next, PAGES, { seed: 99 })
+  race.afterCheck = async () => {
+    race.afterCheck = async () => {}
+    await rename(next, s.memoryFile)
+  }
+}
+
+const changed = { code: 'ERR_SNAPSHOT_MISMATCH', check: 'changed' }
+
+test("a memory file that is replaced after the check is refused with onBadWorkingSet 'fail'", async () => {
+  const s = await scene({ pages: PAGES })
+  const workingSet = await set(s)
+  await replaceAfterCheck(s)
+  await expect(serveScene(s, { workingSet, onBadWorkingSet: 'fail' })).rejects.toMatchObject({
+    ...changed,
+    path: s.memoryFile,
+    hint: expect.stringContaining('must not change'),
+  })
+})
+
+test('a memory file that is replaced after the check is served on demand with a warning', async () => {
+  const s = await scene({ pages: PAGES })
+  const workingSet = await set(s)
+  await replaceAfterCheck(s)
+  const log = eventLog()
+  const handler = await serveScene(s, { workingSet, onEvent: log.onEvent })
+  expect(log.events[0]).toMatchObject({ type: 'warning', error: changed })
+  await s.vmm.handshake(s.socketPath)
+  expect(await handler.prefetched).toMatchObject({ pages: 0, complete: false, error: changed })
+  // The bytes of the file that is there now, none of the old one's.
+  expect((await s.vmm.verify(s.memoryFile)).wrong).toEqual([])
+})
+
+test('a memory file that stays is prefetched', async () => {
+  const s = await scene({ pages: PAGES })
+  const workingSet = await set(s)
+  const handler = await serveScene(s, { workingSet, onBadWorkingSet: 'fail' })
+  await s.vmm.handshake(s.socketPath)
+  expect(await handler.prefetched).toMatchObject({ pages: 700, complete: true })
+})
+
+test('a second detach() while one runs has the same end', async () => {
+  const s = await scene({ pages: 16 * PAGES })
+  const handler = await serveScene(s)
+  await s.vmm.handshake(s.socketPath)
+  await handler.connected
+  const first = handler.detach()
+  const second = handler.detach()
+  expect(second).toBe(first)
+  expect(await second).toMatchObject({ state: 'detached' })
+  expect(await first).toBe(await handler.closed)
+  expect((await s.vmm.verify(s.memoryFile)).wrong).toEqual([])
+})

@@ -1,0 +1,79 @@
+import { expectTypeOf, test } from 'vitest'
+import {
+  type FaultHandler,
+  type FaultStats,
+  type GuestInfo,
+  type PrefetchResult,
+  ReapTraceError,
+  type ReapTraceErrorCode,
+  type ServeEvent,
+  type ServeResult,
+  serve,
+  type Trace,
+  WorkingSet,
+} from '../src/index.js'
+
+test('serve() needs a socket and a memory file, and nothing else', () => {
+  expectTypeOf(serve).parameter(0).toHaveProperty('socketPath').toEqualTypeOf<string>()
+  expectTypeOf(serve({ socketPath: '', memoryFile: '' })).resolves.toEqualTypeOf<FaultHandler>()
+  // @ts-expect-error a socket is needed
+  serve({ memoryFile: '' })
+  // @ts-expect-error a misspelled option is refused
+  serve({ socketPath: '', memoryFile: '', workingset: '' })
+  // @ts-expect-error only two policies
+  serve({ socketPath: '', memoryFile: '', onFailure: 'ignore' })
+  serve({ socketPath: '', memoryFile: '', signal: undefined, workingSet: undefined })
+})
+
+test('a handler has promises for the stages of its life', () => {
+  expectTypeOf<FaultHandler['connected']>().resolves.toEqualTypeOf<GuestInfo>()
+  expectTypeOf<FaultHandler['prefetched']>().resolves.toEqualTypeOf<PrefetchResult>()
+  expectTypeOf<FaultHandler['closed']>().resolves.toEqualTypeOf<ServeResult>()
+  expectTypeOf<FaultHandler['stats']>().returns.toEqualTypeOf<FaultStats>()
+  expectTypeOf<FaultHandler['takeTrace']>().returns.toEqualTypeOf<Trace>()
+  expectTypeOf<FaultHandler>().toExtend<AsyncDisposable>()
+  expectTypeOf<GuestInfo['regions'][number]['baseAddress']>().toEqualTypeOf<bigint>()
+})
+
+test('the end is one of five', () => {
+  expectTypeOf<ServeResult['state']>().toEqualTypeOf<
+    'closed' | 'vm-exited' | 'vm-killed' | 'vm-left' | 'detached'
+  >()
+})
+
+test('an event is told by its type', () => {
+  const listen = (event: ServeEvent) => {
+    if (event.type === 'connected') expectTypeOf(event.pid).toEqualTypeOf<number>()
+    if (event.type === 'prefetched') expectTypeOf(event.complete).toEqualTypeOf<boolean>()
+    if (event.type === 'warning') expectTypeOf(event.error).toEqualTypeOf<ReapTraceError>()
+    if (event.type === 'closed') expectTypeOf(event.stats).toEqualTypeOf<FaultStats>()
+  }
+  expectTypeOf(listen).parameter(0).toEqualTypeOf<ServeEvent>()
+})
+
+test('an error has one of the codes', () => {
+  expectTypeOf<ReapTraceError['code']>().toEqualTypeOf<ReapTraceErrorCode>()
+  expectTypeOf<ReapTraceErrorCode>().toEqualTypeOf<
+    | 'ERR_NATIVE_UNAVAILABLE'
+    | 'ERR_UFFD_UNAVAILABLE'
+    | 'ERR_SOCKET'
+    | 'ERR_HANDSHAKE_TIMEOUT'
+    | 'ERR_HANDSHAKE_INVALID'
+    | 'ERR_PEER_REFUSED'
+    | 'ERR_SNAPSHOT_MISMATCH'
+    | 'ERR_WORKING_SET_INVALID'
+    | 'ERR_WORKING_SET_IO'
+    | 'ERR_SOURCE_READ'
+    | 'ERR_FAULT_UNRESOLVED'
+    | 'ERR_CLOSED'
+  >()
+  const error = new ReapTraceError('ERR_CLOSED', '')
+  expectTypeOf(error.errno).toEqualTypeOf<number | undefined>()
+})
+
+test('a working set is made, not constructed', () => {
+  // @ts-expect-error it comes from traces or from a file
+  new WorkingSet()
+  expectTypeOf(WorkingSet.read).returns.resolves.toEqualTypeOf<WorkingSet>()
+  expectTypeOf(WorkingSet.fromTraces).parameter(0).toEqualTypeOf<Iterable<Trace>>()
+})

@@ -1,0 +1,149 @@
+import {
+  copyFileSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs'
+import { setTimeout as delay } from 'node:timers/promises'
+import { describe, expect, test, vi } from 'vitest'
+import { samplePages } from '../src/native.js'
+import { checkIdentity } from '../src/snapshot.js'
+import { WorkingSet } from '../src/working-set.js'
+import { failureOf, makeMemory, newPath, PAGE, write } from './working-set-helpers.js'
+
+vi.mock('../src/native.js', async (original) => {
+  const native = await original<typeof import('../src/native.js')>()
+  return { ...native, samplePages: vi.fn(native.samplePages) }
+})
+
+describe('the identity of a memory file', () => {
+  const calls = () => vi.mocked(samplePages).mock.calls.length
+
+  test('is its content: a copy elsewhere is the same, and so is a copy of the working set', async () => {
+    const memoryFile = makeMemory(300)
+    const path = await write(memoryFile, [4, 9, 200])
+    const [memoryCopy, copy] = [newPath('memory'), newPath('set')]
+    copyFileSync(memoryFile, memoryCopy)
+    copyFileSync(path, copy)
+    await checkIdentity(memoryCopy, await WorkingSet.read(copy))
+  })
+
+  test('is refused when one of the first pages differs, and the error says which', async () => {
+    const memoryFile = makeMemory(300)
+    const set = await WorkingSet.read(await write(memoryFile, [4, 9, 200]))
+    const bytes = readFileSync(memoryFile)
+    bytes[9 * PAGE + 4095]! ^= 1
+    writeFileSync(memoryFile, bytes)
+    expect(await failureOf(checkIdentity(memoryFile, set))).toMatchObject({
+      code: 'ERR_SNAPSHOT_MISMATCH',
+      check: 'sample',
+      offset: 9 * PAGE,
+      path: memoryFile,
+    })
+  })
+
+  test('is refused when the size differs', async () => {
+    const memoryFile = makeMemory(300)
+    const set = await WorkingSet.read(await write(memoryFile, [4]))
+    truncateSync(memoryFile, 299 * PAGE)
+    expect(await failureOf(checkIdentity(memoryFile, set))).toMatchObject({
+      code: 'ERR_SNAPSHOT_MISMATCH',
+      check: 'size',
+    })
+  })
+
+  test('is not known of a memory file that is gone', async () => {
+    const memoryFile = makeMemory(8)
+    const set = await WorkingSet.read(await write(memoryFile, [4]))
+    rmSync(memoryFile)
+    expect(await failureOf(checkIdentity(memoryFile, set))).toMatchObject({
+      code: 'ERR_SOURCE_READ',
+      errno: -2,
+      path: memoryFile,
+    })
+  })
+
+  test('is read once for a file that does not change, and again when it does', async () => {
+    const memoryFile = makeMemory(64)
+    const path = await write(memoryFile, [4, 5])
+    const set = await WorkingSet.read(path)
+    // Times tell of a change only when the file was left alone for longer than a clock tick.
+    await vi.waitUntil(() => Date.now() - statSync(memoryFile).ctimeMs > 200)
+    const before = calls()
+    await checkIdentity(memoryFile, set)
+    expect(calls()).toBe(before + 1)
+    await checkIdentity(memoryFile, set)
+    await checkIdentity(memoryFile, await WorkingSet.read(path))
+    expect(calls()).toBe(before + 1)
+
+    const other = await WorkingSet.read(await write(memoryFile, [6]))
+    await checkIdentity(memoryFile, other)
+    expect(calls()).toBe(before + 2)
+
+    const bytes = readFileSync(memoryFile)
+    bytes[4 * PAGE]! ^= 1
+    const { atime, mtime } = statSync(memoryFile)
+    writeFileSync(memoryFile, bytes)
+    utimesSync(memoryFile, atime, mtime)
+    expect((await failureOf(checkIdentity(memoryFile, set))).check).toBe('sample')
+    expect((await failureOf(checkIdentity(memoryFile, set))).check).toBe('sample')
+  })
+
+  test('is read again when another file takes the place', async () => {
+    const memoryFile = makeMemory(64)
+    const set = await WorkingSet.read(await write(memoryFile, [4]))
+    await delay(200)
+    await checkIdentity(memoryFile, set)
+    renameSync(
+      makeMemory(64, () => true),
+      memoryFile,
+    )
+    expect((await failureOf(checkIdentity(memoryFile, set))).check).toBe('sample')
+  })
+})
+
+describe('verify()', () => {
+  test('finds each page that differs, of data and of zeros, and no other', async () => {
+    const memoryFile = makeMemory(3000, (page) => page % 3 === 0)
+    const set = await WorkingSet.read(
+      await write(
+        memoryFile,
+        Array.from({ length: 1000 }, (_, i) => i),
+      ),
+    )
+    const progress: number[] = []
+    const first = await set.verify(memoryFile, { onProgress: ({ pages }) => progress.push(pages) })
+    expect(first).toEqual({ pages: 1000, identical: true, mismatchedPages: 0, mismatches: [] })
+    expect(progress.at(-1)).toBe(1000)
+
+    const bytes = readFileSync(memoryFile)
+    for (const page of [3, 500, 2000]) bytes[page * PAGE + 17]! ^= 0x10
+    writeFileSync(memoryFile, bytes)
+    expect(await set.verify(memoryFile)).toEqual({
+      pages: 1000,
+      identical: false,
+      mismatchedPages: 2,
+      mismatches: [
+        { page: 3, offset: 3 * PAGE },
+        { page: 500, offset: 500 * PAGE },
+      ],
+    })
+    writeFileSync(memoryFile, Buffer.alloc(3000 * PAGE))
+    const result = await set.verify(memoryFile)
+    expect(result.mismatchedPages).toBe(666)
+    expect(result.mismatches).toHaveLength(16)
+  })
+
+  test('can be aborted, and refuses a memory file of another size', async () => {
+    const memoryFile = makeMemory(8)
+    const set = await WorkingSet.read(await write(memoryFile, [1]))
+    const reason = new Error('enough')
+    const signal = AbortSignal.abort(reason)
+    await expect(set.verify(memoryFile, { signal })).rejects.toBe(reason)
+    expect((await failureOf(set.verify(makeMemory(9)))).code).toBe('ERR_SNAPSHOT_MISMATCH')
+  })
+})
