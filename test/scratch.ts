@@ -1,8 +1,14 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { onTestFinished } from 'vitest'
-import { type FaultHandler, type ServeEvent, type ServeOptions, serve } from '../src/index.js'
+import { expect, onTestFinished } from 'vitest'
+import {
+  type FaultHandler,
+  type FaultStats,
+  type ServeEvent,
+  type ServeOptions,
+  serve,
+} from '../src/index.js'
 import { FakeVmm, makeMemoryFile } from './fake-vmm.js'
 
 /** A folder that goes when the test ends. */
@@ -59,11 +65,23 @@ export async function serveScene(
   { socketPath, memoryFile }: Pick<Scene, 'socketPath' | 'memoryFile'>,
   options: Partial<ServeOptions> = {},
 ): Promise<FaultHandler> {
-  const handler = await serve({ socketPath, memoryFile, connectTimeoutMs: 5000, ...options })
+  const handler = await serve({ socketPath, memoryFile, connectTimeoutMs: 30_000, ...options })
   onTestFinished(async () => {
     await handler.close().catch(() => {})
   })
   return handler
+}
+
+/**
+ * Waits until these counters have these values. A guest goes on before the page that it waited for
+ * is counted, so the counters of a live session are looked at like this. None ever falls: one that
+ * has counted too much stays wrong.
+ */
+export async function expectCounts(
+  handler: FaultHandler,
+  counts: Partial<FaultStats>,
+): Promise<void> {
+  await expect.poll(() => handler.stats()).toMatchObject(counts)
 }
 
 /** Collects events, and waits for one. */
