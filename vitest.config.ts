@@ -6,7 +6,10 @@ export default defineConfig({
     typecheck: { enabled: true, include: ['test/**/*.test-d.ts'] },
     // A native crash in a fork is one reported error; in a thread it would end the runner.
     pool: 'forks',
-    testTimeout: 30_000,
-    hookTimeout: 30_000,
+    // Long enough for a machine that is busy with something else: a test that fails says so at once,
+    // and only one that hangs takes its time.
+    testTimeout: 60_000,
+    hookTimeout: 60_000,
+    expect: { poll: { timeout: 20_000 } },
   },
 })

@@ -79,7 +79,7 @@ describe('record', () => {
   it('kills the VM of a command that fails while the VM lives', async () => {
     const here = await scene({ pages: 64 })
     const gate = join(here.folder, 'gate')
-    const wait = `until [ -e ${gate} ]; do sleep 0.02; done; exit 3`
+    const wait = `until [ -e ${gate} ] || [ ! -d ${here.folder} ]; do sleep 0.02; done; exit 3`
     const record = new Cli([
       'record',
       ...serveWords(here),
@@ -124,28 +124,28 @@ describe('record', () => {
       command,
       [
         '#!/bin/sh',
-        `(printf '${lines}' "$REAP_TRACE_SOCKET"; until [ -e ${alive}.go ]; do sleep 0.02; done; echo 'verify ${here.memoryFile}') |`,
+        `(printf '${lines}' "$REAP_TRACE_SOCKET"; until [ -e ${alive}.go ] || [ ! -d ${here.folder} ]; do sleep 0.02; done; echo 'verify ${here.memoryFile}') |`,
         `  ${guest} vmm | grep -c '"wrongCount":0' > ${alive}`,
       ].join('\n'),
     )
     await chmod(command, 0o755)
     const words = [...serveWords(here), '--output', join(here.folder, 'vm.ws')]
-    const record = new Cli(['record', ...words, '--for', '200ms', '--', command])
+    const record = new Cli(['record', ...words, '--for', '2s', '--', command])
     await record.event('recorded')
     record.kill('SIGINT')
     const exit = await record.exited
     expect(exit).toEqual({ code: 0, signal: null })
     await writeFile(`${alive}.go`, '')
-    await expect.poll(() => readFile(alive, 'utf8'), { timeout: 5000 }).toBe('1\n')
+    await expect.poll(() => readFile(alive, 'utf8')).toBe('1\n')
   })
 
   it('ends after --for, serves on, and detaches at Ctrl-C', async () => {
     const here = await scene({ pages: 256 })
     const output = join(here.folder, 'vm.ws')
-    const record = new Cli(['record', ...serveWords(here), '--output', output, '--for', '300ms'])
+    const record = new Cli(['record', ...serveWords(here), '--output', output, '--for', '2s'])
     await record.event('listening')
-    await here.vmm.handshake(here.socketPath)
-    await here.vmm.read(9, 8, 200)
+    // Both at once: the VMM needs nobody to begin with the second.
+    await Promise.all([here.vmm.handshake(here.socketPath), here.vmm.read(9, 8, 200)])
     expect(await record.event('recorded')).toMatchObject({ pages: 3 })
     await here.vmm.read(50)
     record.kill('SIGINT')

@@ -5,7 +5,7 @@ import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 
 const BINARY = fileURLToPath(new URL('../build/Release/reap-guest', import.meta.url))
-const DEFAULT_TIMEOUT_MS = 10_000
+const DEFAULT_TIMEOUT_MS = 40_000
 
 export interface Answer {
   readonly ok: boolean

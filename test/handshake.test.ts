@@ -128,7 +128,7 @@ describe('the deadline', () => {
 
   test('ends a session whose peer says nothing', async () => {
     const s = await scene({ pages: 64 })
-    const handler = await serveScene(s, { connectTimeoutMs: 300 })
+    const handler = await serveScene(s)
     await s.vmm.handshake(s.socketPath, { hold: true })
     await expect(handler.connected).rejects.toMatchObject({
       code: 'ERR_HANDSHAKE_TIMEOUT',

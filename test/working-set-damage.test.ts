@@ -204,7 +204,7 @@ describe('a file that is not sound', () => {
       }),
       { numRuns: 60 },
     )
-  }, 30_000)
+  })
 
   test('never gives a wrong page, whichever bit is flipped', async () => {
     const lengths = [128, PAGE, at.manifest, at.data, sound.length]
@@ -224,7 +224,7 @@ describe('a file that is not sound', () => {
       }),
       { numRuns: 150 },
     )
-  }, 30_000)
+  })
 
   test('is refused by both readers or by neither, whatever number it has where', async () => {
     const interesting = fc.constantFrom(
@@ -269,7 +269,7 @@ describe('a file that is not sound', () => {
       { numRuns: 200 },
     )
     expect(accepted).toBeGreaterThan(0)
-  }, 30_000)
+  })
 })
 
 function flip(sound: Buffer, place: number, bit = 0): Buffer {

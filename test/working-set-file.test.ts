@@ -140,7 +140,7 @@ describe('a written working set', () => {
       }),
       { numRuns: 25 },
     )
-  }, 30_000)
+  })
 
   test('tells how far it has come', async () => {
     const seen: number[] = []

@@ -8,7 +8,6 @@ import {
   utimesSync,
   writeFileSync,
 } from 'node:fs'
-import { setTimeout as delay } from 'node:timers/promises'
 import { describe, expect, test, vi } from 'vitest'
 import { samplePages } from '../src/native.js'
 import { checkIdentity } from '../src/snapshot.js'
@@ -19,6 +18,10 @@ vi.mock('../src/native.js', async (original) => {
   const native = await original<typeof import('../src/native.js')>()
   return { ...native, samplePages: vi.fn(native.samplePages) }
 })
+
+/** Times tell of a change only when the file was left alone for longer than a clock tick. */
+const settled = (memoryFile: string) =>
+  expect.poll(() => Date.now() - statSync(memoryFile).ctimeMs).toBeGreaterThan(200)
 
 describe('the identity of a memory file', () => {
   const calls = () => vi.mocked(samplePages).mock.calls.length
@@ -71,8 +74,7 @@ describe('the identity of a memory file', () => {
     const memoryFile = makeMemory(64)
     const path = await write(memoryFile, [4, 5])
     const set = await WorkingSet.read(path)
-    // Times tell of a change only when the file was left alone for longer than a clock tick.
-    await vi.waitUntil(() => Date.now() - statSync(memoryFile).ctimeMs > 200)
+    await settled(memoryFile)
     const before = calls()
     await checkIdentity(memoryFile, set)
     expect(calls()).toBe(before + 1)
@@ -96,7 +98,7 @@ describe('the identity of a memory file', () => {
   test('is read again when another file takes the place', async () => {
     const memoryFile = makeMemory(64)
     const set = await WorkingSet.read(await write(memoryFile, [4]))
-    await delay(200)
+    await settled(memoryFile)
     await checkIdentity(memoryFile, set)
     renameSync(
       makeMemory(64, () => true),
