@@ -38,5 +38,17 @@
       'sources': ["<!@(ls native/guest/*.cc)"],
       'ldflags': ['-pthread'],
     },
+    {
+      # Loaded into processes of others: no C++ library, and no symbols but those that it replaces.
+      'target_name': 'reap-interposer',
+      'type': 'shared_library',
+      'product_prefix': '',
+      'sources': ["<!@(ls native/interposer/*.cc)"],
+      # It makes mmap() another name for mmap64(), and both are defined here.
+      'defines!': ['_FILE_OFFSET_BITS=64'],
+      'cflags_cc': ['-fno-rtti', '-fno-threadsafe-statics'],
+      'ldflags': ['-nodefaultlibs', '-Wl,--no-undefined', '-Wl,-z,now'],
+      'libraries': ['-lc', '-lgcc'],
+    },
   ],
 }

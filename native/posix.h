@@ -23,6 +23,8 @@ class UniqueFd {
 
   int get() const { return fd_; }
   explicit operator bool() const { return fd_ >= 0; }
+  // Gives it away to an owner of another kind.
+  int release() { return std::exchange(fd_, -1); }
   void reset(int fd = -1) {
     // EINTR is not retried: on Linux the descriptor is gone either way (close(2)).
     if (fd_ >= 0) ::close(fd_);

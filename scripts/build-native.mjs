@@ -3,7 +3,7 @@
 //   node scripts/build-native.mjs [--quiet] [--arch=arm64] [--out=DIR]
 //
 // --arch=arm64 cross-compiles with aarch64-linux-gnu-g++ (Debian: g++-aarch64-linux-gnu).
-// --out=DIR copies the two binaries there.
+// --out=DIR copies the binaries there.
 import { spawnSync } from 'node:child_process'
 import { copyFileSync, existsSync, mkdirSync, rmSync, statSync } from 'node:fs'
 import { createRequire } from 'node:module'
@@ -22,7 +22,7 @@ const { values: options } = parseArgs({
 const root = fileURLToPath(new URL('..', import.meta.url))
 const build = join(root, 'build')
 const release = join(build, 'Release')
-const binaries = ['reap_trace.node', 'reap-guest']
+const binaries = ['reap_trace.node', 'reap-guest', 'reap-interposer.so']
 
 // Headers that came with this Node save a download. Node-API is the same in every version, so
 // whichever Node they belong to will do.
@@ -56,7 +56,7 @@ const stamp = join(build, `.configured-${options.arch}`)
 const configured =
   existsSync(stamp) &&
   existsSync(join(build, 'Makefile')) &&
-  ['binding.gyp', 'package-lock.json', 'native/guest'].every(
+  ['binding.gyp', 'package-lock.json', 'native/guest', 'native/interposer'].every(
     (file) => statSync(join(root, file)).mtimeMs <= statSync(join(build, 'Makefile')).mtimeMs,
   )
 if (!configured) {

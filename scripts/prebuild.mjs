@@ -48,7 +48,7 @@ for (const arch of architectures.sort((a) => (a === process.arch ? 1 : -1))) {
   const out = join(root, 'prebuilds', `linux-${arch}`)
   run(process.execPath, [join(root, 'scripts/build-native.mjs'), `--arch=${arch}`, `--out=${out}`])
   const strip = arch === process.arch ? 'strip' : 'aarch64-linux-gnu-strip'
-  for (const binary of ['reap_trace.node', 'reap-guest']) {
+  for (const binary of ['reap_trace.node', 'reap-guest', 'reap-interposer.so']) {
     run(strip, ['--strip-unneeded', join(out, binary)])
     checkSymbols(join(out, binary))
   }

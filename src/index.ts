@@ -9,5 +9,6 @@ export type {
   ServeOptions,
   ServeResult,
 } from './fault-handler.js'
+export { type InterposerOptions, interposerEnvironment } from './interpose.js'
 export { serve } from './serve.js'
 export { type Extent, type Manifest, Trace, type VerifyResult, WorkingSet } from './working-set.js'

@@ -1,0 +1,74 @@
+// reap-interposer.so: what a VMM calls in place of the C library when it is started with
+// LD_PRELOAD.
+#include "interposer/kernel.h"
+#include "interposer/memory_file.h"
+#include "interposer/message.h"
+
+namespace {
+
+using namespace reap::interposer;
+
+// A private writable mapping is a VMM's memory; whoever only reads the file is left alone.
+bool may_be_memory(int protection, int flags, int fd) {
+  return (protection & PROT_WRITE) && !(flags & MAP_ANONYMOUS) && fd >= 0;
+}
+
+bool is_collecting() { return phase.load(std::memory_order_acquire) == Phase::collecting; }
+
+void* map(const MapCall& call) {
+  if ((call.flags & (MAP_FIXED | MAP_FIXED_NOREPLACE)) == MAP_FIXED && is_collecting()) {
+    before_change(call.address, call.length);
+  }
+  if (may_be_memory(call.protection, call.flags, call.fd)) return map_file(call);
+  return kernel::mmap(call.address, call.length, call.protection, call.flags, call.fd, call.offset);
+}
+
+}  // namespace
+
+#define REAP_EXPORT extern "C" __attribute__((visibility("default")))
+
+REAP_EXPORT void* mmap(void* address, size_t length, int protection, int flags, int fd,
+                       off_t offset) {
+  return map({address, length, protection, flags, fd, offset});
+}
+
+// The same where off_t has 64 bits.
+REAP_EXPORT void* mmap64(void* address, size_t length, int protection, int flags, int fd,
+                         off64_t offset) {
+  return map({address, length, protection, flags, fd, offset});
+}
+
+REAP_EXPORT int munmap(void* address, size_t length) {
+  if (is_collecting()) before_change(address, length);
+  const int result = kernel::munmap(address, length);
+  if (result == 0 && phase.load(std::memory_order_acquire) == Phase::served) {
+    after_unmap(address, length);
+  }
+  return result;
+}
+
+REAP_EXPORT int mprotect(void* address, size_t length, int protection) {
+  if (is_collecting()) before_change(address, length);
+  return kernel::mprotect(address, length, protection);
+}
+
+// Moved memory leaves userfaultfd (only UFFD_FEATURE_EVENT_REMAP keeps it), and memory that grows
+// has no bytes for what it gains: both would read zeros. What is served is not moved.
+// Declared with an ellipsis, which the fifth argument passes like any other.
+REAP_EXPORT void* reap_mremap(void* address, size_t length, size_t new_length, int flags,
+                              void* new_address) __asm__("mremap");
+
+void* reap_mremap(void* address, size_t length, size_t new_length, int flags, void* new_address) {
+  if (is_collecting()) {
+    before_change(address, length);
+    if (flags & MREMAP_FIXED) before_change(new_address, new_length);
+  }
+  const bool shrinks = new_length <= length && !(flags & ~MREMAP_MAYMOVE);
+  if (!shrinks && phase.load(std::memory_order_acquire) == Phase::served &&
+      is_served(address, length)) {
+    say({"served memory can neither move nor grow: mremap() is refused"});
+    errno = EINVAL;
+    return MAP_FAILED;
+  }
+  return kernel::mremap(address, length, new_length, flags, new_address);
+}

@@ -1,0 +1,317 @@
+#include "interposer/memory_file.h"
+
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <pthread.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <csignal>
+#include <cstdio>
+#include <cstring>
+#include <utility>
+
+#include "interposer/announcement.h"
+#include "interposer/kernel.h"
+#include "interposer/message.h"
+#include "interposer/settings.h"
+#include "interposer/watcher.h"
+
+namespace reap::interposer {
+
+std::atomic<Phase> phase{Phase::idle};
+
+namespace {
+
+// EX_UNAVAILABLE of sysexits.h.
+constexpr int kStopStatus = 69;
+
+// Guarded by Lock, like every step from one phase to the next.
+pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+// A forked child has neither the parts nor the right to speak for them.
+std::atomic<pid_t> owner{0};
+bool told_of_sharing;
+Part parts[kMostParts];
+size_t part_count;
+uint64_t file_bytes;
+int file = -1;  // while parts are collected: the VMM may have closed its own
+Userfault userfault;
+Watcher watcher;
+
+class Lock {
+ public:
+  // Without signals: a handler that maps memory would wait for the thread that it interrupts.
+  Lock() {
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &signals_);
+    pthread_mutex_lock(&mutex);
+  }
+  ~Lock() {
+    pthread_mutex_unlock(&mutex);
+    pthread_sigmask(SIG_SETMASK, &signals_, nullptr);
+  }
+  Lock(const Lock&) = delete;
+  Lock& operator=(const Lock&) = delete;
+
+ private:
+  sigset_t signals_;
+};
+
+class KeepErrno {
+ public:
+  KeepErrno() = default;
+  ~KeepErrno() { errno = errno_; }
+  KeepErrno(const KeepErrno&) = delete;
+  KeepErrno& operator=(const KeepErrno&) = delete;
+
+ private:
+  const int errno_ = errno;
+};
+
+uint64_t page_up(uint64_t bytes) {
+  const auto page = static_cast<uint64_t>(::getpagesize());
+  return (bytes + page - 1) / page * page;
+}
+
+void* plain(const MapCall& call) {
+  return kernel::mmap(call.address, call.length, call.protection, call.flags, call.fd, call.offset);
+}
+
+bool overlaps(const Part& part, const void* address, size_t length) {
+  const auto begin = reinterpret_cast<uintptr_t>(part.address);
+  const auto other = reinterpret_cast<uintptr_t>(address);
+  return other < begin + part.length && begin < other + std::max<size_t>(length, 1);
+}
+
+bool is_mapped_part(const void* address, size_t length) {
+  return std::any_of(parts, parts + part_count,
+                     [&](const Part& part) { return overlaps(part, address, length); });
+}
+
+struct Reason {
+  const char* text;
+  int error = 0;  // negative errno, 0 where no call is to blame
+  const char* path = "";
+};
+
+// Does not return where the process may not go on unserved.
+void explain(const Reason& why) {
+  const Settings& told = *settings();
+  say({told.memory_file, " is not served: ", why.text, why.path, why.error == 0 ? "" : ": ",
+       why.error == 0 ? "" : std::strerror(-why.error),
+       told.stop ? "; this process ends, as REAP_TRACE_WHEN_UNREACHABLE=stop asks"
+                 : "; the plain file is mapped instead"});
+  if (told.stop) ::_exit(kStopStatus);
+}
+
+// Leaves `idle` or `collecting` for good.
+void settle(Phase end) {
+  if (phase.exchange(end) == Phase::collecting) watcher.stop();
+  ::close(std::exchange(file, -1));
+}
+
+// Every part becomes what the VMM had asked for. Not one page of them has been installed, and who
+// has touched one waits, so that nothing is lost.
+void give_up(const Reason& why) {
+  explain(why);
+  for (size_t i = 0; i < part_count; ++i) {
+    const Part& part = parts[i];
+    const void* at = kernel::mmap(part.address, part.length, part.protection,
+                                  part.flags | MAP_FIXED, file, static_cast<off_t>(part.offset));
+    if (at == MAP_FAILED) {
+      say({settings()->memory_file, " cannot be mapped: ", std::strerror(errno),
+           "; this process ends"});
+      ::_exit(kStopStatus);
+    }
+  }
+  // A fault joins the waiters under the lock that a MAP_FIXED excludes: from here on there are no
+  // new ones. Not left to close(), since a forked child may have the descriptor too.
+  for (size_t i = 0; i < part_count; ++i) userfault.wake(parts[i]);
+  userfault.close();
+  part_count = 0;
+  settle(Phase::plain);
+}
+
+// On the watcher's thread: somebody touched a part, and nobody serves.
+void on_touch() {
+  const Lock lock;
+  if (phase.load() == Phase::collecting) {
+    give_up({"it was touched before all of it was mapped"});
+  }
+}
+
+// Registered memory in place of a mapping that was just made. 0 or a negative errno.
+int replace(const Part& part) {
+  // Without access, so that neither mlockall(MCL_FUTURE) nor an early touch makes zero pages
+  // before the memory is registered.
+  const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | (part.flags & MAP_NORESERVE);
+  if (kernel::mmap(part.address, part.length, PROT_NONE, flags, -1, 0) == MAP_FAILED) {
+    return -errno;
+  }
+  if (const int error = userfault.register_missing(part)) return error;
+  // A forked child has no userfaultfd, and would read zeros.
+  if (::madvise(part.address, part.length, MADV_DONTFORK) != 0) return -errno;
+  return kernel::mprotect(part.address, part.length, part.protection) == 0 ? 0 : -errno;
+}
+
+uint64_t collected_bytes() {
+  uint64_t bytes = 0;
+  for (size_t i = 0; i < part_count; ++i) bytes += parts[i].length;
+  return bytes;
+}
+
+bool is_collected(uint64_t offset, size_t length) {
+  return std::any_of(parts, parts + part_count, [&](const Part& part) {
+    return offset < part.offset + part.length && part.offset < offset + length;
+  });
+}
+
+// What keeps a file from being served however it is mapped, or null.
+const char* unfit(const MapCall& call, const struct stat& status) {
+  struct statfs system {};
+  if (::fstatfs(call.fd, &system) == 0 && system.f_type == HUGETLBFS_MAGIC) {
+    return "it is on hugetlbfs";
+  }
+  if (call.flags & MAP_LOCKED) return "it is mapped with MAP_LOCKED, which wants all of it at once";
+  if (static_cast<uint64_t>(status.st_size) != page_up(static_cast<uint64_t>(status.st_size))) {
+    return "its size is not a multiple of the page size";
+  }
+  return nullptr;
+}
+
+void serve_parts() {
+  if (const int error = announce(settings()->socket, parts, part_count, userfault.fd)) {
+    give_up({"no fault handler is at ", error, settings()->socket});
+    return;
+  }
+  settle(Phase::served);
+  if (userfault.user_mode_only) {
+    say(
+        {"only faults of user mode are served: a guest under KVM fails, and so does a device that "
+         "reads into missing memory; `reap-trace doctor` says what allows more"});
+  }
+}
+
+// Takes a mapping that was just made.
+void collect(const Part& part) {
+  parts[part_count++] = part;
+  int error = part_count == 1 ? userfault.open() : 0;
+  if (error != 0) {
+    give_up({"no userfaultfd, see `reap-trace doctor`", error});
+    return;
+  }
+  error = replace(part);
+  if (error != 0) {
+    give_up({"its memory cannot be registered", error});
+    return;
+  }
+  if (collected_bytes() == file_bytes) {
+    serve_parts();
+  } else if (part_count == kMostParts) {
+    give_up({"it is mapped in more than 64 parts"});
+  } else if (phase.load() == Phase::idle) {
+    error = watcher.start(userfault.fd, on_touch);
+    if (error == 0) {
+      phase.store(Phase::collecting);
+    } else {
+      give_up({"no thread can be started", error});
+    }
+  }
+}
+
+// Maps the file, privately and writable, in a process that has not given up on it.
+void* map_part(const MapCall& call, uint64_t size) {
+  // First as it is asked for: where it goes and how it fails stay the kernel's. Only not filled,
+  // which would read the file that is about to be replaced.
+  MapCall lazy = call;
+  lazy.flags &= ~MAP_POPULATE;
+  void* address = plain(lazy);
+  const auto offset = static_cast<uint64_t>(call.offset);
+  if (address == MAP_FAILED || offset >= size) return address;
+
+  // Behind the end of the file it stays a mapping of the file, which raises SIGBUS.
+  const size_t length = std::min<uint64_t>(page_up(call.length), size - offset);
+  // A mapping of bytes that another one has already is a copy of its own, as ever.
+  if (is_collected(offset, length)) return address;
+  const KeepErrno keep;
+  if (part_count == 0) {
+    file_bytes = size;
+    file = ::fcntl(call.fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+  }
+  const int flags = call.flags & ~MAP_FIXED_NOREPLACE;
+  collect({static_cast<uint8_t*>(address), length, offset, call.protection, flags});
+  return address;
+}
+
+bool is_memory_file(int fd, struct stat* status) {
+  const Settings* told = settings();
+  struct stat wanted {};
+  return told && ::fstat(fd, status) == 0 && S_ISREG(status->st_mode) &&
+         ::stat(told->memory_file, &wanted) == 0 && status->st_dev == wanted.st_dev &&
+         status->st_ino == wanted.st_ino;
+}
+
+// Whether this process is the one whose mappings count.
+bool is_owner() {
+  const pid_t self = ::getpid();
+  pid_t nobody = 0;
+  return owner.compare_exchange_strong(nobody, self) || nobody == self;
+}
+
+}  // namespace
+
+void* map_file(const MapCall& call) {
+  struct stat status {};
+  const char* reason = nullptr;
+  {
+    const KeepErrno keep;
+    if (!is_memory_file(call.fd, &status) || !is_owner()) return plain(call);
+    reason = unfit(call, status);
+  }
+  const Lock lock;
+  if (phase.load() == Phase::served || phase.load() == Phase::plain) return plain(call);
+  if ((call.flags & MAP_TYPE) != MAP_PRIVATE) {
+    if (!std::exchange(told_of_sharing, true)) {
+      say({settings()->memory_file,
+           " is mapped shared, and only a private mapping can be served (share=off, MAP_PRIVATE)"});
+    }
+    return plain(call);
+  }
+  if (reason) {
+    give_up({reason});
+    return plain(call);
+  }
+  return map_part(call, static_cast<uint64_t>(status.st_size));
+}
+
+void before_change(const void* address, size_t length) {
+  const KeepErrno keep;
+  if (!is_owner()) return;
+  const Lock lock;
+  if (phase.load() == Phase::collecting && is_mapped_part(address, length)) {
+    give_up({"a part of it was changed before all of it was mapped"});
+  }
+}
+
+void after_unmap(const void* address, size_t length) {
+  const KeepErrno keep;
+  if (!is_owner()) return;
+  const Lock lock;
+  const auto begin = reinterpret_cast<uintptr_t>(address);
+  for (size_t i = 0; i < part_count; ++i) {
+    const auto at = reinterpret_cast<uintptr_t>(parts[i].address);
+    if (begin <= at && at + parts[i].length <= begin + page_up(length)) parts[i].length = 0;
+  }
+}
+
+bool is_served(const void* address, size_t length) {
+  const KeepErrno keep;
+  if (!is_owner()) return false;
+  const Lock lock;
+  return phase.load() == Phase::served && is_mapped_part(address, length);
+}
+
+}  // namespace reap::interposer

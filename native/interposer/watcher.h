@@ -1,0 +1,22 @@
+// A thread that waits for the first fault on memory that nobody serves yet.
+#pragma once
+
+namespace reap::interposer {
+
+class Watcher {
+ public:
+  // Calls `on_fault` once, when the userfaultfd has something to say, unless stop() was first. 0 or
+  // a negative errno.
+  int start(int userfaultfd, void (*on_fault)());
+  // Called once, by who ends the wait, which may be `on_fault`.
+  void stop() const;
+
+ private:
+  static void* run(void* self);
+
+  int userfaultfd_ = -1;
+  int stop_ = -1;  // an eventfd; the thread closes it
+  void (*on_fault_)() = nullptr;
+};
+
+}  // namespace reap::interposer
