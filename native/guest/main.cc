@@ -5,6 +5,7 @@
 
 #include "guest/arena.h"
 #include "guest/command.h"
+#include "guest/kvm_command.h"
 #include "guest/vmm.h"
 
 namespace reap::guest {
@@ -14,14 +15,18 @@ namespace {
 constexpr const char* kUsage =
     "usage: reap-guest build --snapshot FILE [--memory-size BYTES] [--seed N]\n"
     "       reap-guest vmm\n"
+    "       reap-guest kvm …\n"
     "\n"
     "build  makes the snapshot of a small in-memory store: one sparse memory file\n"
-    "vmm    answers commands on stdin, a line each, with a line of JSON on stdout\n";
+    "vmm    answers commands on stdin, a line each, with a line of JSON on stdout\n"
+    "kvm    restores a VM whose vCPUs replay a trace, with a line of JSON for each step\n"
+    "\n";
 
 constexpr uint64_t kDefaultMemoryBytes = 256 << 20;
 
 int usage() {
   std::fputs(kUsage, stderr);
+  std::fputs(kKvmUsage, stderr);
   return 2;
 }
 
@@ -55,6 +60,7 @@ int build(const std::map<std::string, std::string>& options) {
 int run(int argc, char** argv) {
   const std::string mode = argc > 1 ? argv[1] : "";
   if (mode == "vmm" && argc == 2) return run_vmm();
+  if (mode == "kvm") return run_kvm(argc - 1, argv + 1);
   if (mode != "build" || argc % 2 != 0) return usage();
   std::map<std::string, std::string> options;
   for (int i = 2; i < argc; i += 2) options[argv[i]] = argv[i + 1];

@@ -24,10 +24,13 @@ int open_by_system_call(int flags) {
 
 }  // namespace
 
-Error Userfault::open(Userfault* userfault) {
-  int fd = open_from_device();
-  if (fd < 0) fd = open_by_system_call(0);
-  const bool user_mode_only = fd < 0;
+Error Userfault::open(Userfault* userfault, bool user_mode_only) {
+  int fd = -1;
+  if (!user_mode_only) {
+    fd = open_from_device();
+    if (fd < 0) fd = open_by_system_call(0);
+    user_mode_only = fd < 0;
+  }
   if (user_mode_only) fd = open_by_system_call(UFFD_USER_MODE_ONLY);
   if (fd < 0) {
     Error error = system_error("create a userfaultfd", errno);

@@ -14,8 +14,9 @@ struct Userfault {
   // memory fails with EFAULT instead of waiting.
   bool user_mode_only = false;
 
-  // As Firecracker does: /dev/userfaultfd first, then the system call; at last, what any user may.
-  static Error open(Userfault* userfault);
+  // As Firecracker does: /dev/userfaultfd first, then the system call; at last, what any user may,
+  // which is all that `user_mode_only` tries.
+  static Error open(Userfault* userfault, bool user_mode_only = false);
   Error register_missing(void* memory, size_t bytes) const;
   Error unregister(void* memory, size_t bytes) const;
 };

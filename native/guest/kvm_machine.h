@@ -1,0 +1,50 @@
+// A virtual machine through KVM: memory and vCPUs in 64-bit mode, without devices or interrupts.
+// x86-64 only.
+#pragma once
+
+#if defined(__x86_64__)
+
+#include <linux/kvm.h>
+
+#include <cstdint>
+
+#include "guest/answer.h"
+#include "posix.h"
+
+namespace reap::guest {
+
+// One thread at a time may use a vCPU.
+class KvmVcpu {
+ public:
+  // Enters 64-bit mode at the next run, in ring 0 and with interrupts off. There is no IDT: an
+  // exception ends the machine (KVM_EXIT_SHUTDOWN).
+  Error enter_long_mode(uint64_t page_table);
+  Error set_registers(const kvm_regs& registers);
+  Error registers(kvm_regs* registers) const;
+  // Returns at the guest's next exit, which then is in `state()`.
+  Error run();
+  const kvm_run& state() const { return *reinterpret_cast<const kvm_run*>(state_.data()); }
+
+ private:
+  friend class KvmMachine;
+  UniqueFd fd_;
+  Mapping state_;
+};
+
+class KvmMachine {
+ public:
+  static Error create(KvmMachine* machine);
+  // `data` must outlive the machine.
+  Error add_memory(uint64_t guest_address, void* data, uint64_t bytes);
+  Error add_vcpu(KvmVcpu* vcpu);
+
+ private:
+  UniqueFd fd_;
+  int state_bytes_ = 0;
+  uint32_t slots_ = 0;
+  uint32_t vcpus_ = 0;
+};
+
+}  // namespace reap::guest
+
+#endif

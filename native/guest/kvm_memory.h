@@ -1,0 +1,51 @@
+// The memory of the KVM guest, restored as a VMM does it.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "guest/answer.h"
+#include "guest/kvm_trace.h"
+#include "guest/userfault.h"
+#include "guest/vmm_memory.h"
+#include "posix.h"
+
+namespace reap::guest {
+
+class KvmMemory {
+ public:
+  // As Firecracker's File backend: a private mapping of the memory file.
+  static Error map_file(const std::string& memory_file, uint64_t bytes, KvmMemory* memory);
+  // As its Uffd backend, up to the handshake: empty memory and a userfaultfd. With
+  // `user_mode_only`, one that does not deliver the faults of KVM.
+  static Error map_userfault(uint64_t bytes, uint64_t page_size, bool user_mode_only,
+                             KvmMemory* memory);
+  Error connect(const std::string& socket_path);
+
+  uint8_t* data() const { return data_; }
+  uint64_t page_size() const { return page_size_; }
+  bool user_mode_only() const { return userfault_.user_mode_only; }
+
+  // As a balloon: the pages are zero afterwards. With a fault handler, returns when it has read the
+  // event. May be called while vCPUs run.
+  Error give_back(uint64_t offset, uint64_t bytes) const;
+
+  // Compares all pages that the trace names with what the memory file and the trace make of them.
+  struct Difference {
+    uint64_t pages = 0;  // compared
+    uint64_t wrong = 0;
+    uint64_t first_wrong = 0;
+  };
+  Error compare(const std::string& memory_file, const KvmTrace& trace,
+                Difference* difference) const;
+
+ private:
+  Mapping file_;
+  VmmMemory regions_;
+  Userfault userfault_;
+  UniqueFd socket_;  // open for the life of the VM, as Firecracker keeps it
+  uint8_t* data_ = nullptr;
+  uint64_t page_size_ = 4096;
+};
+
+}  // namespace reap::guest

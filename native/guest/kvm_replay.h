@@ -1,0 +1,56 @@
+// A VM that replays a trace: its code, its address space, and what its vCPUs come to. x86-64 only.
+#pragma once
+
+#if defined(__x86_64__)
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "guest/answer.h"
+#include "guest/kvm_machine.h"
+#include "guest/kvm_trace.h"
+#include "posix.h"
+
+namespace reap::guest {
+
+// Which entries of the trace a vCPU replays: every `stride`th from `first` on.
+struct ReplayShare {
+  uint64_t first = 0;
+  uint64_t count = 0;
+  uint64_t stride = 1;
+};
+
+struct ReplayResult {
+  uint64_t wrong = 0;        // entries that did not find their word
+  uint64_t first_wrong = 0;  // the first of them
+  uint64_t found = 0;        // the word that it found
+};
+
+class KvmReplay {
+ public:
+  // Gives pages of guest memory back: called by a vCPU's thread, when its guest says so.
+  using GiveBack = std::function<Error(uint64_t offset, uint64_t bytes)>;
+
+  // Lays out what the guest needs besides its memory. `spins` is the work that it does after each
+  // entry, in turns of an empty loop.
+  Error prepare(const KvmTrace& trace, uint64_t spins);
+  // Creates the VM. `memory` is as large as the trace says, and must outlive this object.
+  Error create(void* memory, const std::vector<ReplayShare>& shares);
+  // Runs a vCPU on the calling thread until its share is done.
+  Error run(size_t vcpu, const GiveBack& give_back, ReplayResult* result);
+
+ private:
+  void write_page_tables(uint64_t memory_bytes);
+
+  Mapping own_;  // guest memory of ours: code, page tables, trace
+  uint64_t memory_bytes_ = 0;
+  uint64_t entries_address_ = 0;
+  uint64_t spins_ = 0;
+  KvmMachine machine_;
+  std::vector<KvmVcpu> vcpus_;
+};
+
+}  // namespace reap::guest
+
+#endif
