@@ -1,0 +1,132 @@
+// How long a guest waits for one page: a process touches pages one by one, and the plainest handler
+// of another process serves them from memory that is resident.
+#include <sys/prctl.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <cstdlib>
+
+#include "guest/handshake_sender.h"
+#include "guest/userfault.h"
+#include "options.h"
+#include "pager.h"
+#include "report.h"
+
+namespace reap::bench {
+
+namespace {
+
+constexpr uint64_t kPageSize = 4096;
+
+// A folder for the socket that goes with the process.
+class Folder {
+ public:
+  Folder() {
+    if (!::mkdtemp(path_)) fail("make a folder in /tmp", errno);
+  }
+  Folder(const Folder&) = delete;
+  ~Folder() { ::rmdir(path_); }
+  std::string socket() const { return std::string(path_) + "/uffd.sock"; }
+
+ private:
+  char path_[32] = "/tmp/reap-bench-XXXXXX";
+};
+
+// The child: a VMM that touches each of its pages once, and writes down how long it waited.
+[[noreturn]] void touch_pages(const std::string& socket, uint64_t pages, uint64_t* waited_ns) {
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  const Mapping memory = Mapping::anonymous(pages * kPageSize);
+  guest::Userfault userfault;
+  guest::HandshakeReport report;
+  guest::Error error = guest::Userfault::open(&userfault);
+  if (!error && !memory) error = guest::system_error("map guest memory", ENOMEM);
+  if (!error) error = userfault.register_missing(memory.data(), memory.size());
+  if (!error) {
+    const auto base = reinterpret_cast<uintptr_t>(memory.data());
+    error = guest::send_handshake(socket, {{base, memory.size(), 0, kPageSize}}, userfault.fd.get(),
+                                  {}, &report);
+  }
+  if (error) {
+    // The parent waits for a connection that will not come.
+    ::kill(::getppid(), SIGTERM);
+    fail(error.message);
+  }
+  for (uint64_t page = 0; page < pages; page++) {
+    const uint64_t began = now_ns();
+    const volatile uint8_t* byte = memory.data() + page * kPageSize;
+    static_cast<void>(*byte);
+    waited_ns[page] = now_ns() - began;
+  }
+  ::_exit(0);
+}
+
+// What each page took, as the toucher saw it.
+std::vector<uint64_t> measure(const Mapping& source, bool spinning) {
+  const uint64_t pages = source.size() / kPageSize;
+  void* data = ::mmap(nullptr, pages * sizeof(uint64_t), PROT_READ | PROT_WRITE,
+                      MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+  if (data == MAP_FAILED) fail("map memory for the results", errno);
+  const Mapping shared = Mapping::adopt(data, pages * sizeof(uint64_t));
+  auto* waited_ns = static_cast<uint64_t*>(data);
+
+  const Folder folder;
+  Pager pager(folder.socket(), source.data(), source.size());
+  const pid_t child = ::fork();
+  if (child < 0) fail("fork", errno);
+  if (child == 0) touch_pages(folder.socket(), pages, waited_ns);
+  if (!pager.connect()) std::exit(1);
+  const std::string reason = spinning ? pager.serve_spinning() : pager.serve();
+  if (reason != "vm-exited") std::exit(1);
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) fail("the touching process failed");
+  if (pager.counters().installed != pages) fail("not every page was served once");
+  return {waited_ns, waited_ns + pages};
+}
+
+int run(const Options& options) {
+  const uint64_t pages = options.number("--pages");
+  const Mapping source = Mapping::buffer(pages * kPageSize);
+  if (!source) fail("allocate memory", ENOMEM);
+  std::fill_n(source.data(), source.size(), 1);
+
+  struct Arm {
+    const char* name;
+    bool spinning;
+    std::vector<uint64_t> p50, p99;  // of each repetition
+  };
+  Arm arms[] = {{"sleeping", false, {}, {}}, {"spinning", true, {}, {}}};
+  for (uint64_t round = options.number("--repetitions"); round > 0; round--) {
+    for (Arm& arm : arms) {
+      std::vector<uint64_t> waited = measure(source, arm.spinning);
+      arm.p50.push_back(quantile(waited, 0.5));
+      arm.p99.push_back(quantile(waited, 0.99));
+    }
+  }
+
+  Json line;
+  line.text("limit", "fault")
+      .number("pages", pages)
+      .number("repetitions", options.number("--repetitions"));
+  for (const Arm& arm : arms) {
+    line.json(arm.name, Json()
+                            .json("p50", to_json(summarize(arm.p50)).str())
+                            .json("p99", to_json(summarize(arm.p99)).str())
+                            .str());
+  }
+  print(line);
+  return 0;
+}
+
+}  // namespace
+
+const Command kLimitFault{
+    "limit-fault",
+    "times served faults as a touching process sees them; the handler sleeps between, or spins",
+    {{"--pages", "N", "2000", "touched one by one, in ascending order"},
+     {"--repetitions", "N", "5", "of each way, interleaved, a new process each"}},
+    run};
+
+}  // namespace reap::bench

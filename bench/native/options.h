@@ -1,0 +1,45 @@
+// The command line: one table of options for each command, from which --help is made too.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace reap::bench {
+
+struct Option {
+  const char* name;      // with its dashes
+  const char* value;     // what to write behind it
+  const char* fallback;  // null: it must be given
+  const char* help;
+};
+
+class Options {
+ public:
+  // Ends the process with status 2 when the words are not what the table says.
+  Options(const std::vector<Option>& table, const std::vector<std::string>& words);
+
+  const std::string& text(const char* name) const { return values_.at(name); }
+  uint64_t number(const char* name) const;
+  std::vector<uint64_t> numbers(const char* name) const;  // comma-separated
+
+ private:
+  std::map<std::string, std::string> values_;
+};
+
+struct Command {
+  const char* name;
+  const char* help;
+  std::vector<Option> options;
+  int (*run)(const Options& options);
+};
+
+extern const Command kReap;
+extern const Command kReapPack;
+extern const Command kOnDemand;
+extern const Command kLimitInstall;
+extern const Command kLimitRead;
+extern const Command kLimitFault;
+
+}  // namespace reap::bench

@@ -1,0 +1,200 @@
+// REAP as published (Ustiugov et al., ASPLOS'21, section 5.2, and its first implementation in
+// vHive): the working-set file is read as a whole, past the page cache, before the VMM is asked to
+// load; its pages are installed as a whole, in ascending order, one call for each contiguous run,
+// before the guest runs; what is missing then is served one page at a time. One thread does it all.
+//
+// Where the original differs, this is kinder to it: runs are found before the restore begins, a
+// fault on a page that is there already is woken, and a removed page reads as zero.
+#include <fcntl.h>
+#include <sys/ioctl.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "files.h"
+#include "options.h"
+#include "pager.h"
+#include "report.h"
+#include "uffd.h"
+
+namespace reap::bench {
+
+namespace {
+
+struct Installed {
+  uint64_t pages = 0;
+  uint64_t present = 0;  // or removed: not brought by this
+  uint64_t calls = 0;
+};
+
+// As uffd::copy(), and wakes nobody: a thread that waits already is woken when its fault is read.
+uffd::Result copy_without_wake(int uffd, uint64_t address, const void* source, uint64_t bytes) {
+  uffdio_copy request{};
+  request.dst = address;
+  request.src = reinterpret_cast<uintptr_t>(source);
+  request.len = bytes;
+  request.mode = UFFDIO_COPY_MODE_DONTWAKE;
+  const int error = ::ioctl(uffd, UFFDIO_COPY, &request) == 0 ? 0 : errno;
+  return uffd::classify(error, request.copy, bytes);
+}
+
+// False when serving has come to its end before.
+bool install(Pager& pager, const Extent& extent, const uint8_t* source, Installed* total) {
+  const uint64_t page_size = pager.memory().page_size();
+  for (uint64_t done = 0; done < extent.bytes;) {
+    const auto range = pager.memory().host_range(extent.offset + done);
+    const uint64_t bytes = std::min(extent.bytes - done, range.length);
+    const auto result = copy_without_wake(pager.uffd(), range.address, source + done, bytes);
+    total->calls++;
+    switch (result.outcome) {
+      case uffd::Outcome::installed:
+      case uffd::Outcome::partial:
+        total->pages += result.bytes / page_size;
+        done += result.bytes;
+        break;
+      case uffd::Outcome::present:
+      case uffd::Outcome::unregistered:
+        total->present++;
+        done += page_size;
+        break;
+      case uffd::Outcome::deferred:  // by a REMOVE that is not read yet
+        if (!pager.step(1)) return false;
+        break;
+      case uffd::Outcome::gone:
+        return false;
+      default:
+        pager.fail_vm("cannot install pages: " + std::string(std::strerror(-result.err)));
+    }
+  }
+  return true;
+}
+
+Installed install_all(Pager& pager, const std::vector<Extent>& extents, const uint8_t* source) {
+  Installed total;
+  for (const Extent& extent : extents) {
+    if (!install(pager, extent, source, &total)) break;
+    source += extent.bytes;
+  }
+  return total;
+}
+
+void print_end(const Pager& pager, const char* reason) {
+  const Pager::Counters& counters = pager.counters();
+  print(event("ended", now_ns())
+            .text("reason", reason)
+            .number("faults", counters.faults)
+            .number("installed", counters.installed)
+            .number("present", counters.present)
+            .number("removed", counters.removed));
+}
+
+int run_reap(const Options& options) {
+  const uint64_t page_size = options.number("--page-size");
+  const std::string& path = options.text("--ws");
+  const Mapping memory = map_file(options.text("--memory"));
+  const auto extents = read_page_list(options.text("--pages"), page_size, memory.size());
+  bool direct = false;
+  const UniqueFd file = open_direct(path, &direct);
+  const uint64_t bytes = total_bytes(extents);
+  if (file_bytes(file.get(), path) != bytes) fail(path + " does not have the pages of the list");
+
+  Pager pager(options.text("--socket"), memory.data(), memory.size());
+  print(event("listening", now_ns()));
+
+  const uint64_t began = now_ns();
+  const Mapping pages = Mapping::buffer(bytes);
+  if (!pages) fail("allocate " + std::to_string(bytes) + " bytes", ENOMEM);
+  read_fully(file.get(), path, 0, pages.data(), bytes);
+  const uint64_t fetched = now_ns();
+  print(event("fetched", fetched)
+            .number("bytes", bytes)
+            .boolean("direct", direct)
+            .micros("tookUs", fetched - began));
+
+  if (!pager.connect()) {
+    print_end(pager, "terminated");
+    return 0;
+  }
+  const uint64_t connected = now_ns();
+  if (pager.memory().page_size() != page_size) {
+    pager.fail_vm("--page-size is not the guest's, " + std::to_string(pager.memory().page_size()));
+  }
+  const Installed total = install_all(pager, extents, pages.data());
+  const uint64_t installed = now_ns();
+  print(event("connected", connected));
+  print(event("installed", installed)
+            .number("pages", total.pages)
+            .number("present", total.present)
+            .number("extents", extents.size())
+            .number("calls", total.calls)
+            .micros("tookUs", installed - connected));
+  print_end(pager, pager.serve());
+  return 0;
+}
+
+int run_on_demand(const Options& options) {
+  const Mapping memory = map_file(options.text("--memory"));
+  Pager pager(options.text("--socket"), memory.data(), memory.size());
+  print(event("listening", now_ns()));
+  const char* reason = "terminated";
+  if (pager.connect()) {
+    print(event("connected", now_ns()));
+    reason = pager.serve();
+  }
+  print_end(pager, reason);
+  return 0;
+}
+
+int run_pack(const Options& options) {
+  const Mapping memory = map_file(options.text("--memory"));
+  const auto extents =
+      read_page_list(options.text("--pages"), options.number("--page-size"), memory.size());
+  const std::string& path = options.text("--output");
+  const UniqueFd file(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+  if (!file) fail("write " + path, errno);
+  for (const Extent& extent : extents) {
+    for (uint64_t done = 0; done < extent.bytes;) {
+      const ssize_t written =
+          ::write(file.get(), memory.data() + extent.offset + done, extent.bytes - done);
+      if (written < 0 && errno == EINTR) continue;
+      if (written < 0) fail("write " + path, errno);
+      done += static_cast<uint64_t>(written);
+    }
+  }
+  if (::fsync(file.get()) != 0) fail("write " + path, errno);
+  print(Json()
+            .number("pages", total_bytes(extents) / options.number("--page-size"))
+            .number("extents", extents.size())
+            .number("bytes", total_bytes(extents)));
+  return 0;
+}
+
+constexpr Option kSocket{"--socket", "PATH", nullptr, "where the VMM will connect"};
+constexpr Option kMemory{"--memory", "FILE", nullptr, "the snapshot's memory file"};
+constexpr Option kPages{"--pages", "FILE", nullptr, "the recorded pages, in any order"};
+constexpr Option kPageSize{"--page-size", "BYTES", "4096", "of the guest, and of the list"};
+
+}  // namespace
+
+const Command kReap{"reap",
+                    "restores as REAP does; ask the VMM to load after the event 'fetched'",
+                    {kSocket,
+                     kMemory,
+                     kPages,
+                     {"--ws", "FILE", nullptr, "the same pages, as reap-pack wrote them"},
+                     kPageSize},
+                    run_reap};
+
+const Command kReapPack{
+    "reap-pack",
+    "writes REAP's working-set file: the pages in ascending order, no header",
+    {kMemory, kPages, {"--output", "FILE", nullptr, "the file to write"}, kPageSize},
+    run_pack};
+
+const Command kOnDemand{"on-demand",
+                        "serves every fault with one page from a mapping of the memory file",
+                        {kSocket, kMemory},
+                        run_on_demand};
+
+}  // namespace reap::bench
