@@ -1,22 +1,29 @@
-// Places where a test can hold a thread, to make a race happen every time. Nothing in the product.
+// Places where a test can hold a thread, to make a race happen every time, and one where it answers
+// for the kernel. Nothing in the product.
 #pragma once
 
 #ifdef REAP_TEST_HOOKS
 #include <functional>
 
 namespace reap::hooks {
+inline std::function<void()> before_event;    // about to handle an event or timer of a session
 inline std::function<void()> before_drain;    // about to read the userfaultfd
 inline std::function<void()> before_serve;    // a fault was read and is about to be served
 inline std::function<void()> before_install;  // a page is read and about to be installed
 inline std::function<void()> before_prefetch_install;
 // The gate is held, the page was seen to be missing and not removed, and the ioctl is next.
 inline std::function<void()> before_ioctl;
+// Whether a page is not to be had without the disk, whatever the page cache has: eviction is a
+// wish.
+inline std::function<bool()> is_cold;
 }  // namespace reap::hooks
 
 #define REAP_HOOK(name)                         \
   do {                                          \
     if (reap::hooks::name) reap::hooks::name(); \
   } while (false)
+#define REAP_HOOK_SAYS(name) (reap::hooks::name && reap::hooks::name())
 #else
 #define REAP_HOOK(name) static_cast<void>(0)
+#define REAP_HOOK_SAYS(name) false
 #endif

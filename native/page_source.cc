@@ -9,6 +9,8 @@
 
 #include <cerrno>
 
+#include "hooks.h"
+
 namespace reap {
 
 int PageSource::open(const std::string& path) {
@@ -32,6 +34,7 @@ int PageSource::open(const std::string& path) {
 }
 
 PageSource::Result PageSource::read_cached(uint64_t offset, void* buffer, uint64_t length) const {
+  if (REAP_HOOK_SAYS(is_cold)) return {Read::would_block};
   if (in_memory_) return read(offset, buffer, length);
   iovec part{buffer, length};
   for (;;) {

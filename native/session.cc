@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "engine.h"
+#include "hooks.h"
 #include "uffd.h"
 
 namespace reap {
@@ -42,6 +43,7 @@ Session::~Session() {
   // The descriptors go first: whoever hears of the end may count them.
   handler_.reset();
   connection_.reset();
+  receiver_ = HandshakeReceiver();
   peer_.pidfd.reset();
   memory_file_ = PageSource();
   Event event{};
@@ -89,6 +91,7 @@ Failure Session::start() {
 }
 
 void Session::on_event(Role role, ServeBuffers& buffers) {
+  REAP_HOOK(before_event);
   switch (role) {
     case Role::serve_again:
       again_.store(false, std::memory_order_relaxed);

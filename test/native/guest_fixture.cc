@@ -62,11 +62,12 @@ bool Flag::set_within_a_moment() const {
 }
 
 Hooks::~Hooks() {
-  for (auto* hook :
-       {&reap::hooks::before_drain, &reap::hooks::before_serve, &reap::hooks::before_install,
-        &reap::hooks::before_prefetch_install, &reap::hooks::before_ioctl}) {
+  for (auto* hook : {&reap::hooks::before_event, &reap::hooks::before_drain,
+                     &reap::hooks::before_serve, &reap::hooks::before_install,
+                     &reap::hooks::before_prefetch_install, &reap::hooks::before_ioctl}) {
     *hook = nullptr;
   }
+  reap::hooks::is_cold = nullptr;
 }
 
 std::vector<uint8_t> memory_bytes(const Shape& shape) {
@@ -306,6 +307,19 @@ __attribute__((noinline, no_sanitize("thread"))) uint8_t peek(const uint8_t* add
 
 __attribute__((noinline, no_sanitize("thread"))) void poke(uint8_t* address, uint8_t value) {
   *static_cast<volatile uint8_t*>(address) = value;
+}
+
+pid_t this_thread() { return static_cast<pid_t>(::syscall(SYS_gettid)); }
+
+bool is_asleep(pid_t thread) {
+  const std::string path = "/proc/self/task/" + std::to_string(thread) + "/stat";
+  char state = 'R';
+  if (std::FILE* stat = std::fopen(path.c_str(), "r")) {
+    // Its number and its name, which is ours, come first.
+    if (std::fscanf(stat, "%*d (%*[^)]) %c", &state) != 1) state = 'R';
+    std::fclose(stat);
+  }
+  return state != 'R';
 }
 
 uint64_t threads_here() { return entries("/proc/self/task"); }

@@ -2,7 +2,10 @@
 // it, and threads that serve it. What Firecracker does, without Firecracker.
 #pragma once
 
+#include <sys/types.h>
+
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <memory>
@@ -90,6 +93,17 @@ struct Hooks {
 template <typename Condition>
 void eventually(Condition condition) {
   while (!condition()) std::this_thread::yield();
+}
+
+// Whether it came true in a time in which it must, on a busy machine too.
+template <typename Condition>
+bool in_time(Condition condition) {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+  while (!condition()) {
+    if (std::chrono::steady_clock::now() >= end) return false;
+    std::this_thread::yield();
+  }
+  return true;
 }
 
 struct Shape {
@@ -211,6 +225,11 @@ class Restore {
 uint8_t peek(const uint8_t* address);
 void poke(uint8_t* address, uint8_t value);
 
+pid_t this_thread();
+// Whether a thread of this process waits in the kernel.
+bool is_asleep(pid_t thread);
+
+// A thread that was joined is listed for a moment more.
 uint64_t threads_here();
 uint64_t descriptors_here();
 

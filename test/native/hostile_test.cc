@@ -18,6 +18,7 @@ namespace {
 using fixture::connect_to;
 using fixture::EngineRun;
 using fixture::handshake_text;
+using fixture::in_time;
 using fixture::Restore;
 using fixture::Shape;
 using reap::EndState;
@@ -43,19 +44,8 @@ reap::UniqueFd connect_guest(const Restore& restore) {
   return connection;
 }
 
-// Whether it came true in a time in which it must.
-template <typename Condition>
-bool in_time(Condition condition) {
-  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(4);
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() >= end) return false;
-    std::this_thread::yield();
-  }
-  return true;
-}
-
-// A VMM in a process of its own that connects when it is told to, and says when it has sent its
-// handshake. Made before the threads of an engine, as it forks.
+// A VMM in a process of its own that connects when it is told to, says when it has sent its
+// handshake, and touches its memory then. Made before the threads of an engine, as it forks.
 class LateVmm {
  public:
   LateVmm(const Shape& shape, const std::string& path) {
@@ -97,6 +87,7 @@ class LateVmm {
       ::_exit(1);
     }
     if (::write(theirs, &byte, 1) != 1) ::_exit(1);
+    fixture::peek(guest.page(0));
     for (;;) ::pause();
   }
 
@@ -221,8 +212,36 @@ TEST(a_vmm_that_nobody_has_accepted_when_its_session_ends_is_killed_and_not_left
   }
 }
 
+// The VMM has sent its handshake and does not wait for an answer. Whatever a demand thread is about
+// to do with it, close() must find that its guest depends on us.
 TEST(every_vmm_whose_session_is_closed_as_its_handshake_comes_is_killed) {
-  constexpr int kVmms = 36;
+  const char* const next_step[] = {"accept it", "receive its message", "serve its first fault"};
+  for (int step = 0; step < 3; ++step) {
+    check::about = std::string("a thread that is about to ") + next_step[step];
+    fixture::Hooks hooks;
+    fixture::Hold held;
+    Restore restore;
+    if (!restore.missing().empty()) SKIP(restore.missing());
+    LateVmm vmm(restore.shape, socket_of(restore));
+    std::atomic<int> events{0};
+    reap::hooks::before_event = [&] {
+      if (events++ == step) held();
+    };
+    EngineRun run;
+    const EngineRun::Opened session = run.open(options_of(restore, true));
+    CHECK(vmm.send_handshake());
+    held.wait_until_held();
+    CHECK(run.close(session.id, true));
+    CHECK_EQ(vmm.end_in_time(), SIGKILL);
+    held.release();
+    const Event ended = run.wait_for_end(session.id);
+    CHECK_EQ(ended.state, EndState::vm_killed);
+    CHECK_EQ(ended.failure.code, ErrorCode::none);
+  }
+}
+
+TEST(every_vmm_whose_session_is_closed_at_any_moment_of_its_handshake_is_killed) {
+  constexpr int kVmms = 24;
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
   const auto path = [&](int i) { return restore.directory.path(std::to_string(i)); };
@@ -269,21 +288,32 @@ TEST(a_peer_that_sends_descriptors_with_every_byte_is_refused_at_the_first_that_
   CHECK_EQ(fixture::descriptors_here(), before);
 }
 
-TEST(a_vm_whose_pages_are_all_on_the_disk_leaves_threads_for_others) {
-  constexpr uint64_t kApart = 512;
-  Shape shape;
-  shape.region_pages = {8 * kApart};
-  fixture::Hooks hooks;
-  Restore restore(shape);
+TEST(the_end_of_a_session_is_told_when_every_descriptor_of_it_is_closed) {
+  Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
-  std::vector<uint8_t> page(4096);
-  fixture::forget_cached(restore.path);
-  if (restore.memory_file.read_cached(7 * kApart * 4096, page.data(), 4096).read !=
-      reap::PageSource::Read::would_block) {
-    SKIP("needs a temporary folder on a disk, whose pages can be dropped from the page cache");
-  }
+  const reap::UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
+  std::atomic<uint64_t> at_the_end{0};
+  EngineRun run([&](const Event& event) {
+    if (event.kind == Event::Kind::ended) at_the_end = fixture::descriptors_here();
+  });
+  const uint64_t before = fixture::descriptors_here();
+  const EngineRun::Opened session = run.open(options_of(restore));
+  const reap::UniqueFd connection = connect_to(socket_of(restore));
+  CHECK(fixture::send(connection.get(), "[", {null.get(), null.get()}));
+  run.wait_for_end(session.id);
+  // This process is the VMM too.
+  const uint64_t ours = 1;
+  CHECK_EQ(at_the_end.load(), before + ours);
+}
+
+TEST(a_vm_whose_pages_are_all_on_the_disk_leaves_threads_for_others) {
+  constexpr uint64_t kVcpus = 7;
+  fixture::Hooks hooks;
+  Restore restore;
+  if (!restore.missing().empty()) SKIP(restore.missing());
   std::atomic<int> arrived{0};
   fixture::Flag go_on;
+  reap::hooks::is_cold = [] { return true; };
   reap::hooks::before_install = [&] {
     ++arrived;
     go_on.wait();
@@ -293,12 +323,13 @@ TEST(a_vm_whose_pages_are_all_on_the_disk_leaves_threads_for_others) {
   const reap::UniqueFd connection = connect_guest(restore);
   run.wait(Event::Kind::connected, session.id);
   std::vector<std::thread> vcpus;
-  for (uint64_t i = 0; i < 7; ++i) {
-    vcpus.emplace_back([&restore, i] { CHECK(restore.has_file_bytes(i * kApart)); });
+  for (uint64_t page = 0; page < kVcpus; ++page) {
+    vcpus.emplace_back([&restore, page] { CHECK(restore.has_file_bytes(page)); });
   }
   fixture::eventually([&] { return arrived >= 2; });
   // A third one would have taken its permission by then.
   CHECK(!fixture::Flag().set_within_a_moment());
+  CHECK_EQ(arrived.load(), 2);
   // Three may wait for the disk at the same time, this VM's at most two of them.
   CHECK(run.engine().begin_blocking());
   CHECK(!run.engine().begin_blocking());

@@ -128,10 +128,11 @@ int VmmProcess::end() {
 
 void VmmProcess::exit_by_itself() { command_.reset(); }
 
-EngineRun::EngineRun() {
+EngineRun::EngineRun(OnEvent on_event) {
   int error = 0;
   engine_ = reap::Engine::create(
-      [this](reap::Event&& event) {
+      [this, on_event = std::move(on_event)](reap::Event&& event) {
+        if (on_event) on_event(event);
         std::lock_guard<std::mutex> lock(mutex_);
         events_.push_back(std::move(event));
         changed_.notify_all();

@@ -4,6 +4,7 @@
 #include <sys/types.h>
 
 #include <condition_variable>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -54,7 +55,10 @@ class VmmProcess {
 // An engine whose events can be waited for.
 class EngineRun {
  public:
-  EngineRun();
+  using OnEvent = std::function<void(const reap::Event&)>;
+
+  // `on_event` hears of each event on the thread that emits it.
+  explicit EngineRun(OnEvent on_event = {});
   ~EngineRun() { shut_down(); }
 
   struct Opened {
