@@ -15,7 +15,7 @@ const sanitizers = {
   address: ['-fsanitize=address,undefined', '-fno-sanitize-recover=all', '-fno-omit-frame-pointer'],
   thread: ['-fsanitize=thread'],
 }
-const limitMs = 120_000
+const limitMs = 1_200_000
 
 const { values: options, positionals: filters } = parseArgs({
   options: { sanitize: { type: 'string' } },

@@ -117,8 +117,8 @@ TEST(what_is_fetched_before_the_handshake_is_bounded) {
   prefetcher.start(client, shared(write_working_set(restore, fixture::one_page_groups(order))));
   fixture::eventually([&] { return restore.get(Counter::bytes_read) >= kPool * 4096; });
   CHECK(!fixture::Flag().set_within_a_moment());
+  fixture::eventually([&] { return prefetcher.busy_workers() == 0; });
   CHECK_EQ(restore.get(Counter::bytes_read), kPool * 4096);
-  CHECK_EQ(prefetcher.busy_workers(), 0);
   CHECK_EQ(restore.get(Counter::prefetched), 0);
   prefetcher.connected(client.get());
   CHECK_EQ(client->wait_for_prefetched().pages, kGroups);

@@ -175,7 +175,9 @@ TEST(a_fault_read_before_its_remove_gets_zeros) {
     balloon.join();
     servers.stop();
     CHECK(restore.get(Counter::deferred) > 0);
-    CHECK_EQ(restore.get(Counter::zero), 1);
+    // More than once when the zeros came before madvise() dropped the page, and went with it.
+    CHECK(restore.get(Counter::zero) >= 1);
+    CHECK_EQ(restore.get(Counter::installed), 0);
   }
 }
 
@@ -267,23 +269,23 @@ TEST(removes_that_are_queued_while_the_memory_is_unregistered_hold_nobody) {
   if (!restore.missing().empty()) SKIP(restore.missing());
   CHECK(restore.fill(0, restore.shape.pages()) == Filled::all);
   std::atomic<uint64_t> over{0};
-  fixture::Barrier together(kBalloons + 1);
+  std::vector<std::atomic<pid_t>> numbers(kBalloons);
   std::vector<std::thread> balloons;
   for (uint64_t page = 0; page < kBalloons; ++page) {
     balloons.emplace_back([&, page] {
-      together.arrive_and_wait();
+      numbers[page] = fixture::this_thread();
       CHECK(restore.guest.remove(page));
       ++over;
     });
   }
-  together.arrive_and_wait();
-  fixture::eventually([&] { return restore.guest.remove_is_pending(); });
+  // Each in madvise(), where it waits until its event is read.
+  for (const std::atomic<pid_t>& number : numbers) {
+    fixture::eventually([&] { return number != 0 && fixture::is_asleep(number); });
+  }
+  CHECK_EQ(over.load(), 0);
   // Only the handler reads them, and it reads for the last time here.
-  CHECK(!fixture::Flag().set_within_a_moment());
   CHECK_EQ(restore.handler->unregister(), 0);
-  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(4);
-  while (over < kBalloons && std::chrono::steady_clock::now() < end) std::this_thread::yield();
-  CHECK_EQ(over, kBalloons);
+  CHECK(fixture::in_time([&] { return over == kBalloons; }));
   // What is held after all is let go.
   Servers servers(*restore.handler);
   for (std::thread& balloon : balloons) balloon.join();

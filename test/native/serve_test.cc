@@ -61,9 +61,11 @@ void serve_a_table_of_pages(uint64_t page_size, const std::vector<Layout>& layou
       }
       check::about = layout.name;
       servers.stop();
-      CHECK_EQ(restore.get(Counter::faults), touched);
       CHECK_EQ(restore.get(Counter::installed), touched);
-      CHECK_EQ(restore.get(Counter::bytes_read), touched * page_size);
+      // A thread that is woken for something else asks for its page again, and finds it there.
+      const uint64_t faults = touched + restore.get(Counter::present);
+      CHECK_EQ(restore.get(Counter::faults), faults);
+      CHECK_EQ(restore.get(Counter::bytes_read), faults * page_size);
       check::about.clear();
     }
   }
@@ -132,7 +134,8 @@ TEST(a_fault_on_a_page_that_came_another_way_is_woken) {
   serving.release();
   guest.join();
   servers.stop();
-  CHECK_EQ(restore.get(Counter::present), 1);
+  CHECK(restore.get(Counter::present) >= 1);
+  CHECK_EQ(restore.get(Counter::present), restore.get(Counter::faults));
   CHECK_EQ(restore.get(Counter::installed), 0);
 }
 
@@ -327,15 +330,10 @@ TEST(faults_are_neither_late_nor_residual_without_a_prefetch) {
 }
 
 TEST(faults_beside_one_that_waits_for_the_disk_are_served_by_another_thread) {
+  fixture::Hooks hooks;
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
-  reap::ServeBuffers buffers;
-  CHECK(buffers.reserve(4096));
-  fixture::forget_cached(restore.path);
-  if (restore.memory_file.read_cached(0, buffers.page.data(), 4096).read !=
-      reap::PageSource::Read::would_block) {
-    SKIP("needs a temporary folder on a disk, whose pages can be dropped from the page cache");
-  }
+  reap::hooks::is_cold = [] { return true; };
   std::atomic<int> served{0};
   std::vector<std::thread> vcpus;
   for (uint64_t page = 0; page < 3; ++page) {
@@ -345,51 +343,59 @@ TEST(faults_beside_one_that_waits_for_the_disk_are_served_by_another_thread) {
     });
   }
   fixture::eventually([&] { return restore.guest.faults_pending() == 3; });
-  const auto serve = [&](reap::ServeBuffers& room, const std::function<bool()>& before_blocking) {
-    return restore.handler->serve(room, std::chrono::nanoseconds(0), before_blocking);
+  const auto serve_all = [&](const std::function<bool()>& before_blocking) {
+    reap::ServeBuffers room;
+    CHECK(room.reserve(4096));
+    const std::chrono::nanoseconds no_spin{0};
+    while (restore.handler->serve(room, no_spin, before_blocking) != Served::idle) continue;
   };
-  bool first = true;
-  CHECK(serve(buffers, [&] {
-          if (!std::exchange(first, false)) return true;
-          std::thread other([&] {
-            reap::ServeBuffers room;
-            CHECK(room.reserve(4096));
-            while (serve(room, [] { return true; }) != Served::idle) {
-            }
-          });
-          other.join();
-          fixture::eventually([&] { return served == 2; });
-          return true;
-        }) == Served::idle);
+  int waited = 0;
+  serve_all([&] {
+    if (waited++ > 0) return true;
+    std::thread other([&] { serve_all([] { return true; }); });
+    other.join();
+    fixture::eventually([&] { return served == 2; });
+    return true;
+  });
   for (std::thread& vcpu : vcpus) vcpu.join();
+  CHECK_EQ(waited, 1);
   CHECK_EQ(restore.get(Counter::installed), 3);
 }
 
 TEST(a_fault_that_may_not_wait_for_the_disk_now_is_served_later) {
+  fixture::Hooks hooks;
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
+  reap::hooks::is_cold = [] { return true; };
+  fixture::Flag went_on;
+  std::thread vcpu([&] {
+    CHECK(restore.has_file_bytes(3));
+    went_on.set();
+  });
+  fixture::eventually([&] { return restore.guest.faults_pending() == 1; });
   reap::ServeBuffers buffers;
   CHECK(buffers.reserve(4096));
-  std::thread vcpu([&] { CHECK(restore.has_file_bytes(3)); });
-  fixture::eventually([&] { return restore.guest.faults_pending() == 1; });
-  fixture::forget_cached(restore.path);
-  const auto serve = [&](bool may_block, int* asked) {
-    return restore.handler->serve(buffers, std::chrono::nanoseconds(0), [=] {
-      ++*asked;
-      return may_block;
+  int asked = 0;
+  const auto serve = [&](bool may_wait) {
+    asked = 0;
+    return restore.handler->serve(buffers, std::chrono::nanoseconds(0), [&, may_wait] {
+      ++asked;
+      return may_wait;
     });
   };
-  int refused = 0;
-  int allowed = 0;
-  const Served first = serve(false, &refused);
-  const bool was_served = restore.guest.is_present(3);
-  fixture::eventually([&] { return serve(true, &allowed) == Served::idle; });
-  vcpu.join();
-  if (refused == 0) {
-    SKIP("needs a temporary folder on a disk, whose pages can be dropped from the page cache");
+  // The message is read once; after that the fault is known from the list of those that wait.
+  for (int refusal = 0; refusal < 3; ++refusal) {
+    CHECK_EQ(serve(false), Served::later);
+    CHECK(asked > 0);
+    CHECK_EQ(restore.guest.faults_pending(), 0);
   }
+  CHECK(!went_on.is_set());
+  CHECK(!restore.guest.is_present(3));
+  CHECK_EQ(restore.get(Counter::bytes_read), 0);
+  CHECK_EQ(serve(true), Served::idle);
+  CHECK_EQ(asked, 1);
+  vcpu.join();
   CHECK_EQ(restore.get(Counter::installed), 1);
   CHECK_EQ(restore.get(Counter::faults), 1);
-  // The kernel may have read the page meanwhile without anybody waiting for it.
-  CHECK_EQ(first == Served::later, !was_served);
+  CHECK_EQ(restore.get(Counter::bytes_read), 4096);
 }
