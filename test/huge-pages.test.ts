@@ -1,8 +1,10 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { afterAll, describe, expect, test } from 'vitest'
+import { afterAll, describe, expect, onTestFinished, test } from 'vitest'
 import { Trace, WorkingSet } from '../src/index.js'
-import { expectCounts, type Scene, scene, serveScene } from './scratch.js'
+import { makeMemoryFile } from './fake-vmm.js'
+import { KvmGuest, kvmMissing, writeKvmTrace } from './kvm-guest.mjs'
+import { expectCounts, type Scene, scene, scratchFolder, serveScene } from './scratch.js'
 
 const HUGE = 2097152
 const PAGES = 16
@@ -108,6 +110,32 @@ describe.skipIf(skipped)('a guest on pages of 2 MiB', () => {
     await s.vmm.read(2)
     await handler.detach()
     expect((await s.vmm.verify(s.memoryFile)).wrong).toEqual([])
+  })
+
+  test('may be a VM of KVM, with two vCPUs', async ({ skip }) => {
+    const missing = kvmMissing()
+    skip(missing !== undefined, `needs KVM: ${missing}`)
+    const folder = await scratchFolder()
+    const [memoryFile, socketPath] = [join(folder, 'memory'), join(folder, 'uffd.sock')]
+    await makeMemoryFile(memoryFile, (PAGES * HUGE) / 4096)
+    const trace = join(folder, 'trace')
+    // The first vCPU reads and writes; the second gives pages back, and looks.
+    const touches = [
+      ...[1, 7, 0, 4, 2].map((page) => ({ page, write: page % 2 === 0 })),
+      { page: 12, giveBack: 2 },
+      ...[13, 12].map((page) => ({ page, word: 0n })),
+      ...[11, 14].map((page) => ({ page })),
+    ]
+    writeKvmTrace(trace, memoryFile, touches, { pageSize: HUGE })
+    const handler = await serveScene({ socketPath, memoryFile })
+    const paths = { memoryFile, trace, socketPath }
+    const guest = new KvmGuest({ ...paths, pageSize: HUGE, vcpus: 2, deal: 'chunks', verify: true })
+    onTestFinished(async () => void (await guest.kill()))
+    await guest.exited
+    expect(guest.error).toBeUndefined()
+    expect(await guest.event('verified')).toMatchObject({ pages: 9, wrong: 0 })
+    await handler.closed
+    expect(handler.stats()).toMatchObject({ faults: 9, removed: 2 })
   })
 })
 

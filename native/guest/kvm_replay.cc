@@ -175,6 +175,11 @@ Error KvmReplay::run(size_t index, const GiveBack& give_back, ReplayResult* resu
                  registers.r12};
       return {};
     }
+    // Memory that it cannot fault in is EFAULT to KVM, unless it was emulating the access: then it
+    // takes it for that of a device.
+    if (state.exit_reason == KVM_EXIT_MMIO && state.mmio.phys_addr >= kMemory) {
+      return system_error("run a vCPU", EFAULT);
+    }
     if (state.exit_reason != KVM_EXIT_IO || state.io.port != kGiveBackPort) {
       return {"vCPU " + std::to_string(index) + " stopped for reason " +
               std::to_string(state.exit_reason) + " of KVM, at 0x" + hex(registers.rip, 1)};
