@@ -1,0 +1,138 @@
+// @ts-check
+// A snapshot on disk, and the VMs that are restored from it.
+import { closeSync, openSync } from 'node:fs'
+import { join } from 'node:path'
+import { isDeepStrictEqual } from 'node:util'
+import { Machine, machineArguments, stateUri } from './qemu.mjs'
+
+const invokeDeadlineMs = 60_000
+
+export class Guest {
+  #qemu
+  #accelerator
+
+  /**
+   * @param {object} options
+   * @param {string} options.name
+   * @param {string} options.folder
+   * @param {number} options.memoryBytes
+   * @param {import('./functions.mjs').Input[]} options.inputs  the first is the one to record
+   * @param {string} options.qemu
+   * @param {string} options.accelerator
+   */
+  constructor({ name, folder, memoryBytes, inputs, qemu, accelerator }) {
+    this.name = name
+    this.memoryFile = join(folder, 'memory')
+    this.stateFile = join(folder, 'state')
+    this.memoryBytes = memoryBytes
+    this.inputs = inputs
+    this.#qemu = qemu
+    this.#accelerator = accelerator
+  }
+
+  /**
+   * A VM that has its device state and is ready to resume. Its memory is a private mapping of the
+   * memory file, which no VM changes; any number may run at once.
+   * @param {object} [options]
+   * @param {Record<string, string>} [options.env]  added to QEMU's environment, such as LD_PRELOAD
+   * @param {AbortSignal} [options.signal]  kills the VM
+   * @returns {Promise<GuestVm>}
+   */
+  async restore({ env, signal } = {}) {
+    const stateFile = openSync(this.stateFile, 'r')
+    /** @type {Machine} */
+    let machine
+    try {
+      const { memoryFile, memoryBytes } = this
+      const accelerator = this.#accelerator
+      machine = new Machine({
+        qemu: this.#qemu,
+        args: [
+          ...machineArguments({ memoryFile, memoryBytes, shared: false, accelerator }),
+          ...['-incoming', 'defer'],
+        ],
+        env,
+        signal,
+        stateFile,
+      })
+    } finally {
+      closeSync(stateFile)
+    }
+    try {
+      await machine.connect()
+      await machine.migrate('migrate-incoming', stateUri)
+      machine.phases.loaded = performance.now()
+      return new GuestVm(this.name, machine)
+    } catch (error) {
+      await machine.stop()
+      throw error
+    }
+  }
+
+  /** Restores the guest for each input, and throws where its answer is not the host's. */
+  async check(/** @type {AbortSignal | undefined} */ signal) {
+    for (const { name, request, answer: expected } of this.inputs) {
+      const vm = await this.restore({ signal })
+      try {
+        await vm.resume()
+        const { answer } = await vm.invoke(request)
+        if (!isDeepStrictEqual(answer, expected)) {
+          const shown = [answer, expected].map((value) => JSON.stringify(value).slice(0, 200))
+          throw new Error(`${this.name}, "${name}": the guest answers ${shown.join(', the host ')}`)
+        }
+      } finally {
+        await vm.stop()
+      }
+    }
+  }
+}
+
+export class GuestVm {
+  #name
+  #machine
+
+  /**
+   * @param {string} name
+   * @param {Machine} machine
+   */
+  constructor(name, machine) {
+    this.#name = name
+    this.#machine = machine
+  }
+
+  get pid() {
+    return this.#machine.pid
+  }
+
+  /** When each thing had happened, as performance.now() has it: spawned, qmp, loaded, resumed, answered. */
+  get phases() {
+    return this.#machine.phases
+  }
+
+  async resume() {
+    await this.#machine.execute('cont')
+    this.phases.resumed = performance.now()
+  }
+
+  /**
+   * @param {any} request
+   * @returns {Promise<{ answer: any, ms: number, us: number }>} `us` is the time inside the function, by the guest's clock
+   */
+  async invoke(request) {
+    const started = performance.now()
+    this.#machine.tell({ input: request })
+    const { answer, us, error } = await this.#machine.heard(
+      `the answer of ${this.#name}`,
+      invokeDeadlineMs,
+    )
+    const now = performance.now()
+    if (error !== undefined) throw new Error(`${this.#name} failed in the guest: ${error}`)
+    this.phases.answered ??= now
+    return { answer, ms: now - started, us }
+  }
+
+  /** Kills QEMU and waits for its end. It leaves no file. */
+  stop() {
+    return this.#machine.stop()
+  }
+}

@@ -1,0 +1,151 @@
+// @ts-check
+// Linux guests with real functions, for the bench and the tests; README.md tells what they are.
+import { createHash } from 'node:crypto'
+import { existsSync, readFileSync, realpathSync, statSync } from 'node:fs'
+import { mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
+import { availableParallelism } from 'node:os'
+import { join, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { guestFolder, guestFunctions } from './functions.mjs'
+import { Guest } from './guest.mjs'
+import { findParts } from './packages.mjs'
+import { takeSnapshot } from './snapshot.mjs'
+
+export { MissingPackages } from './packages.mjs'
+export { Guest }
+
+/** @type {readonly string[]} */
+export const functionNames = [...guestFunctions.keys()]
+
+export const defaultCacheFolder = fileURLToPath(new URL('../../build/linux-guest', import.meta.url))
+
+/** @typedef {{ name: string, step: 'cached' | 'building' | 'built', ms: number }} Progress */
+
+/**
+ * The guests of the named functions, in that order. A snapshot that is not in the cache is built
+ * and checked; it takes some seconds each.
+ * @param {object} [options]
+ * @param {readonly string[]} [options.functions]  all by default
+ * @param {string} [options.cacheFolder]
+ * @param {'tcg' | 'kvm'} [options.accelerator]
+ * @param {(progress: Progress) => void} [options.onProgress]
+ * @param {AbortSignal} [options.signal]
+ * @returns {Promise<Guest[]>}
+ */
+export async function prepareGuests({
+  functions = functionNames,
+  cacheFolder = defaultCacheFolder,
+  accelerator = 'tcg',
+  onProgress,
+  signal,
+} = {}) {
+  const wanted = functions.map((name) => {
+    const found = guestFunctions.get(name)
+    if (!found) throw new TypeError(`no function "${name}"; there are ${functionNames.join(', ')}`)
+    return found
+  })
+  const parts = findParts()
+  await mkdir(cacheFolder, { recursive: true })
+  const context = { parts, cacheFolder: resolve(cacheFolder), accelerator, onProgress, signal }
+
+  // A failure stops the builds that run beside it: theirs would be killed half way otherwise.
+  const guests = /** @type {Guest[]} */ ([])
+  const failed = new AbortController()
+  const either = signal ? AbortSignal.any([signal, failed.signal]) : failed.signal
+  const queue = wanted.entries()
+  const work = async () => {
+    for (const [index, guestFunction] of queue) {
+      guests[index] = await prepareGuest(guestFunction, { ...context, signal: either })
+    }
+  }
+  const workers = Array.from({ length: Math.min(availableParallelism(), 4) }, () =>
+    work().catch((error) => {
+      failed.abort(error)
+      throw error
+    }),
+  )
+  const outcomes = await Promise.allSettled(workers)
+  const failure = outcomes.find((outcome) => outcome.status === 'rejected')
+  if (failure) throw signal?.aborted ? signal.reason : failed.signal.reason
+  return guests
+}
+
+/**
+ * @param {import('./functions.mjs').GuestFunction} guestFunction
+ * @param {{ parts: import('./packages.mjs').Parts, cacheFolder: string, accelerator: 'tcg' | 'kvm', onProgress: ((progress: Progress) => void) | undefined, signal: AbortSignal }} options
+ */
+async function prepareGuest(guestFunction, options) {
+  const { parts, cacheFolder, accelerator, onProgress, signal } = options
+  const { name, runtime } = guestFunction
+  const { memoryBytes } = runtime
+  const started = performance.now()
+  const report = (/** @type {Progress['step']} */ step) =>
+    onProgress?.({ name, step, ms: performance.now() - started })
+  const open = async (/** @type {string} */ folder) => {
+    const inputs = JSON.parse(await readFile(join(folder, 'inputs.json'), 'utf8'))
+    return new Guest({ name, folder, memoryBytes, inputs, qemu: parts.qemu, accelerator })
+  }
+
+  const kept = join(cacheFolder, `${name}-${cacheKey(guestFunction, parts, accelerator)}`)
+  if (existsSync(kept)) {
+    report('cached')
+    return open(kept)
+  }
+  report('building')
+  await removeOld(name, cacheFolder)
+  const building = `${kept}.${process.pid}`
+  try {
+    await mkdir(building)
+    const inputs = await takeSnapshot(guestFunction, {
+      parts,
+      folder: building,
+      accelerator,
+      signal,
+    })
+    await writeFile(join(building, 'inputs.json'), JSON.stringify(inputs))
+    await (await open(building)).check(signal)
+    await rename(building, kept).catch((error) => {
+      if (!existsSync(kept)) throw error // another process has built the same meanwhile
+    })
+  } finally {
+    await rm(building, { recursive: true, force: true })
+  }
+  report('built')
+  return open(kept)
+}
+
+/**
+ * Removes the function's snapshots of other keys, and what builds that were killed have left.
+ * @param {string} name
+ * @param {string} cacheFolder
+ */
+async function removeOld(name, cacheFolder) {
+  for (const entry of await readdir(cacheFolder)) {
+    const [, owner, pid] = /^(\w+)-[0-9a-f]+(?:\.(\d+))?$/.exec(entry) ?? []
+    if (owner !== name || (pid && existsSync(`/proc/${pid}`))) continue
+    await rm(join(cacheFolder, entry), { recursive: true, force: true })
+  }
+}
+
+/**
+ * Stands for everything a snapshot is made from. Packages' files count by their size and time, so
+ * that a look into the cache takes milliseconds.
+ * @param {import('./functions.mjs').GuestFunction} guestFunction
+ * @param {import('./packages.mjs').Parts} parts
+ * @param {string} accelerator
+ */
+function cacheKey({ file, runtime }, parts, accelerator) {
+  const hash = createHash('sha256')
+  const own = ['image.mjs', 'qemu.mjs', 'snapshot.mjs', 'functions.mjs'].map((name) =>
+    fileURLToPath(new URL(name, import.meta.url)),
+  )
+  const guest = ['init', runtime.agent, file].map((name) => join(guestFolder, name))
+  for (const path of [...own, ...guest]) hash.update(readFileSync(path))
+  for (const path of [parts.kernel, parts.busybox, runtime.command(parts)]) {
+    const real = realpathSync(path)
+    const { size, mtimeMs } = statSync(real)
+    hash.update(`${real} ${size} ${mtimeMs}\n`)
+  }
+  hash.update(`${parts.qemuVersion} ${accelerator}`)
+  return hash.digest('hex').slice(0, 16)
+}

@@ -1,0 +1,72 @@
+// @ts-check
+// Boots a guest with one function, waits until it is ready and idle, and keeps its memory and state.
+import { appendFileSync } from 'node:fs'
+import { rm, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { askReference, guestFolder } from './functions.mjs'
+import { buildImage } from './image.mjs'
+import { Machine, machineArguments } from './qemu.mjs'
+
+/** What the kernel does after the agent is up, such as freeing memory, is over by then. */
+const idleMs = 1000
+
+const kernelCommandLine = [
+  'console=ttyS0 quiet',
+  'panic=-1', // QEMU gets -no-reboot, so that a guest that fails ends
+  'mitigations=off nokaslr audit=0 apparmor=0 ipv6.disable=1',
+  'random.trust_cpu=on', // nothing waits for entropy
+  'no5lvl no_timer_check tsc=reliable 8250.nr_uarts=1',
+].join(' ')
+
+/**
+ * Leaves `memory`, `state` and `console.log` in the folder.
+ * @param {import('./functions.mjs').GuestFunction} guestFunction
+ * @param {{ parts: import('./packages.mjs').Parts, folder: string, accelerator: string, signal?: AbortSignal | undefined }} options
+ * @returns {Promise<import('./functions.mjs').Input[]>}
+ */
+export async function takeSnapshot(guestFunction, { parts, folder, accelerator, signal }) {
+  const { name, file, runtime } = guestFunction
+  const { inputs, files, executable } = await askReference(guestFunction, parts, signal)
+  const image = buildImage({
+    parts,
+    guestFolder,
+    guestFiles: ['init', runtime.agent, file],
+    command: [executable, ...runtime.flags, `/${runtime.agent}`, name],
+    files,
+  })
+  await writeFile(join(folder, 'initramfs'), image, { signal })
+  const memoryFile = join(folder, 'memory')
+  const machine = new Machine({
+    qemu: parts.qemu,
+    folder,
+    signal,
+    onConsole: (chunk) => appendFileSync(join(folder, 'console.log'), chunk),
+    args: [
+      ...machineArguments({
+        memoryFile,
+        memoryBytes: runtime.memoryBytes,
+        shared: true,
+        accelerator,
+      }),
+      ...['-kernel', parts.kernel, '-initrd', 'initramfs'],
+      ...['-append', kernelCommandLine],
+    ],
+  })
+  try {
+    await machine.connect()
+    const ready = machine.heard('the agent to be ready', 120_000)
+    await machine.execute('cont')
+    await ready
+    await sleep(idleMs, undefined, { signal })
+    await machine.execute('stop')
+    await machine.migrate('migrate', 'exec:cat > state')
+    await machine.execute('quit').catch(() => {}) // it may be gone before it has replied
+    // cat(1) has QEMU's stderr, so QEMU's end is told only after cat's.
+    await machine.closed()
+  } finally {
+    await machine.stop()
+  }
+  await rm(join(folder, 'initramfs'))
+  return inputs
+}
