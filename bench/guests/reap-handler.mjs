@@ -1,0 +1,96 @@
+import { execFile, spawn } from 'node:child_process'
+import { join } from 'node:path'
+import { performance } from 'node:perf_hooks'
+import { createInterface } from 'node:readline'
+import { promisify } from 'node:util'
+import { root } from '../lib/machine.mjs'
+
+const program = join(root, 'build/bench/reap-bench')
+
+/** Writes REAP's working-set file: the pages of the list from the memory file, by address. */
+export const packReapPages = ({ memoryFile, pageList, output }) =>
+  promisify(execFile)(program, [
+    'reap-pack',
+    '--memory',
+    memoryFile,
+    '--pages',
+    pageList,
+    '--output',
+    output,
+  ])
+
+// Both clocks are CLOCK_MONOTONIC.
+const offsetMs = performance.now() - Number(process.hrtime.bigint()) / 1e6
+const onOurClock = ({ us }) => us / 1000 + offsetMs
+
+/** REAP's algorithm as it was published (bench/native), in a process of its own. */
+export class ReapHandler {
+  #child
+  #events = new Map()
+  #waiting = new Map()
+  #ended
+
+  static async start({ socketPath, memoryFile, pageList, pages, signal }) {
+    const words = ['reap', '--socket', socketPath, '--memory', memoryFile]
+    const child = spawn(program, [...words, '--pages', pageList, '--ws', pages], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+      signal,
+    })
+    const handler = new ReapHandler(child)
+    await handler.#event('listening')
+    return handler
+  }
+
+  constructor(child) {
+    this.#child = child
+    this.#ended = new Promise((resolve) => {
+      child.once('error', resolve)
+      child.once('close', resolve)
+    }).then(() => {
+      for (const { reject, name } of this.#waiting.values()) {
+        reject(new Error(`the reap handler ended before "${name}"`))
+      }
+    })
+    createInterface({ input: child.stdout }).on('line', (line) => {
+      const event = JSON.parse(line)
+      this.#events.set(event.event, event)
+      this.#waiting.get(event.event)?.resolve(event)
+      this.#waiting.delete(event.event)
+    })
+  }
+
+  #event(name) {
+    const there = this.#events.get(name)
+    if (there) return Promise.resolve(there)
+    return new Promise((resolve, reject) => this.#waiting.set(name, { resolve, reject, name }))
+  }
+
+  get listeningAt() {
+    return onOurClock(this.#events.get('listening'))
+  }
+
+  /** The working set is in memory: the VMM may be started. */
+  get fetched() {
+    return this.#event('fetched')
+  }
+
+  /** Ends the handler and says what it did. */
+  async end() {
+    this.#child.kill('SIGTERM')
+    const [fetched, connected, installed, ended] = await Promise.all(
+      ['fetched', 'connected', 'installed', 'ended'].map((name) => this.#event(name)),
+    )
+    return {
+      fetchedAt: onOurClock(fetched),
+      installedAt: onOurClock(installed),
+      installMs: (installed.us - connected.us) / 1000,
+      faults: ended.faults,
+    }
+  }
+
+  async stop() {
+    if (this.#child.exitCode === null && this.#child.signalCode === null)
+      this.#child.kill('SIGKILL')
+    await this.#ended
+  }
+}

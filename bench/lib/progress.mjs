@@ -1,0 +1,31 @@
+const CLEAR = '\r\x1b[K'
+const QUIET_MS = 15_000
+
+/** What is being done, in one line of a terminal; elsewhere a line now and then. */
+export class Progress {
+  #stream
+  #lastAt = 0
+  #drawn = false
+
+  constructor(stream) {
+    this.#stream = stream
+  }
+
+  /** `share` of the whole, from 0 to 1, where it is known. */
+  say(text, share) {
+    const line =
+      share === undefined ? text : `${String(Math.round(share * 100)).padStart(3)} % · ${text}`
+    if (this.#stream.isTTY) {
+      this.#stream.write(`${CLEAR}${line.slice(0, (this.#stream.columns ?? 80) - 1)}`)
+      this.#drawn = true
+    } else if (Date.now() - this.#lastAt > QUIET_MS) {
+      this.#stream.write(`${line}\n`)
+      this.#lastAt = Date.now()
+    }
+  }
+
+  end() {
+    if (this.#drawn) this.#stream.write(CLEAR)
+    this.#drawn = false
+  }
+}
