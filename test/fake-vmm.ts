@@ -115,10 +115,13 @@ export class FakeVmm {
   #stderr = ''
   #ended = false
 
-  static async start(options: { uid?: number; binary?: string } = {}): Promise<FakeVmm> {
+  static async start(
+    options: { uid?: number; binary?: string; env?: NodeJS.ProcessEnv } = {},
+  ): Promise<FakeVmm> {
     const { uid, binary = BINARY } = options
     const identity = uid === undefined ? {} : { uid, gid: uid }
-    const child = spawn(binary, ['vmm'], { stdio: 'pipe', ...identity })
+    const env = { ...process.env, ...options.env }
+    const child = spawn(binary, ['vmm'], { stdio: 'pipe', env, ...identity })
     await once(child, 'spawn')
     const vmm = new FakeVmm(child)
     await vmm.#expect('start', DEFAULT_TIMEOUT_MS)
@@ -145,6 +148,11 @@ export class FakeVmm {
     })
     // A VMM that ended is reported by `exited`, not by the write that finds out.
     child.stdin!.on('error', () => {})
+  }
+
+  /** What it has written to stderr so far. */
+  get stderr(): string {
+    return this.#stderr
   }
 
   /** Sends one line; see `native/guest` for the commands. Rejects when no answer comes in time. */

@@ -18,7 +18,9 @@ export async function scratchFolder(): Promise<string> {
   return folder
 }
 
-export async function fakeVmm(options: { uid?: number } = {}): Promise<FakeVmm> {
+export async function fakeVmm(
+  options: { uid?: number; env?: NodeJS.ProcessEnv } = {},
+): Promise<FakeVmm> {
   const vmm = await FakeVmm.start(options)
   onTestFinished(() => vmm.kill())
   return vmm

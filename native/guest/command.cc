@@ -137,8 +137,8 @@ std::vector<std::string> split(const std::string& text, char separator) {
 }
 
 Answer execute(Vmm& vmm, const std::string& line) {
-  for (const auto* table :
-       {&kMemoryCommands, &kTouchCommands, &kGuestCommands, &kProcessCommands, &kFileCommands}) {
+  for (const auto* table : {&kMemoryCommands, &kTouchCommands, &kGuestCommands, &kProcessCommands,
+                            &kFileCommands, &kMappingCommands}) {
     for (const Command& command : *table) {
       const std::string name = command.name;
       if (line.compare(0, name.size(), name) != 0) continue;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -51,11 +52,15 @@ std::vector<std::string> split(const std::string& text, char separator);
 // Runs one line and answers it, whatever it says.
 Answer execute(Vmm& vmm, const std::string& line);
 
+// Runs `body` with its number on each of `count` threads, which set off together.
+void run_threads(size_t count, const std::function<void(size_t)>& body);
+
 // One table for each group of commands.
 extern const std::vector<Command> kMemoryCommands;
 extern const std::vector<Command> kTouchCommands;
 extern const std::vector<Command> kGuestCommands;
 extern const std::vector<Command> kProcessCommands;
 extern const std::vector<Command> kFileCommands;
+extern const std::vector<Command> kMappingCommands;
 
 }  // namespace reap::guest

@@ -19,21 +19,6 @@ namespace {
 
 constexpr size_t kWrongShown = 16;
 
-// Runs `body` with its number on each of `count` threads, which set off together.
-void run_threads(size_t count, const std::function<void(size_t)>& body) {
-  pthread_barrier_t barrier;
-  pthread_barrier_init(&barrier, nullptr, static_cast<unsigned>(count));
-  std::vector<std::thread> threads;
-  for (size_t i = 0; i < count; i++) {
-    threads.emplace_back([&barrier, &body, i] {
-      pthread_barrier_wait(&barrier);
-      body(i);
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
-  pthread_barrier_destroy(&barrier);
-}
-
 Error check_threads(uint64_t count) {
   if (count >= 1 && count <= 256) return {};
   return {"THREADS must be 1 to 256, got " + std::to_string(count), -EINVAL};
@@ -159,6 +144,20 @@ Answer present(Vmm& vmm, const Call& call) {
 }
 
 }  // namespace
+
+void run_threads(size_t count, const std::function<void(size_t)>& body) {
+  pthread_barrier_t barrier;
+  pthread_barrier_init(&barrier, nullptr, static_cast<unsigned>(count));
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < count; i++) {
+    threads.emplace_back([&barrier, &body, i] {
+      pthread_barrier_wait(&barrier);
+      body(i);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  pthread_barrier_destroy(&barrier);
+}
 
 const std::vector<Command> kTouchCommands = {
     {"read", "PAGE...", read},

@@ -87,6 +87,11 @@ Error VmmMemory::map(const RegionLayout& layout, VmmMemory* memory) {
   return {};
 }
 
+void VmmMemory::adopt(void* data, uint64_t bytes, uint64_t offset) {
+  regions_.push_back({reinterpret_cast<uintptr_t>(data), bytes, offset, page_size_});
+  pages_ = std::max(pages_, (offset + bytes) / page_size_);
+}
+
 uint8_t* VmmMemory::page(uint64_t number) const { return pieces(number, 1).front().data; }
 
 std::vector<VmmMemory::Piece> VmmMemory::pieces(uint64_t first, uint64_t count) const {

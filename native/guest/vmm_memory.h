@@ -30,6 +30,8 @@ class VmmMemory {
   };
 
   static Error map(const RegionLayout& layout, VmmMemory* memory);
+  // Adds memory of 4 KiB pages that was mapped elsewhere and stays.
+  void adopt(void* data, uint64_t bytes, uint64_t offset);
 
   explicit operator bool() const { return !regions_.empty(); }
   uint64_t page_size() const { return page_size_; }
