@@ -78,7 +78,15 @@ describe('parsing', () => {
 
   it('reads every option of record, and the command after the dashes as it is', () => {
     const words = ['record', ...serving, '--output', 'vm.ws', '--for', '2s', '--label', 'v7']
-    const more = ['--connect-timeout', '1m', '--leave-vm', '--peer-uid', '1000', '--json']
+    const more = [
+      '--interpose',
+      '--connect-timeout',
+      '1m',
+      '--leave-vm',
+      '--peer-uid',
+      '1000',
+      '--json',
+    ]
     expect(parse([...words, ...more, '--', './run.sh', '--json', '--', '-x'])).toEqual({
       arguments: {
         name: 'record',
@@ -89,6 +97,7 @@ describe('parsing', () => {
         label: 'v7',
         connectTimeoutMs: 60_000,
         leaveVm: true,
+        interpose: true,
         peerUid: 1000,
         json: true,
         command: ['./run.sh', '--json', '--', '-x'],

@@ -25,7 +25,7 @@ interface Place {
 
 /** A VMM with the library in it, which was told of a memory file. */
 async function interposed(
-  { whenUnreachable }: { whenUnreachable?: 'file' | 'stop' } = {},
+  { whenUnreachable = 'file' }: { whenUnreachable?: 'file' | 'stop' } = {},
   change: (env: Record<string, string>) => Record<string, string> = (env) => env,
 ): Promise<Place> {
   const folder = await scratchFolder()

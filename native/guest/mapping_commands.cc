@@ -30,7 +30,9 @@ std::string describe(const void* address) {
     std::string permissions, offset, device, inode, path;
     words >> std::hex >> begin >> dash >> end >> permissions >> offset >> device >> inode >> path;
     const auto at = reinterpret_cast<uintptr_t>(address);
-    if (begin <= at && at < end) return permissions + (path.empty() ? "" : " ") + path;
+    if (at < begin || end <= at) continue;
+    if (!path.empty()) permissions.append(" ").append(path);
+    return permissions;
   }
   return "";
 }

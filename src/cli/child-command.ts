@@ -1,5 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { interposerEnvironment } from '../index.js'
 import { CliError } from './failure.js'
 
 /** How a command ended that was started beside a session. */
@@ -9,6 +10,12 @@ export interface CommandEnd {
 }
 
 const STOP_MS = 2000
+
+/** Somebody waits for this VM, so it stops when it cannot be served, unless the user says else. */
+function interposed(socketPath: string, memoryFile: string): Record<string, string> {
+  const whenUnreachable = process.env.REAP_TRACE_WHEN_UNREACHABLE === 'file' ? 'file' : 'stop'
+  return interposerEnvironment({ socketPath, memoryFile, whenUnreachable })
+}
 
 /** The COMMAND after `--`. */
 export class ChildCommand {
@@ -21,17 +28,20 @@ export class ChildCommand {
    * With `json`, its stdout goes to our stderr.
    *
    * @throws CliError `ERR_COMMAND_FAILED` when it cannot be started.
+   * @throws ReapTraceError what `interposerEnvironment()` throws.
    */
   static async start(
     [name = '', ...words]: readonly string[],
-    options: { json: boolean; socketPath: string; memoryFile: string },
+    options: { json: boolean; socketPath: string; memoryFile: string; interpose: boolean },
   ): Promise<ChildCommand> {
+    const { socketPath, memoryFile } = options
     const child = spawn(name, words, {
       stdio: ['inherit', options.json ? process.stderr : 'inherit', 'inherit'],
       env: {
         ...process.env,
-        REAP_TRACE_SOCKET: options.socketPath,
-        REAP_TRACE_MEMORY: options.memoryFile,
+        REAP_TRACE_SOCKET: socketPath,
+        REAP_TRACE_MEMORY: memoryFile,
+        ...(options.interpose && interposed(socketPath, memoryFile)),
       },
     })
     try {

@@ -3,7 +3,7 @@ import { access, mkdtemp, open, readFile, rm, unlink, writeFile } from 'node:fs/
 import { release, tmpdir, userInfo } from 'node:os'
 import { join, resolve } from 'node:path'
 import { getSystemErrorName } from 'node:util'
-import { serve } from '../index.js'
+import { interposerEnvironment, serve } from '../index.js'
 import { native, probeUserfaultfd } from '../native.js'
 import { GuestProcess } from './guest-process.js'
 import { formatCount } from './units.js'
@@ -199,29 +199,28 @@ async function directReads(): Promise<Finding> {
 
 const PAGES = 256
 
-/** The handshake, the peer's pidfd, faults and the end of a VM, for real and in small. */
-async function endToEnd(): Promise<Finding> {
+/** Serves a small VM from its handshake to its end. `begin` starts it and announces its memory. */
+async function serveInSmall(
+  begin: (vm: GuestProcess, socketPath: string, memoryFile: string) => Promise<unknown>,
+  environment: (socketPath: string, memoryFile: string) => Record<string, string> = () => ({}),
+): Promise<Finding | undefined> {
   const folder = await mkdtemp(join(tmpdir(), 'reap-trace-doctor-'))
   let vm: GuestProcess | undefined
   try {
     const memoryFile = join(folder, 'memory')
     const socketPath = join(folder, 'socket')
-    const memory = Buffer.alloc(PAGES * 4096, 'reap')
-    await writeFile(memoryFile, memory, { mode: 0o600 })
-    vm = await GuestProcess.start()
-    await vm.send(`map 4096 ${memory.length}`)
+    await writeFile(memoryFile, Buffer.alloc(PAGES * 4096, 'reap'), { mode: 0o600 })
+    vm = await GuestProcess.start(environment(socketPath, memoryFile))
     const handler = await serve({ socketPath, memoryFile, connectTimeoutMs: 5000 })
     try {
-      await vm.send(`handshake ${socketPath}`)
+      await begin(vm, socketPath, memoryFile)
       const { wrongCount } = await vm.send<{ wrongCount: number }>(`verify ${memoryFile}`)
-      const { faults } = handler.stats()
-      const { state } = await handler.close()
-      if (wrongCount === 0 && faults === PAGES && state === 'vm-killed') {
-        return ok(
-          `a VM in small was served ${formatCount(faults)} pages, every byte right, and ended by its pidfd`,
-        )
-      }
-      return fail(`${wrongCount} wrong pages, ${faults} faults, ${state}`, 'please report this')
+      const { state, stats } = await handler.close()
+      if (wrongCount === 0 && stats.faults === PAGES && state === 'vm-killed') return undefined
+      return fail(
+        `${wrongCount} wrong pages, ${stats.faults} faults, ${state}`,
+        'please report this',
+      )
     } finally {
       await handler.close()
     }
@@ -234,6 +233,39 @@ async function endToEnd(): Promise<Finding> {
   }
 }
 
+/** The handshake, the peer's pidfd, faults and the end of a VM, for real and in small. */
+async function endToEnd(): Promise<Finding> {
+  const failure = await serveInSmall(async (vm, socketPath) => {
+    await vm.send(`map 4096 ${PAGES * 4096}`)
+    await vm.send(`handshake ${socketPath}`)
+  })
+  return (
+    failure ??
+    ok(
+      `a VM in small was served ${formatCount(PAGES)} pages, every byte right, and ended by its pidfd`,
+    )
+  )
+}
+
+/** What a VMM gets that the interposer is loaded into. */
+async function interposer(): Promise<Finding> {
+  const failure = await serveInSmall(
+    (vm, _, memoryFile) => vm.send(`map-file ${memoryFile} 0 ${PAGES * 4096}`),
+    (socketPath, memoryFile) => interposerEnvironment({ socketPath, memoryFile }),
+  )
+  // It is for VMMs without a backend of their own.
+  if (failure) return { ...failure, status: 'warn' }
+  const { device, syscall } = probeUserfaultfd()
+  return device === 0 || syscall === 0
+    ? ok(
+        `an interposed VMM of ${user()} is served every fault: guests under KVM, and emulated ones`,
+      )
+    : warn(
+        `an interposed VMM of ${user()} is served faults of user mode only: emulated guests, not KVM`,
+        `sudo setfacl -m u:${user()}:rw /dev/userfaultfd`,
+      )
+}
+
 export const checks: readonly Check[] = [
   { name: 'node', look: node },
   { name: 'addon', look: addon },
@@ -244,6 +276,7 @@ export const checks: readonly Check[] = [
   { name: 'uffd, features', look: features },
   { name: 'uffd, sysctl', look: unprivileged },
   { name: 'end to end', look: endToEnd },
+  { name: 'interposer', look: interposer },
   { name: 'kvm', look: kvm },
   { name: 'huge pages', look: hugePages },
   { name: 'O_DIRECT', look: directReads },

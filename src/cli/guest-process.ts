@@ -44,9 +44,10 @@ export class GuestProcess {
   readonly #waiting: Waiting[] = []
   readonly #exited: Promise<void>
 
-  static async start(): Promise<GuestProcess> {
+  static async start(environment: Record<string, string> = {}): Promise<GuestProcess> {
     const path = nativePath('reap-guest')
-    const child = spawn(path, ['vmm'], { stdio: ['pipe', 'pipe', 'ignore'] })
+    const env = { ...process.env, ...environment }
+    const child = spawn(path, ['vmm'], { stdio: ['pipe', 'pipe', 'ignore'], env })
     await once(child, 'spawn').catch((error: Error) => {
       throw new CliError('ERR_NATIVE_UNAVAILABLE', `${path} cannot be started: ${error.message}`)
     })

@@ -4,6 +4,12 @@ const servingHelp = `
 The exit status is 0 when the session ended as asked, 1 for a failure and 2 for wrong usage.
 --json prints one object per line on stdout, told apart by "type":`
 
+const interposeHelp = `
+--interpose is for a VMM that maps its memory file, as QEMU does, and has no Uffd backend: COMMAND
+is started with LD_PRELOAD, and the first process in it that maps FILE, private and writable, has
+that memory served. It stops with a message when that cannot be; REAP_TRACE_WHEN_UNREACHABLE=file
+in the environment makes it go on with the plain file instead.`
+
 export const recordHelp = `${servingHelp} listening, connected,
 recorded, warning, closed.
 
@@ -17,6 +23,7 @@ The file is then written, and the VM is served until it exits. From there on, Ct
 rest of the memory is installed, and the VM and COMMAND live on without us; one more ends us and
 kills the VM. SIGTERM ends at once and kills the VM, since its next fault would freeze it (see
 --leave-vm).
+${interposeHelp}
 
 Examples:
   A script that loads the snapshot and calls the function once:
@@ -28,7 +35,11 @@ Examples:
 
   The first two seconds of a Firecracker that a jailer runs as uid 1000:
     $ sudo reap-trace record --memory vm.mem --socket /srv/jail/root/uffd.sock --output vm.ws \\
-        --peer-uid 1000 --for 2s`
+        --peer-uid 1000 --for 2s
+
+  The first five seconds of QEMU, which a script starts and tells to load its state:
+    $ reap-trace record --memory vm.mem --socket vm.sock --output vm.ws --for 5s --interpose \\
+        -- ./start-qemu.sh`
 
 export const restoreHelp = `${servingHelp} listening, connected,
 prefetched, warning, closed.
@@ -42,6 +53,7 @@ REAP_TRACE_MEMORY. If it fails, the session ends, and the exit status is 1.
 Ctrl-C detaches: the rest of the memory is installed, and the VM and COMMAND live on without us; one
 more ends us and kills the VM. SIGTERM ends at once and kills the VM, since its next fault would
 freeze it (see --leave-vm).
+${interposeHelp}
 
 Examples:
   $ reap-trace restore --memory vm.mem --socket /run/vm.sock --working-set vm.ws

@@ -30,6 +30,8 @@ export interface ServeArguments {
   readonly peerUid: number | undefined
   /** Empty for none. */
   readonly command: readonly string[]
+  /** Load the interposer into COMMAND. */
+  readonly interpose: boolean
 }
 
 export interface RecordArguments extends ServeArguments {
@@ -109,6 +111,7 @@ const serveOptions = () => [
     'a uid that the VMM may run as, besides our own',
     integer(0, 2 ** 32 - 2),
   ),
+  new Option('--interpose', 'COMMAND has a VMM that maps FILE: take that memory over'),
   json(),
 ]
 
@@ -120,6 +123,7 @@ const serveArguments = (options: Record<string, unknown>, command: readonly stri
   leaveVm: options.leaveVm === true,
   peerUid: options.peerUid as number | undefined,
   command,
+  interpose: options.interpose === true,
 })
 
 /** Tells the caller what a command was given. */
@@ -283,6 +287,9 @@ export function parse(argv: readonly string[]): Parsed {
   try {
     root.parse([...own], { from: 'user' })
     if (dashes >= 0 && command.length === 0) root.error('error: a command is missing after --')
+    if (result && 'command' in result && result.interpose && command.length === 0) {
+      root.error('error: --interpose needs a command after --')
+    }
     if (command.length > 0 && result && !('command' in result)) {
       root.error(`error: ${result.name} takes no command after --`)
     }

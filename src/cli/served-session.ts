@@ -18,6 +18,9 @@ import type { Terminal } from './terminal.js'
 import { formatBytes, formatCount, formatMs, formatPlural } from './units.js'
 
 const NEWS_MS = 100
+const INTERPOSED_MS = 10_000
+const interposedHint =
+  'Its VMM must be dynamically linked, not setuid, and map the memory file privately (share=off).'
 
 /** What a wait came to. */
 export type Turn =
@@ -78,6 +81,7 @@ export class ServedSession {
               json: args.json,
               socketPath: resolve(args.socket),
               memoryFile: resolve(args.memory),
+              interpose: args.interpose,
             })
       session = new ServedSession(handler, signals, command, args, terminal)
       await body(session)
@@ -115,6 +119,7 @@ export class ServedSession {
     }
     handler.closed.then(onEnd, onEnd)
     if (!command) terminal.note(howToLoad(args.socket))
+    if (args.interpose) setTimeout(() => this.#remind(), INTERPOSED_MS).unref()
   }
 
   get isConnected(): boolean {
@@ -166,7 +171,9 @@ export class ServedSession {
     throw new CliError(
       'ERR_HANDSHAKE_TIMEOUT',
       `${this.command?.name} ended and no VM had connected to ${this.#arguments.socket}`,
-      'It should load the snapshot with $REAP_TRACE_SOCKET as its Uffd backend, and wait for the answer.',
+      this.#arguments.interpose
+        ? interposedHint
+        : 'It should load the snapshot with $REAP_TRACE_SOCKET as its Uffd backend, and wait for the answer.',
     )
   }
 
@@ -233,6 +240,12 @@ export class ServedSession {
     } finally {
       live.stop()
     }
+  }
+
+  /** A VMM that does not load the library says nothing about it. */
+  #remind(): void {
+    if (this.isConnected || this.#ended) return
+    this.#terminal.note(`no VM has connected so far. ${interposedHint}`)
   }
 
   #fate(): string {
