@@ -270,7 +270,8 @@ describe('the memory file', () => {
     const s = await scene({ pages: 64 })
     await truncate(s.memoryFile, 63 * 4096)
     const handler = await serveScene(s)
-    await s.vmm.handshake(s.socketPath)
+    // A VMM that is killed for it may not get round to answering.
+    await s.vmm.handshake(s.socketPath).catch(() => {})
     await expect(handler.connected).rejects.toMatchObject({
       code: 'ERR_HANDSHAKE_INVALID',
       check: 'memory-size',
