@@ -124,7 +124,12 @@ export class FakeVmm {
     const child = spawn(binary, ['vmm'], { stdio: 'pipe', env, ...identity })
     await once(child, 'spawn')
     const vmm = new FakeVmm(child)
-    await vmm.#expect('start', DEFAULT_TIMEOUT_MS)
+    try {
+      await vmm.#expect('start', DEFAULT_TIMEOUT_MS)
+    } catch (error) {
+      await vmm.kill()
+      throw error
+    }
     return vmm
   }
 
