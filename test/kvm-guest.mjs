@@ -20,7 +20,7 @@ const EVENT_TIMEOUT_MS = 20_000
  * @property {'ready' | 'mapped' | 'connected' | 'running' | 'done' | 'verified'} [event]
  * @property {number} [us] On CLOCK_MONOTONIC, as `process.hrtime` is.
  * @property {number} [pid] Of `ready`.
- * @property {number} [entries] Of `done`.
+ * @property {number} [entries] Of `done`: how many the vCPUs replayed, all together.
  * @property {number} [pages] Of `verified`: how many were compared.
  * @property {number} [wrong] Of `done` the entries, of `verified` the pages.
  * @property {string} [error]
@@ -39,13 +39,14 @@ const EVENT_TIMEOUT_MS = 20_000
  * @property {boolean} [userModeOnly] Use a userfaultfd that does not deliver KVM's faults.
  */
 
-/** Why KVM cannot be used here, or nothing. */
+/** Why KVM cannot be used here, or nothing. Throws when it runs our guest, and wrongly. */
 export function kvmMissing() {
   const { stdout, error } = spawnSync(BINARY, ['kvm', '--probe'], { encoding: 'utf8' })
   if (error) return error.message
   /** @type {KvmEvent} */
   const answer = JSON.parse(stdout)
-  return answer.ok ? undefined : answer.error
+  if (!answer.ok && answer.errno === undefined) throw new Error(answer.error)
+  return answer.error
 }
 
 /**

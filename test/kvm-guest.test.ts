@@ -191,17 +191,20 @@ describe.skipIf(missing)('a VM of KVM', () => {
       const s = await snapshot()
       const handler = await serveScene(s)
       // One entry more than can be shared evenly.
-      const trace = touches(scattered(PAGES).slice(0, 8 * 61 + 1))
-      await finished(s.start(trace, { ...s, vcpus, deal }), trace.length)
-      expect([...handler.takeTrace().pages].sort((a, b) => a - b)).toEqual(
-        trace.map(({ page }) => page).sort((a, b) => a - b),
-      )
+      const order = scattered(PAGES).slice(0, 8 * 61 + 1)
+      const guest = s.start(touches(order), { ...s, vcpus, deal, pause: ['done'] })
+      await guest.event('done')
+      const { pages } = handler.takeTrace()
+      expect([...pages].sort((a, b) => a - b)).toEqual([...order].sort((a, b) => a - b))
+      guest.go()
+      await finished(guest, order.length)
     })
 
     test('may touch the same pages at the same time', async () => {
       const s = await snapshot()
       const handler = await serveScene(s)
-      await finished(s.start(touches(scattered(PAGES)), { ...s, vcpus, deal: 'all' }), PAGES)
+      const guest = s.start(touches(scattered(PAGES)), { ...s, vcpus, deal: 'all' })
+      await finished(guest, vcpus * PAGES, PAGES)
       await handler.closed
       const stats = handler.stats()
       expect(stats.installed + stats.zero).toBe(PAGES)

@@ -182,10 +182,12 @@ std::vector<Vcpu> run_vcpus(KvmReplay& replay, const KvmMemory& memory, size_t c
 
 Error report_done(const Options& options, const KvmTrace& trace, const std::vector<Vcpu>& vcpus) {
   int64_t done_us = 0;
+  int64_t replayed = 0;
   int64_t wrong = 0;
   Error error;
   for (const Vcpu& vcpu : vcpus) {
     done_us = std::max(done_us, vcpu.done_us);
+    replayed += static_cast<int64_t>(vcpu.result.replayed);
     wrong += static_cast<int64_t>(vcpu.result.wrong);
     if (vcpu.result.wrong == 0 || error) continue;
     const TraceEntry& entry = trace.entries[vcpu.result.first_wrong];
@@ -194,9 +196,7 @@ Error report_done(const Options& options, const KvmTrace& trace, const std::vect
                     hex(vcpu.result.found, 16) + " instead of 0x" + hex(entry.word, 16);
   }
   report(options, "done",
-         event("done", done_us)
-             .number("entries", static_cast<int64_t>(trace.entries.size()))
-             .number("wrong", wrong));
+         event("done", done_us).number("entries", replayed).number("wrong", wrong));
   return error;
 }
 

@@ -17,12 +17,14 @@ constexpr uint64_t kCr0Paging = 1u << 31;
 constexpr uint64_t kCr4PhysicalAddressExtension = 1 << 5;
 constexpr uint64_t kEferLongModeEnable = 1 << 8;
 constexpr uint64_t kEferLongModeActive = 1 << 10;
+constexpr uint8_t kRing = 3;
 
 // Base and limit mean nothing in 64-bit mode, but the entry of the CPU into the guest checks them.
-kvm_segment flat_segment(uint16_t selector, uint8_t type) {
+kvm_segment flat_segment(uint16_t index, uint8_t type) {
   kvm_segment segment{};
   segment.limit = 0xffffffff;
-  segment.selector = selector;
+  segment.selector = index << 3 | kRing;
+  segment.dpl = kRing;
   segment.type = type;
   segment.present = 1;
   segment.s = 1;
@@ -41,9 +43,9 @@ Error KvmVcpu::enter_long_mode(uint64_t page_table) {
   special.cr3 = page_table;
   special.cr4 |= kCr4PhysicalAddressExtension;
   special.efer |= kEferLongModeEnable | kEferLongModeActive;
-  special.cs = flat_segment(1 << 3, 11);  // code: execute, read, accessed
+  special.cs = flat_segment(6, 11);  // where Linux has it; execute, read, accessed
   special.cs.l = 1;
-  kvm_segment data = flat_segment(2 << 3, 3);  // data: read, write, accessed
+  kvm_segment data = flat_segment(5, 3);  // read, write, accessed
   data.db = 1;
   special.ds = special.es = special.fs = special.gs = special.ss = data;
   if (::ioctl(fd_.get(), KVM_SET_SREGS, &special) != 0) {

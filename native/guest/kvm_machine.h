@@ -16,8 +16,11 @@ namespace reap::guest {
 // One thread at a time may use a vCPU.
 class KvmVcpu {
  public:
-  // Enters 64-bit mode at the next run, in ring 0 and with interrupts off. There is no IDT: an
-  // exception ends the machine (KVM_EXIT_SHUTDOWN).
+  // Enters 64-bit mode at the next run, in ring 3. There is no IDT: an exception ends the machine
+  // (KVM_EXIT_SHUTDOWN).
+  //
+  // Ring 3, because a KVM without hardware support runs the code of a user as it is, and emulates
+  // each instruction of a kernel that was not made for it.
   Error enter_long_mode(uint64_t page_table);
   Error set_registers(const kvm_regs& registers);
   Error registers(kvm_regs* registers) const;

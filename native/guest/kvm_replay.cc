@@ -12,7 +12,8 @@
 //   r8   turns after an entry   r9   where memory begins
 //   rbx  wrong entries          r10  the first of them      r12  what it found
 //
-// `out` gives memory back: rdi has the entry's place, rax the bytes. `hlt` says that all is done.
+// It calls its VMM by a store where no memory is: at 1 GiB when all is done, 8 bytes further to
+// give memory back, for which rdi has the entry's place and rax the bytes.
 asm(R"(
   .pushsection .rodata
   .intel_syntax noprefix
@@ -47,7 +48,7 @@ reap_replay_begin:
   inc rbx
   jmp .Lcompute
 .Lgive_back:
-  out 0x10, al
+  mov [0x40000008], eax
 .Lcompute:
   mov rbp, r8
   test rbp, rbp
@@ -60,8 +61,8 @@ reap_replay_begin:
   dec rcx
   jnz .Lnext
 .Ldone:
-  hlt
-  jmp .Ldone
+  mov [0x40000000], eax
+  ud2
 reap_replay_end:
   .att_syntax
   .popsection
@@ -76,14 +77,14 @@ namespace reap::guest {
 
 namespace {
 
-constexpr uint16_t kGiveBackPort = 0x10;
-
 // The guest's physical addresses, which its page tables map one to one. Ours are below guest
 // memory, which begins above everything that a PC has under 4 GiB.
 constexpr uint64_t kCode = 0x1000;
 constexpr uint64_t kTopTable = 0x2000;
 constexpr uint64_t kPointerTable = 0x3000;
 constexpr uint64_t kDirectories = 0x4000;  // one page for each GiB
+constexpr uint64_t kDone = 1 << 30;        // no memory
+constexpr uint64_t kGiveBack = kDone + 8;
 constexpr uint64_t kMemory = 4ull << 30;
 
 constexpr uint64_t kPage = 4096;
@@ -93,7 +94,7 @@ constexpr uint64_t kGib = 1 << 30;
 constexpr uint64_t kMaxMemoryBytes = (1ull << 36) - kMemory;
 
 // Accessed and dirty from the start, so that the CPU has nothing to write into the tables.
-constexpr uint64_t kPresentWritable = 0x63;
+constexpr uint64_t kUserPage = 0x67;  // present, writable
 constexpr uint64_t kLarge = 0x80;
 
 uint64_t align_up(uint64_t value, uint64_t step) { return (value + step - 1) / step * step; }
@@ -108,7 +109,7 @@ Error KvmReplay::prepare(const KvmTrace& trace, uint64_t spins) {
   }
   memory_bytes_ = trace.memory_bytes;
   spins_ = spins;
-  entries_address_ = kDirectories + (1 + gibs(memory_bytes_)) * kPage;
+  entries_address_ = kDirectories + (2 + gibs(memory_bytes_)) * kPage;
   const uint64_t trace_bytes = trace.entries.size() * sizeof(TraceEntry);
   const uint64_t own_bytes = align_up(entries_address_ + trace_bytes, kPage);
   if (own_bytes > kGib) return {"the trace has too many entries", -EINVAL};
@@ -130,14 +131,15 @@ void KvmReplay::write_page_tables(uint64_t memory_bytes) {
   };
   uint64_t directory = kDirectories;
   const auto map_gib = [&](uint64_t address) {
-    table(kPointerTable)[address / kGib] = directory | kPresentWritable;
+    table(kPointerTable)[address / kGib] = directory | kUserPage;
     for (uint64_t i = 0; i < kGib / kLargePage; i++) {
-      table(directory)[i] = (address + i * kLargePage) | kPresentWritable | kLarge;
+      table(directory)[i] = (address + i * kLargePage) | kUserPage | kLarge;
     }
     directory += kPage;
   };
-  table(kTopTable)[0] = kPointerTable | kPresentWritable;
+  table(kTopTable)[0] = kPointerTable | kUserPage;
   map_gib(0);
+  map_gib(kDone);
   for (uint64_t i = 0; i < gibs(memory_bytes); i++) map_gib(kMemory + i * kGib);
 }
 
@@ -145,6 +147,7 @@ Error KvmReplay::create(void* memory, const std::vector<ReplayShare>& shares) {
   if (Error error = KvmMachine::create(&machine_)) return error;
   if (Error error = machine_.add_memory(0, own_.data(), own_.size())) return error;
   if (Error error = machine_.add_memory(kMemory, memory, memory_bytes_)) return error;
+  shares_ = shares;
   vcpus_.resize(shares.size());
   for (size_t i = 0; i < shares.size(); i++) {
     KvmVcpu& vcpu = vcpus_[i];
@@ -170,17 +173,18 @@ Error KvmReplay::run(size_t index, const GiveBack& give_back, ReplayResult* resu
     kvm_regs registers;
     if (Error error = vcpu.registers(&registers)) return error;
     const kvm_run& state = vcpu.state();
-    if (state.exit_reason == KVM_EXIT_HLT) {
-      *result = {registers.rbx, (registers.r10 - entries_address_) / sizeof(TraceEntry),
-                 registers.r12};
+    const uint64_t store = state.exit_reason == KVM_EXIT_MMIO ? state.mmio.phys_addr : 0;
+    if (store == kDone) {
+      result->replayed = shares_[index].count - registers.rcx;
+      result->wrong = registers.rbx;
+      result->first_wrong = (registers.r10 - entries_address_) / sizeof(TraceEntry);
+      result->found = registers.r12;
       return {};
     }
     // Memory that it cannot fault in is EFAULT to KVM, unless it was emulating the access: then it
     // takes it for that of a device.
-    if (state.exit_reason == KVM_EXIT_MMIO && state.mmio.phys_addr >= kMemory) {
-      return system_error("run a vCPU", EFAULT);
-    }
-    if (state.exit_reason != KVM_EXIT_IO || state.io.port != kGiveBackPort) {
+    if (store >= kMemory) return system_error("run a vCPU", EFAULT);
+    if (store != kGiveBack) {
       return {"vCPU " + std::to_string(index) + " stopped for reason " +
               std::to_string(state.exit_reason) + " of KVM, at 0x" + hex(registers.rip, 1)};
     }

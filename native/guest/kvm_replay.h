@@ -22,7 +22,8 @@ struct ReplayShare {
 };
 
 struct ReplayResult {
-  uint64_t wrong = 0;        // entries that did not find their word
+  uint64_t replayed = 0;     // entries
+  uint64_t wrong = 0;        // of these, those that did not find their word
   uint64_t first_wrong = 0;  // the first of them
   uint64_t found = 0;        // the word that it found
 };
@@ -49,6 +50,7 @@ class KvmReplay {
   uint64_t spins_ = 0;
   KvmMachine machine_;
   std::vector<KvmVcpu> vcpus_;
+  std::vector<ReplayShare> shares_;
 };
 
 }  // namespace reap::guest
