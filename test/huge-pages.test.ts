@@ -1,5 +1,7 @@
-import { readFileSync, writeFileSync } from 'node:fs'
+import { closeSync, openSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
+import koffi from 'koffi'
 import { afterAll, describe, expect, onTestFinished, test } from 'vitest'
 import { Trace, WorkingSet } from '../src/index.js'
 import { makeMemoryFile } from './fake-vmm.js'
@@ -9,6 +11,15 @@ import { expectCounts, type Scene, scene, scratchFolder, serveScene } from './sc
 const HUGE = 2097152
 const PAGES = 16
 const pool = '/proc/sys/vm/nr_hugepages'
+
+// The pool is the machine's and the native tests empty it, so those of another checkout wait
+// (test/native/main.cc takes the same lock).
+const lock = openSync(pool, 'r')
+const LOCK_EX = 2
+const LOCK_NB = 4
+const flock = koffi.load('libc.so.6').func('int flock(int fd, int operation)')
+while (flock(lock, LOCK_EX | LOCK_NB) !== 0) await delay(50)
+
 const pooled = () => Number(readFileSync(pool, 'utf8'))
 
 /** Adds pages of 2 MiB to the pool where that is allowed, and tells how many there were to be had. */
@@ -25,6 +36,7 @@ const borrowed = borrow(2 * PAGES)
 // Not what was there before: others may have borrowed some meanwhile.
 afterAll(() => {
   if (borrowed > 0) writeFileSync(pool, String(Math.max(0, pooled() - borrowed)))
+  closeSync(lock)
 })
 
 const free = Number(/HugePages_Free:\s+(\d+)/.exec(readFileSync('/proc/meminfo', 'utf8'))?.[1])

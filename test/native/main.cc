@@ -1,7 +1,9 @@
 // Runs the tests in a child process, so that a test that hangs or crashes is named and what was
 // changed on the machine is put back whatever happens.
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -14,6 +16,7 @@
 #include <string>
 
 #include "check.h"
+#include "posix.h"
 
 namespace {
 
@@ -45,10 +48,14 @@ void set_huge_pages(long pages) {
   }
 }
 
-// Lends the tests some huge pages where this process may; they skip where there are none.
+// Lends the tests some huge pages where this process may; they skip where there are none. The pool
+// is the machine's and tests empty it, so those of another checkout wait (test/huge-pages.test.ts
+// takes the same lock).
 class HugePageLoan {
  public:
-  HugePageLoan() {
+  HugePageLoan() : pool_(::open(kHugePagesPath, O_RDONLY | O_CLOEXEC)) {
+    while (pool_ && ::flock(pool_.get(), LOCK_EX) != 0 && errno == EINTR) {
+    }
     const long before = huge_pages();
     if (before < 0) return;
     set_huge_pages(before + kHugePages);
@@ -60,6 +67,7 @@ class HugePageLoan {
   }
 
  private:
+  const reap::UniqueFd pool_;
   long added_ = 0;
 };
 
