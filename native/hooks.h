@@ -13,8 +13,7 @@ inline std::function<void()> before_install;  // a page is read and about to be 
 inline std::function<void()> before_prefetch_install;
 // The gate is held, the page was seen to be missing and not removed, and the ioctl is next.
 inline std::function<void()> before_ioctl;
-// Whether a page is not to be had without the disk, whatever the page cache has: eviction is a
-// wish.
+// Whether a read waits for the disk, whatever the page cache has: evicting is no more than a wish.
 inline std::function<bool()> is_cold;
 }  // namespace reap::hooks
 

@@ -150,8 +150,8 @@ export interface FaultHandler extends AsyncDisposable {
   readonly closed: Promise<ServeResult>
   /**
    * The counters as they are now, also after the end. While the VM lives they may trail what its
-   * guest has seen by the pages in flight; they are exact after `closed`, `prefetched` or
-   * {@link FaultHandler.detach}.
+   * guest has seen by the pages in flight; they are exact after `closed` or `detach()`, and those
+   * of the prefetch after `prefetched`.
    */
   stats(): FaultStats
   /**
