@@ -2,7 +2,7 @@
 // Linux guests with real functions, for the bench and the tests; README.md tells what they are.
 import { createHash } from 'node:crypto'
 import { existsSync, readFileSync, realpathSync, statSync } from 'node:fs'
-import { mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { availableParallelism } from 'node:os'
 import { join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -48,7 +48,7 @@ export async function prepareGuests({
   await mkdir(cacheFolder, { recursive: true })
   const context = { parts, cacheFolder: resolve(cacheFolder), accelerator, onProgress, signal }
 
-  // A failure stops the builds that run beside it: theirs would be killed half way otherwise.
+  // A failure aborts the builds beside it, and is told when they have cleaned up.
   const guests = /** @type {Guest[]} */ ([])
   const failed = new AbortController()
   const either = signal ? AbortSignal.any([signal, failed.signal]) : failed.signal
@@ -93,12 +93,12 @@ async function prepareGuest(guestFunction, options) {
   }
   report('building')
   await removeOld(name, cacheFolder)
-  const building = `${kept}.${process.pid}`
+  const building = await mkdtemp(`${kept}.${process.pid}.`)
   try {
-    await mkdir(building)
     const inputs = await takeSnapshot(guestFunction, {
       parts,
       folder: building,
+      consoleLog: join(cacheFolder, `${name}.console.log`), // stays when the build fails
       accelerator,
       signal,
     })
@@ -121,7 +121,7 @@ async function prepareGuest(guestFunction, options) {
  */
 async function removeOld(name, cacheFolder) {
   for (const entry of await readdir(cacheFolder)) {
-    const [, owner, pid] = /^(\w+)-[0-9a-f]+(?:\.(\d+))?$/.exec(entry) ?? []
+    const [, owner, pid] = /^(\w+)-[0-9a-f]+(?:\.(\d+)\.\w+)?$/.exec(entry) ?? []
     if (owner !== name || (pid && existsSync(`/proc/${pid}`))) continue
     await rm(join(cacheFolder, entry), { recursive: true, force: true })
   }

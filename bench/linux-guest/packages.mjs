@@ -39,7 +39,7 @@ function firstOf(paths, mode = constants.R_OK) {
   })
 }
 
-/** The newest kernel that has its modules; a cloud kernel before others, for it boots fastest. */
+/** The newest kernel that has its modules; a cloud kernel before others: that is the one tested. */
 function findKernel() {
   const releases = existsSync('/lib/modules') ? readdirSync('/lib/modules') : []
   const newestFirst = releases.sort((a, b) => b.localeCompare(a, 'en', { numeric: true }))

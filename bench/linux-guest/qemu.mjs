@@ -5,6 +5,7 @@
 // connecting to retry, and each end sees when the other is gone.
 import { spawn } from 'node:child_process'
 import { createInterface } from 'node:readline'
+import { setTimeout as sleep } from 'node:timers/promises'
 
 const tailBytes = 4096
 const qmpFd = 3
@@ -39,7 +40,7 @@ export function machineArguments({ memoryFile, memoryBytes, shared, accelerator 
   ]
 }
 
-/** The URI of the state file handed to `Machine.start`, for QMP's migrate-incoming. */
+/** The URI of a Machine's `stateFile`, for QMP's migrate-incoming. */
 export const stateUri = `fd:${stateFd}`
 
 /** @typedef {{ spawned?: number, qmp?: number, loaded?: number, resumed?: number, answered?: number }} Phases */
@@ -108,19 +109,17 @@ export class Machine {
     for (const fd of [qmpFd, agentFd, consoleFd]) this.#channel(fd).on('error', () => {})
     const onAbort = () => this.#end(signal?.reason)
     signal?.addEventListener('abort', onAbort, { once: true })
-    this.#closed = /** @type {Promise<void>} */ (
-      new Promise((resolve) => {
-        child.on('error', (error) => {
-          this.#end(new Error(`cannot start QEMU: ${error.message}`, { cause: error }))
-          resolve()
-        })
-        child.on('close', (code, by) => {
-          signal?.removeEventListener('abort', onAbort)
-          this.#end(this.#problem(`QEMU ended with ${by ?? `code ${code}`}`))
-          resolve()
-        })
+    this.#closed = new Promise((resolve) => {
+      child.on('error', (error) => {
+        resolve(new Error(`cannot start QEMU: ${error.message}`, { cause: error }))
       })
-    )
+      child.on('close', (code, by) => {
+        resolve(this.#problem(`QEMU ended with ${by ?? `code ${code}`}`))
+      })
+    }).then((problem) => {
+      signal?.removeEventListener('abort', onAbort)
+      this.#end(problem)
+    })
   }
 
   get pid() {
@@ -163,7 +162,10 @@ export class Machine {
       this.#expect('qmp', isLast, `QEMU's ${command}`, 60_000),
       this.execute(command, { uri }),
     ])
-    if (last.data.status !== 'completed') throw this.#problem(`QEMU's ${command} failed`)
+    if (last.data.status !== 'completed') {
+      await Promise.race([this.#closed, sleep(1000)]) // it ends soon, and says why before
+      throw this.#problem(`QEMU's ${command} failed`)
+    }
   }
 
   /**
@@ -193,11 +195,19 @@ export class Machine {
     )
   }
 
-  /** Resolves when QEMU is gone, and with it whatever it had started. */
-  closed() {
-    return this.#closed
+  /** Ends QEMU in good order: what it has started, such as a program it writes to, has ended too. */
+  async quit() {
+    await this.execute('quit').catch(() => {}) // it may be gone before it has replied
+    // Its children have its stderr, so `close` is told only after they have ended.
+    const deadline = new AbortController()
+    const late = sleep(30_000, 'late', { signal: deadline.signal }).catch(() => {})
+    if ((await Promise.race([this.#closed, late])) === 'late') {
+      throw this.#problem('waited 30 s for QEMU to quit')
+    }
+    deadline.abort()
   }
 
+  /** Kills QEMU and waits for its end. */
   async stop() {
     this.#end(new Error('the guest was stopped'))
     await this.#closed

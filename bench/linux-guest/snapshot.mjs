@@ -20,12 +20,13 @@ const kernelCommandLine = [
 ].join(' ')
 
 /**
- * Leaves `memory`, `state` and `console.log` in the folder.
+ * Leaves `memory` and `state` in the folder.
  * @param {import('./functions.mjs').GuestFunction} guestFunction
- * @param {{ parts: import('./packages.mjs').Parts, folder: string, accelerator: string, signal?: AbortSignal | undefined }} options
+ * @param {{ parts: import('./packages.mjs').Parts, folder: string, consoleLog: string, accelerator: string, signal?: AbortSignal | undefined }} options
  * @returns {Promise<import('./functions.mjs').Input[]>}
  */
-export async function takeSnapshot(guestFunction, { parts, folder, accelerator, signal }) {
+export async function takeSnapshot(guestFunction, options) {
+  const { parts, folder, consoleLog, accelerator, signal } = options
   const { name, file, runtime } = guestFunction
   const { inputs, files, executable } = await askReference(guestFunction, parts, signal)
   const image = buildImage({
@@ -36,12 +37,13 @@ export async function takeSnapshot(guestFunction, { parts, folder, accelerator, 
     files,
   })
   await writeFile(join(folder, 'initramfs'), image, { signal })
+  await writeFile(consoleLog, '')
   const memoryFile = join(folder, 'memory')
   const machine = new Machine({
     qemu: parts.qemu,
     folder,
     signal,
-    onConsole: (chunk) => appendFileSync(join(folder, 'console.log'), chunk),
+    onConsole: (chunk) => appendFileSync(consoleLog, chunk),
     args: [
       ...machineArguments({
         memoryFile,
@@ -56,14 +58,11 @@ export async function takeSnapshot(guestFunction, { parts, folder, accelerator, 
   try {
     await machine.connect()
     const ready = machine.heard('the agent to be ready', 120_000)
-    await machine.execute('cont')
-    await ready
+    await Promise.all([ready, machine.execute('cont')])
     await sleep(idleMs, undefined, { signal })
     await machine.execute('stop')
     await machine.migrate('migrate', 'exec:cat > state')
-    await machine.execute('quit').catch(() => {}) // it may be gone before it has replied
-    // cat(1) has QEMU's stderr, so QEMU's end is told only after cat's.
-    await machine.closed()
+    await machine.quit() // cat(1) has written it all by then
   } finally {
     await machine.stop()
   }
