@@ -1,7 +1,7 @@
 import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
-import { open, readFile, writeFile } from 'node:fs/promises'
+import { open, readdir, readFile, writeFile } from 'node:fs/promises'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
@@ -82,17 +82,17 @@ function recordedPages(pages: number): number[] {
 }
 
 /** What `reap` takes: the list of pages, and their working-set file. */
-async function reapFiles(s: Scene, pages: readonly number[], pageSize = 4096): Promise<string[]> {
+async function reapFiles(s: Scene, pages: readonly number[]): Promise<string[]> {
   const list = join(s.folder, 'pages')
   const set = join(s.folder, 'set')
   await writeFile(list, Buffer.from(Uint32Array.from(pages).buffer))
-  const files = ['--memory', s.memoryFile, '--pages', list, '--page-size', `${pageSize}`]
+  const files = ['--memory', s.memoryFile, '--pages', list]
   expect(run('reap-pack', ...files, '--output', set)).toMatchObject({ status: 0, stderr: '' })
   return [...files, '--ws', set]
 }
 
-async function startReap(s: Scene, pages: readonly number[], pageSize = 4096) {
-  const files = await reapFiles(s, pages, pageSize)
+async function startReap(s: Scene, pages: readonly number[]) {
+  const files = await reapFiles(s, pages)
   const handler = new BenchHandler(['reap', '--socket', s.socketPath, ...files])
   await handler.event('fetched')
   return handler
@@ -106,6 +106,13 @@ async function unreadFaults(pid: number): Promise<number> {
     if (pending !== undefined) return Number(pending)
   }
   throw new Error(`process ${pid} has no userfaultfd`)
+}
+
+/** Whether a thread of the process waits in a function of the kernel whose name begins so. */
+async function waitsFor(pid: number, name: string): Promise<boolean> {
+  const threads = await readdir(`/proc/${pid}/task`)
+  const waits = threads.map((id) => readFile(`/proc/${pid}/task/${id}/wchan`, 'utf8'))
+  return (await Promise.all(waits)).some((wchan) => wchan.startsWith(name))
 }
 
 const missing = build()
@@ -211,6 +218,21 @@ describe.skipIf(missing)(`reap-bench${missing ? ` (${missing})` : ''}`, () => {
     })
     handler.kill('SIGTERM')
     expect(await handler.event('ended')).toMatchObject({ removed: 1 })
+  })
+
+  test('an install that meets an unread REMOVE goes on after it, without the removed pages', async () => {
+    const s = await scene({ pages: 128, holes: false })
+    const handler = await startReap(s, [2, 3, 4, 5, 20, 21])
+    handler.kill('SIGSTOP')
+    await s.vmm.handshake(s.socketPath)
+    await s.vmm.bg('guest', 'remove 4 10')
+    while (!(await waitsFor(s.vmm.pid, 'userfaultfd_event'))) await new Promise(setImmediate)
+    handler.kill('SIGCONT')
+    expect(await s.vmm.wait('guest')).toMatchObject({ done: true, ok: true })
+    expect(await handler.event('installed')).toMatchObject({ pages: 4, present: 2 })
+    expect(await s.vmm.verify(s.memoryFile, { removed: [[4, 13]] })).toMatchObject({
+      wrongCount: 0,
+    })
   })
 
   test.each(['reap', 'on-demand'])('%s ends when told, connected or not', async (command) => {

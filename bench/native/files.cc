@@ -28,8 +28,7 @@ Mapping map_file(const std::string& path) {
   return Mapping::adopt(data, bytes);
 }
 
-std::vector<Extent> read_page_list(const std::string& path, uint64_t page_size,
-                                   uint64_t memory_bytes) {
+std::vector<Extent> read_page_list(const std::string& path, uint64_t memory_bytes) {
   const UniqueFd fd = open_file(path);
   std::vector<uint8_t> bytes(file_bytes(fd.get(), path));
   if (bytes.size() % 4 != 0) fail(path + " is no list of 32-bit numbers");
@@ -41,16 +40,16 @@ std::vector<Extent> read_page_list(const std::string& path, uint64_t page_size,
   }
   std::sort(pages.begin(), pages.end());
   pages.erase(std::unique(pages.begin(), pages.end()), pages.end());
-  if (pages.back() >= memory_bytes / page_size) {
+  if (pages.back() >= memory_bytes / kPageBytes) {
     fail(path + ": page " + std::to_string(pages.back()) + " is not in the memory file");
   }
   std::vector<Extent> extents;
   for (const uint64_t page : pages) {
-    const uint64_t offset = page * page_size;
+    const uint64_t offset = page * kPageBytes;
     if (extents.empty() || extents.back().offset + extents.back().bytes != offset) {
       extents.push_back({offset, 0});
     }
-    extents.back().bytes += page_size;
+    extents.back().bytes += kPageBytes;
   }
   return extents;
 }

@@ -9,6 +9,8 @@
 
 namespace reap::bench {
 
+constexpr uint64_t kPageBytes = 4096;
+
 // Contiguous bytes of the memory file.
 struct Extent {
   uint64_t offset;
@@ -20,8 +22,7 @@ Mapping map_file(const std::string& path);
 
 // The pages of a list in ascending order, each once, neighbours joined. All of them lie within
 // `memory_bytes`.
-std::vector<Extent> read_page_list(const std::string& path, uint64_t page_size,
-                                   uint64_t memory_bytes);
+std::vector<Extent> read_page_list(const std::string& path, uint64_t memory_bytes);
 uint64_t total_bytes(const std::vector<Extent>& extents);
 
 // A file opened for O_DIRECT, or without where the file system has none; `direct` says which.

@@ -8,6 +8,7 @@
 #include <csignal>
 #include <cstdlib>
 
+#include "files.h"
 #include "guest/handshake_sender.h"
 #include "guest/userfault.h"
 #include "options.h"
@@ -17,8 +18,6 @@
 namespace reap::bench {
 
 namespace {
-
-constexpr uint64_t kPageSize = 4096;
 
 // A folder for the socket that goes with the process.
 class Folder {
@@ -37,7 +36,7 @@ class Folder {
 // The child: a VMM that touches each of its pages once, and writes down how long it waited.
 [[noreturn]] void touch_pages(const std::string& socket, uint64_t pages, uint64_t* waited_ns) {
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-  const Mapping memory = Mapping::anonymous(pages * kPageSize);
+  const Mapping memory = Mapping::anonymous(pages * kPageBytes);
   guest::Userfault userfault;
   guest::HandshakeReport report;
   guest::Error error = guest::Userfault::open(&userfault);
@@ -45,8 +44,8 @@ class Folder {
   if (!error) error = userfault.register_missing(memory.data(), memory.size());
   if (!error) {
     const auto base = reinterpret_cast<uintptr_t>(memory.data());
-    error = guest::send_handshake(socket, {{base, memory.size(), 0, kPageSize}}, userfault.fd.get(),
-                                  {}, &report);
+    error = guest::send_handshake(socket, {{base, memory.size(), 0, kPageBytes}},
+                                  userfault.fd.get(), {}, &report);
   }
   if (error) {
     // The parent waits for a connection that will not come.
@@ -55,7 +54,7 @@ class Folder {
   }
   for (uint64_t page = 0; page < pages; page++) {
     const uint64_t began = now_ns();
-    const volatile uint8_t* byte = memory.data() + page * kPageSize;
+    const volatile uint8_t* byte = memory.data() + page * kPageBytes;
     static_cast<void>(*byte);
     waited_ns[page] = now_ns() - began;
   }
@@ -64,7 +63,7 @@ class Folder {
 
 // What each page took, as the toucher saw it.
 std::vector<uint64_t> measure(const Mapping& source, bool spinning) {
-  const uint64_t pages = source.size() / kPageSize;
+  const uint64_t pages = source.size() / kPageBytes;
   void* data = ::mmap(nullptr, pages * sizeof(uint64_t), PROT_READ | PROT_WRITE,
                       MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
   if (data == MAP_FAILED) fail("map memory for the results", errno);
@@ -88,7 +87,7 @@ std::vector<uint64_t> measure(const Mapping& source, bool spinning) {
 
 int run(const Options& options) {
   const uint64_t pages = options.number("--pages");
-  const Mapping source = Mapping::buffer(pages * kPageSize);
+  const Mapping source = Mapping::buffer(pages * kPageBytes);
   if (!source) fail("allocate memory", ENOMEM);
   std::fill_n(source.data(), source.size(), 1);
 

@@ -23,17 +23,17 @@ struct Piece {
 
 // One share of the extents for each thread, of about the same size, cut between pages.
 std::vector<std::vector<Piece>> share_out(const std::vector<Extent>& extents, const uint8_t* source,
-                                          size_t threads, uint64_t page_size) {
-  const uint64_t total_pages = total_bytes(extents) / page_size;
+                                          size_t threads) {
+  const uint64_t total_pages = total_bytes(extents) / kPageBytes;
   std::vector<std::vector<Piece>> shares(threads);
   uint64_t given = 0;  // pages
   for (Extent extent : extents) {
     while (extent.bytes > 0) {
       const size_t thread = given * threads / total_pages;
       const uint64_t end = ((thread + 1) * total_pages + threads - 1) / threads;
-      const uint64_t pages = std::min(extent.bytes / page_size, end - given);
-      shares[thread].push_back({extent.offset, source + given * page_size, pages * page_size});
-      extent = {extent.offset + pages * page_size, extent.bytes - pages * page_size};
+      const uint64_t pages = std::min(extent.bytes / kPageBytes, end - given);
+      shares[thread].push_back({extent.offset, source + given * kPageBytes, pages * kPageBytes});
+      extent = {extent.offset + pages * kPageBytes, extent.bytes - pages * kPageBytes};
       given += pages;
     }
   }
@@ -80,9 +80,8 @@ uint64_t measure(const std::vector<std::vector<Piece>>& shares, uint64_t memory_
 }
 
 int run(const Options& options) {
-  constexpr uint64_t kPageSize = 4096;
   const Mapping file = map_file(options.text("--memory"));
-  const auto extents = read_page_list(options.text("--pages"), kPageSize, file.size());
+  const auto extents = read_page_list(options.text("--pages"), file.size());
   const uint64_t bytes = total_bytes(extents);
   const uint64_t most = options.number("--threads");
   if (most > 256) usage_error("--threads takes numbers up to 256");
@@ -98,7 +97,7 @@ int run(const Options& options) {
   std::vector<std::vector<uint64_t>> samples(most);
   for (uint64_t round = options.number("--repetitions"); round > 0; round--) {
     for (size_t threads = 1; threads <= most; threads++) {
-      const auto shares = share_out(extents, source.data(), threads, kPageSize);
+      const auto shares = share_out(extents, source.data(), threads);
       samples[threads - 1].push_back(measure(shares, file.size()));
     }
   }

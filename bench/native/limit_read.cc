@@ -54,7 +54,7 @@ int run(const Options& options) {
   bool direct = false;
   const UniqueFd fd = open_direct(path, &direct);
   // The part of a page at the end cannot be read this way.
-  const uint64_t bytes = file_bytes(fd.get(), path) / 4096 * 4096;
+  const uint64_t bytes = file_bytes(fd.get(), path) / kPageBytes * kPageBytes;
   if (bytes == 0) fail(path + " has not one page");
   ::fdatasync(fd.get());
 
@@ -66,7 +66,7 @@ int run(const Options& options) {
   for (const uint64_t threads : options.numbers("--threads")) {
     if (threads > 256) usage_error("--threads takes numbers up to 256");
     for (const uint64_t block_bytes : options.numbers("--blocks")) {
-      if (block_bytes % 4096 != 0) usage_error("--blocks takes multiples of 4096");
+      if (block_bytes % kPageBytes != 0) usage_error("--blocks takes multiples of 4096");
       arms.push_back({threads, block_bytes, {}});
     }
   }

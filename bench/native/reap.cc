@@ -41,22 +41,25 @@ uffd::Result copy_without_wake(int uffd, uint64_t address, const void* source, u
 
 // False when serving has come to its end before.
 bool install(Pager& pager, const Extent& extent, const uint8_t* source, Installed* total) {
-  const uint64_t page_size = pager.memory().page_size();
+  uint64_t most = extent.bytes;  // in one call
   for (uint64_t done = 0; done < extent.bytes;) {
     const auto range = pager.memory().host_range(extent.offset + done);
-    const uint64_t bytes = std::min(extent.bytes - done, range.length);
+    const uint64_t bytes = std::min({most, extent.bytes - done, range.length});
     const auto result = copy_without_wake(pager.uffd(), range.address, source + done, bytes);
     total->calls++;
     switch (result.outcome) {
       case uffd::Outcome::installed:
       case uffd::Outcome::partial:
-        total->pages += result.bytes / page_size;
+        total->pages += result.bytes / kPageBytes;
         done += result.bytes;
         break;
+      case uffd::Outcome::unregistered:  // in part: removed pages are among them
+        most = kPageBytes;
+        if (bytes > kPageBytes) break;
+        [[fallthrough]];
       case uffd::Outcome::present:
-      case uffd::Outcome::unregistered:
         total->present++;
-        done += page_size;
+        done += kPageBytes;
         break;
       case uffd::Outcome::deferred:  // by a REMOVE that is not read yet
         if (!pager.step(1)) return false;
@@ -90,10 +93,9 @@ void print_end(const Pager& pager, const char* reason) {
 }
 
 int run_reap(const Options& options) {
-  const uint64_t page_size = options.number("--page-size");
   const std::string& path = options.text("--ws");
   const Mapping memory = map_file(options.text("--memory"));
-  const auto extents = read_page_list(options.text("--pages"), page_size, memory.size());
+  const auto extents = read_page_list(options.text("--pages"), memory.size());
   bool direct = false;
   const UniqueFd file = open_direct(path, &direct);
   const uint64_t bytes = total_bytes(extents);
@@ -117,9 +119,7 @@ int run_reap(const Options& options) {
     return 0;
   }
   const uint64_t connected = now_ns();
-  if (pager.memory().page_size() != page_size) {
-    pager.fail_vm("--page-size is not the guest's, " + std::to_string(pager.memory().page_size()));
-  }
+  if (pager.memory().page_size() != kPageBytes) pager.fail_vm("REAP is for pages of 4 KiB");
   const Installed total = install_all(pager, extents, pages.data());
   const uint64_t installed = now_ns();
   print(event("connected", connected));
@@ -148,8 +148,7 @@ int run_on_demand(const Options& options) {
 
 int run_pack(const Options& options) {
   const Mapping memory = map_file(options.text("--memory"));
-  const auto extents =
-      read_page_list(options.text("--pages"), options.number("--page-size"), memory.size());
+  const auto extents = read_page_list(options.text("--pages"), memory.size());
   const std::string& path = options.text("--output");
   const UniqueFd file(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
   if (!file) fail("write " + path, errno);
@@ -164,7 +163,7 @@ int run_pack(const Options& options) {
   }
   if (::fsync(file.get()) != 0) fail("write " + path, errno);
   print(Json()
-            .number("pages", total_bytes(extents) / options.number("--page-size"))
+            .number("pages", total_bytes(extents) / kPageBytes)
             .number("extents", extents.size())
             .number("bytes", total_bytes(extents)));
   return 0;
@@ -173,7 +172,6 @@ int run_pack(const Options& options) {
 constexpr Option kSocket{"--socket", "PATH", nullptr, "where the VMM will connect"};
 constexpr Option kMemory{"--memory", "FILE", nullptr, "the snapshot's memory file"};
 constexpr Option kPages{"--pages", "FILE", nullptr, "the recorded pages, in any order"};
-constexpr Option kPageSize{"--page-size", "BYTES", "4096", "of the guest, and of the list"};
 
 }  // namespace
 
@@ -182,15 +180,13 @@ const Command kReap{"reap",
                     {kSocket,
                      kMemory,
                      kPages,
-                     {"--ws", "FILE", nullptr, "the same pages, as reap-pack wrote them"},
-                     kPageSize},
+                     {"--ws", "FILE", nullptr, "the same pages, as reap-pack wrote them"}},
                     run_reap};
 
-const Command kReapPack{
-    "reap-pack",
-    "writes REAP's working-set file: the pages in ascending order, no header",
-    {kMemory, kPages, {"--output", "FILE", nullptr, "the file to write"}, kPageSize},
-    run_pack};
+const Command kReapPack{"reap-pack",
+                        "writes REAP's working-set file: the pages in ascending order, no header",
+                        {kMemory, kPages, {"--output", "FILE", nullptr, "the file to write"}},
+                        run_pack};
 
 const Command kOnDemand{"on-demand",
                         "serves every fault with one page from a mapping of the memory file",
