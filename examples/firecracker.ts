@@ -1,146 +1,197 @@
-// Restores a Firecracker snapshot with reap-trace. The first run records a working set, later runs
-// prefetch it.
+// A snapshot's whole life with stock Firecracker and reap-trace: boot, pause, snapshot; restore once
+// to record the working set; restore with it. What a former run has made is used again, so the first
+// run does all three, and every later one the last.
 //
-//   node --experimental-strip-types examples/firecracker.ts \
-//     FIRECRACKER VMSTATE MEMORY WORKING_SET [COMMAND …]
+//   node examples/firecracker.ts FIRECRACKER FOLDER [options] [-- COMMAND …]
 //
-// FIRECRACKER is the binary, VMSTATE and MEMORY are the files of a full snapshot, WORKING_SET is the
-// file to write or to use. COMMAND sends the request that the working set is recorded for; without
-// one, the guest runs for two seconds. Node 22.18 and later need no flag.
+// FIRECRACKER is the binary. FOLDER gets the files `vmstate`, `memory` and `working-set`. To boot
+// takes --kernel FILE, and --initrd FILE or --rootfs FILE; the snapshot is taken after --boot-seconds
+// (5). COMMAND sends the request that the working set is recorded for; without one, the guest runs
+// for two seconds. Node before 22.18 needs --experimental-strip-types.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
-import { mkdtemp, rm } from 'node:fs/promises'
+import { mkdir, mkdtemp, rm } from 'node:fs/promises'
 import { request } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
+import { text } from 'node:stream/consumers'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type FaultHandler, ReapTraceError, serve, WorkingSet } from 'reap-trace'
+import { parseArgs } from 'node:util'
+import { ReapTraceError, serve, WorkingSet } from 'reap-trace'
 
 const START_TIMEOUT_MS = 5000
-const startedAt = performance.now()
+const BOOT_ARGS = 'console=ttyS0 reboot=k panic=1 pci=off'
+let startedAt = performance.now()
 
 function phase(name: string, details = ''): void {
   const ms = (performance.now() - startedAt).toFixed(1).padStart(9)
   console.log(`${ms} ms  ${name.padEnd(11)} ${details}`.trimEnd())
 }
 
-/** One request on Firecracker's API socket. Rejects with its message when it says no. */
-function send(socketPath: string, method: string, path: string, body: object): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const bytes = Buffer.from(JSON.stringify(body))
-    const headers = { 'Content-Type': 'application/json', 'Content-Length': bytes.length }
-    const sent = request({ socketPath, method, path, headers }, (response) => {
-      let text = ''
-      response.setEncoding('utf8').on('error', reject)
-      response.on('data', (part: string) => {
-        text += part
-      })
-      response.on('end', () => {
-        if (response.statusCode === 204) resolve()
-        else reject(new Error(`${method} ${path}: ${response.statusCode} ${text}`))
-      })
-    })
-    sent.on('error', reject)
-    sent.end(bytes)
-  })
+/** A request on Firecracker's API socket, which answers 204 when all is well. */
+type Api = (method: 'PUT' | 'PATCH', path: string, body: object) => Promise<void>
+
+interface Vm {
+  readonly api: Api
+  /** Where its sockets are. */
+  readonly folder: string
+  /** Aborts when it ends, and at Ctrl-C. */
+  readonly signal: AbortSignal
 }
 
-/** Like {@link send}, and waits for the API socket, which appears after the process has started. */
-async function api(socketPath: string, method: string, path: string, body: object): Promise<void> {
-  for (;;) {
-    try {
-      return await send(socketPath, method, path, body)
-    } catch (error) {
-      const { code } = error as NodeJS.ErrnoException
-      const starting = code === 'ENOENT' || code === 'ECONNREFUSED'
-      if (!starting || performance.now() - startedAt > START_TIMEOUT_MS) throw error
-      await sleep(2)
+async function send(
+  socketPath: string,
+  signal: AbortSignal,
+  ...[method, path, body]: Parameters<Api>
+): Promise<void> {
+  const bytes = Buffer.from(JSON.stringify(body))
+  const headers = { 'Content-Type': 'application/json', 'Content-Length': bytes.length }
+  const sent = request({ socketPath, method, path, headers, agent: false, signal })
+  sent.end(bytes)
+  const [response] = await once(sent, 'response')
+  const said = await text(response)
+  const { statusCode } = response
+  if (statusCode !== 204) throw new Error(`${method} ${path}: ${statusCode} ${said}`)
+}
+
+/** Runs `body` with a new Firecracker process, which is gone afterwards. */
+async function withFirecracker(binary: string, body: (vm: Vm) => Promise<void>): Promise<void> {
+  startedAt = performance.now()
+  const folder = await mkdtemp(join(tmpdir(), 'firecracker-'))
+  const socketPath = join(folder, 'api.sock')
+  const ended = new AbortController()
+  const { signal } = ended
+  const interrupt = () => ended.abort(new Error('interrupted'))
+  process.on('SIGINT', interrupt)
+  const vmm = spawn(binary, ['--api-sock', socketPath], { stdio: ['ignore', 'inherit', 'inherit'] })
+  const exited = once(vmm, 'exit').then(([code, name]) => {
+    ended.abort(new Error(`${binary} ended early with ${name ?? `exit code ${code}`}`))
+  }, ended.abort.bind(ended))
+  // The API socket appears after the process has started.
+  const api: Api = async (...words) => {
+    for (;;) {
+      try {
+        return await send(socketPath, signal, ...words)
+      } catch (error) {
+        const { code } = error as NodeJS.ErrnoException
+        const starting = code === 'ENOENT' || code === 'ECONNREFUSED'
+        if (!starting || performance.now() - startedAt > START_TIMEOUT_MS) throw error
+        await sleep(2, undefined, { signal })
+      }
     }
   }
-}
-
-async function callFunction([command, ...args]: readonly string[]): Promise<void> {
-  if (command === undefined) return void (await sleep(2000))
-  const [code, signal] = await once(spawn(command, args, { stdio: 'inherit' }), 'exit')
-  if (code !== 0) throw new Error(`${command} ended with ${signal ?? `exit code ${code}`}`)
-}
-
-async function restore(
-  firecracker: string,
-  vmstate: string,
-  memoryFile: string,
-  workingSet: string,
-  command: readonly string[],
-): Promise<void> {
-  const records = !existsSync(workingSet)
-  const folder = await mkdtemp(join(tmpdir(), 'restore-'))
-  const socketPath = join(folder, 'uffd.sock')
-  const apiPath = join(folder, 'api.sock')
-  // The VMM starts while the working set is read; only the load needs the handler's socket.
-  const vmm = spawn(firecracker, ['--api-sock', apiPath], {
-    stdio: ['ignore', 'inherit', 'inherit'],
-  })
-  const exited = once(vmm, 'exit')
-  exited.catch(() => {})
-  const interrupt = new AbortController()
-  // Not once(): a signal that nobody listens to any more ends the process at once.
-  process.on('SIGINT', () => interrupt.abort(new Error('interrupted')))
-  let handler: FaultHandler | undefined
-
-  const run = async (handler: FaultHandler) => {
-    const backend = { backend_type: 'Uffd', backend_path: socketPath }
-    const load = { snapshot_path: vmstate, mem_backend: backend, resume_vm: false }
-    await api(apiPath, 'PUT', '/snapshot/load', load)
-    phase('loaded')
-    await api(apiPath, 'PATCH', '/vm', { state: 'Resumed' })
-    phase('resumed')
-    await callFunction(command)
-    const { faults, lateFaults, residualFaults } = handler.stats()
-    phase('answered', `${faults} faults (${lateFaults} late, ${residualFaults} residual)`)
-    if (!records) return
-    const trace = handler.takeTrace()
-    const set = WorkingSet.fromTraces([trace])
-    await set.write(workingSet, { memoryFile })
-    phase('written', `${set.pages} pages in ${set.extents.length} extents to ${workingSet}`)
-  }
-
   try {
-    handler = await serve({
-      socketPath,
-      memoryFile,
-      signal: interrupt.signal,
-      ...(!records && { workingSet }),
-      onEvent: (event) => {
-        if (event.type === 'listening') phase('listening', records ? 'to record' : 'to prefetch')
-        if (event.type === 'connected') phase('connected', `pid ${event.pid}`)
-        if (event.type === 'prefetched' && !records) phase('prefetched', `${event.pages} pages`)
-        if (event.type === 'warning') phase('warning', event.error.message)
-      },
-    })
-    const session = handler
-    const ended = exited.then(([code, signal]) => {
-      throw new Error(`${firecracker} ended early with ${signal ?? `exit code ${code}`}`)
-    })
-    await Promise.race([run(session), ended]).catch(async (error: unknown) => {
-      await session.close() // rejects with what ended the session, where that was the cause
-      throw error
-    })
+    await body({ api, folder, signal })
+  } catch (error) {
+    throw (error as Error).name === 'AbortError' ? signal.reason : error
   } finally {
-    // A restored VM needs its handler for as long as it lives, so both end here.
-    await handler?.close().catch(() => {})
     vmm.kill('SIGKILL')
+    await exited
+    process.off('SIGINT', interrupt)
     await rm(folder, { recursive: true, force: true })
   }
 }
 
-const [firecracker, vmstate, memoryFile, workingSet, ...command] = process.argv.slice(2)
-if (!firecracker || !vmstate || !memoryFile || !workingSet) {
-  console.error('usage: firecracker.ts FIRECRACKER VMSTATE MEMORY WORKING_SET [COMMAND …]')
+interface Snapshot {
+  readonly vmstate: string
+  readonly memoryFile: string
+  readonly workingSet: string
+}
+
+async function makeSnapshot(vm: Vm, snapshot: Snapshot, options: typeof values): Promise<void> {
+  const { api, signal } = vm
+  const { kernel, initrd, rootfs } = options
+  if (!kernel) throw new Error('there is no snapshot yet: --kernel FILE boots a guest to make one')
+  await api('PUT', '/boot-source', {
+    kernel_image_path: resolve(kernel),
+    boot_args: BOOT_ARGS,
+    ...(initrd && { initrd_path: resolve(initrd) }),
+  })
+  if (rootfs) {
+    const drive = { drive_id: 'rootfs', path_on_host: resolve(rootfs), is_root_device: true }
+    await api('PUT', '/drives/rootfs', { ...drive, is_read_only: true })
+  }
+  await api('PUT', '/machine-config', { vcpu_count: 1, mem_size_mib: 256 })
+  await api('PUT', '/actions', { action_type: 'InstanceStart' })
+  await sleep(Number(options['boot-seconds']) * 1000, undefined, { signal })
+  phase('booted')
+  await api('PATCH', '/vm', { state: 'Paused' })
+  const { vmstate, memoryFile } = snapshot
+  await api('PUT', '/snapshot/create', { snapshot_path: vmstate, mem_file_path: memoryFile })
+  phase('snapshot', memoryFile)
+}
+
+async function callFunction(command: readonly string[], signal: AbortSignal): Promise<void> {
+  const [name, ...args] = command
+  if (name === undefined) return void (await sleep(2000, undefined, { signal }))
+  const [code, killedBy] = await once(spawn(name, args, { stdio: 'inherit', signal }), 'exit')
+  if (code !== 0) throw new Error(`${name} ended with ${killedBy ?? `exit code ${code}`}`)
+}
+
+async function restore(vm: Vm, snapshot: Snapshot, command: readonly string[]): Promise<void> {
+  const { vmstate, memoryFile, workingSet } = snapshot
+  const records = !existsSync(workingSet)
+  const socketPath = join(vm.folder, 'uffd.sock')
+  // The VMM starts while the working set is read; only the load needs the handler's socket.
+  const handler = await serve({
+    socketPath,
+    memoryFile,
+    ...(!records && { workingSet }),
+    onEvent: (event) => {
+      if (event.type === 'listening') phase('listening', records ? 'to record' : 'to prefetch')
+      if (event.type === 'connected') phase('connected', `pid ${event.pid}`)
+      if (event.type === 'prefetched' && !records) phase('prefetched', `${event.pages} pages`)
+      if (event.type === 'warning') phase('warning', event.error.message)
+    },
+  })
+  try {
+    const backend = { backend_type: 'Uffd', backend_path: socketPath }
+    await vm.api('PUT', '/snapshot/load', { snapshot_path: vmstate, mem_backend: backend })
+    phase('loaded')
+    await vm.api('PATCH', '/vm', { state: 'Resumed' })
+    phase('resumed')
+    await callFunction(command, vm.signal)
+    const { faults, lateFaults, residualFaults } = handler.stats()
+    phase('answered', `${faults} faults (${lateFaults} late, ${residualFaults} residual)`)
+    if (!records) return
+    const set = WorkingSet.fromTraces([handler.takeTrace()])
+    await set.write(workingSet, { memoryFile })
+    phase('written', `${set.pages} pages in ${set.extents.length} extents to ${workingSet}`)
+  } finally {
+    // A restored VM needs its handler for as long as it lives: both end here. Rejects with what
+    // ended the session, where it ended by itself.
+    await handler.close()
+  }
+}
+
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    kernel: { type: 'string' },
+    initrd: { type: 'string' },
+    rootfs: { type: 'string' },
+    'boot-seconds': { type: 'string', default: '5' },
+  },
+})
+const [firecracker, folder, ...command] = positionals
+if (!firecracker || !folder) {
+  console.error('usage: firecracker.ts FIRECRACKER FOLDER [--kernel FILE …] [-- COMMAND …]')
   process.exit(2)
 }
+const snapshot = {
+  vmstate: resolve(folder, 'vmstate'),
+  memoryFile: resolve(folder, 'memory'),
+  workingSet: resolve(folder, 'working-set'),
+}
+const restoreOnce = () => withFirecracker(firecracker, (vm) => restore(vm, snapshot, command))
 try {
-  await restore(firecracker, resolve(vmstate), resolve(memoryFile), resolve(workingSet), command)
+  await mkdir(folder, { recursive: true })
+  if (!existsSync(snapshot.vmstate)) {
+    await withFirecracker(firecracker, (vm) => makeSnapshot(vm, snapshot, values))
+  }
+  if (!existsSync(snapshot.workingSet)) await restoreOnce()
+  await restoreOnce()
 } catch (error) {
   const code = error instanceof ReapTraceError ? ` [${error.code}]` : ''
   console.error(`error: ${error instanceof Error ? error.message : error}${code}`)
