@@ -164,6 +164,27 @@ describe.skipIf(missing)(`reap-bench${missing ? ` (${missing})` : ''}`, () => {
     expect(await handler.event('installed')).toMatchObject({ pages: 7, extents: 4, calls: 4 })
   })
 
+  test('reap reads past the page cache, or through it when asked', async () => {
+    const s = await scene({ pages: 64 })
+    const files = await reapFiles(s, [1, 2, 3])
+    for (const fetch of ['direct', 'cached']) {
+      const words = ['reap', '--socket', s.socketPath, ...files, '--fetch', fetch]
+      const handler = new BenchHandler(words)
+      const { direct, bytes } = await handler.event('fetched')
+      expect(bytes).toBe(3 * 4096)
+      // Where the file system has no O_DIRECT, both commands say so.
+      if (fetch === 'cached') expect(direct).toBe(false)
+      else
+        expect(direct).toBe(
+          run('limit-read', '--file', s.memoryFile).stdout.includes('"direct":true'),
+        )
+      handler.kill('SIGTERM')
+      expect(await handler.exited).toEqual({ code: 0, signal: null })
+    }
+    const words = ['reap', '--socket', s.socketPath, ...files, '--fetch', 'other']
+    expect(run(...words)).toMatchObject({ status: 2, stderr: expect.stringMatching(/--fetch/) })
+  })
+
   test('reap brings what the working-set file has, not the memory file', async () => {
     const s = await scene({ pages: 64, holes: false })
     const files = await reapFiles(s, [20, 10])

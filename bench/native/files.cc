@@ -10,15 +10,11 @@
 
 namespace reap::bench {
 
-namespace {
-
 UniqueFd open_file(const std::string& path) {
   UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd) fail("open " + path, errno);
   return fd;
 }
-
-}  // namespace
 
 Mapping map_file(const std::string& path) {
   const UniqueFd fd = open_file(path);

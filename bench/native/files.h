@@ -25,6 +25,7 @@ Mapping map_file(const std::string& path);
 std::vector<Extent> read_page_list(const std::string& path, uint64_t memory_bytes);
 uint64_t total_bytes(const std::vector<Extent>& extents);
 
+UniqueFd open_file(const std::string& path);
 // A file opened for O_DIRECT, or without where the file system has none; `direct` says which.
 UniqueFd open_direct(const std::string& path, bool* direct);
 uint64_t file_bytes(int fd, const std::string& path);

@@ -61,7 +61,7 @@ class Folder {
   ::_exit(0);
 }
 
-// What each page took, as the toucher saw it.
+// What each page took, as the toucher saw it; nothing when told to end.
 std::vector<uint64_t> measure(const Mapping& source, bool spinning) {
   const uint64_t pages = source.size() / kPageBytes;
   void* data = ::mmap(nullptr, pages * sizeof(uint64_t), PROT_READ | PROT_WRITE,
@@ -75,9 +75,9 @@ std::vector<uint64_t> measure(const Mapping& source, bool spinning) {
   const pid_t child = ::fork();
   if (child < 0) fail("fork", errno);
   if (child == 0) touch_pages(folder.socket(), pages, waited_ns);
-  if (!pager.connect()) std::exit(1);
+  if (!pager.connect()) return {};
   const std::string reason = spinning ? pager.serve_spinning() : pager.serve();
-  if (reason != "vm-exited") std::exit(1);
+  if (reason != "vm-exited") return {};
   int status = 0;
   ::waitpid(child, &status, 0);
   if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) fail("the touching process failed");
@@ -100,6 +100,7 @@ int run(const Options& options) {
   for (uint64_t round = options.number("--repetitions"); round > 0; round--) {
     for (Arm& arm : arms) {
       std::vector<uint64_t> waited = measure(source, arm.spinning);
+      if (waited.empty()) return 1;
       arm.p50.push_back(quantile(waited, 0.5));
       arm.p99.push_back(quantile(waited, 0.99));
     }

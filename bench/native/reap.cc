@@ -96,8 +96,10 @@ int run_reap(const Options& options) {
   const std::string& path = options.text("--ws");
   const Mapping memory = map_file(options.text("--memory"));
   const auto extents = read_page_list(options.text("--pages"), memory.size());
+  const std::string& fetch = options.text("--fetch");
+  if (fetch != "direct" && fetch != "cached") usage_error("--fetch is direct or cached");
   bool direct = false;
-  const UniqueFd file = open_direct(path, &direct);
+  const UniqueFd file = fetch == "direct" ? open_direct(path, &direct) : open_file(path);
   const uint64_t bytes = total_bytes(extents);
   if (file_bytes(file.get(), path) != bytes) fail(path + " does not have the pages of the list");
 
@@ -180,7 +182,9 @@ const Command kReap{"reap",
                     {kSocket,
                      kMemory,
                      kPages,
-                     {"--ws", "FILE", nullptr, "the same pages, as reap-pack wrote them"}},
+                     {"--ws", "FILE", nullptr, "the same pages, as reap-pack wrote them"},
+                     {"--fetch", "direct|cached", "direct",
+                      "past the page cache as published, or through it as later versions do"}},
                     run_reap};
 
 const Command kReapPack{"reap-pack",
