@@ -12,11 +12,11 @@ import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { WorkingSet } from '../dist/index.js'
 import { arms, caches, filesOf, record, restore, warmCalls } from './guests/arms.mjs'
-import { packReapPages } from './guests/reap-handler.mjs'
 import { checks, makeReport, printReport } from './guests/report.mjs'
 import { describeMachine, root } from './lib/machine.mjs'
 import { PageCache } from './lib/page-cache.mjs'
 import { Progress } from './lib/progress.mjs'
+import { packReapPages } from './lib/reap-handler.mjs'
 import { functionNames, prepareGuests } from './linux-guest/index.mjs'
 
 function parseOptions() {

@@ -3,7 +3,7 @@
 import { readFileSync } from 'node:fs'
 import { performance } from 'node:perf_hooks'
 import { interposerEnvironment, serve } from '../../dist/index.js'
-import { ReapHandler } from './reap-handler.mjs'
+import { ReapHandler } from '../lib/reap-handler.mjs'
 
 export const arms = ['kernel-file', 'on-demand', 'reap', 'working-set']
 export const caches = ['cold', 'warm']

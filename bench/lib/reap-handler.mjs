@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { performance } from 'node:perf_hooks'
 import { createInterface } from 'node:readline'
 import { promisify } from 'node:util'
-import { root } from '../lib/machine.mjs'
+import { root } from './machine.mjs'
 
 const program = join(root, 'build/bench/reap-bench')
 
@@ -21,7 +21,7 @@ export const packReapPages = ({ memoryFile, pageList, output }) =>
 
 // Both clocks are CLOCK_MONOTONIC.
 const offsetMs = performance.now() - Number(process.hrtime.bigint()) / 1e6
-const onOurClock = ({ us }) => us / 1000 + offsetMs
+export const onOurClock = ({ us }) => us / 1000 + offsetMs
 
 /** REAP's algorithm as it was published (bench/native), in a process of its own. */
 export class ReapHandler {
@@ -30,6 +30,14 @@ export class ReapHandler {
   #waiting = new Map()
   #ended
 
+  /**
+   * @param {object} options
+   * @param {string} options.socketPath
+   * @param {string} options.memoryFile
+   * @param {string} options.pageList
+   * @param {string} options.pages what packReapPages() wrote
+   * @param {AbortSignal} [options.signal]
+   */
   static async start({ socketPath, memoryFile, pageList, pages, signal }) {
     const words = ['reap', '--socket', socketPath, '--memory', memoryFile]
     const child = spawn(program, [...words, '--pages', pageList, '--ws', pages], {
