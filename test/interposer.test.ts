@@ -1,4 +1,4 @@
-import { chmod, truncate, writeFile } from 'node:fs/promises'
+import { chmod, rename, truncate, writeFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { interposerEnvironment, Trace, WorkingSet } from '../src/index.js'
@@ -12,6 +12,8 @@ interface Mapped extends Answer {
   readonly address: string
   /** Whether it is where it was asked to be. */
   readonly where: boolean
+  /** Of a call that succeeds, and that was 0 before. */
+  readonly errnoAfter: number
   /** Permissions, and the path if it is a file's. */
   readonly mapping: string
 }
@@ -52,11 +54,18 @@ const compare = async ({ vmm, memoryFile }: Place, { address }: Mapped, first: n
     `compare ${address} ${memoryFile} ${first * PAGE} ${n * PAGE}`,
   )
 
-const isServed = { ok: true, where: true, mapping: 'rw-p' }
+/** What a VMM has written to stderr in its life, which ends here. */
+async function allSaid(vmm: FakeVmm): Promise<string> {
+  await vmm.kill()
+  return vmm.stderr
+}
+
+const isServed = { ok: true, where: true, mapping: 'rw-p', errnoAfter: 0 }
 const isFile = ({ memoryFile }: Place, permissions = 'rw-p') => ({
   ok: true,
   where: true,
   mapping: `${permissions} ${memoryFile}`,
+  errnoAfter: 0,
 })
 
 describe('the memory file', () => {
@@ -77,7 +86,7 @@ describe('the memory file', () => {
       })
       const { installed, zero } = (await handler.close()).stats
       expect(installed + zero).toBe(PAGES)
-      expect(place.vmm.stderr).toBe('')
+      expect(await allSaid(place.vmm)).toBe('')
     },
   )
 
@@ -103,6 +112,18 @@ describe('the memory file', () => {
     expect((await handler.close()).stats.faults).toBeGreaterThanOrEqual(PAGES)
   })
 
+  test('is served in parts of which one is mapped twice', async () => {
+    const place = await interposed()
+    const handler = await serveScene(place)
+    expect(await mapFile(place, 0, PAGES / 2)).toMatchObject(isServed)
+    const twice = await mapFile(place, 0, PAGES / 2, 'aside=1')
+    expect(twice).toMatchObject(isFile(place))
+    expect(await mapFile(place, PAGES / 2, PAGES / 2)).toMatchObject(isServed)
+    expect((await handler.connected).regions).toHaveLength(2)
+    expect(await place.vmm.verify(place.memoryFile)).toMatchObject({ wrongCount: 0 })
+    expect(await compare(place, twice, 0, PAGES / 2)).toMatchObject({ same: true })
+  })
+
   test('has its working set prefetched', async () => {
     const place = await interposed()
     const pages = Uint32Array.from({ length: 200 }, (_, i) => (i * 37) % PAGES)
@@ -125,7 +146,7 @@ describe('the memory file', () => {
     const command = `map-at-once ${place.memoryFile} 8 ${options}`.trimEnd()
     expect(await run(place.vmm, command)).toMatchObject(expected)
     expect((await handler.connected).regions).toHaveLength(expected.served)
-    expect(place.vmm.stderr).toBe('')
+    expect(await allSaid(place.vmm)).toBe('')
   })
 
   test('is the plain file for whoever maps it again', async () => {
@@ -178,17 +199,16 @@ describe('left alone', () => {
     expect(await mapFile(other, 0, PAGES, 'aside=1')).toMatchObject(isFile(other))
     expect(await mapFile(other, 8, 9, 'aside=1 reserved=1')).toMatchObject(isFile(other))
     expect(await mapFile(other, 0, PAGES, 'as=shared aside=1')).toMatchObject(isFile(other, 'rw-s'))
-    expect(place.vmm.stderr).toBe('')
     for (let i = 0; i < 2; i++) {
       expect(await mapFile(place, 0, PAGES, 'as=shared aside=1')).toMatchObject(
         isFile(place, 'rw-s'),
       )
     }
-    expect(place.vmm.stderr).toBe(
-      `reap-trace: ${place.memoryFile} is mapped shared, and only a private mapping can be served (share=off, MAP_PRIVATE)\n`,
-    )
     // And after all of them the memory is served.
     expect(await mapFile(place, 0, PAGES)).toMatchObject(isServed)
+    expect(await allSaid(place.vmm)).toBe(
+      `reap-trace: ${place.memoryFile} is mapped shared, and only a private mapping can be served (share=off, MAP_PRIVATE)\n`,
+    )
   })
 
   test.each([
@@ -201,17 +221,30 @@ describe('left alone', () => {
       const mapped = await mapFile(place, 0, PAGES)
       expect(mapped).toMatchObject(isFile(place))
       expect(await compare(place, mapped, 0, PAGES)).toMatchObject({ same: true })
-      expect(place.vmm.stderr).toBe('')
+      expect(await allSaid(place.vmm)).toBe('')
     },
   )
+
+  test('is everything when the memory file is gone', async () => {
+    const place = await interposed()
+    const other = { ...place, memoryFile: join(place.folder, 'other') }
+    await rename(place.memoryFile, other.memoryFile)
+    expect(await mapFile(other, 0, PAGES, 'aside=1')).toMatchObject(isFile(other))
+    expect(await allSaid(place.vmm)).toBe('')
+  })
 
   test('are the errors of the kernel', async () => {
     const place = await interposed()
     await serveScene(place)
-    const map = (words: string) => place.vmm.send(`map-file ${place.memoryFile} ${words}`)
-    expect(await map('0 0')).toMatchObject({ ok: false, errno: -22 })
-    expect(await map(`100 ${PAGE}`)).toMatchObject({ ok: false, errno: -22 })
-    expect(await map(`0 ${2 ** 50}`)).toMatchObject({ ok: false, errno: -12 })
+    const other = join(place.folder, 'other')
+    await makeMemoryFile(other, PAGES)
+    const map = (words: string, file = place.memoryFile) =>
+      place.vmm.send(`map-file ${file} ${words}`)
+    for (const file of [place.memoryFile, other]) {
+      expect(await map('0 0', file)).toMatchObject({ ok: false, errno: -22 })
+      expect(await map(`100 ${PAGE}`, file)).toMatchObject({ ok: false, errno: -22 })
+      expect(await map(`0 ${2 ** 50}`, file)).toMatchObject({ ok: false, errno: -12 })
+    }
     const { address } = await mapFile(place, 0, PAGES)
     const noreplace = `0 ${PAGES * PAGE} at=${address} flag=noreplace`
     expect(await map(noreplace)).toMatchObject({ ok: false, errno: -17 })
@@ -222,17 +255,20 @@ describe('left alone', () => {
 describe('what cannot be served', () => {
   const nobody = 'no fault handler is at'
 
-  test('is the plain file when nobody listens, once and for all', async () => {
-    const place = await interposed()
-    for (const options of ['', 'reserved=1', 'flag=populate']) {
-      const mapped = await mapFile(place, 0, PAGES, `${options} aside=1`.trimStart())
-      expect(mapped).toMatchObject(isFile(place))
-      expect(await compare(place, mapped, 0, PAGES)).toMatchObject({ same: true })
-    }
-    expect(place.vmm.stderr).toBe(
-      `reap-trace: ${place.memoryFile} is not served: ${nobody} ${place.socketPath}: No such file or directory; the plain file is mapped instead\n`,
-    )
-  })
+  test.each(['', 'reserved=1', 'flag=populate', 'at=0x600000000000 flag=noreplace'])(
+    'is the plain file when nobody listens, once and for all: %s',
+    async (options) => {
+      const place = await interposed()
+      for (const more of [options, '']) {
+        const mapped = await mapFile(place, 0, PAGES, `${more} aside=1`.trimStart())
+        expect(mapped).toMatchObject(isFile(place))
+        expect(await compare(place, mapped, 0, PAGES)).toMatchObject({ same: true })
+      }
+      expect(await allSaid(place.vmm)).toBe(
+        `reap-trace: ${place.memoryFile} is not served: ${nobody} ${place.socketPath}: No such file or directory; the plain file is mapped instead\n`,
+      )
+    },
+  )
 
   test('ends the process where it is told so', async () => {
     const place = await interposed({ whenUnreachable: 'stop' })
@@ -245,13 +281,16 @@ describe('what cannot be served', () => {
     const handler = await serveScene(place)
     expect(await mapFile(place, 0, 100, 'reserved=1')).toMatchObject(isServed)
     expect(await mapFile(place, 300, 100)).toMatchObject(isServed)
+    await run(place.vmm, 'leave-child')
     expect(await place.vmm.verifyPages(place.memoryFile, 0, 100)).toMatchObject({ wrongCount: 0 })
     expect(await place.vmm.verifyPages(place.memoryFile, 300, 100)).toMatchObject({ wrongCount: 0 })
     expect(await mapFile(place, 100, 200)).toMatchObject(isFile(place))
     expect(await mapFile(place, 400, 112)).toMatchObject(isFile(place))
     expect(await place.vmm.verify(place.memoryFile)).toMatchObject({ wrongCount: 0 })
     expect(handler.stats().faults).toBe(0)
-    expect(place.vmm.stderr).toMatch(/^reap-trace: .*touched before all of it was mapped.*\n$/)
+    expect(await allSaid(place.vmm)).toMatch(
+      /^reap-trace: .*touched before all of it was mapped.*\n$/,
+    )
   })
 
   test('keeps what was written by the touch that came too early', async () => {
@@ -264,20 +303,26 @@ describe('what cannot be served', () => {
     })
   })
 
-  test.each(['remove 0 8', 'mprotect 0 8 none', 'munmap 50 50', 'move 0 100 200'])(
-    'are parts that are changed before there are all: %s',
-    async (command) => {
-      const place = await interposed()
-      await mapFile(place, 0, 100)
-      await run(place.vmm, command)
-      const [first, count] = command.startsWith('move') ? [0, 0] : [8, 42]
-      expect(await place.vmm.verifyPages(place.memoryFile, first, count)).toMatchObject({
-        wrongCount: 0,
-      })
-      expect(place.vmm.stderr).toMatch(/^reap-trace: .* before all of it was mapped.*\n$/)
-      expect(await mapFile(place, 100, 412, 'aside=1')).toMatchObject(isFile(place))
-    },
-  )
+  test.each([
+    ['remove 0 8', 'it was touched'],
+    ['mprotect 0 8 none', 'a part of it was changed'],
+    ['munmap 50 50', 'a part of it was changed'],
+    ['move 0 100 200', 'a part of it was changed'],
+  ])('are parts that are changed before there are all: %s', async (command, why) => {
+    const place = await interposed()
+    await mapFile(place, 0, 100)
+    // Which keeps the userfaultfd from being closed.
+    await run(place.vmm, 'leave-child')
+    await run(place.vmm, command)
+    const [first, count] = command.startsWith('move') ? [0, 0] : [8, 42]
+    expect(await place.vmm.verifyPages(place.memoryFile, first, count)).toMatchObject({
+      wrongCount: 0,
+    })
+    expect(await mapFile(place, 100, 412, 'aside=1')).toMatchObject(isFile(place))
+    expect(await allSaid(place.vmm)).toBe(
+      `reap-trace: ${place.memoryFile} is not served: ${why} before all of it was mapped; the plain file is mapped instead\n`,
+    )
+  })
 
   test('is a part that something else was mapped over, which stays', async () => {
     const place = await interposed()
@@ -298,7 +343,7 @@ describe('what cannot be served', () => {
     await serveScene(place)
     if (options === '') await truncate(place.memoryFile, PAGES * PAGE - 100)
     expect(await mapFile(place, 0, PAGES, options)).toMatchObject(isFile(place))
-    expect(place.vmm.stderr).toContain(message)
+    expect(await allSaid(place.vmm)).toContain(message)
   })
 })
 
@@ -336,9 +381,20 @@ describe('served memory', () => {
     for (const command of ['move 0 512 1024', 'move 10 20 21']) {
       expect(await place.vmm.send(command)).toMatchObject({ ok: false, errno: -22 })
     }
-    expect(place.vmm.stderr).toContain('mremap() is refused')
     await run(place.vmm, 'move 0 512 256')
     expect(await place.vmm.verifyPages(place.memoryFile, 0, 256)).toMatchObject({ wrongCount: 0 })
+    expect(await allSaid(place.vmm)).toContain('mremap() is refused')
+  })
+
+  test('waits when its handler is gone, and does not read zeros', async () => {
+    const place = await interposed()
+    const handler = await serveScene(place)
+    await mapFile(place, 0, PAGES)
+    await handler.connected
+    await handler.close({ vm: 'leave' })
+    await place.vmm.bg('reader', 'read 5')
+    expect(await place.vmm.wait('reader', 100)).toBeUndefined()
+    expect(await place.vmm.present(0, PAGES)).toMatchObject({ count: 0 })
   })
 
   test('is served on when the VMM closes descriptors that it does not know', async () => {
@@ -360,7 +416,7 @@ describe('served memory', () => {
       const vmm = await fakeVmm({ uid, env })
       expect(await mapFile({ ...place, vmm }, 0, PAGES)).toMatchObject(isServed)
       expect(await vmm.verify(memoryFile)).toMatchObject({ wrongCount: 0 })
-      expect(vmm.stderr).toMatch(/^reap-trace: only faults of user mode are served/)
+      expect(await allSaid(vmm)).toMatch(/^reap-trace: only faults of user mode are served/)
     },
   )
 })

@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { copyFileSync, existsSync, mkdirSync, readdirSync } from 'node:fs'
+import { accessSync, constants, copyFileSync, existsSync, mkdirSync, readdirSync } from 'node:fs'
 import { readFile, rm } from 'node:fs/promises'
 import { connect, type Socket } from 'node:net'
 import { join } from 'node:path'
@@ -9,7 +9,19 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 
 const QEMU = 'qemu-system-x86_64'
-export const GUEST_BYTES = 256 * 2 ** 20
+
+/** A guest that answers what is written to its serial console. */
+export interface QemuGuest {
+  readonly bytes: number
+  /** What QEMU is told of it, besides its memory. */
+  readonly words: readonly string[]
+  /** Words for its first start only. */
+  readonly boot: readonly string[]
+  /** The line that it prints when it has started. */
+  readonly ready: RegExp
+  readonly request: string
+  readonly response: RegExp
+}
 
 const which = (name: string) => spawnSync('sh', ['-c', `command -v ${name}`]).status === 0
 
@@ -20,46 +32,85 @@ const kernel = (): string | undefined =>
         .map((name) => join('/boot', name))[0]
     : undefined
 
-/** What this machine lacks for a Linux guest in QEMU, or an empty string. */
-export function lacksForQemu(): string {
-  const missing = [QEMU, 'busybox', 'cpio'].filter((name) => !which(name))
-  if (!kernel()) missing.push('a kernel as /boot/vmlinuz-*-amd64')
+/** What this machine lacks for a guest, or an empty string. */
+export function lacksFor(guest: 'linux' | 'real-mode'): string {
+  const programs = guest === 'linux' ? ['busybox', 'cpio'] : ['as', 'ld']
+  const missing = [QEMU, ...programs].filter((name) => !which(name))
+  if (guest === 'linux' && !kernel()) missing.push('a kernel as /boot/vmlinuz-*-amd64')
+  if (guest === 'real-mode' && !hasKvm()) missing.push('/dev/kvm')
   return missing.join(', ')
 }
 
-/** The answer of the guest in test/fixtures/tiny-guest-init to a line. */
-export function expectedAnswer(line: string): string {
-  const digest = spawnSync('sh', ['-c', 'busybox seq 1 500000 | sha256sum'], { encoding: 'utf8' })
-  return `${line}: ${digest.stdout.trimEnd()}`
+function hasKvm(): boolean {
+  try {
+    accessSync('/dev/kvm', constants.R_OK | constants.W_OK)
+    return true
+  } catch {
+    return false
+  }
 }
 
-function makeInitramfs(folder: string): string {
+function sh(script: string, cwd: string): string {
+  const { status, stdout, stderr } = spawnSync('sh', ['-ec', script], { cwd, encoding: 'utf8' })
+  if (status !== 0) throw new Error(`${script}: ${stderr}`)
+  return stdout
+}
+
+const fixture = (name: string) => fileURLToPath(new URL(`fixtures/${name}`, import.meta.url))
+
+/** A kernel and busybox, emulated: stock kernels want more of KVM than some machines have. */
+export function linuxGuest(folder: string): QemuGuest {
   const root = join(folder, 'initramfs')
   mkdirSync(join(root, 'bin'), { recursive: true })
-  copyFileSync('/bin/busybox', join(root, 'bin/busybox'))
-  copyFileSync(
-    fileURLToPath(new URL('fixtures/tiny-guest-init', import.meta.url)),
-    join(root, 'init'),
+  copyFileSync(fixture('tiny-guest-init'), join(root, 'init'))
+  sh(
+    'cp "$(command -v busybox)" bin/; chmod +x init; find . | cpio -o -H newc --quiet > ../initramfs.cpio',
+    root,
   )
-  const { status, stderr } = spawnSync(
-    'sh',
-    ['-ec', 'chmod +x init bin/busybox; find . | cpio -o -H newc --quiet > ../initramfs.cpio'],
-    { cwd: root, encoding: 'utf8' },
+  const digest = sh('busybox seq 1 500000 | sha256sum', folder).trimEnd()
+  return {
+    bytes: 256 * 2 ** 20,
+    words: ['-accel', 'tcg'],
+    boot: [
+      ...['-kernel', kernel()!, '-initrd', join(folder, 'initramfs.cpio')],
+      ...['-append', 'console=ttyS0 quiet panic=-1'],
+    ],
+    ready: /^ready/,
+    request: 'hello\n',
+    response: new RegExp(`^hello: ${digest}`),
+  }
+}
+
+/** A boot sector, under KVM, whose faults are the kernel's. */
+export function realModeGuest(folder: string): QemuGuest {
+  sh(
+    `as --32 -o boot.o '${fixture('real-mode-guest.s')}'; ld -m elf_i386 -Ttext 0x7c00 --oformat binary -o boot.img boot.o`,
+    folder,
   )
-  if (status !== 0) throw new Error(`cpio: ${stderr}`)
-  return join(folder, 'initramfs.cpio')
+  const drive = `file=${join(folder, 'boot.img')},format=raw,if=ide,snapshot=on`
+  return {
+    bytes: 64 * 2 ** 20,
+    words: ['-accel', 'kvm', '-drive', drive],
+    boot: [],
+    ready: /^R/,
+    request: 'x',
+    response: /^BEKH/,
+  }
 }
 
 /** What `-object memory-backend-file` of a guest is given. */
-const backend = (memoryFile: string, share: 'on' | 'off') =>
-  `memory-backend-file,id=memory,size=${GUEST_BYTES},mem-path=${memoryFile},share=${share}`
+const backend = ({ bytes }: QemuGuest, memoryFile: string, share: 'on' | 'off') => [
+  '-object',
+  `memory-backend-file,id=memory,size=${bytes},mem-path=${memoryFile},share=${share}`,
+]
 
-/** A Linux guest in stock QEMU, without KVM: driven over QMP and its serial console. */
+/** A guest in stock QEMU, driven over QMP and its serial console. */
 export class QemuVm {
   readonly pid: number
   readonly exited: Promise<number | null>
   stderr = ''
   readonly #child: ChildProcess
+  readonly #guest: QemuGuest
   readonly #lines: string[] = []
   #wake: () => void = () => {}
   #qmp!: Socket
@@ -67,22 +118,21 @@ export class QemuVm {
 
   static async start(
     folder: string,
-    memory: string,
+    guest: QemuGuest,
     words: readonly string[],
     env: NodeJS.ProcessEnv = {},
   ): Promise<QemuVm> {
     const qmp = join(folder, `qmp-${process.hrtime.bigint()}`)
-    const machine = ['-machine', 'pc,memory-backend=memory', '-accel', 'tcg', '-m', '256']
     const child = spawn(
       QEMU,
       [
-        ...machine,
-        ...['-object', memory, '-nodefaults', '-display', 'none', '-no-reboot'],
-        ...['-serial', 'stdio', '-qmp', `unix:${qmp},server=on,wait=off`, ...words],
+        ...['-machine', 'pc,memory-backend=memory', '-m', String(guest.bytes / 2 ** 20)],
+        ...['-nodefaults', '-display', 'none', '-no-reboot', '-serial', 'stdio'],
+        ...['-qmp', `unix:${qmp},server=on,wait=off`, ...guest.words, ...words],
       ],
       { stdio: 'pipe', env: { ...process.env, ...env } },
     )
-    const vm = new QemuVm(child)
+    const vm = new QemuVm(child, guest)
     await once(child, 'spawn')
     try {
       await vm.#connect(qmp)
@@ -93,8 +143,9 @@ export class QemuVm {
     return vm
   }
 
-  private constructor(child: ChildProcess) {
+  private constructor(child: ChildProcess, guest: QemuGuest) {
     this.#child = child
+    this.#guest = guest
     this.pid = child.pid!
     this.exited = new Promise((resolve) => child.once('close', resolve))
     createInterface({ input: child.stdout! }).on('line', (line) => {
@@ -108,16 +159,17 @@ export class QemuVm {
   }
 
   /** Boots the guest and leaves its memory in `memoryFile`, and the rest of it in `stateFile`. */
-  static async snapshot(folder: string, memoryFile: string, stateFile: string): Promise<void> {
-    const words = ['-kernel', kernel()!, '-initrd', makeInitramfs(folder)]
-    const vm = await QemuVm.start(folder, backend(memoryFile, 'on'), [
-      ...words,
-      '-append',
-      'console=ttyS0 quiet panic=-1',
-    ])
+  static async snapshot(
+    folder: string,
+    guest: QemuGuest,
+    memoryFile: string,
+    stateFile: string,
+  ): Promise<void> {
+    const words = [...backend(guest, memoryFile, 'on'), ...guest.boot]
+    const vm = await QemuVm.start(folder, guest, words)
     try {
-      await vm.line(/^ready/)
-      await vm.ask('first')
+      await vm.#line(guest.ready)
+      await vm.ask()
       await vm.qmp('stop')
       await vm.#ignoreSharedMemory()
       await vm.qmp('migrate', { uri: `exec:cat > ${stateFile}` })
@@ -132,11 +184,13 @@ export class QemuVm {
   /** A restored guest, still stopped. */
   static async restore(
     folder: string,
+    guest: QemuGuest,
     memoryFile: string,
     stateFile: string,
     env?: NodeJS.ProcessEnv,
   ): Promise<QemuVm> {
-    const vm = await QemuVm.start(folder, backend(memoryFile, 'off'), ['-incoming', 'defer'], env)
+    const words = [...backend(guest, memoryFile, 'off'), '-incoming', 'defer']
+    const vm = await QemuVm.start(folder, guest, words, env)
     await vm.#ignoreSharedMemory()
     await vm.qmp('migrate-incoming', { uri: `exec:cat ${stateFile}` })
     await vm.#untilMigrated()
@@ -154,17 +208,14 @@ export class QemuVm {
     return answer.return as T
   }
 
-  /** Writes a line to the guest's console, and returns its answer. */
-  async ask(line: string): Promise<string> {
-    this.#child.stdin!.write(`${line}\n`)
-    return this.line(new RegExp(`^${line}: `))
+  /** Sends a request to the guest, and waits for the right response. */
+  async ask(): Promise<void> {
+    this.#child.stdin!.write(this.#guest.request)
+    await this.#line(this.#guest.response)
   }
 
-  /** The line of the guest's console that matches, once it is printed. */
-  async line(pattern: RegExp): Promise<string> {
-    for (;;) {
-      const found = this.#lines.find((line) => pattern.test(line))
-      if (found !== undefined) return found
+  async #line(pattern: RegExp): Promise<void> {
+    while (!this.#lines.some((line) => pattern.test(line))) {
       await this.#orExit(
         new Promise<void>((resolve) => {
           this.#wake = resolve
@@ -182,7 +233,7 @@ export class QemuVm {
   /** Offsets of the pages of memory that differ from those of the file. Touches every page. */
   async differingPages(folder: string, memoryFile: string): Promise<number[]> {
     const path = join(folder, `memory-${process.hrtime.bigint()}`)
-    await this.qmp('pmemsave', { val: 0, size: GUEST_BYTES, filename: path })
+    await this.qmp('pmemsave', { val: 0, size: this.#guest.bytes, filename: path })
     const [mine, its] = await Promise.all([readFile(path), readFile(memoryFile)])
     await rm(path)
     const pages: number[] = []
@@ -207,7 +258,7 @@ export class QemuVm {
 
   async #connect(path: string): Promise<void> {
     for (;;) {
-      const socket = connect(path)
+      const socket = connect(path).on('error', () => {})
       const connected = await this.#orExit(
         once(socket, 'connect').then(
           () => true,
@@ -220,8 +271,9 @@ export class QemuVm {
       }
       await sleep(20)
     }
-    this.#qmp.on('error', () => {})
-    createInterface({ input: this.#qmp }).on('line', (line) => {
+    // An end in the middle of something is reported by `exited`.
+    const lines = createInterface({ input: this.#qmp }).on('error', () => {})
+    lines.on('line', (line) => {
       const message = JSON.parse(line)
       if ('return' in message || 'error' in message) this.#answers.shift()?.(message)
     })

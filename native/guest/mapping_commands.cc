@@ -2,10 +2,12 @@
 // VMM may do to its memory. With the interposer they are about served memory.
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <csignal>
 #include <cstring>
 #include <fstream>
 #include <sstream>
@@ -60,12 +62,15 @@ Answer map_file(Vmm& vmm, const Call& call) {
   if (flag == "populate") flags |= MAP_POPULATE;
   if (flag == "locked") flags |= MAP_LOCKED;
   const int protection = PROT_READ | (writes ? PROT_WRITE : 0);
+  errno = 0;
   void* data = ::mmap(at, length, protection, flags, fd.get(), static_cast<off_t>(call.number(1)));
   if (data == MAP_FAILED) return map_failed(errno);
+  const int number = errno;
   if (!call.has("aside")) vmm.memory.adopt(data, length, call.number(1));
   return Answer()
       .text("address", std::to_string(reinterpret_cast<uintptr_t>(data)))
       .boolean("where", !at || data == at)
+      .number("errnoAfter", number)
       .text("mapping", describe(data));
 }
 
@@ -129,6 +134,18 @@ Answer read_in_child(Vmm& vmm, const Call& call) {
   return Answer().number("signal", WIFSIGNALED(status) ? WTERMSIG(status) : 0);
 }
 
+// A child that has what the VMM had open at that time, and ends with it.
+Answer leave_child(Vmm&, const Call&) {
+  const pid_t parent = ::getpid();
+  const pid_t child = ::fork();
+  if (child < 0) return system_error("fork", errno);
+  if (child > 0) return Answer().number("pid", child);
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  // The signal is sent to children of this moment only.
+  if (::getppid() != parent) ::_exit(0);
+  for (;;) ::pause();
+}
+
 Answer close_descriptors(Vmm&, const Call&) {
   for (int fd = STDERR_FILENO + 1; fd < 256; fd++) ::close(fd);
   return {};
@@ -150,6 +167,7 @@ const std::vector<Command> kMappingCommands = {
     {"map-at-once", "FILE THREADS [parts=1]", map_at_once},
     {"move", "FIRST COUNT NEW_COUNT", move},
     {"read-in-child", "PAGE", read_in_child},
+    {"leave-child", "", leave_child},
     {"close-descriptors", "", close_descriptors},
     {"lock-future", "", lock_future},
 };

@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <csignal>
-#include <cstdio>
 #include <cstring>
 #include <utility>
 
@@ -80,10 +79,12 @@ void* plain(const MapCall& call) {
   return kernel::mmap(call.address, call.length, call.protection, call.flags, call.fd, call.offset);
 }
 
+// A part of no length, which was unmapped, overlaps nothing.
 bool overlaps(const Part& part, const void* address, size_t length) {
   const auto begin = reinterpret_cast<uintptr_t>(part.address);
   const auto other = reinterpret_cast<uintptr_t>(address);
-  return other < begin + part.length && begin < other + std::max<size_t>(length, 1);
+  return part.length > 0 && other < begin + part.length &&
+         begin < other + std::max<size_t>(length, 1);
 }
 
 bool is_mapped_part(const void* address, size_t length) {
@@ -110,7 +111,7 @@ void explain(const Reason& why) {
 // Leaves `idle` or `collecting` for good.
 void settle(Phase end) {
   if (phase.exchange(end) == Phase::collecting) watcher.stop();
-  ::close(std::exchange(file, -1));
+  if (file >= 0) ::close(std::exchange(file, -1));
 }
 
 // Every part becomes what the VMM had asked for. Not one page of them has been installed, and who
@@ -169,17 +170,19 @@ bool is_collected(uint64_t offset, size_t length) {
   });
 }
 
-// What keeps a file from being served however it is mapped, or null.
-const char* unfit(const MapCall& call, const struct stat& status) {
+// Whether the file cannot be served however it is mapped, which is then said.
+bool is_unfit(const MapCall& call, const struct stat& status) {
+  const KeepErrno keep;
+  const auto bytes = static_cast<uint64_t>(status.st_size);
   struct statfs system {};
   if (::fstatfs(call.fd, &system) == 0 && system.f_type == HUGETLBFS_MAGIC) {
-    return "it is on hugetlbfs";
+    give_up({"it is on hugetlbfs"});
+  } else if (call.flags & MAP_LOCKED) {
+    give_up({"it is mapped with MAP_LOCKED, which wants all of it at once"});
+  } else if (bytes != page_up(bytes)) {
+    give_up({"its size is not a multiple of the page size"});
   }
-  if (call.flags & MAP_LOCKED) return "it is mapped with MAP_LOCKED, which wants all of it at once";
-  if (static_cast<uint64_t>(status.st_size) != page_up(static_cast<uint64_t>(status.st_size))) {
-    return "its size is not a multiple of the page size";
-  }
-  return nullptr;
+  return phase.load() == Phase::plain;
 }
 
 void serve_parts() {
@@ -240,6 +243,10 @@ void* map_part(const MapCall& call, uint64_t size) {
   if (part_count == 0) {
     file_bytes = size;
     file = ::fcntl(call.fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+    if (file < 0) {
+      give_up({"no descriptor is left", -errno});
+      return address;
+    }
   }
   const int flags = call.flags & ~MAP_FIXED_NOREPLACE;
   collect({static_cast<uint8_t*>(address), length, offset, call.protection, flags});
@@ -247,11 +254,19 @@ void* map_part(const MapCall& call, uint64_t size) {
 }
 
 bool is_memory_file(int fd, struct stat* status) {
+  const KeepErrno keep;
   const Settings* told = settings();
   struct stat wanted {};
   return told && ::fstat(fd, status) == 0 && S_ISREG(status->st_mode) &&
          ::stat(told->memory_file, &wanted) == 0 && status->st_dev == wanted.st_dev &&
          status->st_ino == wanted.st_ino;
+}
+
+void tell_of_sharing() {
+  if (std::exchange(told_of_sharing, true)) return;
+  const KeepErrno keep;
+  say({settings()->memory_file,
+       " is mapped shared, and only a private mapping can be served (share=off, MAP_PRIVATE)"});
 }
 
 // Whether this process is the one whose mappings count.
@@ -265,25 +280,14 @@ bool is_owner() {
 
 void* map_file(const MapCall& call) {
   struct stat status {};
-  const char* reason = nullptr;
-  {
-    const KeepErrno keep;
-    if (!is_memory_file(call.fd, &status) || !is_owner()) return plain(call);
-    reason = unfit(call, status);
-  }
+  if (!is_memory_file(call.fd, &status) || !is_owner()) return plain(call);
   const Lock lock;
   if (phase.load() == Phase::served || phase.load() == Phase::plain) return plain(call);
   if ((call.flags & MAP_TYPE) != MAP_PRIVATE) {
-    if (!std::exchange(told_of_sharing, true)) {
-      say({settings()->memory_file,
-           " is mapped shared, and only a private mapping can be served (share=off, MAP_PRIVATE)"});
-    }
+    tell_of_sharing();
     return plain(call);
   }
-  if (reason) {
-    give_up({reason});
-    return plain(call);
-  }
+  if (is_unfit(call, status)) return plain(call);
   return map_part(call, static_cast<uint64_t>(status.st_size));
 }
 
