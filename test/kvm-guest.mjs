@@ -36,6 +36,7 @@ const EVENT_TIMEOUT_MS = 20_000
  * @property {4096 | 2097152} [pageSize]
  * @property {readonly string[]} [pause] The events after which the VM waits for `go()`.
  * @property {boolean} [verify] Compare whole pages with the memory file at the end.
+ * @property {boolean} [threads] Without KVM: threads of a process replay the trace.
  * @property {boolean} [userModeOnly] Use a userfaultfd that does not deliver KVM's faults.
  */
 
@@ -117,6 +118,7 @@ export class KvmGuest {
     if (pageSize !== undefined) args.push('--page-size', String(pageSize))
     if (pause !== undefined) args.push('--pause', pause.join(','))
     if (options.verify) args.push('--verify')
+    if (options.threads) args.push('--threads')
     if (userModeOnly) args.push('--user-mode-only')
     const child = spawn(BINARY, args, { stdio: 'pipe' })
     this.#child = child

@@ -74,6 +74,33 @@ function pendingFaults(pid: number): number {
   return Number(/pending:\s+(\d+)/.exec(info)?.[1])
 }
 
+describe('a process that replays a trace without KVM', () => {
+  test.each([1, 3])('is served on %i threads, with faults of user mode', async (vcpus) => {
+    const s = await snapshot()
+    const handler = await serveScene(s)
+    const options = { ...s, vcpus, threads: true, userModeOnly: true }
+    await finished(s.start(touches(scattered(PAGES)), options), PAGES)
+    await handler.closed
+    const { faults, installed, zero } = handler.stats()
+    expect({ faults, pages: installed + zero }).toEqual({ faults: PAGES, pages: PAGES })
+  })
+
+  test('reads zeros where it gave memory back, and notices a wrong word', async () => {
+    const s = await snapshot()
+    await serveScene(s)
+    const guest = s.start(
+      [9, { page: 9, giveBack: 1 }, { page: 9, word: 0n }, { page: 5, word: 1n }],
+      {
+        ...s,
+        threads: true,
+      },
+    )
+    await guest.exited
+    expect(await guest.event('done')).toMatchObject({ entries: 4, wrong: 1 })
+    expect(guest.error?.error).toContain('entry 3')
+  })
+})
+
 describe.skipIf(missing)('a VM of KVM', () => {
   test('replays a trace on a private mapping of the memory file', async () => {
     const s = await snapshot()

@@ -9,6 +9,7 @@
 #include <csignal>
 #include <cstdio>
 #include <ctime>
+#include <functional>
 #include <iostream>
 #include <map>
 #include <string>
@@ -21,6 +22,7 @@
 #include "guest/kvm_memory.h"
 #include "guest/kvm_replay.h"
 #include "guest/kvm_trace.h"
+#include "guest/thread_replay.h"
 
 namespace reap::guest {
 
@@ -43,16 +45,24 @@ struct Options {
   std::vector<std::string> pauses;
   bool verify = false;
   bool user_mode_only = false;
+  bool threads = false;
   bool probe = false;
 };
 
 constexpr option kOptions[] = {
-    {"memory", required_argument, nullptr, 0},    {"trace", required_argument, nullptr, 0},
-    {"socket", required_argument, nullptr, 0},    {"vcpus", required_argument, nullptr, 0},
-    {"deal", required_argument, nullptr, 0},      {"spins", required_argument, nullptr, 0},
-    {"page-size", required_argument, nullptr, 0}, {"pause", required_argument, nullptr, 0},
-    {"verify", no_argument, nullptr, 0},          {"user-mode-only", no_argument, nullptr, 0},
-    {"probe", no_argument, nullptr, 0},           {nullptr, 0, nullptr, 0},
+    {"memory", required_argument, nullptr, 0},
+    {"trace", required_argument, nullptr, 0},
+    {"socket", required_argument, nullptr, 0},
+    {"vcpus", required_argument, nullptr, 0},
+    {"deal", required_argument, nullptr, 0},
+    {"spins", required_argument, nullptr, 0},
+    {"page-size", required_argument, nullptr, 0},
+    {"pause", required_argument, nullptr, 0},
+    {"verify", no_argument, nullptr, 0},
+    {"user-mode-only", no_argument, nullptr, 0},
+    {"threads", no_argument, nullptr, 0},
+    {"probe", no_argument, nullptr, 0},
+    {nullptr, 0, nullptr, 0},
 };
 
 const std::map<std::string, Deal> kDeals = {
@@ -76,6 +86,7 @@ bool parse_options(int argc, char** argv, Options* options) {
   options->pauses = split(given["pause"], ',');
   options->verify = given.count("verify") > 0;
   options->user_mode_only = given.count("user-mode-only") > 0;
+  options->threads = given.count("threads") > 0;
   options->probe = given.count("probe") > 0;
   if (given.count("deal") > 0) {
     const auto named = kDeals.find(given["deal"]);
@@ -159,15 +170,15 @@ struct Vcpu {
   int64_t done_us = 0;
 };
 
-std::vector<Vcpu> run_vcpus(KvmReplay& replay, const KvmMemory& memory, size_t count) {
-  const auto give_back = [&memory](uint64_t offset, uint64_t bytes) {
-    return memory.give_back(offset, bytes);
-  };
+// Runs a vCPU, of which there are as many as shares, on the calling thread.
+using RunVcpu = std::function<Error(size_t vcpu, ReplayResult* result)>;
+
+std::vector<Vcpu> run_vcpus(const RunVcpu& run, const KvmMemory& memory, size_t count) {
   std::vector<Vcpu> vcpus(count);
   std::vector<std::thread> threads;
   for (size_t i = 0; i < count; i++) {
-    threads.emplace_back([&replay, &memory, &give_back, &vcpus, i] {
-      Error error = replay.run(i, give_back, &vcpus[i].result);
+    threads.emplace_back([&run, &memory, &vcpus, i] {
+      Error error = run(i, &vcpus[i].result);
       if (error.number == -EFAULT && memory.user_mode_only()) {
         error.message +=
             "; KVM's faults happen in the kernel, this userfaultfd has those of user mode";
@@ -222,9 +233,21 @@ Error replay_trace(const Options& options) {
   KvmMemory memory;
   if (Error error = restore(options, trace, &memory)) return error;
   const auto shares = deal(options.deal, trace.entries.size(), options.vcpus);
-  if (Error error = replay.create(memory.data(), shares)) return error;
+  const KvmReplay::GiveBack give_back = [&memory](uint64_t offset, uint64_t bytes) {
+    return memory.give_back(offset, bytes);
+  };
+  RunVcpu run = [&](size_t vcpu, ReplayResult* result) {
+    return replay.run(vcpu, give_back, result);
+  };
+  if (options.threads) {
+    run = [&](size_t vcpu, ReplayResult* result) {
+      return replay_on_thread(memory.data(), trace, shares[vcpu], options.spins, give_back, result);
+    };
+  } else if (Error error = replay.create(memory.data(), shares)) {
+    return error;
+  }
   report(options, "running");
-  const std::vector<Vcpu> vcpus = run_vcpus(replay, memory, shares.size());
+  const std::vector<Vcpu> vcpus = run_vcpus(run, memory, shares.size());
   if (Error error = report_done(options, trace, vcpus)) return error;
   return options.verify ? verify(options, trace, memory) : Error();
 }

@@ -1,4 +1,5 @@
-// `reap-guest kvm`: restores a VM and lets its vCPUs replay a trace.
+// `reap-guest kvm`: restores a VM and lets its vCPUs replay a trace; with --threads, a process
+// without KVM, whose threads do.
 #pragma once
 
 namespace reap::guest {
@@ -6,7 +7,7 @@ namespace reap::guest {
 constexpr const char* kKvmUsage =
     "usage: reap-guest kvm --memory FILE --trace FILE [--socket PATH] [--vcpus N]\n"
     "           [--deal turns|chunks|all] [--spins N] [--page-size BYTES] [--pause EVENT,...]\n"
-    "           [--verify] [--user-mode-only]\n"
+    "           [--verify] [--user-mode-only] [--threads]\n"
     "       reap-guest kvm --probe\n";
 
 // `argv[0]` is the mode's name. The exit code of the process; 2 for bad usage.
