@@ -97,3 +97,15 @@ export function eventLog(): {
 }
 
 export const isRoot = process.getuid?.() === 0
+
+/**
+ * A prefetch brought these pages, all but those that the guest asked for meanwhile. Both at once are
+ * counted as both.
+ */
+export function expectBrought(
+  { prefetched, lateFaults }: Pick<FaultStats, 'prefetched' | 'lateFaults'>,
+  pages: number,
+): void {
+  expect(prefetched).toBeLessThanOrEqual(pages)
+  expect(prefetched + lateFaults).toBeGreaterThanOrEqual(pages)
+}
