@@ -20,7 +20,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import { ReapTraceError, serve, WorkingSet } from 'reap-trace'
 
-const START_TIMEOUT_MS = 5000
+const START_TIMEOUT_MS = 10_000
 const BOOT_ARGS = 'console=ttyS0 reboot=k panic=1 pci=off'
 let startedAt = performance.now()
 

@@ -41,7 +41,7 @@ export interface LoadOptions {
 
 // A kernel without a root file system panics; with panic=0 it stays, and its VM can be snapshotted.
 const BOOT_ARGS = 'console=ttyS0 reboot=k panic=0 pci=off'
-const START_TIMEOUT_MS = 10_000
+const START_TIMEOUT_MS = 40_000
 
 /**
  * One Firecracker process and its API socket. A request with a field that a version does not know

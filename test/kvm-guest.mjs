@@ -6,7 +6,7 @@ import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 
 const BINARY = fileURLToPath(new URL('../build/Release/reap-guest', import.meta.url))
-const EVENT_TIMEOUT_MS = 20_000
+const EVENT_TIMEOUT_MS = 40_000
 
 /**
  * @typedef {object} Touch One entry of a trace.

@@ -74,7 +74,7 @@ function pendingFaults(pid: number): number {
   return Number(/pending:\s+(\d+)/.exec(info)?.[1])
 }
 
-describe('a process that replays a trace without KVM', () => {
+describe.skipIf(process.arch !== 'x64')('a process that replays a trace without KVM', () => {
   test.each([1, 3])('is served on %i threads, with faults of user mode', async (vcpus) => {
     const s = await snapshot()
     const handler = await serveScene(s)

@@ -118,6 +118,7 @@ async function reap(run) {
     ...backend(run),
     pageList: run.record.pageList,
     pages: run.record.reapPages,
+    fetch: run.cache === 'warm' ? 'cached' : 'direct',
     signal: run.signal,
   })
   try {
@@ -147,7 +148,7 @@ const restores = {
   'working-set': (run) => throughOurs(run, { workingSet: run.record.workingSet }),
 }
 
-/** `run` is `{ guest, record, input, socketPath, signal }`. */
+/** `run` is `{ guest, record, input, cache, socketPath, signal }`. */
 export const restore = (arm, run) => restores[arm](run)
 
 /** What a call costs in a VM that has answered it before: the median of a few, in milliseconds. */

@@ -72,14 +72,15 @@ export function makeReport(results, machine) {
 }
 
 /** What must hold whatever the machine does; empty when it does. */
-export function checks({ functions }) {
+export function checks({ functions }, { quick }) {
   const failed = []
   for (const { name, wrong, pages, cells } of functions) {
     if (wrong > 0) failed.push(`${name}: ${wrong} wrong answers`)
     for (const cache of caches) {
-      const { residualFaults } = cells[cache].same['working-set']
-      if (residualFaults.median > pages / 100) {
-        failed.push(`${name}: ${residualFaults.median} residual faults of ${pages} pages, ${cache}`)
+      const { median, least } = cells[cache].same['working-set'].residualFaults
+      const [count, most] = quick ? [least, 0.03] : [median, 0.01]
+      if (count > pages * most) {
+        failed.push(`${name}: ${count} residual faults of ${pages} pages, ${cache}`)
       }
     }
   }
@@ -160,7 +161,7 @@ export function printReport({ machine, functions }, stream) {
         'install',
         'set there',
         'resume',
-        'response',
+        'first response',
         'faults',
       ],
       functions.flatMap(({ name, cells }) =>
@@ -177,11 +178,16 @@ export function printReport({ machine, functions }, stream) {
             of('prefetchedMs'),
             of('resumeMs'),
             of('invokeMs'),
-            number(faults.median),
+            arm === 'kernel-file' ? '–' : number(faults.median),
           ]
         }),
       ),
     ),
+  )
+  stream.write(
+    '\nset there: since the restore request. fetch and install of working-set are sums over its workers,\n' +
+      'which overlap each other and the VMM; reap fetches before the VMM is started, as published, past\n' +
+      'the page cache when it is cold. p99 of few rounds is next to their most.\n',
   )
   const { kernel, cpu, storage, node, commit, date, rounds } = machine
   const samples = functions.reduce((sum, { samples }) => sum + samples.length, 0)

@@ -14,7 +14,7 @@ const read = (path) => {
   }
 }
 
-/** The block device under a file, as `vda, rotational 0, scheduler [none]`; or what is known of it. */
+/** The block device under a file, and what the kernel takes it for: `vda, rotational`. */
 export function storageOf(path) {
   const { dev } = statSync(path)
   // The kernel's layout of a device number: 12 bits of major between two parts of the minor.

@@ -22,6 +22,8 @@ export class PageCache {
   static async open() {
     const child = spawn(join(root, 'build/Release/reap-guest'), ['vmm'], {
       stdio: ['pipe', 'pipe', 'ignore'],
+      // Not in the terminal's group: a Ctrl-C is ours to handle. It ends with its stdin.
+      detached: true,
     })
     await once(child, 'spawn')
     const cache = new PageCache()
@@ -32,6 +34,7 @@ export class PageCache {
   }
 
   async close() {
+    if (this.#child.exitCode !== null || this.#child.signalCode !== null) return
     const exited = once(this.#child, 'exit')
     this.#child.kill('SIGKILL')
     await exited
@@ -48,7 +51,9 @@ export class PageCache {
       if ((await this.#ask(`evict ${file}`)).resident === 0) return
       await sleep(EVICT_PAUSE_MS)
     }
-    throw new Error(`${file} cannot be evicted from the page cache: does another process map it?`)
+    throw new Error(
+      `${file} cannot be evicted from the page cache: is it on tmpfs, or does another process map it?`,
+    )
   }
 
   async #warm(file) {

@@ -29,6 +29,7 @@ export class ReapHandler {
   #events = new Map()
   #waiting = new Map()
   #ended
+  #over = false
 
   /**
    * @param {object} options
@@ -36,10 +37,11 @@ export class ReapHandler {
    * @param {string} options.memoryFile
    * @param {string} options.pageList
    * @param {string} options.pages what packReapPages() wrote
+   * @param {'direct' | 'cached'} options.fetch past the page cache, as published, or through it
    * @param {AbortSignal} [options.signal]
    */
-  static async start({ socketPath, memoryFile, pageList, pages, signal }) {
-    const words = ['reap', '--socket', socketPath, '--memory', memoryFile]
+  static async start({ socketPath, memoryFile, pageList, pages, fetch, signal }) {
+    const words = ['reap', '--socket', socketPath, '--memory', memoryFile, '--fetch', fetch]
     const child = spawn(program, [...words, '--pages', pageList, '--ws', pages], {
       stdio: ['ignore', 'pipe', 'inherit'],
       signal,
@@ -55,6 +57,7 @@ export class ReapHandler {
       child.once('error', resolve)
       child.once('close', resolve)
     }).then(() => {
+      this.#over = true
       for (const { reject, name } of this.#waiting.values()) {
         reject(new Error(`the reap handler ended before "${name}"`))
       }
@@ -70,6 +73,7 @@ export class ReapHandler {
   #event(name) {
     const there = this.#events.get(name)
     if (there) return Promise.resolve(there)
+    if (this.#over) return Promise.reject(new Error(`the reap handler ended before "${name}"`))
     return new Promise((resolve, reject) => this.#waiting.set(name, { resolve, reject, name }))
   }
 

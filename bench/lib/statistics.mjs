@@ -6,12 +6,19 @@ export function quantile(sorted, share) {
   return sorted[low] + (sorted[high] - sorted[low]) * (rank - low)
 }
 
-/** Median, quartiles and p99 of the numbers among `values`; `undefined` when there is none. */
+/** Median, quartiles, p99 and the least of the numbers among `values`; `undefined` when there is none. */
 export function summary(values) {
   const sorted = values.filter(Number.isFinite).sort((a, b) => a - b)
   if (sorted.length === 0) return undefined
   const at = (share) => Math.round(quantile(sorted, share) * 1000) / 1000
-  return { median: at(0.5), p25: at(0.25), p75: at(0.75), p99: at(0.99), samples: sorted.length }
+  return {
+    median: at(0.5),
+    p25: at(0.25),
+    p75: at(0.75),
+    p99: at(0.99),
+    least: at(0),
+    samples: sorted.length,
+  }
 }
 
 /** The median alone. */
