@@ -9,6 +9,7 @@ import { root } from './machine.mjs'
 const PAGE = 4096
 const EVICT_ATTEMPTS = 50
 const EVICT_PAUSE_MS = 10
+const WARM_ATTEMPTS = 5
 
 /**
  * Puts files into the page cache and out of it, and looks whether that took, so that "cold" and
@@ -57,14 +58,15 @@ export class PageCache {
   }
 
   async #warm(file) {
-    const { resident, pages } = await this.#ask(`resident ${file}`)
-    if (resident === pages) return
-    const after = await this.#ask(`warm ${file}`)
     // Some file systems do not cache holes.
-    const data = Math.min((await stat(file)).blocks * 512, after.pages * PAGE)
-    if (after.resident * PAGE < data) {
-      throw new Error(`${file} does not stay in the page cache: this machine is short of memory`)
+    const { resident, pages } = await this.#ask(`resident ${file}`)
+    const wanted = Math.min((await stat(file)).blocks * 512, pages * PAGE)
+    if (resident * PAGE >= wanted) return
+    // A host that reclaims ahead of need may take pages back while others come in.
+    for (let attempt = 0; attempt < WARM_ATTEMPTS; attempt++) {
+      if ((await this.#ask(`warm ${file}`)).resident * PAGE >= wanted) return
     }
+    throw new Error(`${file} does not stay in the page cache: this machine is short of memory`)
   }
 
   async #ask(command) {

@@ -9,11 +9,10 @@
 #include <cstdlib>
 
 #include "files.h"
-#include "guest/handshake_sender.h"
-#include "guest/userfault.h"
 #include "options.h"
 #include "pager.h"
 #include "report.h"
+#include "touch.h"
 
 namespace reap::bench {
 
@@ -33,30 +32,13 @@ class Folder {
   char path_[32] = "/tmp/reap-bench-XXXXXX";
 };
 
-// The child: a VMM that touches each of its pages once, and writes down how long it waited.
+// The child.
 [[noreturn]] void touch_pages(const std::string& socket, uint64_t pages, uint64_t* waited_ns) {
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-  const Mapping memory = Mapping::anonymous(pages * kPageBytes);
-  guest::Userfault userfault;
-  guest::HandshakeReport report;
-  guest::Error error = guest::Userfault::open(&userfault);
-  if (!error && !memory) error = guest::system_error("map guest memory", ENOMEM);
-  if (!error) error = userfault.register_missing(memory.data(), memory.size());
-  if (!error) {
-    const auto base = reinterpret_cast<uintptr_t>(memory.data());
-    error = guest::send_handshake(socket, {{base, memory.size(), 0, kPageBytes}},
-                                  userfault.fd.get(), {}, &report);
-  }
-  if (error) {
+  if (const guest::Error error = touch_each(socket, pages * kPageBytes, pages, waited_ns)) {
     // The parent waits for a connection that will not come.
     ::kill(::getppid(), SIGTERM);
     fail(error.message);
-  }
-  for (uint64_t page = 0; page < pages; page++) {
-    const uint64_t began = now_ns();
-    const volatile uint8_t* byte = memory.data() + page * kPageBytes;
-    static_cast<void>(*byte);
-    waited_ns[page] = now_ns() - began;
   }
   ::_exit(0);
 }

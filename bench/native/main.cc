@@ -14,8 +14,8 @@ namespace reap::bench {
 
 namespace {
 
-const Command* const kCommands[] = {&kReap,         &kReapPack,  &kOnDemand,
-                                    &kLimitInstall, &kLimitRead, &kLimitFault};
+const Command* const kCommands[] = {&kReap,      &kReapPack,   &kOnDemand, &kLimitInstall,
+                                    &kLimitRead, &kLimitFault, &kTouch};
 
 int help() {
   std::puts(

@@ -41,5 +41,6 @@ extern const Command kOnDemand;
 extern const Command kLimitInstall;
 extern const Command kLimitRead;
 extern const Command kLimitFault;
+extern const Command kTouch;
 
 }  // namespace reap::bench

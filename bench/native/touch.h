@@ -1,0 +1,16 @@
+// A VMM that does nothing but touch its pages, one by one.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "guest/answer.h"
+
+namespace reap::bench {
+
+// Connects to the fault handler at `socket` with `memory_bytes` of empty memory, touches the first
+// `pages` pages, and writes down how long it waited for each.
+guest::Error touch_each(const std::string& socket, uint64_t memory_bytes, uint64_t pages,
+                        uint64_t* waited_ns);
+
+}  // namespace reap::bench

@@ -1,0 +1,61 @@
+// @ts-check
+// Many restores of one snapshot at once, in one process: how fast the engine brings them their
+// working sets, and what a session costs in memory. The guests do not run.
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { performance } from 'node:perf_hooks'
+import { serve } from '../../dist/index.js'
+import { KvmGuest } from '../../test/kvm-guest.mjs'
+
+/** @type {import('./sample.mjs').Request & { concurrent: number }} */
+const { scene, folder, concurrent } = JSON.parse(process.argv[2] ?? '{}')
+const { memoryFile, workingSet, trace } = scene
+
+/** Bytes that only this process has. */
+const privateBytes = () =>
+  [
+    ...readFileSync('/proc/self/smaps_rollup', 'utf8').matchAll(/^Private_\w+:\s+(\d+) kB/gm),
+  ].reduce((sum, [, kib]) => sum + Number(kib) * 1024, 0)
+
+const guests = Array.from({ length: concurrent + 1 }, (_, i) => {
+  const socketPath = join(folder, `concurrent-${i}.sock`)
+  return new KvmGuest({
+    memoryFile,
+    trace,
+    socketPath,
+    threads: true,
+    pause: ['ready', 'connected'],
+  })
+})
+try {
+  await Promise.all(guests.map((guest) => guest.event('ready')))
+  const start = (/** @type {number} */ i) =>
+    serve({
+      socketPath: join(folder, `concurrent-${i}.sock`),
+      memoryFile,
+      workingSet,
+      onBadWorkingSet: 'fail',
+    })
+  // The first one brings the engine, its buffers and the set into memory.
+  const first = await start(concurrent)
+  guests[concurrent]?.go()
+  await first.prefetched
+  globalThis.gc?.()
+  const before = privateBytes()
+
+  const startedAt = performance.now()
+  const handlers = await Promise.all(Array.from({ length: concurrent }, (_, i) => start(i)))
+  for (const guest of guests.slice(0, concurrent)) guest.go()
+  const prefetched = await Promise.all(handlers.map((handler) => handler.prefetched))
+  const allMs = performance.now() - startedAt
+  globalThis.gc?.()
+  const sessionBytes = (privateBytes() - before) / concurrent
+
+  const pages = prefetched.reduce((sum, { pages }) => sum + pages, 0)
+  await Promise.all([first, ...handlers].map((handler) => handler.close()))
+  process.stdout.write(
+    `${JSON.stringify({ pages, allMs, pagesPerMs: pages / allMs, sessionBytes })}\n`,
+  )
+} finally {
+  await Promise.all(guests.map((guest) => guest.kill()))
+}

@@ -1,0 +1,125 @@
+// @ts-check
+// Which pages a replayed guest touches, in which order. A pattern is a list of runs, in first-touch
+// order, over memory of a given size; the same arguments give the same pattern.
+import { readFileSync } from 'node:fs'
+
+/** @typedef {{ first: number, pages: number }} Run in pages of the memory */
+
+/**
+ * Numbers from 0 up to 1 (mulberry32).
+ * @param {number} seed
+ */
+export function randomNumbers(seed) {
+  let state = seed
+  return () => {
+    state = (state + 0x6d2b79f5) | 0
+    let mixed = Math.imul(state ^ (state >>> 15), state | 1)
+    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61)
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32
+  }
+}
+
+/**
+ * @template T
+ * @param {T[]} list
+ * @param {() => number} random
+ */
+function shuffle(list, random) {
+  for (let i = list.length - 1; i > 0; i--) {
+    const other = Math.floor(random() * (i + 1))
+    ;[list[i], list[other]] = [/** @type {T} */ (list[other]), /** @type {T} */ (list[i])]
+  }
+}
+
+/**
+ * Runs of geometrically distributed lengths around `meanRun`, evenly spread, touched in no order.
+ * @param {{ pages: number, meanRun: number, memoryPages: number }} wanted
+ * @returns {Run[]}
+ */
+export function syntheticPattern({ pages, meanRun, memoryPages }) {
+  const random = randomNumbers(meanRun)
+  const runs = /** @type {Run[]} */ ([])
+  const gap = (memoryPages / pages - 1) * meanRun
+  let at = 0
+  for (let left = pages; left > 0; ) {
+    const drawn =
+      meanRun === 1 ? 1 : 1 + Math.floor(Math.log(1 - random()) / Math.log(1 - 1 / meanRun))
+    const length = Math.min(left, drawn)
+    runs.push({ first: at, pages: length })
+    left -= length
+    // At least one page apart, or two runs would be one.
+    at += length + 1 + Math.floor(random() * 2 * Math.max(0, gap - 1))
+  }
+  shuffle(runs, random)
+  return fit(runs, memoryPages)
+}
+
+/**
+ * What a Linux guest touched in a real first invocation, as often as it takes to have `pages`: each
+ * copy has the recorded runs in the recorded order, the copies follow each other in time and lie
+ * anywhere in memory. Gaps between runs are made smaller, so that the copies fit.
+ * @param {{ pages: number, memoryPages: number, recorded?: Recorded }} wanted
+ * @returns {Run[]}
+ */
+export function linuxPattern({ pages, memoryPages, recorded = readRecorded() }) {
+  const sorted = recorded.runs
+    .map((run, rank) => ({ ...run, rank }))
+    .sort((a, b) => a.first - b.first)
+  const recordedPages = sorted.reduce((sum, run) => sum + run.pages, 0)
+  const mostGap = Math.max(
+    1,
+    Math.floor(((memoryPages / pages - 1) * recordedPages) / sorted.length),
+  )
+  let at = 0
+  let before = 0
+  for (const run of sorted) {
+    const gap = Math.min(run.first - before, mostGap)
+    before = run.first + run.pages
+    run.first = at + gap
+    at = run.first + run.pages
+  }
+  const copyPages = at + 1
+  const inOrder = sorted.sort((a, b) => a.rank - b.rank)
+  const copies = Math.ceil(pages / recordedPages)
+  const places = Array.from({ length: copies }, (_, i) => i * copyPages)
+  shuffle(places, randomNumbers(copies))
+  const runs = /** @type {Run[]} */ ([])
+  let left = pages
+  for (const place of places) {
+    for (const run of inOrder) {
+      const length = Math.min(left, run.pages)
+      if (length > 0) runs.push({ first: place + run.first, pages: length })
+      left -= length
+    }
+  }
+  return fit(runs, memoryPages)
+}
+
+/** @typedef {{ from: string, runs: Run[] }} Recorded */
+
+/** @returns {Recorded} */
+function readRecorded() {
+  const { from, runs } = JSON.parse(
+    readFileSync(new URL('linux-trace.json', import.meta.url), 'utf8'),
+  )
+  return {
+    from,
+    runs: runs.map((/** @type {[number, number]} */ [first, pages]) => ({ first, pages })),
+  }
+}
+
+/**
+ * @param {Run[]} runs
+ * @param {number} memoryPages
+ */
+function fit(runs, memoryPages) {
+  const end = runs.reduce((most, run) => Math.max(most, run.first + run.pages), 0)
+  if (end > memoryPages) throw new RangeError(`the pattern needs ${end} pages of memory`)
+  return runs
+}
+
+/** @param {Run[]} runs */
+export const pagesOf = (runs) =>
+  Uint32Array.from(
+    runs.flatMap(({ first, pages }) => Array.from({ length: pages }, (_, i) => first + i)),
+  )

@@ -1,0 +1,26 @@
+// @ts-check
+import { execFile } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+
+const programs = {
+  one: fileURLToPath(new URL('sample.mjs', import.meta.url)),
+  many: fileURLToPath(new URL('concurrent.mjs', import.meta.url)),
+}
+
+/**
+ * One sample of a cell, measured by a process of its own.
+ * @param {import('./cells.mjs').Cell} cell
+ * @param {import('./scene.mjs').Scene} scene
+ * @param {string} folder
+ * @param {AbortSignal} signal
+ * @returns {Promise<Record<string, number>>}
+ */
+export async function takeSample(cell, scene, folder, signal) {
+  const program = cell.concurrent ? programs.many : programs.one
+  const request = JSON.stringify({ ...cell, scene, folder })
+  const { stdout } = await promisify(execFile)(process.execPath, [program, request], { signal })
+  const sample = JSON.parse(stdout)
+  if (sample.wrong > 0) throw new Error(`${cell.name}: the guest found ${sample.wrong} wrong words`)
+  return sample
+}
