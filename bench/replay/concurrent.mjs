@@ -4,6 +4,7 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { performance } from 'node:perf_hooks'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { serve } from '../../dist/index.js'
 import { KvmGuest } from '../../test/kvm-guest.mjs'
 
@@ -36,10 +37,17 @@ try {
       workingSet,
       onBadWorkingSet: 'fail',
     })
-  // The first one brings the engine, its buffers and the set into memory.
+  // The first ones bring the engine and all of its buffers into memory, which are bounded.
   const first = await start(concurrent)
   guests[concurrent]?.go()
   await first.prefetched
+  const ahead = await Promise.all(Array.from({ length: 4 }, (_, i) => start(i)))
+  for (let before = -1, now = 0; now > before; ) {
+    await sleep(100)
+    before = now
+    now = ahead.reduce((sum, handler) => sum + handler.stats().bytesRead, 0)
+  }
+  await Promise.all(ahead.map((handler) => handler.close()))
   globalThis.gc?.()
   const before = privateBytes()
 

@@ -19,7 +19,11 @@ const programs = {
 export async function takeSample(cell, scene, folder, signal) {
   const program = cell.concurrent ? programs.many : programs.one
   const request = JSON.stringify({ ...cell, scene, folder })
-  const { stdout } = await promisify(execFile)(process.execPath, [program, request], { signal })
+  const { stdout } = await promisify(execFile)(
+    process.execPath,
+    ['--expose-gc', program, request],
+    { signal },
+  )
   const sample = JSON.parse(stdout)
   if (sample.wrong > 0) throw new Error(`${cell.name}: the guest found ${sample.wrong} wrong words`)
   return sample
