@@ -1,15 +1,18 @@
 #include "interposer/announcement.h"
 
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <ctime>
 #include <utility>
 
 #include "posix.h"
@@ -29,6 +32,10 @@ namespace {
 
 // A handler's poll needs O_NONBLOCK (userfaultfd(2)).
 constexpr int kFlags = O_CLOEXEC | O_NONBLOCK;
+
+// For connect(), and for the handler to read its message: as long as ours waits for one. No signal
+// but SIGKILL is taken meanwhile.
+constexpr int kPatienceSeconds = 5;
 
 // A VMM that was started without stdin may later put another file over 0, 1 and 2.
 UniqueFd above_standard(UniqueFd fd) {
@@ -74,8 +81,11 @@ int connect_to(int socket, const char* path) {
   address.sun_family = AF_UNIX;
   std::strncpy(address.sun_path, path, sizeof address.sun_path - 1);
   const auto* to = reinterpret_cast<const sockaddr*>(&address);
+  // With a full backlog connect() waits, and ends with EAGAIN where there is a limit (socket(7)).
+  const timeval patience{kPatienceSeconds, 0};
+  if (::setsockopt(socket, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience) != 0) return -errno;
   while (::connect(socket, to, sizeof address) != 0) {
-    if (errno != EINTR) return -errno;
+    if (errno != EINTR) return errno == EAGAIN ? -ETIMEDOUT : -errno;
   }
   return 0;
 }
@@ -98,6 +108,29 @@ int send_with(int socket, const Message& message, int fd) {
     if (sent == static_cast<ssize_t>(message.bytes)) return 0;
     if (sent >= 0) return -EMSGSIZE;
     if (errno != EINTR) return -errno;
+  }
+}
+
+// connect() and sendmsg() need no accept(): a handler that is about to close its listener, or to
+// refuse this user, has both succeed. Who has read the message is who serves.
+int wait_until_read(int socket) {
+  constexpr long kShortest = 50'000;
+  constexpr long kLongest = 10'000'000;
+  constexpr long kInAll = kPatienceSeconds * 1'000'000'000L;
+  long slice = kShortest;
+  for (long waited = 0;; waited += slice, slice = std::min(2 * slice, kLongest)) {
+    int unread = 0;
+    if (::ioctl(socket, SIOCOUTQ, &unread) != 0) return -errno;
+    // After the count: who closes with a message unread sets ECONNRESET, and then drops it.
+    int error = 0;
+    socklen_t size = sizeof error;
+    if (::getsockopt(socket, SOL_SOCKET, SO_ERROR, &error, &size) != 0) return -errno;
+    if (error != 0) return -error;
+    if (unread == 0) return 0;
+    // Who reads it later gets a userfaultfd without a registered range, and can do nothing.
+    if (waited >= kInAll) return -ETIMEDOUT;
+    const timespec pause{0, slice};
+    ::nanosleep(&pause, nullptr);
   }
 }
 
@@ -146,6 +179,7 @@ int announce(const char* socket_path, const Part* parts, size_t count, int userf
   Message message;
   compose(parts, count, &message);
   if (const int error = send_with(socket.get(), message, userfaultfd)) return error;
+  if (const int error = wait_until_read(socket.get())) return error;
   socket.release();
   return 0;
 }

@@ -30,8 +30,10 @@ struct Userfault {
   void close();
 };
 
-// Connects, and sends the parts with the userfaultfd. The socket stays open as long as the process,
-// by which a handler that cannot have a pidfd sees its end. 0 or a negative errno.
+// Connects, sends the parts with the userfaultfd, and waits until they are read. The socket stays
+// open as long as the process, by which a handler that cannot have a pidfd sees its end. 0 or a
+// negative errno: ETIMEDOUT when nobody has accepted or read, ECONNRESET when it was refused
+// unread.
 int announce(const char* socket_path, const Part* parts, size_t count, int userfaultfd);
 
 }  // namespace reap::interposer

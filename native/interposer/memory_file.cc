@@ -185,9 +185,21 @@ bool is_unfit(const MapCall& call, const struct stat& status) {
   return phase.load() == Phase::plain;
 }
 
+const char* unannounced(int error) {
+  switch (error) {
+    case -ETIMEDOUT:
+      return "no fault handler has read its message at ";
+    case -ECONNRESET:
+    case -EPIPE:
+      return "it was refused by the fault handler at ";
+    default:
+      return "no fault handler is at ";
+  }
+}
+
 void serve_parts() {
   if (const int error = announce(settings()->socket, parts, part_count, userfault.fd)) {
-    give_up({"no fault handler is at ", error, settings()->socket});
+    give_up({unannounced(error), error, settings()->socket});
     return;
   }
   settle(Phase::served);

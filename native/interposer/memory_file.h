@@ -5,8 +5,8 @@
 //
 // A part of the file is given registered memory as soon as it is mapped. When the parts are the
 // whole file, they are announced; a VMM that maps it in one piece never is in between. Nobody
-// serves before the announcement, so that not one page is there, and whatever goes wrong up to then
-// ends in `plain`: each part becomes the mapping that the VMM had asked for.
+// serves before the announcement is read, so that not one page is there, and whatever goes wrong up
+// to then ends in `plain`: each part becomes the mapping that the VMM had asked for.
 #pragma once
 
 #include <sys/types.h>
