@@ -2,18 +2,17 @@
 
 #include <fcntl.h>
 #include <linux/magic.h>
-#include <pthread.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <csignal>
 #include <cstring>
 #include <utility>
 
 #include "interposer/announcement.h"
 #include "interposer/kernel.h"
+#include "interposer/lock.h"
 #include "interposer/message.h"
 #include "interposer/settings.h"
 #include "interposer/watcher.h"
@@ -27,10 +26,10 @@ namespace {
 // EX_UNAVAILABLE of sysexits.h.
 constexpr int kStopStatus = 69;
 
-// Guarded by Lock, like every step from one phase to the next.
-pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 // A forked child has neither the parts nor the right to speak for them.
 std::atomic<pid_t> owner{0};
+
+// Guarded by Lock, like every step from one phase to the next.
 bool told_of_sharing;
 Part parts[kMostParts];
 size_t part_count;
@@ -38,37 +37,6 @@ uint64_t file_bytes;
 int file = -1;  // while parts are collected: the VMM may have closed its own
 Userfault userfault;
 Watcher watcher;
-
-class Lock {
- public:
-  // Without signals: a handler that maps memory would wait for the thread that it interrupts.
-  Lock() {
-    sigset_t all;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &signals_);
-    pthread_mutex_lock(&mutex);
-  }
-  ~Lock() {
-    pthread_mutex_unlock(&mutex);
-    pthread_sigmask(SIG_SETMASK, &signals_, nullptr);
-  }
-  Lock(const Lock&) = delete;
-  Lock& operator=(const Lock&) = delete;
-
- private:
-  sigset_t signals_;
-};
-
-class KeepErrno {
- public:
-  KeepErrno() = default;
-  ~KeepErrno() { errno = errno_; }
-  KeepErrno(const KeepErrno&) = delete;
-  KeepErrno& operator=(const KeepErrno&) = delete;
-
- private:
-  const int errno_ = errno;
-};
 
 uint64_t page_up(uint64_t bytes) {
   const auto page = static_cast<uint64_t>(::getpagesize());
@@ -92,6 +60,12 @@ bool is_mapped_part(const void* address, size_t length) {
                      [&](const Part& part) { return overlaps(part, address, length); });
 }
 
+// Not strerror(): it translates, for which it allocates.
+const char* describe(int error) {
+  const char* text = ::strerrordesc_np(error);
+  return text ? text : "unknown error";
+}
+
 struct Reason {
   const char* text;
   int error = 0;  // negative errno, 0 where no call is to blame
@@ -102,7 +76,7 @@ struct Reason {
 void explain(const Reason& why) {
   const Settings& told = *settings();
   say({told.memory_file, " is not served: ", why.text, why.path, why.error == 0 ? "" : ": ",
-       why.error == 0 ? "" : std::strerror(-why.error),
+       why.error == 0 ? "" : describe(-why.error),
        told.stop ? "; this process ends, as REAP_TRACE_WHEN_UNREACHABLE=stop asks"
                  : "; the plain file is mapped instead"});
   if (told.stop) ::_exit(kStopStatus);
@@ -123,8 +97,7 @@ void give_up(const Reason& why) {
     const void* at = kernel::mmap(part.address, part.length, part.protection,
                                   part.flags | MAP_FIXED, file, static_cast<off_t>(part.offset));
     if (at == MAP_FAILED) {
-      say({settings()->memory_file, " cannot be mapped: ", std::strerror(errno),
-           "; this process ends"});
+      say({settings()->memory_file, " cannot be mapped: ", describe(errno), "; this process ends"});
       ::_exit(kStopStatus);
     }
   }
@@ -292,7 +265,7 @@ bool is_owner() {
 
 void* map_file(const MapCall& call) {
   struct stat status {};
-  if (!is_memory_file(call.fd, &status) || !is_owner()) return plain(call);
+  if (Lock::is_mine() || !is_memory_file(call.fd, &status) || !is_owner()) return plain(call);
   const Lock lock;
   if (phase.load() == Phase::served || phase.load() == Phase::plain) return plain(call);
   if ((call.flags & MAP_TYPE) != MAP_PRIVATE) {
@@ -305,7 +278,7 @@ void* map_file(const MapCall& call) {
 
 void before_change(const void* address, size_t length) {
   const KeepErrno keep;
-  if (!is_owner()) return;
+  if (Lock::is_mine() || !is_owner()) return;
   const Lock lock;
   if (phase.load() == Phase::collecting && is_mapped_part(address, length)) {
     give_up({"a part of it was changed before all of it was mapped"});
@@ -314,7 +287,7 @@ void before_change(const void* address, size_t length) {
 
 void after_unmap(const void* address, size_t length) {
   const KeepErrno keep;
-  if (!is_owner()) return;
+  if (Lock::is_mine() || !is_owner()) return;
   const Lock lock;
   const auto begin = reinterpret_cast<uintptr_t>(address);
   for (size_t i = 0; i < part_count; ++i) {
@@ -325,7 +298,7 @@ void after_unmap(const void* address, size_t length) {
 
 bool is_served(const void* address, size_t length) {
   const KeepErrno keep;
-  if (!is_owner()) return false;
+  if (Lock::is_mine() || !is_owner()) return false;
   const Lock lock;
   return phase.load() == Phase::served && is_mapped_part(address, length);
 }

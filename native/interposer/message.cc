@@ -3,9 +3,33 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <csignal>
 #include <cstring>
+#include <ctime>
+
+#include "interposer/lock.h"
 
 namespace reap::interposer {
+
+namespace {
+
+// Without SIGPIPE, which would end a VMM that knows nothing of what is written here. The signal is
+// sent to the thread that writes, and stays pending while it is blocked.
+void write_quietly(const char* text, size_t length) {
+  const Undisturbed undisturbed;
+  sigset_t pending;
+  sigpending(&pending);
+  if (::write(STDERR_FILENO, text, length) >= 0 || errno != EPIPE) return;
+  if (sigismember(&pending, SIGPIPE) == 1) return;
+  sigset_t pipe;
+  sigemptyset(&pipe);
+  sigaddset(&pipe, SIGPIPE);
+  const timespec at_once{};
+  sigtimedwait(&pipe, nullptr, &at_once);
+}
+
+}  // namespace
 
 void say(std::initializer_list<const char*> words) {
   char line[8192];
@@ -17,8 +41,8 @@ void say(std::initializer_list<const char*> words) {
   add("reap-trace: ");
   for (const char* word : words) add(word);
   *end++ = '\n';
-  // In one piece, so that lines of several processes stay whole. Nobody may read it.
-  if (::write(STDERR_FILENO, line, static_cast<size_t>(end - line)) < 0) return;
+  // In one piece, so that lines of several processes stay whole.
+  write_quietly(line, static_cast<size_t>(end - line));
 }
 
 }  // namespace reap::interposer
