@@ -1,7 +1,7 @@
 import { chmod, rename, truncate, writeFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { describe, expect, test } from 'vitest'
-import { interposerEnvironment, Trace, WorkingSet } from '../src/index.js'
+import { type FaultHandler, interposerEnvironment, Trace, WorkingSet } from '../src/index.js'
 import { type Answer, type FakeVmm, makeMemoryFile } from './fake-vmm.js'
 import { fakeVmm, isRoot, scratchFolder, serveScene } from './scratch.js'
 
@@ -348,11 +348,11 @@ describe('what cannot be served', () => {
 })
 
 describe('served memory', () => {
-  async function served(): Promise<Place> {
+  async function served(): Promise<Place & { handler: FaultHandler }> {
     const place = await interposed()
-    await serveScene(place)
+    const handler = await serveScene(place)
     await mapFile(place, 0, PAGES)
-    return place
+    return { ...place, handler }
   }
 
   test('is zeros where it was given back, and else as before', async () => {
@@ -384,6 +384,36 @@ describe('served memory', () => {
     await run(place.vmm, 'move 0 512 256')
     expect(await place.vmm.verifyPages(place.memoryFile, 0, 256)).toMatchObject({ wrongCount: 0 })
     expect(await allSaid(place.vmm)).toContain('mremap() is refused')
+  })
+
+  test.each([
+    ['the end of it, unmapped', 'munmap 256 256', 256, 256],
+    ['its beginning, unmapped', 'munmap 0 100', 0, 100],
+    ['a hole in it, unmapped', 'munmap 100 50', 100, 50],
+    ['a hole in it, mapped over', '', 200, 20],
+    ['the end of it, by which it shrank', 'move 100 412 12', 112, 400],
+  ])('does not hold what came in place of %s', async (_, command, first, count) => {
+    const place = await served()
+    const other = { ...place, memoryFile: join(place.folder, 'other') }
+    await makeMemoryFile(other.memoryFile, PAGES, { seed: 2 })
+    const { regions } = await place.handler.connected
+    const address = regions[0]!.baseAddress + BigInt(first * PAGE)
+    if (command !== '') await run(place.vmm, command)
+    const over = await mapFile(other, 0, count, `aside=1 at=${address}`)
+    expect(over).toMatchObject(isFile(other))
+    const kept = [
+      { at: 0, neighbor: first - 1, pages: first },
+      { at: first + count, neighbor: first + count, pages: PAGES - first - count },
+    ].filter(({ pages }) => pages > 0)
+    for (const { neighbor } of kept) {
+      expect(await place.vmm.send(`move ${neighbor} 1 2`)).toMatchObject({ ok: false, errno: -22 })
+    }
+    await run(place.vmm, `move ${first} ${count} ${count * 2}`)
+    for (const { at, pages } of kept) {
+      expect(await place.vmm.verifyPages(place.memoryFile, at, pages)).toMatchObject({
+        wrongCount: 0,
+      })
+    }
   })
 
   test('waits when its handler is gone, and does not read zeros', async () => {

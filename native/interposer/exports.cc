@@ -15,12 +15,19 @@ bool may_be_memory(int protection, int flags, int fd) {
 
 bool is_collecting() { return phase.load(std::memory_order_acquire) == Phase::collecting; }
 
+bool is_serving() { return phase.load(std::memory_order_acquire) == Phase::served; }
+
 void* map(const MapCall& call) {
-  if ((call.flags & (MAP_FIXED | MAP_FIXED_NOREPLACE)) == MAP_FIXED && is_collecting()) {
-    before_change(call.address, call.length);
-  }
-  if (may_be_memory(call.protection, call.flags, call.fd)) return map_file(call);
-  return kernel::mmap(call.address, call.length, call.protection, call.flags, call.fd, call.offset);
+  const bool replaces = (call.flags & (MAP_FIXED | MAP_FIXED_NOREPLACE)) == MAP_FIXED;
+  if (replaces && is_collecting()) before_change(call.address, call.length);
+  // Asked first: this may be the call that makes it so.
+  const bool was_serving = is_serving();
+  void* mapped = may_be_memory(call.protection, call.flags, call.fd)
+                     ? map_file(call)
+                     : kernel::mmap(call.address, call.length, call.protection, call.flags, call.fd,
+                                    call.offset);
+  if (replaces && was_serving && mapped != MAP_FAILED) after_loss(mapped, call.length);
+  return mapped;
 }
 
 }  // namespace
@@ -41,9 +48,7 @@ REAP_EXPORT void* mmap64(void* address, size_t length, int protection, int flags
 REAP_EXPORT int munmap(void* address, size_t length) {
   if (is_collecting()) before_change(address, length);
   const int result = kernel::munmap(address, length);
-  if (result == 0 && phase.load(std::memory_order_acquire) == Phase::served) {
-    after_unmap(address, length);
-  }
+  if (result == 0 && is_serving()) after_loss(address, length);
   return result;
 }
 
@@ -64,11 +69,15 @@ void* reap_mremap(void* address, size_t length, size_t new_length, int flags, vo
     if (flags & MREMAP_FIXED) before_change(new_address, new_length);
   }
   const bool shrinks = new_length <= length && !(flags & ~MREMAP_MAYMOVE);
-  if (!shrinks && phase.load(std::memory_order_acquire) == Phase::served &&
-      is_served(address, length)) {
+  if (!shrinks && is_serving() && is_served(address, length)) {
     say({"served memory can neither move nor grow: mremap() is refused"});
     errno = EINVAL;
     return MAP_FAILED;
   }
-  return kernel::mremap(address, length, new_length, flags, new_address);
+  void* moved = kernel::mremap(address, length, new_length, flags, new_address);
+  if (moved != MAP_FAILED && is_serving()) {
+    if (flags & MREMAP_FIXED) after_loss(moved, new_length);
+    if (shrinks) after_loss(static_cast<uint8_t*>(address) + new_length, length - new_length);
+  }
+  return moved;
 }

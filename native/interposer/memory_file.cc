@@ -29,6 +29,11 @@ constexpr int kStopStatus = 69;
 // A forked child has neither the parts nor the right to speak for them.
 std::atomic<pid_t> owner{0};
 
+// From the first to the last byte that is served, also where others are in between: a VMM unmaps
+// much, and most of it is seen to be something else without the lock.
+std::atomic<uintptr_t> served_begin{0};
+std::atomic<uintptr_t> served_end{0};
+
 // Guarded by Lock, like every step from one phase to the next.
 bool told_of_sharing;
 Part parts[kMostParts];
@@ -58,6 +63,57 @@ bool overlaps(const Part& part, const void* address, size_t length) {
 bool is_mapped_part(const void* address, size_t length) {
   return std::any_of(parts, parts + part_count,
                      [&](const Part& part) { return overlaps(part, address, length); });
+}
+
+bool is_near_served(const void* address, size_t length) {
+  const auto begin = reinterpret_cast<uintptr_t>(address);
+  return begin < served_end.load() && served_begin.load() < begin + std::max<size_t>(length, 1);
+}
+
+void note_served_range() {
+  uintptr_t begin = UINTPTR_MAX;
+  uintptr_t end = 0;
+  for (size_t i = 0; i < part_count; ++i) {
+    const auto at = reinterpret_cast<uintptr_t>(parts[i].address);
+    begin = std::min(begin, at);
+    end = std::max(end, at + parts[i].length);
+  }
+  served_begin.store(begin);
+  served_end.store(end);
+}
+
+Part* free_part() {
+  Part* end = parts + part_count;
+  Part* part = std::find_if(parts, end, [](const Part& one) { return one.length == 0; });
+  if (part == end && part_count == kMostParts) return nullptr;
+  if (part == end) ++part_count;
+  return part;
+}
+
+// Takes a range out of the parts. A hole for which there is no entry left stays a part: what comes
+// there cannot move, while what is served never may.
+void cut(uintptr_t begin, uintptr_t end) {
+  const size_t count = part_count;
+  for (size_t i = 0; i < count; ++i) {
+    Part& part = parts[i];
+    const auto first = reinterpret_cast<uintptr_t>(part.address);
+    const uintptr_t last = first + part.length;
+    if (std::max(begin, first) >= std::min(end, last)) continue;
+    const size_t before = begin > first ? begin - first : 0;
+    const size_t behind = end < last ? last - end : 0;
+    Part tail = part;
+    tail.address += part.length - behind;
+    tail.offset += part.length - behind;
+    tail.length = behind;
+    if (before == 0) {
+      part = tail;
+      continue;
+    }
+    Part* room = behind == 0 ? nullptr : free_part();
+    if (behind > 0 && !room) continue;
+    part.length = before;
+    if (room) *room = tail;
+  }
 }
 
 // Not strerror(): it translates, for which it allocates.
@@ -175,6 +231,7 @@ void serve_parts() {
     give_up({unannounced(error), error, settings()->socket});
     return;
   }
+  note_served_range();
   settle(Phase::served);
   if (userfault.user_mode_only) {
     say(
@@ -285,18 +342,18 @@ void before_change(const void* address, size_t length) {
   }
 }
 
-void after_unmap(const void* address, size_t length) {
+void after_loss(const void* address, size_t length) {
+  if (!is_near_served(address, length)) return;
   const KeepErrno keep;
   if (Lock::is_mine() || !is_owner()) return;
   const Lock lock;
+  // Memory that shrinks to the middle of a page keeps that page.
   const auto begin = reinterpret_cast<uintptr_t>(address);
-  for (size_t i = 0; i < part_count; ++i) {
-    const auto at = reinterpret_cast<uintptr_t>(parts[i].address);
-    if (begin <= at && at + parts[i].length <= begin + page_up(length)) parts[i].length = 0;
-  }
+  cut(page_up(begin), page_up(begin + length));
 }
 
 bool is_served(const void* address, size_t length) {
+  if (!is_near_served(address, length)) return false;
   const KeepErrno keep;
   if (Lock::is_mine() || !is_owner()) return false;
   const Lock lock;

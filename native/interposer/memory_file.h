@@ -36,8 +36,8 @@ void* map_file(const MapCall& call);
 // Must be called before a range is unmapped, protected or mapped over while parts are collected.
 void before_change(const void* address, size_t length);
 
-// Must be called when a range was unmapped.
-void after_unmap(const void* address, size_t length);
+// Must be called when a range was unmapped or mapped over while memory is served.
+void after_loss(const void* address, size_t length);
 
 // Whether a range has memory that is served.
 bool is_served(const void* address, size_t length);
