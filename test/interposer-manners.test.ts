@@ -24,22 +24,22 @@ describe.skipIf(!hasCompiler)('the library in a VMM (skipped without cc)', () =>
   })
   afterAll(() => rm(folder, { recursive: true, force: true }))
 
+  const unserved = () =>
+    `reap-trace: ${memoryFile} is not served: no fault handler is at ${join(folder, 'none')}: No such file or directory; the plain file is mapped instead\n`
+  const shared = () =>
+    `reap-trace: ${memoryFile} is mapped shared, and only a private mapping can be served (share=off, MAP_PRIVATE)\n`
+
   test.each([
-    ['locale', 'allocates nothing, in any language'],
-    ['cancel', 'is no cancellation point'],
-    ['pipe', 'raises no SIGPIPE'],
-  ])('%s: %s', async (habit) => {
+    ['locale', 'allocates nothing, in any language', unserved],
+    ['cancel', 'is no cancellation point', unserved],
+    ['pipe', 'raises no SIGPIPE', () => ''],
+    ['child', 'takes a child for the VMM whose parent only shares', () => shared() + unserved()],
+  ])('%s: %s', async (habit, _, said) => {
     const added = interposerEnvironment({ memoryFile, socketPath: join(folder, 'none'), env: {} })
     const env = { ...process.env, ...added }
     // A VMM that waits for itself takes no other signal.
     const limits = { env, timeout: 10_000, killSignal: 'SIGKILL' } as const
-    const run = promisify(execFile)(join(folder, 'vmm'), [habit, memoryFile], limits)
-    expect(await run).toEqual({
-      stdout: 'mapped\n',
-      stderr:
-        habit === 'pipe'
-          ? ''
-          : `reap-trace: ${memoryFile} is not served: no fault handler is at ${join(folder, 'none')}: No such file or directory; the plain file is mapped instead\n`,
-    })
+    const vmm = promisify(execFile)(join(folder, 'vmm'), [habit, memoryFile], limits)
+    expect(await vmm).toEqual({ stdout: 'mapped\n', stderr: said() })
   })
 })

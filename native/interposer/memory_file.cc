@@ -26,8 +26,10 @@ namespace {
 // EX_UNAVAILABLE of sysexits.h.
 constexpr int kStopStatus = 69;
 
-// A forked child has neither the parts nor the right to speak for them.
+// The process whose mappings count, from its first private one on: a forked child has neither the
+// parts nor the right to speak for them.
 std::atomic<pid_t> owner{0};
+std::atomic<bool> told_of_sharing{false};
 
 // From the first to the last byte that is served, also where others are in between: a VMM unmaps
 // much, and most of it is seen to be something else without the lock.
@@ -35,7 +37,6 @@ std::atomic<uintptr_t> served_begin{0};
 std::atomic<uintptr_t> served_end{0};
 
 // Guarded by Lock, like every step from one phase to the next.
-bool told_of_sharing;
 Part parts[kMostParts];
 size_t part_count;
 uint64_t file_bytes;
@@ -305,30 +306,33 @@ bool is_memory_file(int fd, struct stat* status) {
 }
 
 void tell_of_sharing() {
-  if (std::exchange(told_of_sharing, true)) return;
+  const Phase now = phase.load();
+  if (now == Phase::served || now == Phase::plain || told_of_sharing.exchange(true)) return;
   const KeepErrno keep;
   say({settings()->memory_file,
        " is mapped shared, and only a private mapping can be served (share=off, MAP_PRIVATE)"});
 }
 
-// Whether this process is the one whose mappings count.
-bool is_owner() {
-  const pid_t self = ::getpid();
+bool is_owner() { return owner.load() == ::getpid(); }
+
+bool become_owner() {
   pid_t nobody = 0;
-  return owner.compare_exchange_strong(nobody, self) || nobody == self;
+  return owner.compare_exchange_strong(nobody, ::getpid()) || is_owner();
 }
 
 }  // namespace
 
 void* map_file(const MapCall& call) {
   struct stat status {};
-  if (Lock::is_mine() || !is_memory_file(call.fd, &status) || !is_owner()) return plain(call);
-  const Lock lock;
-  if (phase.load() == Phase::served || phase.load() == Phase::plain) return plain(call);
+  if (Lock::is_mine() || !is_memory_file(call.fd, &status)) return plain(call);
   if ((call.flags & MAP_TYPE) != MAP_PRIVATE) {
     tell_of_sharing();
     return plain(call);
   }
+  // Before the lock, which a forked child may have as its parent's other thread held it.
+  if (!become_owner()) return plain(call);
+  const Lock lock;
+  if (phase.load() == Phase::served || phase.load() == Phase::plain) return plain(call);
   if (is_unfit(call, status)) return plain(call);
   return map_part(call, static_cast<uint64_t>(status.st_size));
 }
