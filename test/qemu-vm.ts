@@ -32,6 +32,9 @@ const kernel = (): string | undefined =>
         .map((name) => join('/boot', name))[0]
     : undefined
 
+/** Makes what follows end with this process, however that ends. */
+const endWithParent = which('setpriv') ? ['setpriv', '--pdeathsig', 'KILL'] : []
+
 /** What this machine lacks for a guest, or an empty string. */
 export function lacksFor(guest: 'linux' | 'real-mode'): string {
   const programs = guest === 'linux' ? ['busybox', 'cpio'] : ['as', 'ld']
@@ -123,15 +126,17 @@ export class QemuVm {
     env: NodeJS.ProcessEnv = {},
   ): Promise<QemuVm> {
     const qmp = join(folder, `qmp-${process.hrtime.bigint()}`)
-    const child = spawn(
-      QEMU,
-      [
-        ...['-machine', 'pc,memory-backend=memory', '-m', String(guest.bytes / 2 ** 20)],
-        ...['-nodefaults', '-display', 'none', '-no-reboot', '-serial', 'stdio'],
-        ...['-qmp', `unix:${qmp},server=on,wait=off`, ...guest.words, ...words],
-      ],
-      { stdio: 'pipe', env: { ...process.env, ...env } },
-    )
+    const variables = Object.entries(env)
+      .filter(([, value]) => value !== undefined)
+      .map(([name, value]) => `${name}=${value}`)
+    const command = [
+      // env(1) comes after setpriv(1), so that a preloaded library is in QEMU alone.
+      ...[...endWithParent, 'env', ...variables, QEMU],
+      ...['-machine', 'pc,memory-backend=memory', '-m', String(guest.bytes / 2 ** 20)],
+      ...['-nodefaults', '-display', 'none', '-no-reboot', '-serial', 'stdio'],
+      ...['-qmp', `unix:${qmp},server=on,wait=off`, ...guest.words, ...words],
+    ]
+    const child = spawn(command[0]!, command.slice(1), { stdio: 'pipe' })
     const vm = new QemuVm(child, guest)
     await once(child, 'spawn')
     try {
@@ -191,10 +196,15 @@ export class QemuVm {
   ): Promise<QemuVm> {
     const words = [...backend(guest, memoryFile, 'off'), '-incoming', 'defer']
     const vm = await QemuVm.start(folder, guest, words, env)
-    await vm.#ignoreSharedMemory()
-    await vm.qmp('migrate-incoming', { uri: `exec:cat ${stateFile}` })
-    await vm.#untilMigrated()
-    return vm
+    try {
+      await vm.#ignoreSharedMemory()
+      await vm.qmp('migrate-incoming', { uri: `exec:cat ${stateFile}` })
+      await vm.#untilMigrated()
+      return vm
+    } catch (error) {
+      await vm.kill()
+      throw error
+    }
   }
 
   async qmp<T = unknown>(execute: string, values: object = {}): Promise<T> {
