@@ -1,5 +1,7 @@
+import { spawnSync } from 'node:child_process'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { beforeAll, describe, expect, test } from 'vitest'
 import { WorkingSet } from '../src/index.js'
 import { checkBuild, events, guest, run, serveWords } from './cli-process.js'
@@ -75,3 +77,23 @@ describe('--interpose', () => {
     expect(variables.find((line) => line.startsWith('LD_PRELOAD='))).toMatch(/reap-interposer\.so/)
   })
 })
+
+const hasCompiler = spawnSync('cc', ['--version']).status === 0
+
+test.skipIf(!hasCompiler)(
+  'the doctor says why an interposed VMM is not served (skipped without cc)',
+  async () => {
+    const { folder } = await place()
+    const library = join(folder, 'without-userfaultfd.so')
+    const source = fileURLToPath(new URL('fixtures/without-userfaultfd.c', import.meta.url))
+    const { stderr } = spawnSync('cc', ['-shared', '-fPIC', '-o', library, source])
+    expect(`${stderr}`).toBe('')
+    const { stdout } = await run(['doctor', '--json'], { env: { LD_PRELOAD: library } })
+    const [{ checks }] = events(stdout) as unknown as [{ checks: { name: string }[] }]
+    expect(checks.find(({ name }) => name === 'interposer')).toMatchObject({
+      status: 'warn',
+      detail: expect.stringMatching(/is not served: no userfaultfd.*: Operation not permitted$/),
+      remedy: expect.not.stringContaining('report'),
+    })
+  },
+)

@@ -199,13 +199,21 @@ async function directReads(): Promise<Finding> {
 
 const PAGES = 256
 
+interface Failure {
+  readonly detail: string
+  readonly remedy: string
+  /** All that the VM had to say. */
+  readonly stderr: string
+}
+
 /** Serves a small VM from its handshake to its end. `begin` starts it and announces its memory. */
 async function serveInSmall(
   begin: (vm: GuestProcess, socketPath: string, memoryFile: string) => Promise<unknown>,
   environment: (socketPath: string, memoryFile: string) => Record<string, string> = () => ({}),
-): Promise<Finding | undefined> {
+): Promise<Failure | undefined> {
   const folder = await mkdtemp(join(tmpdir(), 'reap-trace-doctor-'))
   let vm: GuestProcess | undefined
+  let failure: { detail: string; remedy: string } | undefined
   try {
     const memoryFile = join(folder, 'memory')
     const socketPath = join(folder, 'socket')
@@ -216,21 +224,21 @@ async function serveInSmall(
       await begin(vm, socketPath, memoryFile)
       const { wrongCount } = await vm.send<{ wrongCount: number }>(`verify ${memoryFile}`)
       const { state, stats } = await handler.close()
-      if (wrongCount === 0 && stats.faults === PAGES && state === 'vm-killed') return undefined
-      return fail(
-        `${wrongCount} wrong pages, ${stats.faults} faults, ${state}`,
-        'please report this',
-      )
+      if (wrongCount !== 0 || stats.faults !== PAGES || state !== 'vm-killed') {
+        const detail = `${wrongCount} wrong pages, ${stats.faults} faults, ${state}`
+        failure = { detail, remedy: 'please report this' }
+      }
     } finally {
       await handler.close()
     }
   } catch (error) {
     const { message, hint } = error as Error & { hint?: string }
-    return fail(message, hint ?? 'see the lines above')
+    failure = { detail: message, remedy: hint ?? 'see the lines above' }
   } finally {
     await vm?.kill()
     await rm(folder, { recursive: true, force: true })
   }
+  return failure && { ...failure, stderr: vm?.stderr ?? '' }
 }
 
 /** The handshake, the peer's pidfd, faults and the end of a VM, for real and in small. */
@@ -239,11 +247,9 @@ async function endToEnd(): Promise<Finding> {
     await vm.send(`map 4096 ${PAGES * 4096}`)
     await vm.send(`handshake ${socketPath}`)
   })
-  return (
-    failure ??
-    ok(
-      `a VM in small was served ${formatCount(PAGES)} pages, every byte right, and ended by its pidfd`,
-    )
+  if (failure) return fail(failure.detail, failure.remedy)
+  return ok(
+    `a VM in small was served ${formatCount(PAGES)} pages, every byte right, and ended by its pidfd`,
   )
 }
 
@@ -253,8 +259,13 @@ async function interposer(): Promise<Finding> {
     (vm, _, memoryFile) => vm.send(`map-file ${memoryFile} 0 ${PAGES * 4096}`),
     (socketPath, memoryFile) => interposerEnvironment({ socketPath, memoryFile }),
   )
-  // It is for VMMs without a backend of their own.
-  if (failure) return { ...failure, status: 'warn' }
+  // It is for VMMs without a backend of their own: a warning.
+  if (failure) {
+    const [, reason] = /^reap-trace: .* is not served: (.*);/m.exec(failure.stderr) ?? []
+    return reason
+      ? warn(`an interposed VMM of ${user()} is not served: ${reason}`, 'see the lines above')
+      : warn(failure.detail, failure.remedy)
+  }
   const { device, syscall } = probeUserfaultfd()
   return device === 0 || syscall === 0
     ? ok(

@@ -40,6 +40,8 @@ export async function buildSnapshot(
 /** A VMM with the embedded guest in it, which does what it is told. It ends with this process. */
 export class GuestProcess {
   readonly pid: number
+  /** What it has written to stderr, all of it after `kill()`. */
+  stderr = ''
   readonly #child: ChildProcess
   readonly #waiting: Waiting[] = []
   readonly #exited: Promise<void>
@@ -47,7 +49,7 @@ export class GuestProcess {
   static async start(environment: Record<string, string> = {}): Promise<GuestProcess> {
     const path = nativePath('reap-guest')
     const env = { ...process.env, ...environment }
-    const child = spawn(path, ['vmm'], { stdio: ['pipe', 'pipe', 'ignore'], env })
+    const child = spawn(path, ['vmm'], { stdio: 'pipe', env })
     await once(child, 'spawn').catch((error: Error) => {
       throw new CliError('ERR_NATIVE_UNAVAILABLE', `${path} cannot be started: ${error.message}`)
     })
@@ -69,6 +71,9 @@ export class GuestProcess {
     })
     createInterface({ input: child.stdout! }).on('line', (line) => {
       this.#waiting.shift()?.resolve(JSON.parse(line))
+    })
+    child.stderr!.setEncoding('utf8').on('data', (text: string) => {
+      this.stderr += text
     })
     // The end of the process is reported by its exit.
     child.stdin!.on('error', () => {})
