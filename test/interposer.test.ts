@@ -399,7 +399,8 @@ describe('served memory', () => {
     const { regions } = await place.handler.connected
     const address = regions[0]!.baseAddress + BigInt(first * PAGE)
     if (command !== '') await run(place.vmm, command)
-    const over = await mapFile(other, 0, count, `aside=1 at=${address}`)
+    const how = command === '' ? '' : 'flag=noreplace'
+    const over = await mapFile(other, 0, count, `aside=1 at=${address} ${how}`.trimEnd())
     expect(over).toMatchObject(isFile(other))
     const kept = [
       { at: 0, neighbor: first - 1, pages: first },
