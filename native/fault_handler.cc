@@ -86,51 +86,65 @@ void FaultHandler::expect(uint64_t offset, uint64_t length) {
 
 FaultHandler::Served FaultHandler::serve(ServeBuffers& buffers, std::chrono::nanoseconds spin,
                                          const std::function<bool()>& before_blocking) {
-  std::vector<uint64_t>& faults = buffers.faults;
   const auto turn_ends = Clock::now() + kTurn;
   Clock::time_point spin_until{};
   for (;;) {
-    faults.clear();
-    if (drain(&faults) < 0) return Served::failed;
-    note_faults(faults);
-    const bool fresh = !faults.empty();
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      faults.insert(faults.end(), waiting_.begin(), waiting_.end());
-      waiting_.clear();
-    }
-    forget_repeated(&faults);
-    if (faults.empty()) {
-      const auto now = Clock::now();
-      if (now >= spin_until || now >= turn_ends) return Served::idle;
-      relax();
-      continue;
-    }
-
-    bool served = false;
-    for (size_t i = 0; i < faults.size(); ++i) {
-      REAP_HOOK(before_serve);
-      Step step = serve_fault(faults[i], buffers.page.data(), Wait::no);
-      if (step == Step::would_wait) {
-        // The disk may take its time: the other faults are left to another thread.
-        put_back(faults.data() + i + 1, faults.size() - i - 1);
-        faults.resize(i + 1);
-        step = before_blocking() ? serve_fault(faults[i], buffers.page.data(), Wait::yes)
-                                 : Step::later;
-      }
-      if (step == Step::gone) return Served::gone;
-      if (step == Step::failed) return Served::failed;
-      if (step == Step::later) put_back(&faults[i], 1);
-      served = served || step == Step::done;
-      if (Clock::now() >= turn_ends) {
-        put_back(faults.data() + i + 1, faults.size() - i - 1);
-        return left_over();
-      }
-    }
-    // EAGAIN lasts until the thread in madvise() has run on; only the VMM's scheduler knows when.
-    if (!served && !fresh) return Served::later;
-    if (served) spin_until = Clock::now() + spin;
+    const Pass pass = serve_pass(buffers, turn_ends, before_blocking, nullptr);
+    if (pass.end) return *pass.end;
+    const auto now = Clock::now();
+    if (pass.served) spin_until = now + spin;
+    if (pass.found) continue;
+    if (now >= spin_until || now >= turn_ends) return Served::idle;
+    relax();
   }
+}
+
+FaultHandler::Served FaultHandler::serve_once(ServeBuffers& buffers, const AtHand& at_hand) {
+  const Pass pass = serve_pass(
+      buffers, Clock::now() + kTurn, [] { return false; }, at_hand);
+  return pass.end ? *pass.end : left_over();
+}
+
+// Reads what there is and answers it.
+FaultHandler::Pass FaultHandler::serve_pass(ServeBuffers& buffers, Clock::time_point turn_ends,
+                                            const std::function<bool()>& before_blocking,
+                                            const AtHand& at_hand) {
+  std::vector<uint64_t>& faults = buffers.faults;
+  faults.clear();
+  if (drain(&faults) < 0) return {Served::failed};
+  note_faults(faults);
+  const bool fresh = !faults.empty();
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    faults.insert(faults.end(), waiting_.begin(), waiting_.end());
+    waiting_.clear();
+  }
+  forget_repeated(&faults);
+
+  Pass pass;
+  pass.found = !faults.empty();
+  for (size_t i = 0; i < faults.size(); ++i) {
+    REAP_HOOK(before_serve);
+    Step step = serve_fault(faults[i], buffers.page.data(), at_hand, Wait::no);
+    if (step == Step::would_wait) {
+      // The disk may take its time: the other faults are left to another thread.
+      put_back(faults.data() + i + 1, faults.size() - i - 1);
+      faults.resize(i + 1);
+      step = before_blocking() ? serve_fault(faults[i], buffers.page.data(), at_hand, Wait::yes)
+                               : Step::later;
+    }
+    if (step == Step::gone) return {Served::gone};
+    if (step == Step::failed) return {Served::failed};
+    if (step == Step::later) put_back(&faults[i], 1);
+    pass.served = pass.served || step == Step::done;
+    if (Clock::now() >= turn_ends) {
+      put_back(faults.data() + i + 1, faults.size() - i - 1);
+      return {left_over()};
+    }
+  }
+  // EAGAIN lasts until the thread in madvise() has run on; only the VMM's scheduler knows when.
+  if (pass.found && !pass.served && !fresh) pass.end = Served::later;
+  return pass;
 }
 
 // Two races live here.
@@ -207,7 +221,8 @@ void FaultHandler::note_faults(const std::vector<uint64_t>& faults) {
   }
 }
 
-FaultHandler::Step FaultHandler::serve_fault(uint64_t address, uint8_t* page_buffer, Wait wait) {
+FaultHandler::Step FaultHandler::serve_fault(uint64_t address, uint8_t* page_buffer,
+                                             const AtHand& at_hand, Wait wait) {
   const uint64_t page_size = memory_.page_size();
   const Region* region = memory_.region_at(address);
   if (!region) {
@@ -221,7 +236,9 @@ FaultHandler::Step FaultHandler::serve_fault(uint64_t address, uint8_t* page_buf
   const uint64_t page = memory_.page_of(offset);
 
   bool zero = removed_.test(page) || memory_file_.hole_end(offset) >= offset + page_size;
-  if (!zero) {
+  const uint8_t* bytes = zero || !at_hand ? nullptr : at_hand(offset);
+  if (!zero && !bytes) {
+    bytes = page_buffer;
     PageSource::Result read = memory_file_.read_cached(offset, page_buffer, page_size);
     if (read.read == PageSource::Read::would_block) {
       if (wait == Wait::no) return Step::would_wait;
@@ -240,7 +257,7 @@ FaultHandler::Step FaultHandler::serve_fault(uint64_t address, uint8_t* page_buf
     zero = zero || removed_.test(page);
     REAP_HOOK(before_ioctl);
     result = zero ? install_zeros(address, page_size)
-                  : uffd::copy(uffd_.get(), address, page_buffer, page_size);
+                  : uffd::copy(uffd_.get(), address, bytes, page_size);
     if (result.outcome == uffd::Outcome::installed) installed_.set(page);
   }
   if (result.outcome == uffd::Outcome::present && !really_present(page)) {

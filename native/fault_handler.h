@@ -6,6 +6,7 @@
 #include <chrono>
 #include <functional>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "failure.h"
@@ -52,6 +53,10 @@ class FaultHandler {
   // leaves the fault for later.
   Served serve(ServeBuffers& buffers, std::chrono::nanoseconds spin,
                const std::function<bool()>& before_blocking);
+  // For a thread that has other work: answers what is there now and waits for no disk. `at_hand`
+  // has bytes of guest memory, by offset in the memory file, or null where they must be read.
+  using AtHand = std::function<const uint8_t*(uint64_t offset)>;
+  Served serve_once(ServeBuffers& buffers, const AtHand& at_hand);
   Failure failure() const;
 
   // Installs [offset, offset + length) of guest memory wherever nothing is yet, from `bytes` or,
@@ -84,11 +89,18 @@ class FaultHandler {
  private:
   enum class Step { done, would_wait, later, gone, failed };
   enum class Wait { no, yes };
+  struct Pass {
+    std::optional<Served> end;  // stop, and say so
+    bool found = false;         // faults
+    bool served = false;
+  };
 
+  Pass serve_pass(ServeBuffers& buffers, std::chrono::steady_clock::time_point turn_ends,
+                  const std::function<bool()>& before_blocking, const AtHand& at_hand);
   int drain(std::vector<uint64_t>* faults);
   void apply_remove(uint64_t start, uint64_t end);
   void note_faults(const std::vector<uint64_t>& faults);
-  Step serve_fault(uint64_t address, uint8_t* page_buffer, Wait wait);
+  Step serve_fault(uint64_t address, uint8_t* page_buffer, const AtHand& at_hand, Wait wait);
   Step settle(const uffd::Result& result, uint64_t address, bool zero);
   uffd::Result install_zeros(uint64_t address, uint64_t length);
   bool really_present(uint64_t page);

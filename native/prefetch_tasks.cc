@@ -17,6 +17,8 @@ using Filled = FaultHandler::Filled;
 constexpr auto kPendingRemovePause = std::chrono::microseconds(100);
 // A REMOVE is read within microseconds. A VMM that keeps one pending may not keep a worker.
 constexpr int kPendingRemovePauses = 20;
+// How much is installed before the next look for faults: about 50 us.
+constexpr uint64_t kBytesBetweenLooks = 128 << 10;
 
 uint64_t microseconds_since(Clock::time_point start) {
   return static_cast<uint64_t>(
@@ -35,20 +37,20 @@ Failure fill_failure(const char* check, Filled filled, int error, uint64_t offse
 
 }  // namespace
 
-void Prefetcher::perform(Task& task, Mapping& own_buffer) {
+void Prefetcher::perform(Task& task, Bench& bench) {
   const Job& job = *task.job;
   switch (task.step) {
     case Step::fetch_ahead:
       fetch(job, task, task.buffer.data());
       break;
     case Step::install:
-      install(job, task, task.buffer.data());
+      install(job, task, task.buffer.data(), bench);
       break;
     case Step::fetch_and_install:
-      if (fetch(job, task, own_buffer.data())) install(job, task, own_buffer.data());
+      if (fetch(job, task, bench.fetched.data())) install(job, task, bench.fetched.data(), bench);
       break;
     case Step::fill:
-      fill_stretch(job, task, own_buffer);
+      fill_stretch(job, task, bench.fetched);
       break;
   }
 }
@@ -98,28 +100,61 @@ bool Prefetcher::fetch_block(const Job& job, Task& task, uint8_t* buffer) {
   return true;
 }
 
-void Prefetcher::install(const Job& job, Task& task, const uint8_t* buffer) {
-  const auto start = Clock::now();
+// What was fetched for a task, as it goes into guest memory: by address within a group.
+void Prefetcher::lay_out(const Job& job, Task& task, const uint8_t* buffer,
+                         std::vector<Piece>* pieces) {
+  pieces->clear();
   if (job.by_block) {
     const Block& block = job.blocks[task.unit];
-    task.report.extents += 1;
+    pieces->push_back({block.offset, block.length, task.hole ? nullptr : buffer});
     task.report.bytes += task.hole ? 0 : block.length;
-    install_run(job, task, block.offset, task.hole ? nullptr : buffer, block.length);
   } else {
     const PlanGroup& group = job.plan->groups[task.unit];
     const PlanExtent* extent = job.plan->extents.data() + group.first_extent;
-    const uint8_t* bytes = buffer;
     for (uint32_t i = 0; i < group.extent_count; ++i, ++extent) {
       const bool zero = extent->flags & kZeroExtent;
       const uint64_t length = uint64_t{extent->page_count} * kPlanPage;
-      if (!install_run(job, task, extent->first_page * kPlanPage, zero ? nullptr : bytes, length)) {
-        break;
-      }
-      if (!zero) bytes += length;
+      pieces->push_back({extent->first_page * kPlanPage, length, zero ? nullptr : buffer});
+      if (!zero) buffer += length;
     }
-    task.report.extents += group.extent_count;
     task.report.bytes += group.data_bytes;
   }
+  task.report.extents += pieces->size();
+}
+
+void Prefetcher::install(const Job& job, Task& task, const uint8_t* buffer, Bench& bench) {
+  const auto start = Clock::now();
+  PrefetchClient& client = *job.client;
+  const uint64_t page_size = client.handler().memory().page_size();
+  std::vector<Piece>& pieces = bench.pieces;
+  lay_out(job, task, buffer, &pieces);
+  const FaultHandler::AtHand at_hand = [&](uint64_t offset) -> const uint8_t* {
+    auto piece = std::upper_bound(pieces.begin(), pieces.end(), offset,
+                                  [](uint64_t at, const Piece& one) { return at < one.offset; });
+    if (piece == pieces.begin()) return nullptr;
+    --piece;
+    const uint64_t into = offset - piece->offset;
+    return piece->bytes && into + page_size <= piece->length ? piece->bytes + into : nullptr;
+  };
+
+  client.worker_serves();
+  uint64_t until_look = 0;
+  bool go_on = true;
+  for (size_t i = 0; go_on && i < pieces.size(); ++i) {
+    const Piece& piece = pieces[i];
+    for (uint64_t done = 0; go_on && done < piece.length;) {
+      if (until_look == 0) {
+        client.serve(bench.serve, at_hand);
+        until_look = kBytesBetweenLooks;
+      }
+      const uint64_t length = std::min(piece.length - done, std::max(page_size, until_look));
+      go_on = install_run(job, task, piece.offset + done,
+                          piece.bytes ? piece.bytes + done : nullptr, length);
+      done += length;
+      until_look -= std::min(until_look, length);
+    }
+  }
+  client.worker_is_away();
   task.report.install_us += microseconds_since(start);
 }
 

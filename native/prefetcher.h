@@ -37,6 +37,10 @@ class PrefetchClient {
   virtual const PageSource& memory_file() = 0;
   virtual Ledger& ledger() = 0;
   virtual const std::atomic<bool>& stopping() = 0;
+  // Around installs: between two of them the worker looks for faults, and serves them with serve().
+  virtual void worker_serves() = 0;
+  virtual void serve(ServeBuffers& buffers, const FaultHandler::AtHand& at_hand) = 0;
+  virtual void worker_is_away() = 0;
   virtual void on_prefetched(const PrefetchReport& report) = 0;
   // Every missing page is installed, or `failure` says why not.
   virtual void on_filled(FaultHandler::Filled end, const Failure& failure) = 0;
@@ -102,6 +106,18 @@ class Prefetcher {
     PrefetchReport report;  // what this task adds to the job's
     FaultHandler::Filled filled = FaultHandler::Filled::all;
   };
+  // Bytes for contiguous guest memory; null for zeros.
+  struct Piece {
+    uint64_t offset;
+    uint64_t length;
+    const uint8_t* bytes;
+  };
+  // What a worker has for itself.
+  struct Bench {
+    Mapping fetched;
+    std::vector<Piece> pieces;
+    ServeBuffers serve;
+  };
   using Jobs = std::list<std::unique_ptr<Job>>;
 
   void work(unsigned index);
@@ -110,11 +126,13 @@ class Prefetcher {
   static bool needs_blocks(const Job& job) {
     return job.page_size != kPlanPage || job.plan->path.empty();
   }
-  void perform(Task& task, Mapping& own_buffer);
+  void perform(Task& task, Bench& bench);
   bool fetch(const Job& job, Task& task, uint8_t* buffer);
   bool fetch_group(const Job& job, Task& task, uint8_t* buffer);
   bool fetch_block(const Job& job, Task& task, uint8_t* buffer);
-  void install(const Job& job, Task& task, const uint8_t* buffer);
+  static void lay_out(const Job& job, Task& task, const uint8_t* buffer,
+                      std::vector<Piece>* pieces);
+  void install(const Job& job, Task& task, const uint8_t* buffer, Bench& bench);
   bool install_run(const Job& job, Task& task, uint64_t offset, const uint8_t* bytes,
                    uint64_t length);
   void fill_stretch(const Job& job, Task& task, Mapping& buffer);

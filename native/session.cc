@@ -23,6 +23,7 @@ constexpr auto kKillTimeout = std::chrono::seconds(5);
 constexpr unsigned kMostBlocking = 2;
 // For faults that wait for the VMM's madvise() to run on.
 constexpr auto kServeAgain = std::chrono::microseconds(200);
+constexpr auto kLookAfterWorkers = std::chrono::milliseconds(1);
 
 int send_kill(int pidfd) {
   return ::syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, nullptr, 0) == 0 ? 0 : -errno;
@@ -93,6 +94,10 @@ Failure Session::start() {
 void Session::on_event(Role role, ServeBuffers& buffers) {
   REAP_HOOK(before_event);
   switch (role) {
+    case Role::look_after_workers:
+      looking_after_.store(false, std::memory_order_relaxed);
+      serve(buffers);
+      return;
     case Role::serve_again:
       again_.store(false, std::memory_order_relaxed);
       [[fallthrough]];
@@ -165,7 +170,7 @@ void Session::serve(ServeBuffers& buffers) {
     case FaultHandler::Served::idle:
       // A VMM that has cleared the flag would keep this thread busy with nothing.
       uffd::make_nonblocking(handler.fd());
-      engine_.rearm(id_, Role::uffd, handler.fd(), EPOLLIN);
+      watch_uffd();
       return;
     case FaultHandler::Served::gone:
       end(EndState::vm_exited, {}, Vm::leave);
@@ -174,6 +179,44 @@ void Session::serve(ServeBuffers& buffers) {
       fail(handler.failure());
       return;
   }
+}
+
+// A fault that wakes a demand thread takes the core of a worker or of the guest, where there are
+// few: a worker that installs beside it finds the fault sooner and cheaper. Whether workers get to
+// run is the scheduler's to say, so they are relied on for a moment at a time.
+void Session::watch_uffd() {
+  if (serving_workers_.load() == 0) {
+    engine_.rearm(id_, Role::uffd, handler_->fd(), EPOLLIN);
+  } else if (!looking_after_.exchange(true, std::memory_order_relaxed)) {
+    engine_.after(kLookAfterWorkers, id_, Role::look_after_workers);
+  }
+}
+
+void Session::serve(ServeBuffers& buffers, const FaultHandler::AtHand& at_hand) {
+  FaultHandler& handler = *handler_;
+  if (stopping_.load(std::memory_order_acquire) || !uffd::has_messages(handler.fd()) ||
+      !buffers.reserve(handler.memory().page_size())) {
+    return;
+  }
+  switch (handler.serve_once(buffers, at_hand)) {
+    case FaultHandler::Served::idle:
+      return;
+    case FaultHandler::Served::later:
+      serve_again(std::chrono::nanoseconds(0));
+      return;
+    case FaultHandler::Served::gone:
+      end(EndState::vm_exited, {}, Vm::leave);
+      return;
+    case FaultHandler::Served::failed:
+      fail(handler.failure());
+      return;
+  }
+}
+
+void Session::worker_is_away() {
+  // Who saw this worker serve has left the uffd to it.
+  if (serving_workers_.fetch_sub(1) > 1 || stopping_.load(std::memory_order_acquire)) return;
+  engine_.rearm(id_, Role::uffd, handler_->fd(), EPOLLIN);
 }
 
 bool Session::begin_blocking() {

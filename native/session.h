@@ -64,6 +64,7 @@ class Session : public PrefetchClient, public std::enable_shared_from_this<Sessi
     connect_deadline,
     message_deadline,
     serve_again,
+    look_after_workers,
     kill_deadline
   };
 
@@ -74,7 +75,7 @@ class Session : public PrefetchClient, public std::enable_shared_from_this<Sessi
 
   // Opens the memory file, listens, starts to fetch.
   Failure start();
-  // On a demand thread, one at a time for each role except serve_again.
+  // On a demand thread, one at a time for each role except serve_again and look_after_workers.
   void on_event(Role role, ServeBuffers& buffers);
 
   // Ends the session whatever its phase; the first end counts.
@@ -89,6 +90,9 @@ class Session : public PrefetchClient, public std::enable_shared_from_this<Sessi
   const PageSource& memory_file() override { return memory_file_; }
   Ledger& ledger() override { return *ledger_; }
   const std::atomic<bool>& stopping() override { return stopping_; }
+  void worker_serves() override { serving_workers_.fetch_add(1); }
+  void serve(ServeBuffers& buffers, const FaultHandler::AtHand& at_hand) override;
+  void worker_is_away() override;
   void on_prefetched(const PrefetchReport& report) override;
   void on_filled(FaultHandler::Filled end, const Failure& failure) override;
 
@@ -101,6 +105,7 @@ class Session : public PrefetchClient, public std::enable_shared_from_this<Sessi
   void begin_serving();
   void serve(ServeBuffers& buffers);
   void serve_again(std::chrono::nanoseconds delay);
+  void watch_uffd();
   bool begin_blocking();
   void end_blocking();
   bool meet_waiting_peer();
@@ -120,8 +125,10 @@ class Session : public PrefetchClient, public std::enable_shared_from_this<Sessi
   PageSource memory_file_;
   std::atomic<bool> stopping_{false};
 
-  std::atomic<bool> again_{false};     // a serve_again is on its way
-  std::atomic<unsigned> blocking_{0};  // threads that wait for the disk
+  std::atomic<bool> again_{false};            // a serve_again is on its way
+  std::atomic<unsigned> serving_workers_{0};  // prefetch workers that look for faults
+  std::atomic<bool> looking_after_{false};    // a look_after_workers is on its way
+  std::atomic<unsigned> blocking_{0};         // threads that wait for the disk
 
   // Guards what follows, and every step from one phase to the next. Not held while faults are
   // served: handler_ is set before the uffd is watched and lives as long as the session.

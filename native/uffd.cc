@@ -1,6 +1,7 @@
 #include "uffd.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -67,6 +68,11 @@ int wake(int uffd, uint64_t address, uint64_t length) {
 int unregister(int uffd, uint64_t address, uint64_t length) {
   uffdio_range range{address, length};
   return ::ioctl(uffd, UFFDIO_UNREGISTER, &range) == 0 ? 0 : -errno;
+}
+
+bool has_messages(int uffd) {
+  pollfd wait{uffd, POLLIN, 0};
+  return ::poll(&wait, 1, 0) > 0;
 }
 
 int read_messages(int uffd, uffd_msg* messages, size_t capacity) {

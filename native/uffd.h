@@ -38,6 +38,8 @@ Result zeropage(int uffd, uint64_t address, uint64_t length);
 int wake(int uffd, uint64_t address, uint64_t length);
 int unregister(int uffd, uint64_t address, uint64_t length);
 
+// Whether there is a message to read. Costs less than a read that finds none.
+bool has_messages(int uffd);
 // Number of messages read, 0 when there are none, or a negative errno.
 int read_messages(int uffd, uffd_msg* messages, size_t capacity);
 

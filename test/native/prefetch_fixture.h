@@ -68,6 +68,9 @@ class Client : public reap::PrefetchClient {
   const reap::PageSource& memory_file() override { return restore_.memory_file; }
   reap::Ledger& ledger() override { return restore_.ledger; }
   const std::atomic<bool>& stopping() override { return stopping_; }
+  void worker_serves() override {}
+  void serve(reap::ServeBuffers&, const reap::FaultHandler::AtHand&) override {}
+  void worker_is_away() override {}
   void on_prefetched(const reap::PrefetchReport& report) override {
     CHECK(!prefetched_.is_set());
     report_ = report;

@@ -1,0 +1,177 @@
+// Prefetch workers that serve the faults of their guest between installs.
+#include <thread>
+
+#include "check.h"
+#include "prefetch_fixture.h"
+#include "prefetcher.h"
+#include "vmm_fixture.h"
+
+namespace {
+
+using fixture::Counter;
+using fixture::Restore;
+using fixture::Shape;
+using Filled = reap::FaultHandler::Filled;
+
+// A restore whose only servers are prefetch workers.
+class WorkersAlone : public fixture::Client {
+ public:
+  explicit WorkersAlone(Restore& restore) : Client(restore) {}
+  void worker_serves() override { ++serving; }
+  void serve(reap::ServeBuffers& buffers, const reap::FaultHandler::AtHand& at_hand) override {
+    CHECK(buffers.reserve(handler().memory().page_size()));
+    handler().serve_once(buffers, at_hand);
+    ++looks;
+  }
+  void worker_is_away() override { --serving; }
+
+  std::atomic<int> serving{0};
+  std::atomic<int> looks{0};
+};
+
+constexpr uint32_t kPages = 160;
+
+Shape shape_of_many() {
+  Shape shape;
+  shape.region_pages = {kPages};
+  return shape;
+}
+
+// One group with every second page of memory.
+std::vector<fixture::Group> every_second_page() {
+  fixture::Group group;
+  for (uint32_t page = 0; page < kPages; page += 2) group.push_back({page, 1});
+  return {group};
+}
+
+// Holds the first install until `vcpu` has faulted on `page`, and sees it served.
+void fault_beside_the_first_install(Restore& restore, WorkersAlone& client, uint64_t page,
+                                    reap::Prefetcher& prefetcher, reap::Plan plan) {
+  fixture::Hold hold;
+  reap::hooks::before_prefetch_install = hold.hook();
+  const std::shared_ptr<WorkersAlone> owned(&client, [](WorkersAlone*) {});
+  prefetcher.start(owned, std::make_shared<const reap::Plan>(std::move(plan)));
+  prefetcher.connected(&client);
+  hold.wait_until_held();
+  CHECK_EQ(client.serving, 1);
+  std::thread vcpu([&] { CHECK(restore.has_file_bytes(page)); });
+  fixture::eventually([&] { return restore.guest.faults_pending() == 1; });
+  hold.release();
+  client.wait_for_prefetched();
+  vcpu.join();
+  CHECK_EQ(client.serving, 0);
+}
+
+}  // namespace
+
+TEST(a_worker_serves_a_late_fault_from_the_group_that_it_installs) {
+  fixture::Hooks hooks;
+  Restore restore(shape_of_many());
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  // The memory file's pages would have to be read from the disk, for which no worker waits.
+  reap::hooks::is_cold = [] { return true; };
+  WorkersAlone client(restore);
+  reap::Prefetcher prefetcher(1);
+  fault_beside_the_first_install(restore, client, kPages - 2, prefetcher,
+                                 write_working_set(restore, every_second_page()));
+  CHECK_EQ(restore.get(Counter::faults), 1);
+  CHECK_EQ(restore.get(Counter::bytes_read), kPages / 2 * 4096);
+  // Not by the prefetch: the page was there when its turn came.
+  CHECK_EQ(client.wait_for_prefetched().pages, kPages / 2 - 1);
+  CHECK_EQ(restore.get(Counter::installed), kPages / 2);
+  for (uint64_t page = 0; page < kPages; page += 2) CHECK(restore.guest.is_present(page));
+}
+
+TEST(a_worker_serves_a_fault_on_another_page_from_the_page_cache) {
+  fixture::Hooks hooks;
+  Restore restore(shape_of_many());
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  WorkersAlone client(restore);
+  reap::Prefetcher prefetcher(1);
+  const uint64_t page = kPages - 1;
+  std::vector<uint8_t> warm(4096);
+  CHECK_EQ(restore.memory_file.read(page * 4096, warm.data(), warm.size()).err, 0);
+  fault_beside_the_first_install(restore, client, page, prefetcher,
+                                 write_working_set(restore, every_second_page()));
+  CHECK_EQ(restore.get(Counter::faults), 1);
+  CHECK_EQ(client.wait_for_prefetched().pages, kPages / 2);
+  CHECK(restore.guest.is_present(page));
+}
+
+TEST(a_page_that_was_removed_is_not_served_from_the_group_at_hand) {
+  fixture::Hooks hooks;
+  Restore restore(shape_of_many());
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  WorkersAlone client(restore);
+  reap::Prefetcher prefetcher(1);
+  fixture::Hold hold;
+  reap::hooks::before_prefetch_install = hold.hook();
+  const std::shared_ptr<WorkersAlone> owned(&client, [](WorkersAlone*) {});
+  prefetcher.start(
+      owned, std::make_shared<const reap::Plan>(write_working_set(restore, every_second_page())));
+  prefetcher.connected(&client);
+  hold.wait_until_held();
+  std::thread vcpu([&] {
+    // Returns when the worker has read the event.
+    CHECK(restore.guest.remove(kPages - 2));
+    CHECK(restore.is_zero(kPages - 2));
+  });
+  fixture::eventually([&] { return restore.guest.remove_is_pending(); });
+  hold.release();
+  client.wait_for_prefetched();
+  // The worker may be through before the guest asks.
+  reap::ServeBuffers buffers;
+  CHECK(buffers.reserve(4096));
+  std::atomic<bool> joined{false};
+  std::thread server([&] {
+    while (!joined) restore.handler->serve_once(buffers, nullptr);
+  });
+  vcpu.join();
+  joined = true;
+  server.join();
+  CHECK_EQ(restore.get(Counter::removed), 1);
+}
+
+TEST(workers_look_for_faults_again_and_again_in_a_long_extent) {
+  Restore restore(shape_of_many());
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  WorkersAlone client(restore);
+  reap::Prefetcher prefetcher(1);
+  const std::shared_ptr<WorkersAlone> owned(&client, [](WorkersAlone*) {});
+  prefetcher.start(owned,
+                   std::make_shared<const reap::Plan>(write_working_set(restore, {{{0, kPages}}})));
+  prefetcher.connected(&client);
+  client.wait_for_prefetched();
+  CHECK_EQ(client.looks, static_cast<int>(kPages / 32));
+}
+
+// A worker that serves may lose its core. Demand threads leave the userfaultfd to it, and come
+// back.
+TEST(a_guest_whose_worker_does_not_run_is_served_all_the_same) {
+  fixture::Hooks hooks;
+  Restore restore;
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  fixture::EngineRun run;
+  reap::SessionOptions options;
+  options.socket_path = restore.directory.path("uffd.sock");
+  options.memory_file = restore.path;
+  options.kill_vm = false;
+  options.plan =
+      std::make_shared<const reap::Plan>(write_working_set(restore, {{{0, 1}, {2, 1}, {4, 1}}}));
+  options.plan_is_for = restore.memory_file.stamp();
+  fixture::Hold hold;
+  reap::hooks::before_prefetch_install = hold.hook();
+  const fixture::EngineRun::Opened session = run.open(options);
+  const reap::UniqueFd connection = fixture::connect_to(options.socket_path);
+  CHECK(fixture::send(connection.get(), fixture::handshake_text(restore.guest, 4096),
+                      {restore.guest.uffd()}));
+  hold.wait_until_held();
+  // The first fault finds the userfaultfd watched, the others find it left to the worker.
+  for (const uint64_t page : {9, 2, 11, 0, 13}) CHECK(restore.has_file_bytes(page));
+  hold.release();
+  run.wait(reap::Event::Kind::prefetched, session.id);
+  // And watched again when the worker has gone.
+  for (const uint64_t page : {15, 17, 4}) CHECK(restore.has_file_bytes(page));
+  CHECK(run.close(session.id, false));
+  run.wait_for_end(session.id);
+}
