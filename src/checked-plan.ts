@@ -1,5 +1,15 @@
+import type { BigIntStats } from 'node:fs'
+import { stat } from 'node:fs/promises'
 import { ReapTraceError } from './errors.js'
-import { checkIdentity, checkSize, type FileStamp, stampOf, statMemoryFile } from './snapshot.js'
+import {
+  checkIdentity,
+  checkSize,
+  type FileStamp,
+  isSettled,
+  stamp,
+  stampOf,
+  statMemoryFile,
+} from './snapshot.js'
 import { type Plan, planOf, WorkingSet } from './working-set.js'
 
 /** A working set that is sound, and the memory file that it was held against. */
@@ -17,7 +27,7 @@ export async function planFor(
   workingSet: WorkingSet | string,
   memoryFile: string,
 ): Promise<CheckedPlan> {
-  const set = typeof workingSet === 'string' ? await WorkingSet.read(workingSet) : workingSet
+  const set = typeof workingSet === 'string' ? await readOnce(workingSet) : workingSet
   const plan = planOf(set)
   if (plan) {
     const { path, pageSize, groups, extents } = plan
@@ -37,6 +47,38 @@ export async function planFor(
     extents: new Uint8Array(extents.buffer),
     isFor: stampOf(stats),
   }
+}
+
+/** What was read of files, by path, the least recently used first. */
+const recent = new Map<string, { readonly name: string; readonly set: WorkingSet }>()
+const MOST_RECENT_BYTES = 32 * 2 ** 20
+
+/**
+ * {@link WorkingSet.read}, which takes longer than all else that `serve()` does, once for each state
+ * of a file. The pages' bytes are not in memory: the engine reads and checks them each time.
+ */
+async function readOnce(path: string): Promise<WorkingSet> {
+  const state = (): Promise<BigIntStats | undefined> =>
+    stat(path, { bigint: true }).catch(() => undefined)
+  const before = await state()
+  const name = before && stamp(before)
+  const there = recent.get(path)
+  recent.delete(path)
+  if (there && there.name === name) {
+    recent.set(path, there)
+    return there.set
+  }
+  const set = await WorkingSet.read(path)
+  const after = await state()
+  if (name && after && stamp(after) === name && isSettled(after)) {
+    recent.set(path, { name, set })
+    let bytes = 0
+    for (const [other, { set }] of [...recent].reverse()) {
+      bytes += planOf(set)?.extents.buffer.byteLength ?? 0
+      if (bytes > MOST_RECENT_BYTES) recent.delete(other)
+    }
+  }
+  return set
 }
 
 /** Whether an error is the working set's, so that a restore can go on without it. */

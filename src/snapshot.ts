@@ -133,14 +133,15 @@ export type FileStamp = BigUint64Array
 export const stampOf = ({ dev, ino, size, mtimeNs, ctimeNs }: BigIntStats): FileStamp =>
   BigUint64Array.of(dev, ino, size, mtimeNs, ctimeNs)
 
-const stamp = ({ dev, ino, size, mtimeNs, ctimeNs }: BigIntStats) =>
+/** The same in one word. */
+export const stamp = ({ dev, ino, size, mtimeNs, ctimeNs }: BigIntStats) =>
   [dev, ino, size, mtimeNs, ctimeNs].join(':')
 
 /**
  * Whether a later write must show in the times: one within the kernel's clock tick (10 ms at the
  * most) of the last does not.
  */
-const isSettled = ({ mtimeMs, ctimeMs }: BigIntStats) =>
+export const isSettled = ({ mtimeMs, ctimeMs }: BigIntStats) =>
   BigInt(Date.now()) - (mtimeMs > ctimeMs ? mtimeMs : ctimeMs) > 100n
 
 const RECORD_AGAIN = 'Record the working set again from this snapshot.'
