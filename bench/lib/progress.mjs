@@ -11,10 +11,13 @@ export class Progress {
     this.#stream = stream
   }
 
-  /** `share` of the whole, from 0 to 1, where it is known. */
-  say(text, share) {
+  /** `share` of the whole, from 0 to 1, and the milliseconds that are left, where they are known. */
+  say(text, share, leftMs) {
+    const left = leftMs === undefined ? '' : `, ${this.#duration(leftMs)} left`
     const line =
-      share === undefined ? text : `${String(Math.round(share * 100)).padStart(3)} % · ${text}`
+      share === undefined
+        ? text
+        : `${String(Math.round(share * 100)).padStart(3)} %${left} · ${text}`
     if (this.#stream.isTTY) {
       this.#stream.write(`${CLEAR}${line.slice(0, (this.#stream.columns ?? 80) - 1)}`)
       this.#drawn = true
@@ -24,8 +27,19 @@ export class Progress {
     }
   }
 
+  /** A line that stays. */
+  note(text) {
+    this.end()
+    this.#stream.write(`${text}\n`)
+  }
+
   end() {
     if (this.#drawn) this.#stream.write(CLEAR)
     this.#drawn = false
+  }
+
+  #duration(ms) {
+    const seconds = Math.round(ms / 1000)
+    return seconds < 100 ? `${seconds} s` : `${Math.round(seconds / 60)} min`
   }
 }

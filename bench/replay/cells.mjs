@@ -8,11 +8,25 @@ const MIB = 2 ** 20
 const options = [
   { pattern: 'linux', setBytes: 10 * MIB, memoryBytes: 128 * MIB },
   { pattern: 'linux', setBytes: 64 * MIB, memoryBytes: 512 * MIB },
+  { pattern: 'linux', setBytes: 256 * MIB, memoryBytes: 1024 * MIB },
   { pattern: 'linux', setBytes: 1024 * MIB, memoryBytes: 2048 * MIB },
   ...[1, 3, 16, 256].map((pattern) => ({ pattern, setBytes: 64 * MIB, memoryBytes: 512 * MIB })),
 ]
 export const scenes = new Map(options.map((scene) => [sceneName(scene), scene]))
-export const [small, middle, large] = /** @type {[string, string, string]} */ ([...scenes.keys()])
+export const [small, middle, large, huge] = /** @type {[string, string, string, string]} */ ([
+  ...scenes.keys(),
+])
+/** Scenes of one trace in several sizes, for the chart. */
+export const sizes = [small, middle, large, huge]
+const runs3 = 'runs-3-64-of-512'
+const isLarge = (/** @type {string} */ scene) => scene === large || scene === huge
+
+/** What a process restores before it is measured. */
+export const warmUpScene = /** @type {const} */ ({
+  pattern: 'linux',
+  setBytes: 32 * MIB,
+  memoryBytes: 64 * MIB,
+})
 
 /**
  * @typedef {object} Cell
@@ -24,7 +38,6 @@ export const [small, middle, large] = /** @type {[string, string, string]} */ ([
  * @property {boolean} [paused]
  * @property {boolean} [busy]
  * @property {number} [concurrent]
- * @property {boolean} [large]
  */
 
 /** @param {Omit<Cell, 'name'>} cell @returns {Cell} */
@@ -42,32 +55,36 @@ const cell = ({ scene, guest, arm, cache, ...more }) => {
   }
 }
 
-const caches = /** @type {const} */ (['cold', 'warm'])
-const guests = /** @type {const} */ (['process', 'kvm'])
-const arms = /** @type {const} */ (['kernel-file', 'on-demand', 'reap', 'working-set'])
+export const caches = /** @type {const} */ (['cold', 'warm'])
+export const arms = /** @type {const} */ (['kernel-file', 'on-demand', 'reap', 'working-set'])
+
+/** Cells that are compared stand side by side, and so come one after the other. */
+const ofScene = (/** @type {string} */ scene, /** @type {Cell['guest']} */ guest) =>
+  caches.flatMap((cache) => [
+    cell({ scene, guest, arm: 'kernel-file', cache }),
+    ...(scene === middle && guest === 'process' && cache === 'warm'
+      ? [cell({ scene, guest, arm: 'record', cache })]
+      : []),
+    cell({ scene, guest, arm: 'on-demand', cache }),
+    cell({ scene, guest, arm: 'reap', cache }),
+    // With a cold page cache it would be a slower REAP.
+    ...(cache === 'warm' && !isLarge(scene)
+      ? [cell({ scene, guest, arm: 'reap-cached', cache })]
+      : []),
+    cell({ scene, guest, arm: 'working-set', cache }),
+    ...(scene === middle && guest === 'process' && cache === 'warm'
+      ? [cell({ scene, guest, arm: 'working-set', busy: true, cache })]
+      : []),
+    // The engine alone: the guest does not run before its working set is there.
+    ...(guest === 'process' && sizes.includes(scene)
+      ? [cell({ scene, guest, arm: 'working-set', paused: true, cache })]
+      : []),
+  ])
 
 /** @type {readonly Cell[]} */
 export const cells = [
-  // The question of a user: from the restore request to the response.
-  ...[...scenes.keys()]
-    .filter((scene) => scene !== large)
-    .flatMap((scene) =>
-      guests.flatMap((guest) =>
-        caches.flatMap((cache) => arms.map((arm) => cell({ scene, guest, arm, cache }))),
-      ),
-    ),
-  // The engine alone: the guest does not run before its working set is there.
-  ...[small, middle].flatMap((scene) =>
-    caches.map((cache) =>
-      cell({ scene, guest: 'process', arm: 'working-set', paused: true, cache }),
-    ),
-  ),
-  {
-    ...cell({ scene: large, guest: 'process', arm: 'working-set', paused: true, cache: 'warm' }),
-    large: true,
-  },
-  cell({ scene: middle, guest: 'process', arm: 'record', cache: 'warm' }),
-  cell({ scene: middle, guest: 'process', arm: 'working-set', busy: true, cache: 'warm' }),
+  ...[...scenes.keys()].flatMap((scene) => ofScene(scene, 'process')),
+  ...[middle, runs3].flatMap((scene) => ofScene(scene, 'kvm')),
   cell({
     scene: small,
     guest: 'process',
@@ -77,6 +94,14 @@ export const cells = [
     cache: 'warm',
   }),
 ]
+
+/** The part of them that has every ratio but that of 1 GiB, in two minutes. */
+export const isQuick = (/** @type {Cell} */ { scene, guest, arm }) =>
+  scene === small || scene === middle || (scene === runs3 && guest === 'process' && arm !== 'reap')
+
+/** How often: those that take long are measured in each third round. */
+export const isInRound = (/** @type {string} */ scene, /** @type {number} */ round) =>
+  !isLarge(scene) || round % 3 === 0
 
 /** @param {Partial<Cell>} wanted */
 export const nameOf = (wanted) =>

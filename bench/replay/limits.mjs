@@ -1,18 +1,15 @@
 // @ts-check
-// What the machine can do at best, and the cost of one served fault against the plainest handler.
+// What the machine can do at best, and the cost of one served fault against the plainest handler:
+// one sample of each, to be taken in turns with the arms.
 import { execFile } from 'node:child_process'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { serve } from '../../dist/index.js'
 import { root } from '../lib/machine.mjs'
 
-const program = join(root, 'build/bench/reap-bench')
+const MANY_PAGES = 2 ** 15
 
-/**
- * @typedef {object} Limits
- * @property {Record<string, { installMs: number, readMs: number }>} scenes
- * @property {{ bareUs: number, oursUs: number, bareP99Us: number, oursP99Us: number }} fault
- */
+const program = join(root, 'build/bench/reap-bench')
 
 /**
  * @param {readonly string[]} words
@@ -24,24 +21,26 @@ async function run(words, signal) {
 }
 
 /**
- * @param {readonly import('./scene.mjs').Scene[]} scenes
- * @param {{ cache: import('../lib/page-cache.mjs').PageCache, folder: string, signal: AbortSignal }} context
- * @returns {Promise<Limits>}
+ * Milliseconds by number of threads for installs, and by threads and size of a read for reads.
+ * @param {import('./scene.mjs').Scene} scene
+ * @param {AbortSignal} signal
+ * @returns {Promise<{ install: Record<string, number>, read: Record<string, number> }>}
  */
-export async function limitsOf(scenes, { cache, folder, signal }) {
-  const found = /** @type {Limits['scenes']} */ ({})
-  for (const { name, memoryFile, pageList, reapPages } of scenes) {
-    await cache.set('warm', [memoryFile])
-    const install = await run(
-      ['limit-install', '--memory', memoryFile, '--pages', pageList],
-      signal,
-    )
-    const read = await run(['limit-read', '--file', reapPages], signal)
-    found[name] = { installMs: install.best.medianUs / 1000, readMs: read.best.medianUs / 1000 }
+export async function limitsOf({ memoryFile, pageList, reapPages, pages }, signal) {
+  // The first one gets its memory from the machine's hypervisor; later ones tell of the kernel.
+  const repetitions = pages > MANY_PAGES ? '2' : '5'
+  const install = await run(
+    ['limit-install', '--memory', memoryFile, '--pages', pageList, '--repetitions', repetitions],
+    signal,
+  )
+  const ways = ['--threads', '1,2,4', '--blocks', `${2 ** 20},${2 ** 23}`, '--repetitions', '1']
+  const read = await run(['limit-read', '--file', reapPages, ...ways], signal)
+  const table = (/** @type {any[]} */ results, /** @type {(result: any) => string} */ nameOf) =>
+    Object.fromEntries(results.map((result) => [nameOf(result), result.medianUs / 1000]))
+  return {
+    install: table(install.results, ({ threads }) => `${threads}`),
+    read: table(read.results, ({ threads, blockBytes }) => `${threads} × ${blockBytes}`),
   }
-  const scene = scenes[0]
-  if (!scene) throw new TypeError('no cell has that name')
-  return { scenes: found, fault: await faultCost(scene, folder, signal) }
 }
 
 /**
@@ -50,22 +49,16 @@ export async function limitsOf(scenes, { cache, folder, signal }) {
  * @param {string} folder
  * @param {AbortSignal} signal
  */
-async function faultCost({ memoryFile }, folder, signal) {
-  const rounds = /** @type {{ bare: any, ours: any }[]} */ ([])
-  for (let round = 0; round < 5; round++) {
-    const bare = await run(['limit-fault', '--repetitions', '1'], signal)
-    const socketPath = join(folder, `fault-${round}.sock`)
-    const handler = await serve({ socketPath, memoryFile, record: false })
-    const ours = await run(['touch', '--socket', socketPath, '--memory', memoryFile], signal)
-    await handler.close()
-    rounds.push({ bare, ours })
-  }
-  const median = (/** @type {number[]} */ values) =>
-    /** @type {number} */ (values.sort((a, b) => a - b)[Math.floor(values.length / 2)])
+export async function faultCostOf({ memoryFile }, folder, signal) {
+  const bare = await run(['limit-fault', '--repetitions', '1'], signal)
+  const socketPath = join(folder, 'fault.sock')
+  const handler = await serve({ socketPath, memoryFile, record: false })
+  const ours = await run(['touch', '--socket', socketPath, '--memory', memoryFile], signal)
+  await handler.close()
   return {
-    bareUs: median(rounds.map(({ bare }) => bare.sleeping.p50.medianUs)),
-    oursUs: median(rounds.map(({ ours }) => ours.p50Us)),
-    bareP99Us: median(rounds.map(({ bare }) => bare.sleeping.p99.medianUs)),
-    oursP99Us: median(rounds.map(({ ours }) => ours.p99Us)),
+    bareUs: bare.sleeping.p50.medianUs,
+    bareP99Us: bare.sleeping.p99.medianUs,
+    oursUs: ours.p50Us,
+    oursP99Us: ours.p99Us,
   }
 }

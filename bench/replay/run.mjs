@@ -11,14 +11,13 @@ const programs = {
 /**
  * One sample of a cell, measured by a process of its own.
  * @param {import('./cells.mjs').Cell} cell
- * @param {import('./scene.mjs').Scene} scene
- * @param {string} folder
+ * @param {{ scene: import('./scene.mjs').Scene, warmUp: import('./scene.mjs').Scene, folder: string }} parts
  * @param {AbortSignal} signal
  * @returns {Promise<Record<string, number>>}
  */
-export async function takeSample(cell, scene, folder, signal) {
+export async function takeSample(cell, parts, signal) {
   const program = cell.concurrent ? programs.many : programs.one
-  const request = JSON.stringify({ ...cell, scene, folder })
+  const request = JSON.stringify({ ...cell, ...parts })
   const { stdout } = await promisify(execFile)(
     process.execPath,
     ['--expose-gc', program, request],

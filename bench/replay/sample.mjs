@@ -2,30 +2,33 @@
 // One restore of a replayed guest, in a process of its own: the scene and the arm come as JSON in the
 // argument, the sample goes to stdout. Times are milliseconds from the restore request, which finds
 // the VMM started and waiting for its snapshot, as pooled ones are.
-import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { performance } from 'node:perf_hooks'
-import { serve, Trace, WorkingSet } from '../../dist/index.js'
+import { serve } from '../../dist/index.js'
 import { KvmGuest } from '../../test/kvm-guest.mjs'
 import { onOurClock, ReapHandler } from '../lib/reap-handler.mjs'
 
 /**
- * @typedef {'kernel-file' | 'on-demand' | 'record' | 'reap' | 'working-set'} Arm
+ * @typedef {'kernel-file' | 'on-demand' | 'record' | 'reap' | 'reap-cached' | 'working-set'} Arm
  *
  * @typedef {object} Request
  * @property {import('./scene.mjs').Scene} scene
+ * @property {import('./scene.mjs').Scene} warmUp another one
  * @property {Arm} arm
  * @property {string} folder for sockets
- * @property {'cold' | 'warm'} cache
  * @property {'kvm' | 'process'} guest
  * @property {boolean} [paused] the guest does not run before its working set is there
  * @property {boolean} [busy] the JavaScript thread is blocked for a second from the request on
  * @property {number} [vcpus]
  */
 
+/** Restores after which the next takes no longer than the one before. */
+const WARM_UPS = 8
+const WARM_UP_GUESTS = 2
+
 /** @type {Request} */
 const request = JSON.parse(process.argv[2] ?? '{}')
-const { scene, arm, guest, cache, folder, paused = false, busy = false, vcpus = 1 } = request
+const { scene, arm, guest, folder, paused = false, busy = false, vcpus = 1 } = request
 const socketPath = join(folder, `${process.pid}.sock`)
 const { memoryFile } = scene
 
@@ -40,16 +43,21 @@ const vm = new KvmGuest({
 })
 await vm.event('ready')
 
-/** An orchestrator has served before: its code is compiled and the engine's threads are there. */
+/**
+ * An orchestrator has restored before, though not this snapshot: its code is compiled, and the
+ * engine's threads and buffers are there.
+ */
 async function warmUp() {
-  const small = join(folder, `${process.pid}.memory`)
-  const set = join(folder, `${process.pid}.working-set`)
-  await writeFile(small, Buffer.alloc(16 * 4096, 1))
-  const pages = Uint32Array.from({ length: 16 }, (_, i) => i)
-  const trace = new Trace({ pageSize: 4096, memoryBytes: 16 * 4096, pages, timesUs: pages })
-  await WorkingSet.fromTraces([trace]).write(set, { memoryFile: small })
-  for (let i = 0; i < 5; i++) {
-    await (await serve({ socketPath, memoryFile: small, workingSet: set })).close()
+  const { memoryFile, trace, workingSet } = request.warmUp
+  for (let i = 0; i < WARM_UPS; i++) {
+    const handler = await serve({ socketPath, memoryFile, workingSet })
+    if (i < WARM_UP_GUESTS) {
+      const other = new KvmGuest({ memoryFile, trace, socketPath, threads: true, pause: ['done'] })
+      await other.event('done')
+      await handler.prefetched
+      await other.kill()
+    }
+    await handler.close()
   }
 }
 
@@ -60,12 +68,12 @@ const options = {
 }
 
 async function run() {
-  if (arm === 'reap') {
+  if (arm === 'reap' || arm === 'reap-cached') {
     const handler = await ReapHandler.start({
       ...scene,
       socketPath,
       pages: scene.reapPages,
-      fetch: cache === 'warm' ? 'cached' : 'direct',
+      fetch: arm === 'reap' ? 'direct' : 'cached',
     })
     const startedAt = handler.listeningAt
     await handler.fetched

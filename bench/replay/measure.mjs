@@ -1,0 +1,113 @@
+// @ts-check
+// Takes the samples: arms and limits in turns, round after round.
+import { constants } from 'node:fs'
+import { access } from 'node:fs/promises'
+import { cells, isInRound, isQuick, middle, scenes, warmUpScene } from './cells.mjs'
+import { faultCostOf, limitsOf } from './limits.mjs'
+import { takeSample } from './run.mjs'
+import { filesOf, prepareScene, sceneName } from './scene.mjs'
+
+/** @param {{ only: string, quick: boolean }} options */
+export const chooseCells = ({ only, quick }) =>
+  cells.filter((cell) => cell.name.includes(only) && (!quick || isQuick(cell)))
+
+/** @param {string} path */
+const mayOpen = (path) =>
+  access(path, constants.R_OK | constants.W_OK).then(
+    () => true,
+    () => false,
+  )
+
+/**
+ * Ends early, with what it has, when `signal` is aborted.
+ *
+ * @param {readonly import('./cells.mjs').Cell[]} chosen
+ * @param {object} context
+ * @param {number} context.rounds
+ * @param {string} context.scenesFolder
+ * @param {string} context.folder for sockets
+ * @param {import('../lib/page-cache.mjs').PageCache} context.cache
+ * @param {import('../lib/progress.mjs').Progress} context.progress
+ * @param {AbortSignal} context.signal
+ * @returns {Promise<Omit<import('./report.mjs').Measured, 'machine'>>}
+ */
+export async function measure(chosen, context) {
+  const { rounds, scenesFolder, folder, cache, progress, signal } = context
+  let wanted = [...chosen]
+  if (wanted.some(({ guest }) => guest === 'kvm') && !(await mayOpen('/dev/kvm'))) {
+    progress.note(
+      'skipped: the cells with a guest of KVM, which need /dev/kvm readable and writable',
+    )
+    wanted = wanted.filter(({ guest }) => guest !== 'kvm')
+  }
+  if (wanted.length === 0) throw new TypeError('no cell has that name: --list shows them')
+
+  /** @type {Map<string, import('./scene.mjs').Scene>} */
+  const prepared = new Map()
+  const prepare = async (/** @type {import('./scene.mjs').SceneOptions} */ options) => {
+    progress.say(`making ${sceneName(options)}`)
+    const scene = await prepareScene(options, scenesFolder)
+    signal.throwIfAborted()
+    return scene
+  }
+  const warmUp = await prepare(warmUpScene)
+  for (const name of new Set(wanted.map((cell) => cell.scene))) {
+    const options = scenes.get(name)
+    if (!options) throw new Error(`no scene ${name}`)
+    prepared.set(name, await prepare(options))
+  }
+  await cache.set('warm', [warmUp.memoryFile, warmUp.workingSet])
+
+  const measured = {
+    scenes: [...prepared.values()],
+    samples: /** @type {import('./report.mjs').Sample[]} */ ([]),
+    limits: /** @type {import('./report.mjs').Limit[]} */ ([]),
+    faults: /** @type {import('./report.mjs').FaultCost[]} */ ([]),
+  }
+  /** @param {import('./cells.mjs').Cell} cell @param {number} round */
+  const sampleCell = async (cell, round) => {
+    const scene = /** @type {import('./scene.mjs').Scene} */ (prepared.get(cell.scene))
+    await cache.set(cell.cache, filesOf(scene))
+    const sample = await takeSample(cell, { scene, warmUp, folder }, signal)
+    measured.samples.push({ cell: cell.name, round, ...sample })
+  }
+  /** @param {import('./scene.mjs').Scene} scene @param {number} round */
+  const sampleLimits = async (scene, round) => {
+    await cache.set('warm', [scene.memoryFile])
+    measured.limits.push({ scene: scene.name, round, ...(await limitsOf(scene, signal)) })
+    if (scene.name !== middle) return
+    measured.faults.push({ round, ...(await faultCostOf(scene, folder, signal)) })
+  }
+
+  /** @param {number} round */
+  const stepsOf = (round) => {
+    const steps = measured.scenes
+      .filter(({ name }) => isInRound(name, round))
+      .flatMap((scene) => [
+        ...wanted
+          .filter((cell) => cell.scene === scene.name)
+          .map((cell) => ({ name: cell.name, take: () => sampleCell(cell, round) })),
+        { name: `limits of ${scene.name}`, take: () => sampleLimits(scene, round) },
+      ])
+    // Each comes before its neighbours in one round and behind them in the next.
+    return round % 2 === 0 ? steps : steps.reverse()
+  }
+  const all = Array.from({ length: rounds }, (_, round) => ({ round, steps: stepsOf(round) }))
+  const total = all.reduce((sum, { steps }) => sum + steps.length, 0)
+  const startedAt = Date.now()
+  let done = 0
+  try {
+    for (const { round, steps } of all) {
+      for (const { name, take } of steps) {
+        signal.throwIfAborted()
+        const left = done === 0 ? undefined : ((Date.now() - startedAt) / done) * (total - done)
+        progress.say(`round ${round + 1} of ${rounds}, ${name}`, done / total, left)
+        await take()
+        done++
+      }
+    }
+  } catch (error) {
+    if (!signal.aborted) throw error
+  }
+  return measured
+}

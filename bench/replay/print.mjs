@@ -1,0 +1,57 @@
+// @ts-check
+// A report as text.
+
+const figure = (/** @type {number | undefined} */ value, digits = 1) =>
+  value === undefined || !Number.isFinite(value)
+    ? '–'
+    : value.toLocaleString('en-US', {
+        minimumFractionDigits: digits,
+        maximumFractionDigits: digits,
+      })
+
+/**
+ * @param {import('./report.mjs').Report} report
+ * @param {{ write(text: string): unknown }} stream
+ */
+export function printReport({ machine, ratios, limits, results }, stream) {
+  const line = (text = '') => stream.write(`${text}\n`)
+  const width = Math.max(24, ...Object.keys(results).map((name) => name.length))
+  const row = (/** @type {string} */ name, /** @type {readonly string[]} */ values) =>
+    line(`${name.padEnd(width)}${values.map((value) => value.padStart(10)).join('')}`)
+
+  row('ms', ['median', 'p25', 'p75', 'p99', 'faults', 'rounds'])
+  for (const [name, { responseMs, sinceConnectMs, faults }] of Object.entries(results)) {
+    const shown = name.includes('paused') ? sinceConnectMs : responseMs
+    if (!shown) continue
+    const { median, p25, p75, p99, samples } = shown
+    const times = [median, p25, p75, p99].map((value) => figure(value))
+    row(name, [...times, figure(faults?.median, 0), `${samples}`])
+  }
+  line(
+    '\npaused: from the handshake to the last page; else from the restore request to the response',
+  )
+
+  for (const [name, { installMs, readMs }] of Object.entries(limits.scenes)) {
+    line(
+      `limits of ${name}: install ${figure(installMs.median)} ms (${installMs.way} threads), ` +
+        `read ${figure(readMs.median)} ms (${readMs.way} bytes)`,
+    )
+  }
+  const { bareUs, oursUs, bareP99Us, oursP99Us } = limits.fault
+  line(
+    `a served fault, p50 (p99): ours ${figure(oursUs?.median)} (${figure(oursP99Us?.median)}) µs, ` +
+      `the plainest handler ${figure(bareUs?.median)} (${figure(bareP99Us?.median)}) µs\n`,
+  )
+  for (const [name, { value, p25, p75, bound, target, met }] of Object.entries(ratios)) {
+    const spread = `(${figure(p25, 2)} to ${figure(p75, 2)})`
+    const aim = bound ? `${bound} ${target}${met ? '' : '   missed'}` : ''
+    line(
+      `${name.padEnd(24)}${figure(value, 2).padStart(12)}  ${spread.padEnd(24)}  ${aim}`.trimEnd(),
+    )
+  }
+  line(
+    `\n${Object.entries(machine)
+      .map(([name, value]) => `${name}: ${value}`)
+      .join(', ')}`,
+  )
+}
