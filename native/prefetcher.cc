@@ -1,7 +1,6 @@
 #include "prefetcher.h"
 
 #include <pthread.h>
-#include <sched.h>
 
 #include <algorithm>
 #include <chrono>
@@ -19,23 +18,12 @@ using Filled = FaultHandler::Filled;
 constexpr size_t kPoolBuffers = 24;
 constexpr auto kNoMemoryPatience = std::chrono::seconds(2);
 
-// Makes this thread go on on another core than `core`, where it may; it may come back later.
-void leave_core(int core) {
-  cpu_set_t allowed;
-  if (::sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;  // more cores than 1024
-  cpu_set_t others = allowed;
-  CPU_CLR(static_cast<size_t>(core), &others);
-  if (CPU_COUNT(&others) == 0 || ::sched_setaffinity(0, sizeof others, &others) != 0) return;
-  ::sched_setaffinity(0, sizeof allowed, &allowed);
-}
-
 }  // namespace
 
 Prefetcher::Prefetcher(unsigned workers) {
   for (size_t i = 0; i < kPoolBuffers; ++i) {
     if (Mapping buffer = Mapping::buffer(kBufferBytes)) pool_.push_back(std::move(buffer));
   }
-  for (unsigned i = 0; i < workers; ++i) core_of_worker_.emplace_back(-1);
   for (unsigned i = 0; i < workers; ++i) workers_.emplace_back([this, i] { work(i); });
 }
 
@@ -133,29 +121,13 @@ void Prefetcher::work(unsigned index) {
       ++job->busy;
       busy_workers_.fetch_add(1, std::memory_order_relaxed);
       lock.unlock();
-      keep_apart(index);
       perform(task, bench);
-      core_of_worker_[index] = -1;
       lock.lock();
       busy_workers_.fetch_sub(1, std::memory_order_relaxed);
       --job->busy;
       settle(task);
     }
     end_if_over(job, lock);
-  }
-}
-
-// Workers are woken together, and the scheduler may put both on one core, where they take turns
-// beside an idle one: 30 ms of a restore that takes 20, until its load balancer comes by
-// (Linux 6.18 with 2 cores, in one of 25 restores).
-void Prefetcher::keep_apart(unsigned index) {
-  const int core = ::sched_getcpu();
-  core_of_worker_[index] = core;
-  for (unsigned other = 0; other < core_of_worker_.size(); ++other) {
-    if (other == index || core_of_worker_[other] != core) continue;
-    leave_core(core);
-    core_of_worker_[index] = ::sched_getcpu();
-    return;
   }
 }
 

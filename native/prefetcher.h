@@ -121,7 +121,6 @@ class Prefetcher {
   using Jobs = std::list<std::unique_ptr<Job>>;
 
   void work(unsigned index);
-  void keep_apart(unsigned index);
   bool next_task(Task* task);
   bool task_of(Job& job, Task* task);
   static bool needs_blocks(const Job& job) {
@@ -148,7 +147,6 @@ class Prefetcher {
   std::vector<Mapping> pool_;  // buffers to fetch into before the handshake
   bool stopping_ = false;
   std::atomic<unsigned> busy_workers_{0};
-  std::deque<std::atomic<int>> core_of_worker_;  // where its task began; -1 when it has none
   std::vector<std::thread> workers_;
 };
 
