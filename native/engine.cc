@@ -185,11 +185,15 @@ void Engine::dispatch(Token token, ServeBuffers& buffers) {
   }
 }
 
+bool Engine::has_core_to_spare() const {
+  // One is the guest's.
+  return spinning_.load(std::memory_order_relaxed) + prefetcher_->busy_workers() + 1 < cores();
+}
+
 Engine::Spin::Spin(Engine& engine) : engine_(engine) {
   // A spinning thread may not take the core that the guest or a fetch needs.
-  const unsigned busy = engine_.spinning_.fetch_add(1, std::memory_order_relaxed) +
-                        engine_.prefetcher_->busy_workers();
-  if (busy + 1 < cores()) duration_ = kSpin;
+  if (engine_.has_core_to_spare()) duration_ = kSpin;
+  engine_.spinning_.fetch_add(1, std::memory_order_relaxed);
 }
 
 Engine::Spin::~Spin() { engine_.spinning_.fetch_sub(1, std::memory_order_relaxed); }

@@ -45,6 +45,8 @@ class Engine {
   // Whether one more demand thread may wait for the disk: one is always left for faults whose pages
   // are in memory, for timers and for the ends of VMs.
   bool begin_blocking();
+  // Whether a thread that wakes now takes no core from a prefetch or from a thread that spins.
+  bool has_core_to_spare() const;
   void end_blocking() { blocking_.fetch_sub(1, std::memory_order_relaxed); }
 
   // Permission for one thread to look for the next fault instead of sleeping.

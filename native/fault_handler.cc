@@ -89,7 +89,7 @@ FaultHandler::Served FaultHandler::serve(ServeBuffers& buffers, std::chrono::nan
   const auto turn_ends = Clock::now() + kTurn;
   Clock::time_point spin_until{};
   for (;;) {
-    const Pass pass = serve_pass(buffers, turn_ends, before_blocking, nullptr);
+    const Pass pass = serve_pass(buffers, turn_ends, &before_blocking, nullptr);
     if (pass.end) return *pass.end;
     const auto now = Clock::now();
     if (pass.served) spin_until = now + spin;
@@ -100,14 +100,14 @@ FaultHandler::Served FaultHandler::serve(ServeBuffers& buffers, std::chrono::nan
 }
 
 FaultHandler::Served FaultHandler::serve_once(ServeBuffers& buffers, const AtHand& at_hand) {
-  const Pass pass = serve_pass(
-      buffers, Clock::now() + kTurn, [] { return false; }, at_hand);
+  const Pass pass = serve_pass(buffers, Clock::now() + kTurn, nullptr, at_hand);
   return pass.end ? *pass.end : left_over();
 }
 
-// Reads what there is and answers it.
+// Reads what there is and answers it. Without `before_blocking` what would wait for the disk is
+// left.
 FaultHandler::Pass FaultHandler::serve_pass(ServeBuffers& buffers, Clock::time_point turn_ends,
-                                            const std::function<bool()>& before_blocking,
+                                            const std::function<bool()>* before_blocking,
                                             const AtHand& at_hand) {
   std::vector<uint64_t>& faults = buffers.faults;
   faults.clear();
@@ -126,16 +126,17 @@ FaultHandler::Pass FaultHandler::serve_pass(ServeBuffers& buffers, Clock::time_p
   for (size_t i = 0; i < faults.size(); ++i) {
     REAP_HOOK(before_serve);
     Step step = serve_fault(faults[i], buffers.page.data(), at_hand, Wait::no);
-    if (step == Step::would_wait) {
+    if (step == Step::would_wait && before_blocking) {
       // The disk may take its time: the other faults are left to another thread.
       put_back(faults.data() + i + 1, faults.size() - i - 1);
       faults.resize(i + 1);
-      step = before_blocking() ? serve_fault(faults[i], buffers.page.data(), at_hand, Wait::yes)
-                               : Step::later;
+      if ((*before_blocking)()) {
+        step = serve_fault(faults[i], buffers.page.data(), at_hand, Wait::yes);
+      }
     }
     if (step == Step::gone) return {Served::gone};
     if (step == Step::failed) return {Served::failed};
-    if (step == Step::later) put_back(&faults[i], 1);
+    if (step == Step::later || step == Step::would_wait) put_back(&faults[i], 1);
     pass.served = pass.served || step == Step::done;
     if (Clock::now() >= turn_ends) {
       put_back(faults.data() + i + 1, faults.size() - i - 1);

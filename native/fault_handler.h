@@ -96,7 +96,7 @@ class FaultHandler {
   };
 
   Pass serve_pass(ServeBuffers& buffers, std::chrono::steady_clock::time_point turn_ends,
-                  const std::function<bool()>& before_blocking, const AtHand& at_hand);
+                  const std::function<bool()>* before_blocking, const AtHand& at_hand);
   int drain(std::vector<uint64_t>* faults);
   void apply_remove(uint64_t start, uint64_t end);
   void note_faults(const std::vector<uint64_t>& faults);

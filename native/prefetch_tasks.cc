@@ -15,7 +15,7 @@ using Clock = std::chrono::steady_clock;
 using Filled = FaultHandler::Filled;
 
 constexpr auto kPendingRemovePause = std::chrono::microseconds(100);
-// A REMOVE is read within microseconds. A VMM that keeps one pending may not keep a worker.
+// A VMM that keeps a REMOVE pending may not keep a worker.
 constexpr int kPendingRemovePauses = 20;
 // How much is installed before the next look for faults: about 50 us.
 constexpr uint64_t kBytesBetweenLooks = 128 << 10;
@@ -137,6 +137,8 @@ void Prefetcher::install(const Job& job, Task& task, const uint8_t* buffer, Benc
     return piece->bytes && into + page_size <= piece->length ? piece->bytes + into : nullptr;
   };
 
+  const std::function<void()> look = [&] { client.serve(bench.serve, at_hand); };
+
   client.worker_serves();
   uint64_t until_look = 0;
   bool go_on = true;
@@ -144,12 +146,12 @@ void Prefetcher::install(const Job& job, Task& task, const uint8_t* buffer, Benc
     const Piece& piece = pieces[i];
     for (uint64_t done = 0; go_on && done < piece.length;) {
       if (until_look == 0) {
-        client.serve(bench.serve, at_hand);
+        look();
         until_look = kBytesBetweenLooks;
       }
       const uint64_t length = std::min(piece.length - done, std::max(page_size, until_look));
       go_on = install_run(job, task, piece.offset + done,
-                          piece.bytes ? piece.bytes + done : nullptr, length);
+                          piece.bytes ? piece.bytes + done : nullptr, length, look);
       done += length;
       until_look -= std::min(until_look, length);
     }
@@ -160,12 +162,18 @@ void Prefetcher::install(const Job& job, Task& task, const uint8_t* buffer, Benc
 
 // Whether to go on with the restore. Pages that could not be installed now are left to faults.
 bool Prefetcher::install_run(const Job& job, Task& task, uint64_t offset, const uint8_t* bytes,
-                             uint64_t length) {
+                             uint64_t length, const std::function<void()>& look) {
   int error = 0;
-  for (;;) {
+  const auto install = [&] {
     task.filled = job.client->handler().fill(offset, bytes, length, FaultHandler::Purpose::prefetch,
                                              job.client->stopping(), &error);
-    if (task.filled != Filled::deferred || task.pauses == kPendingRemovePauses) break;
+    return task.filled != Filled::deferred;
+  };
+  while (!install()) {
+    // By a REMOVE that is unread, perhaps left to this thread, or whose madvise() has yet to run
+    // on.
+    look();
+    if (install() || task.pauses == kPendingRemovePauses) break;
     ++task.pauses;
     std::this_thread::sleep_for(kPendingRemovePause);
   }

@@ -4,6 +4,7 @@
 
 #include <condition_variable>
 #include <deque>
+#include <functional>
 #include <list>
 #include <memory>
 #include <mutex>
@@ -134,7 +135,7 @@ class Prefetcher {
                       std::vector<Piece>* pieces);
   void install(const Job& job, Task& task, const uint8_t* buffer, Bench& bench);
   bool install_run(const Job& job, Task& task, uint64_t offset, const uint8_t* bytes,
-                   uint64_t length);
+                   uint64_t length, const std::function<void()>& look);
   void fill_stretch(const Job& job, Task& task, Mapping& buffer);
   void settle(Task& task);
   void settle_fill(Job& job, const Task& task);

@@ -181,11 +181,16 @@ void Session::serve(ServeBuffers& buffers) {
   }
 }
 
-// A fault that wakes a demand thread takes the core of a worker or of the guest, where there are
-// few: a worker that installs beside it finds the fault sooner and cheaper. Whether workers get to
-// run is the scheduler's to say, so they are relied on for a moment at a time.
+// Where there are few cores, a fault that wakes a demand thread takes the one of a worker or of the
+// guest. A worker that installs finds the fault sooner and cheaper when it looks, so the uffd is
+// left to it; but not when it installs huge pages, of which one takes as long as ten looks.
+//
+// Whether a worker gets to run is the scheduler's to say, so it is relied on for a moment at a
+// time. (Faults that it has read already, microseconds before it lost its core, wait for it to come
+// back.) Test: "a guest whose worker does not run is served all the same".
 void Session::watch_uffd() {
-  if (serving_workers_.load() == 0) {
+  if (serving_workers_.load() == 0 || engine_.has_core_to_spare() ||
+      handler_->memory().page_size() >= kHugePage) {
     engine_.rearm(id_, Role::uffd, handler_->fd(), EPOLLIN);
   } else if (!looking_after_.exchange(true, std::memory_order_relaxed)) {
     engine_.after(kLookAfterWorkers, id_, Role::look_after_workers);

@@ -75,7 +75,7 @@ class Session : public PrefetchClient, public std::enable_shared_from_this<Sessi
 
   // Opens the memory file, listens, starts to fetch.
   Failure start();
-  // On a demand thread, one at a time for each role except serve_again and look_after_workers.
+  // On a demand thread, one at a time for each role except those that serve faults.
   void on_event(Role role, ServeBuffers& buffers);
 
   // Ends the session whatever its phase; the first end counts.

@@ -72,7 +72,7 @@ int unregister(int uffd, uint64_t address, uint64_t length) {
 
 bool has_messages(int uffd) {
   pollfd wait{uffd, POLLIN, 0};
-  return ::poll(&wait, 1, 0) > 0;
+  return ::poll(&wait, 1, 0) > 0 && (wait.revents & POLLIN);
 }
 
 int read_messages(int uffd, uffd_msg* messages, size_t capacity) {

@@ -38,7 +38,8 @@ Result zeropage(int uffd, uint64_t address, uint64_t length);
 int wake(int uffd, uint64_t address, uint64_t length);
 int unregister(int uffd, uint64_t address, uint64_t length);
 
-// Whether there is a message to read. Costs less than a read that finds none.
+// Whether there is a message to read, for less than a read that finds none. Never for a blocking
+// userfaultfd, whose read would wait for one.
 bool has_messages(int uffd);
 // Number of messages read, 0 when there are none, or a negative errno.
 int read_messages(int uffd, uffd_msg* messages, size_t capacity);

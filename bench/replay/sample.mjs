@@ -4,7 +4,7 @@
 // the VMM started and waiting for its snapshot, as pooled ones are.
 import { join } from 'node:path'
 import { performance } from 'node:perf_hooks'
-import { serve } from '../../dist/index.js'
+import { serve, WorkingSet } from '../../dist/index.js'
 import { KvmGuest } from '../../test/kvm-guest.mjs'
 import { onOurClock, ReapHandler } from '../lib/reap-handler.mjs'
 
@@ -50,6 +50,8 @@ await vm.event('ready')
 async function warmUp() {
   const { memoryFile, trace, workingSet } = request.warmUp
   for (let i = 0; i < WARM_UPS; i++) {
+    // A file that was read before is known, one of another snapshot is not.
+    await WorkingSet.read(workingSet)
     const handler = await serve({ socketPath, memoryFile, workingSet })
     if (i < WARM_UP_GUESTS) {
       const other = new KvmGuest({ memoryFile, trace, socketPath, threads: true, pause: ['done'] })

@@ -119,6 +119,8 @@ TEST(a_page_that_was_removed_is_not_served_from_the_group_at_hand) {
   fixture::eventually([&] { return restore.guest.remove_is_pending(); });
   hold.release();
   client.wait_for_prefetched();
+  // No install was given up because of it.
+  CHECK_EQ(client.wait_for_prefetched().pages, kPages / 2 - 1);
   // The worker may be through before the guest asks.
   reap::ServeBuffers buffers;
   CHECK(buffers.reserve(4096));
@@ -143,6 +145,23 @@ TEST(workers_look_for_faults_again_and_again_in_a_long_extent) {
   prefetcher.connected(&client);
   client.wait_for_prefetched();
   CHECK_EQ(client.looks, static_cast<int>(kPages / 32));
+}
+
+// epoll and poll() report a blocking userfaultfd as broken, and a read of it would wait for a
+// fault.
+TEST(a_worker_does_not_look_at_a_blocking_userfaultfd) {
+  Restore restore;
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  std::thread vcpu([&] { CHECK(restore.has_file_bytes(5)); });
+  fixture::eventually([&] { return restore.guest.faults_pending() == 1; });
+  CHECK(reap::uffd::has_messages(restore.guest.uffd()));
+  CHECK_EQ(::fcntl(restore.guest.uffd(), F_SETFL, 0), 0);
+  CHECK(!reap::uffd::has_messages(restore.guest.uffd()));
+  CHECK_EQ(::fcntl(restore.guest.uffd(), F_SETFL, O_NONBLOCK), 0);
+  fixture::Servers servers(*restore.handler);
+  vcpu.join();
+  servers.stop();
+  CHECK(!reap::uffd::has_messages(restore.guest.uffd()));
 }
 
 // A worker that serves may lose its core. Demand threads leave the userfaultfd to it, and come
