@@ -65,9 +65,10 @@ async function run(options, signal) {
   const cache = await PageCache.open()
   try {
     const { rounds, cache: scenesFolder } = options
+    const machine = { ...describeMachine(scenesFolder), rounds }
     const context = { rounds, scenesFolder, folder, cache, progress, signal }
     const measured = await measure(chooseCells(options), context)
-    return makeReport({ machine: { ...describeMachine(scenesFolder), rounds }, ...measured })
+    return makeReport({ machine, ...measured })
   } finally {
     progress.end()
     await cache.close()

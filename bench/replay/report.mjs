@@ -133,7 +133,16 @@ function ratiosOf({ scenes, samples, limits, faults }) {
   }
 }
 
-const FIELDS = ['responseMs', 'sinceConnectMs', 'fetchMs', 'installMs', 'faults', 'lateFaults']
+const FIELDS = [
+  'responseMs',
+  'serveMs',
+  'sinceConnectMs',
+  'fetchMs',
+  'installMs',
+  'faults',
+  'lateFaults',
+  'residualFaults',
+]
 
 /**
  * Samples of a run that was ended early are reported too: each figure says of how many it is.

@@ -98,6 +98,7 @@ async function run() {
     return { startedAt, done: await vm.event('done') }
   }
   const handler = await serve({ socketPath, memoryFile, ...options[arm] })
+  const serveMs = performance.now() - startedAt
   vm.go()
   if (busy) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1000)
   if (paused) {
@@ -112,6 +113,7 @@ async function run() {
   return {
     startedAt,
     done,
+    serveMs,
     fetchMs,
     installMs,
     sinceConnectMs,

@@ -1,0 +1,155 @@
+import { describe, expect, test } from 'vitest'
+import { cells, huge, middle, nameOf, small } from '../bench/replay/cells.mjs'
+import { drawChart } from '../bench/replay/chart.mjs'
+import { printReport } from '../bench/replay/print.mjs'
+import { makeReport, pairedRatio, type Sample } from '../bench/replay/report.mjs'
+
+const sceneOf = (name: string, pages: number) => ({
+  name,
+  pages,
+  meanRun: 2,
+  memoryBytes: 2 * pages * 4096,
+  memoryFile: '',
+  trace: '',
+  workingSet: '',
+  pageList: '',
+  reapPages: '',
+})
+const machine = {
+  kernel: 'Linux <6>',
+  cpu: '2 × test',
+  storage: 'none',
+  node: 'v20',
+  commit: 'abc',
+  date: '2026-11-24T10:00:00.000Z',
+  rounds: 3,
+}
+const measured = (samples: Sample[]) => ({
+  machine,
+  scenes: [sceneOf(small, 2560), sceneOf(middle, 16384), sceneOf(huge, 262144)],
+  samples,
+  limits: [],
+  faults: [],
+})
+const timesOf = (cell: object, times: readonly number[]): Sample[] =>
+  times.map((responseMs, round) => ({ cell: nameOf(cell), round, responseMs }))
+
+describe('the report of the bench', () => {
+  test('takes ratios round by round, so that a machine that drifts does not show in them', () => {
+    const warm = { scene: middle, cache: 'warm' } as const
+    const report = makeReport(
+      measured([
+        ...timesOf({ ...warm, arm: 'on-demand' }, [100, 1000, 10_000]),
+        ...timesOf({ ...warm, arm: 'working-set' }, [10, 100, 1000]),
+      ]),
+    )
+    expect(report.ratios).toEqual({
+      onDemandOverOursWarm: {
+        value: 10,
+        p25: 10,
+        p75: 10,
+        rounds: 3,
+        bound: 'at least',
+        target: 7,
+        met: true,
+      },
+    })
+  })
+
+  test('pairs only the rounds that have both', () => {
+    const over = new Map([
+      [0, 8],
+      [1, 9],
+      [2, 10],
+    ])
+    expect(
+      pairedRatio(
+        over,
+        new Map([
+          [2, 5],
+          [0, 2],
+        ]),
+      ),
+    ).toEqual([4, 2])
+    expect(pairedRatio(over, new Map())).toEqual([])
+  })
+
+  test('takes the limit in the way that was the fastest in the median', () => {
+    const limit = (round: number, one: number, two: number) => ({
+      scene: middle,
+      round,
+      install: { '1': one, '2': two },
+      read: { a: 30 },
+    })
+    const paused = { scene: middle, arm: 'working-set', paused: true, cache: 'warm' } as const
+    const report = makeReport({
+      ...measured([0, 1, 2].map((round) => ({ cell: nameOf(paused), round, sinceConnectMs: 20 }))),
+      limits: [limit(0, 30, 16), limit(1, 28, 18), limit(2, 5, 40)],
+    })
+    expect(report.limits.scenes[middle]?.installMs).toMatchObject({ way: '2', median: 18 })
+    expect(report.ratios.installEfficiency).toMatchObject({ value: 0.9, rounds: 3, met: true })
+  })
+
+  test('has nothing of cells that were not measured, and says of how many rounds a figure is', () => {
+    const cold = { scene: small, arm: 'reap', cache: 'cold' } as const
+    const { results, ratios } = makeReport(measured(timesOf(cold, [5])))
+    expect(Object.keys(results)).toEqual([nameOf(cold)])
+    expect(results[nameOf(cold)].responseMs).toMatchObject({ median: 5, samples: 1 })
+    expect(ratios).toEqual({})
+  })
+
+  test('is printed with what is missed', () => {
+    const warm = { scene: middle, cache: 'warm' } as const
+    const report = makeReport(
+      measured([
+        ...timesOf({ ...warm, arm: 'reap' }, [20]),
+        ...timesOf({ ...warm, arm: 'working-set' }, [10]),
+      ]),
+    )
+    let text = ''
+    printReport(JSON.parse(JSON.stringify(report)), { write: (part: string) => (text += part) })
+    expect(text).toMatch(/^reapOverOursWarm +2\.00 .*at least 2\.5 {3}missed$/m)
+    expect(text).toMatch(/^linux-64-of-512, process, reap, warm +20\.0/m)
+  })
+
+  test('names every cell once', () => {
+    expect(new Set(cells.map(({ name }) => name)).size).toBe(cells.length)
+  })
+})
+
+describe('the chart of the bench', () => {
+  const samples = [small, middle].flatMap((scene, i) =>
+    (['cold', 'warm'] as const).flatMap((cache) => [
+      ...timesOf({ scene, cache, arm: 'working-set' }, [10 * 4 ** i, 11 * 4 ** i, 12 * 4 ** i]),
+      ...timesOf({ scene, cache, arm: 'on-demand' }, [100 * 4 ** i, 110 * 4 ** i, 120 * 4 ** i]),
+    ]),
+  )
+  const chart = drawChart(makeReport(measured(samples)))
+  const linesOf = (arm: string) =>
+    [...chart.matchAll(new RegExp(`<polyline data-arm="${arm}" points="([^"]*)"`, 'g'))].map(
+      ([, points]) => points!.split(' ').map((point) => point.split(',').map(Number)),
+    )
+
+  test('has a line for each arm that was measured, in both panels, larger times higher', () => {
+    for (const arm of ['working-set', 'on-demand']) expect(linesOf(arm)).toHaveLength(2)
+    expect(linesOf('reap')).toHaveLength(0)
+    const [ours, demand] = [linesOf('working-set')[0]!, linesOf('on-demand')[0]!]
+    expect(ours).toHaveLength(2)
+    expect(ours[1]![0]).toBeGreaterThan(ours[0]![0]!)
+    expect(ours[1]![1]).toBeLessThan(ours[0]![1]!)
+    expect(demand[0]![1]).toBeLessThan(ours[0]![1]!)
+  })
+
+  test('stays inside its frame, and says on what it was measured', () => {
+    for (const [, x, y] of chart.matchAll(/c[xy]="([\d.]+)" cy="([\d.]+)"/g)) {
+      expect(Number(x)).toBeLessThan(860)
+      expect(Number(y)).toBeLessThan(430)
+    }
+    expect(chart).toContain('Linux &lt;6&gt;, 2 × test')
+    expect(chart).toContain('2026-11-24')
+  })
+
+  test('cannot be drawn of nothing', () => {
+    expect(() => drawChart(makeReport(measured([])))).toThrow(TypeError)
+  })
+})
