@@ -55,6 +55,10 @@ const cell = ({ scene, guest, arm, cache, ...more }) => {
   }
 }
 
+/** @param {object} wanted the fields of a cell but its name; `guest` is `process` if not given */
+export const nameOf = (wanted) =>
+  cell(/** @type {Omit<Cell, 'name'>} */ ({ guest: 'process', ...wanted })).name
+
 export const caches = /** @type {const} */ (['cold', 'warm'])
 export const arms = /** @type {const} */ (['kernel-file', 'on-demand', 'reap', 'working-set'])
 
@@ -99,10 +103,15 @@ export const cells = [
 export const isQuick = (/** @type {Cell} */ { scene, guest, arm }) =>
   scene === small || scene === middle || (scene === runs3 && guest === 'process' && arm !== 'reap')
 
+/** Pairs that differ by less than their samples do, which are taken several times a round. */
+export const closePairs = [
+  ['record', 'on-demand'].map((arm) => nameOf({ scene: middle, arm, cache: 'warm' })),
+  [false, true].map((busy) =>
+    nameOf({ scene: middle, arm: 'working-set', ...(busy && { busy }), cache: 'warm' }),
+  ),
+]
+export const MORE_PAIRS = 3
+
 /** How often: those that take long are measured in each third round. */
 export const isInRound = (/** @type {string} */ scene, /** @type {number} */ round) =>
   !isLarge(scene) || round % 3 === 0
-
-/** @param {Partial<Cell>} wanted */
-export const nameOf = (wanted) =>
-  cell(/** @type {Omit<Cell, 'name'>} */ ({ guest: 'process', ...wanted })).name

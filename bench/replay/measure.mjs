@@ -2,7 +2,16 @@
 // Takes the samples: arms and limits in turns, round after round.
 import { constants } from 'node:fs'
 import { access } from 'node:fs/promises'
-import { cells, isInRound, isQuick, middle, scenes, warmUpScene } from './cells.mjs'
+import {
+  cells,
+  closePairs,
+  isInRound,
+  isQuick,
+  MORE_PAIRS,
+  middle,
+  scenes,
+  warmUpScene,
+} from './cells.mjs'
 import { faultCostOf, limitsOf } from './limits.mjs'
 import { takeSample } from './run.mjs'
 import { filesOf, prepareScene, sceneName } from './scene.mjs'
@@ -79,6 +88,17 @@ export async function measure(chosen, context) {
     measured.faults.push({ round, ...(await faultCostOf(scene, folder, signal)) })
   }
 
+  /** Their rounds are parts of this one. @param {number} round */
+  const closeSteps = (round) =>
+    Array.from({ length: MORE_PAIRS }, (_, i) => i).flatMap((i) =>
+      closePairs.flatMap((pair) => {
+        const both = wanted.filter(({ name }) => pair.includes(name))
+        if (both.length < pair.length) return []
+        const part = round + (i + 1) / (MORE_PAIRS + 1)
+        const steps = both.map((cell) => ({ name: cell.name, take: () => sampleCell(cell, part) }))
+        return i % 2 === 0 ? steps.reverse() : steps
+      }),
+    )
   /** @param {number} round */
   const stepsOf = (round) => {
     const steps = measured.scenes
@@ -88,6 +108,7 @@ export async function measure(chosen, context) {
           .filter((cell) => cell.scene === scene.name)
           .map((cell) => ({ name: cell.name, take: () => sampleCell(cell, round) })),
         { name: `limits of ${scene.name}`, take: () => sampleLimits(scene, round) },
+        ...(scene.name === middle ? closeSteps(round) : []),
       ])
     // Each comes before its neighbours in one round and behind them in the next.
     return round % 2 === 0 ? steps : steps.reverse()
