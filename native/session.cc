@@ -163,22 +163,29 @@ void Session::serve(ServeBuffers& buffers) {
     served = handler.serve(buffers, spin.duration(), let_others_in);
   }
   if (blocked) end_blocking();
+  if (!go_on_after(served, blocked ? std::chrono::nanoseconds(0) : kServeAgain)) return;
+  // A VMM that has cleared the flag would keep this thread busy with nothing.
+  uffd::make_nonblocking(handler.fd());
+  watch_uffd();
+}
+
+// Whether the session goes on after a thread has served. What was left is tried again after
+// `delay`.
+bool Session::go_on_after(FaultHandler::Served served, std::chrono::nanoseconds delay) {
   switch (served) {
     case FaultHandler::Served::later:
-      serve_again(blocked ? std::chrono::nanoseconds(0) : kServeAgain);
-      [[fallthrough]];
+      serve_again(delay);
+      return true;
     case FaultHandler::Served::idle:
-      // A VMM that has cleared the flag would keep this thread busy with nothing.
-      uffd::make_nonblocking(handler.fd());
-      watch_uffd();
-      return;
+      return true;
     case FaultHandler::Served::gone:
       end(EndState::vm_exited, {}, Vm::leave);
-      return;
+      return false;
     case FaultHandler::Served::failed:
-      fail(handler.failure());
-      return;
+      fail(handler_->failure());
+      return false;
   }
+  return false;
 }
 
 // Where there are few cores, a fault that wakes a demand thread takes the one of a worker or of the
@@ -203,19 +210,7 @@ void Session::serve(ServeBuffers& buffers, const FaultHandler::AtHand& at_hand) 
       !buffers.reserve(handler.memory().page_size())) {
     return;
   }
-  switch (handler.serve_once(buffers, at_hand)) {
-    case FaultHandler::Served::idle:
-      return;
-    case FaultHandler::Served::later:
-      serve_again(std::chrono::nanoseconds(0));
-      return;
-    case FaultHandler::Served::gone:
-      end(EndState::vm_exited, {}, Vm::leave);
-      return;
-    case FaultHandler::Served::failed:
-      fail(handler.failure());
-      return;
-  }
+  go_on_after(handler.serve_once(buffers, at_hand), std::chrono::nanoseconds(0));
 }
 
 void Session::worker_is_away() {

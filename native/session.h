@@ -104,6 +104,7 @@ class Session : public PrefetchClient, public std::enable_shared_from_this<Sessi
   void receive_handshake();
   void begin_serving();
   void serve(ServeBuffers& buffers);
+  bool go_on_after(FaultHandler::Served served, std::chrono::nanoseconds delay);
   void serve_again(std::chrono::nanoseconds delay);
   void watch_uffd();
   bool begin_blocking();
