@@ -3,9 +3,9 @@
 // of the page cache, both axes logarithmic. Colours do on white and on black.
 import { arms, caches, nameOf, sizes } from './cells.mjs'
 
-const WIDTH = 860
+const WIDTH = 900
 const HEIGHT = 430
-const PANEL = { width: 300, height: 290, top: 50, lefts: [70, 455] }
+const PANEL = { width: 290, height: 290, top: 50, lefts: [70, 505] }
 const MIB = 2 ** 20
 /** Told apart by people who do not tell red from green (after Okabe and Ito). */
 const COLOURS = /** @type {Record<string, string>} */ ({
