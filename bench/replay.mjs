@@ -28,7 +28,7 @@ const usage = `usage: npm run bench -- [options]
   --chart FILE   write the time to response against the size of the working set as an SVG
   --from FILE    print or draw what --json has written, and measure nothing
 
-Ctrl-C ends it with what was measured so far.
+Ctrl-C ends it with what was measured so far, if anything was.
 `
 
 function parseOptions() {
@@ -68,12 +68,29 @@ async function run(options, signal) {
     const machine = { ...describeMachine(scenesFolder), rounds }
     const context = { rounds, scenesFolder, folder, cache, progress, signal }
     const measured = await measure(chooseCells(options), context)
+    if (measured.samples.length === 0) signal.throwIfAborted()
     return makeReport({ machine, ...measured })
   } finally {
     progress.end()
     await cache.close()
     await rm(folder, { recursive: true, force: true })
   }
+}
+
+const interrupt = new AbortController()
+
+/**
+ * @param {string} path
+ * @returns {Promise<import('./replay/report.mjs').Report>}
+ */
+async function readReport(path) {
+  const text = await readFile(path, 'utf8')
+  try {
+    const report = JSON.parse(text)
+    const parts = ['machine', 'ratios', 'limits', 'results', 'scenes']
+    if (parts.every((part) => typeof report[part] === 'object')) return report
+  } catch {}
+  throw new TypeError(`${path} is not what npm run bench -- --json has written`)
 }
 
 async function main() {
@@ -83,23 +100,23 @@ async function main() {
     process.stdout.write(options.help ? usage : names.join(''))
     return
   }
-  const interrupt = new AbortController()
   for (const name of ['SIGINT', 'SIGTERM']) {
     process.once(name, () => interrupt.abort(new Error(`ended by ${name}`)))
   }
-  /** @type {import('./replay/report.mjs').Report} */
-  const report = options.from
-    ? JSON.parse(await readFile(options.from, 'utf8'))
-    : await run(options, interrupt.signal)
-  if (options.chart) await writeFile(options.chart, drawChart(report))
+  const report =
+    options.from === undefined
+      ? await run(options, interrupt.signal)
+      : await readReport(options.from)
   if (options.json) process.stdout.write(`${JSON.stringify(report)}\n`)
   else printReport(report, process.stdout)
   if (interrupt.signal.aborted) process.exitCode = 130
+  // After the samples, which a chart that cannot be drawn or written must not cost.
+  if (options.chart) await writeFile(options.chart, drawChart(report))
 }
 
 try {
   await main()
 } catch (error) {
   process.stderr.write(`error: ${/** @type {Error} */ (error).message}\n`)
-  process.exitCode = error instanceof TypeError ? 2 : 1
+  process.exitCode = interrupt.signal.aborted ? 130 : error instanceof TypeError ? 2 : 1
 }

@@ -48,7 +48,7 @@ describe('the report of the bench', () => {
         value: 10,
         p25: 10,
         p75: 10,
-        rounds: 3,
+        pairs: 3,
         bound: 'at least',
         target: 7,
         met: true,
@@ -87,7 +87,7 @@ describe('the report of the bench', () => {
       limits: [limit(0, 30, 16), limit(1, 28, 18), limit(2, 5, 40)],
     })
     expect(report.limits.scenes[middle]?.installMs).toMatchObject({ way: '2', median: 18 })
-    expect(report.ratios.installEfficiency).toMatchObject({ value: 0.9, rounds: 3, met: true })
+    expect(report.ratios.installEfficiency).toMatchObject({ value: 0.9, pairs: 3, met: true })
   })
 
   test('has nothing of cells that were not measured, and says of how many rounds a figure is', () => {

@@ -101,7 +101,9 @@ export const cells = [
 
 /** The part of them that has every ratio but that of 1 GiB, in two minutes. */
 export const isQuick = (/** @type {Cell} */ { scene, guest, arm }) =>
-  scene === small || scene === middle || (scene === runs3 && guest === 'process' && arm !== 'reap')
+  scene === small ||
+  scene === middle ||
+  (scene === runs3 && guest === 'process' && !arm.startsWith('reap'))
 
 /** Pairs that differ by less than their samples do, which are taken several times a round. */
 export const closePairs = [

@@ -1,6 +1,6 @@
 // @ts-check
 // The time to response against the size of the working set, as an SVG: two panels, one for each state
-// of the page cache, both axes logarithmic. Colours do on white and on black.
+// of the page cache, both axes logarithmic. The colours can be read on white and on black.
 import { arms, caches, nameOf, sizes } from './cells.mjs'
 
 const WIDTH = 900

@@ -28,7 +28,7 @@ async function run(words, signal) {
  */
 export async function limitsOf({ memoryFile, pageList, reapPages, pages }, signal) {
   // The first one gets its memory from the machine's hypervisor; later ones tell of the kernel.
-  const repetitions = pages > MANY_PAGES ? '2' : '5'
+  const repetitions = pages > MANY_PAGES ? '3' : '5'
   const install = await run(
     ['limit-install', '--memory', memoryFile, '--pages', pageList, '--repetitions', repetitions],
     signal,
@@ -53,12 +53,15 @@ export async function faultCostOf({ memoryFile }, folder, signal) {
   const bare = await run(['limit-fault', '--repetitions', '1'], signal)
   const socketPath = join(folder, 'fault.sock')
   const handler = await serve({ socketPath, memoryFile, record: false })
-  const ours = await run(['touch', '--socket', socketPath, '--memory', memoryFile], signal)
-  await handler.close()
-  return {
-    bareUs: bare.sleeping.p50.medianUs,
-    bareP99Us: bare.sleeping.p99.medianUs,
-    oursUs: ours.p50Us,
-    oursP99Us: ours.p99Us,
+  try {
+    const ours = await run(['touch', '--socket', socketPath, '--memory', memoryFile], signal)
+    return {
+      bareUs: bare.sleeping.p50.medianUs,
+      bareP99Us: bare.sleeping.p99.medianUs,
+      oursUs: ours.p50Us,
+      oursP99Us: ours.p99Us,
+    }
+  } finally {
+    await handler.close()
   }
 }

@@ -17,8 +17,11 @@ import { takeSample } from './run.mjs'
 import { filesOf, prepareScene, sceneName } from './scene.mjs'
 
 /** @param {{ only: string, quick: boolean }} options */
-export const chooseCells = ({ only, quick }) =>
-  cells.filter((cell) => cell.name.includes(only) && (!quick || isQuick(cell)))
+export function chooseCells({ only, quick }) {
+  const chosen = cells.filter((cell) => cell.name.includes(only) && (!quick || isQuick(cell)))
+  if (chosen.length === 0) throw new TypeError('no cell has that name: --list shows them')
+  return chosen
+}
 
 /** @param {string} path */
 const mayOpen = (path) =>
@@ -49,7 +52,7 @@ export async function measure(chosen, context) {
     )
     wanted = wanted.filter(({ guest }) => guest !== 'kvm')
   }
-  if (wanted.length === 0) throw new TypeError('no cell has that name: --list shows them')
+  if (wanted.length === 0) throw new TypeError('no cell is left: they all need /dev/kvm')
 
   /** @type {Map<string, import('./scene.mjs').Scene>} */
   const prepared = new Map()

@@ -19,7 +19,7 @@ export function printReport({ machine, ratios, limits, results }, stream) {
   const row = (/** @type {string} */ name, /** @type {readonly string[]} */ values) =>
     line(`${name.padEnd(width)}${values.map((value) => value.padStart(10)).join('')}`)
 
-  row('ms', ['median', 'p25', 'p75', 'p99', 'faults', 'rounds'])
+  row('ms', ['median', 'p25', 'p75', 'p99', 'faults', 'samples'])
   for (const [name, { responseMs, sinceConnectMs, faults }] of Object.entries(results)) {
     const shown = name.includes('paused') ? sinceConnectMs : responseMs
     if (!shown) continue

@@ -9,7 +9,7 @@ import { WorkingSet } from '../../dist/index.js'
 import { record } from '../guests/arms.mjs'
 import { prepareGuests } from '../linux-guest/index.mjs'
 
-const [name = 'json_serdes'] = process.argv.slice(2)
+const [name = 'pyaes'] = process.argv.slice(2)
 const [guest] = await prepareGuests({ functions: [name] })
 if (!guest) throw new Error(`no guest ${name}`)
 const folder = await mkdtemp(join(tmpdir(), 'reap-trace-'))

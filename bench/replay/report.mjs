@@ -8,11 +8,11 @@ import { cells, huge, middle, nameOf, small } from './cells.mjs'
  * @typedef {{ scene: string, round: number, install: Record<string, number>, read: Record<string, number> }} Limit
  * @typedef {{ round: number, bareUs: number, oursUs: number, bareP99Us: number, oursP99Us: number }} FaultCost
  *
- * @typedef {object} Ratio the median of `rounds` ratios and their quartiles
+ * @typedef {object} Ratio the median of `pairs` ratios and their quartiles
  * @property {number} value
  * @property {number} p25
  * @property {number} p75
- * @property {number} rounds
+ * @property {number} pairs
  * @property {'at least' | 'at most'} [bound]
  * @property {number} [target]
  * @property {boolean} [met]
@@ -142,6 +142,9 @@ const FIELDS = [
   'faults',
   'lateFaults',
   'residualFaults',
+  'allMs',
+  'pagesPerMs',
+  'sessionBytes',
 ]
 
 /**
@@ -184,12 +187,12 @@ export function makeReport(measured) {
       const figure = summary(values)
       if (!figure) return []
       /** @type {{ median: number, p25: number, p75: number, samples: number }} */
-      const { median: value, p25, p75, samples: rounds } = figure
+      const { median: value, p25, p75, samples: pairs } = figure
       const aim = targets[/** @type {keyof typeof targets} */ (name)]
-      if (!aim) return [[name, { value, p25, p75, rounds }]]
+      if (!aim) return [[name, { value, p25, p75, pairs }]]
       const [bound, target] = aim
       const met = bound === 'at least' ? value >= target : value <= target
-      return [[name, { value, p25, p75, rounds, bound, target, met }]]
+      return [[name, { value, p25, p75, pairs, bound, target, met }]]
     }),
   )
   return {

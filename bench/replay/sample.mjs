@@ -19,7 +19,6 @@ import { onOurClock, ReapHandler } from '../lib/reap-handler.mjs'
  * @property {'kvm' | 'process'} guest
  * @property {boolean} [paused] the guest does not run before its working set is there
  * @property {boolean} [busy] the JavaScript thread is blocked for a second from the request on
- * @property {number} [vcpus]
  */
 
 /** Restores after which the next takes no longer than the one before. */
@@ -28,14 +27,13 @@ const WARM_UP_GUESTS = 2
 
 /** @type {Request} */
 const request = JSON.parse(process.argv[2] ?? '{}')
-const { scene, arm, guest, folder, paused = false, busy = false, vcpus = 1 } = request
+const { scene, arm, guest, folder, paused = false, busy = false } = request
 const socketPath = join(folder, `${process.pid}.sock`)
 const { memoryFile } = scene
 
 const vm = new KvmGuest({
   memoryFile,
   trace: scene.trace,
-  vcpus,
   // Alive until all is counted: the guest may be through before the last page of its set is there.
   pause: paused ? ['ready', 'connected', 'done'] : ['ready', 'done'],
   ...(arm !== 'kernel-file' && { socketPath }),
