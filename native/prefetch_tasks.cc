@@ -37,20 +37,20 @@ Failure fill_failure(const char* check, Filled filled, int error, uint64_t offse
 
 }  // namespace
 
-void Prefetcher::perform(Task& task, Bench& bench) {
+void Prefetcher::perform(Task& task, Own& own) {
   const Job& job = *task.job;
   switch (task.step) {
     case Step::fetch_ahead:
       fetch(job, task, task.buffer.data());
       break;
     case Step::install:
-      install(job, task, task.buffer.data(), bench);
+      install(job, task, task.buffer.data(), own);
       break;
     case Step::fetch_and_install:
-      if (fetch(job, task, bench.fetched.data())) install(job, task, bench.fetched.data(), bench);
+      if (fetch(job, task, own.fetched.data())) install(job, task, own.fetched.data(), own);
       break;
     case Step::fill:
-      fill_stretch(job, task, bench.fetched);
+      fill_stretch(job, task, own.fetched);
       break;
   }
 }
@@ -122,11 +122,11 @@ void Prefetcher::lay_out(const Job& job, Task& task, const uint8_t* buffer,
   task.report.extents += pieces->size();
 }
 
-void Prefetcher::install(const Job& job, Task& task, const uint8_t* buffer, Bench& bench) {
+void Prefetcher::install(const Job& job, Task& task, const uint8_t* buffer, Own& own) {
   const auto start = Clock::now();
   PrefetchClient& client = *job.client;
   const uint64_t page_size = client.handler().memory().page_size();
-  std::vector<Piece>& pieces = bench.pieces;
+  std::vector<Piece>& pieces = own.pieces;
   lay_out(job, task, buffer, &pieces);
   const FaultHandler::AtHand at_hand = [&](uint64_t offset) -> const uint8_t* {
     auto piece = std::upper_bound(pieces.begin(), pieces.end(), offset,
@@ -137,7 +137,7 @@ void Prefetcher::install(const Job& job, Task& task, const uint8_t* buffer, Benc
     return piece->bytes && into + page_size <= piece->length ? piece->bytes + into : nullptr;
   };
 
-  const std::function<void()> look = [&] { client.serve(bench.serve, at_hand); };
+  const std::function<void()> look = [&] { client.serve(own.serve, at_hand); };
 
   client.worker_serves();
   uint64_t until_look = 0;

@@ -104,8 +104,8 @@ void Prefetcher::work(unsigned index) {
   char name[16];
   std::snprintf(name, sizeof name, "reap-fetch-%u", index);
   pthread_setname_np(pthread_self(), name);
-  Bench bench;
-  bench.fetched = Mapping::buffer(kBufferBytes);
+  Own own;
+  own.fetched = Mapping::buffer(kBufferBytes);
 
   std::unique_lock<std::mutex> lock(mutex_);
   for (;;) {
@@ -121,7 +121,7 @@ void Prefetcher::work(unsigned index) {
       ++job->busy;
       busy_workers_.fetch_add(1, std::memory_order_relaxed);
       lock.unlock();
-      perform(task, bench);
+      perform(task, own);
       lock.lock();
       busy_workers_.fetch_sub(1, std::memory_order_relaxed);
       --job->busy;

@@ -113,8 +113,8 @@ class Prefetcher {
     uint64_t length;
     const uint8_t* bytes;
   };
-  // What a worker has for itself.
-  struct Bench {
+  // What one worker has for itself.
+  struct Own {
     Mapping fetched;
     std::vector<Piece> pieces;
     ServeBuffers serve;
@@ -127,13 +127,13 @@ class Prefetcher {
   static bool needs_blocks(const Job& job) {
     return job.page_size != kPlanPage || job.plan->path.empty();
   }
-  void perform(Task& task, Bench& bench);
+  void perform(Task& task, Own& own);
   bool fetch(const Job& job, Task& task, uint8_t* buffer);
   bool fetch_group(const Job& job, Task& task, uint8_t* buffer);
   bool fetch_block(const Job& job, Task& task, uint8_t* buffer);
   static void lay_out(const Job& job, Task& task, const uint8_t* buffer,
                       std::vector<Piece>* pieces);
-  void install(const Job& job, Task& task, const uint8_t* buffer, Bench& bench);
+  void install(const Job& job, Task& task, const uint8_t* buffer, Own& own);
   bool install_run(const Job& job, Task& task, uint64_t offset, const uint8_t* bytes,
                    uint64_t length, const std::function<void()>& look);
   void fill_stretch(const Job& job, Task& task, Mapping& buffer);

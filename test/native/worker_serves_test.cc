@@ -11,7 +11,7 @@ namespace {
 using fixture::Counter;
 using fixture::Restore;
 using fixture::Shape;
-using Filled = reap::FaultHandler::Filled;
+using Served = reap::FaultHandler::Served;
 
 // A restore whose only servers are prefetch workers.
 class WorkersAlone : public fixture::Client {
@@ -44,22 +44,30 @@ std::vector<fixture::Group> every_second_page() {
   return {group};
 }
 
-// Holds the first install until `vcpu` has faulted on `page`, and sees it served.
-void fault_beside_the_first_install(Restore& restore, WorkersAlone& client, uint64_t page,
-                                    reap::Prefetcher& prefetcher, reap::Plan plan) {
+// Starts the prefetch of a guest that has connected.
+void start(reap::Prefetcher& prefetcher, const std::shared_ptr<WorkersAlone>& client,
+           reap::Plan plan) {
+  prefetcher.start(client, std::make_shared<const reap::Plan>(std::move(plan)));
+  prefetcher.connected(client.get());
+}
+
+// Prefetches every second page, and holds the first install until the guest waits for `page`, which
+// it gets.
+std::shared_ptr<WorkersAlone> fault_beside_the_first_install(Restore& restore, uint64_t page) {
+  const auto client = std::make_shared<WorkersAlone>(restore);
   fixture::Hold hold;
   reap::hooks::before_prefetch_install = hold.hook();
-  const std::shared_ptr<WorkersAlone> owned(&client, [](WorkersAlone*) {});
-  prefetcher.start(owned, std::make_shared<const reap::Plan>(std::move(plan)));
-  prefetcher.connected(&client);
+  reap::Prefetcher prefetcher(1);
+  start(prefetcher, client, write_working_set(restore, every_second_page()));
   hold.wait_until_held();
-  CHECK_EQ(client.serving, 1);
+  CHECK_EQ(client->serving, 1);
   std::thread vcpu([&] { CHECK(restore.has_file_bytes(page)); });
   fixture::eventually([&] { return restore.guest.faults_pending() == 1; });
   hold.release();
-  client.wait_for_prefetched();
+  client->wait_for_prefetched();
   vcpu.join();
-  CHECK_EQ(client.serving, 0);
+  CHECK_EQ(client->serving, 0);
+  return client;
 }
 
 }  // namespace
@@ -70,14 +78,11 @@ TEST(a_worker_serves_a_late_fault_from_the_group_that_it_installs) {
   if (!restore.missing().empty()) SKIP(restore.missing());
   // The memory file's pages would have to be read from the disk, for which no worker waits.
   reap::hooks::is_cold = [] { return true; };
-  WorkersAlone client(restore);
-  reap::Prefetcher prefetcher(1);
-  fault_beside_the_first_install(restore, client, kPages - 2, prefetcher,
-                                 write_working_set(restore, every_second_page()));
+  const auto client = fault_beside_the_first_install(restore, kPages - 2);
   CHECK_EQ(restore.get(Counter::faults), 1);
   CHECK_EQ(restore.get(Counter::bytes_read), kPages / 2 * 4096);
   // Not by the prefetch: the page was there when its turn came.
-  CHECK_EQ(client.wait_for_prefetched().pages, kPages / 2 - 1);
+  CHECK_EQ(client->wait_for_prefetched().pages, kPages / 2 - 1);
   CHECK_EQ(restore.get(Counter::installed), kPages / 2);
   for (uint64_t page = 0; page < kPages; page += 2) CHECK(restore.guest.is_present(page));
 }
@@ -86,30 +91,53 @@ TEST(a_worker_serves_a_fault_on_another_page_from_the_page_cache) {
   fixture::Hooks hooks;
   Restore restore(shape_of_many());
   if (!restore.missing().empty()) SKIP(restore.missing());
-  WorkersAlone client(restore);
-  reap::Prefetcher prefetcher(1);
   const uint64_t page = kPages - 1;
   std::vector<uint8_t> warm(4096);
   CHECK_EQ(restore.memory_file.read(page * 4096, warm.data(), warm.size()).err, 0);
-  fault_beside_the_first_install(restore, client, page, prefetcher,
-                                 write_working_set(restore, every_second_page()));
+  const auto client = fault_beside_the_first_install(restore, page);
   CHECK_EQ(restore.get(Counter::faults), 1);
-  CHECK_EQ(client.wait_for_prefetched().pages, kPages / 2);
+  CHECK_EQ(client->wait_for_prefetched().pages, kPages / 2);
   CHECK(restore.guest.is_present(page));
+}
+
+TEST(a_cold_fault_does_not_keep_a_worker_from_those_behind_it) {
+  fixture::Hooks hooks;
+  Restore restore;
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  reap::hooks::is_cold = [] { return true; };
+  std::vector<std::thread> vcpus;
+  std::atomic<int> served{0};
+  for (const uint64_t page : {5, 6, 7}) {
+    vcpus.emplace_back([&, page] {
+      CHECK(restore.has_file_bytes(page));
+      ++served;
+    });
+    fixture::eventually([&] { return restore.guest.faults_pending() == vcpus.size(); });
+  }
+  reap::ServeBuffers buffers;
+  CHECK(buffers.reserve(4096));
+  const auto all_but_the_first = [&](uint64_t offset) {
+    return offset == 5 * 4096 ? nullptr : restore.bytes_of(offset / 4096);
+  };
+  CHECK_EQ(restore.handler->serve_once(buffers, all_but_the_first), Served::later);
+  fixture::eventually([&] { return served == 2; });
+  CHECK(!restore.guest.is_present(5));
+  CHECK_EQ(restore.get(Counter::bytes_read), 0);
+  // A demand thread takes what was left, and waits.
+  CHECK_EQ(restore.handler->serve(buffers, std::chrono::nanoseconds(0), [] { return true; }),
+           Served::idle);
+  for (std::thread& vcpu : vcpus) vcpu.join();
 }
 
 TEST(a_page_that_was_removed_is_not_served_from_the_group_at_hand) {
   fixture::Hooks hooks;
   Restore restore(shape_of_many());
   if (!restore.missing().empty()) SKIP(restore.missing());
-  WorkersAlone client(restore);
-  reap::Prefetcher prefetcher(1);
+  const auto client = std::make_shared<WorkersAlone>(restore);
   fixture::Hold hold;
   reap::hooks::before_prefetch_install = hold.hook();
-  const std::shared_ptr<WorkersAlone> owned(&client, [](WorkersAlone*) {});
-  prefetcher.start(
-      owned, std::make_shared<const reap::Plan>(write_working_set(restore, every_second_page())));
-  prefetcher.connected(&client);
+  reap::Prefetcher prefetcher(1);
+  start(prefetcher, client, write_working_set(restore, every_second_page()));
   hold.wait_until_held();
   std::thread vcpu([&] {
     // Returns when the worker has read the event.
@@ -118,9 +146,8 @@ TEST(a_page_that_was_removed_is_not_served_from_the_group_at_hand) {
   });
   fixture::eventually([&] { return restore.guest.remove_is_pending(); });
   hold.release();
-  client.wait_for_prefetched();
   // No install was given up because of it.
-  CHECK_EQ(client.wait_for_prefetched().pages, kPages / 2 - 1);
+  CHECK_EQ(client->wait_for_prefetched().pages, kPages / 2 - 1);
   // The worker may be through before the guest asks.
   reap::ServeBuffers buffers;
   CHECK(buffers.reserve(4096));
@@ -137,14 +164,11 @@ TEST(a_page_that_was_removed_is_not_served_from_the_group_at_hand) {
 TEST(workers_look_for_faults_again_and_again_in_a_long_extent) {
   Restore restore(shape_of_many());
   if (!restore.missing().empty()) SKIP(restore.missing());
-  WorkersAlone client(restore);
+  const auto client = std::make_shared<WorkersAlone>(restore);
   reap::Prefetcher prefetcher(1);
-  const std::shared_ptr<WorkersAlone> owned(&client, [](WorkersAlone*) {});
-  prefetcher.start(owned,
-                   std::make_shared<const reap::Plan>(write_working_set(restore, {{{0, kPages}}})));
-  prefetcher.connected(&client);
-  client.wait_for_prefetched();
-  CHECK_EQ(client.looks, static_cast<int>(kPages / 32));
+  start(prefetcher, client, write_working_set(restore, {{{0, kPages}}}));
+  client->wait_for_prefetched();
+  CHECK_EQ(client->looks, static_cast<int>(kPages / 32));
 }
 
 // epoll and poll() report a blocking userfaultfd as broken, and a read of it would wait for a
