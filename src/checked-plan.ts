@@ -1,5 +1,6 @@
 import type { BigIntStats } from 'node:fs'
 import { stat } from 'node:fs/promises'
+import { LRUCache } from 'lru-cache'
 import { ReapTraceError } from './errors.js'
 import {
   checkIdentity,
@@ -49,35 +50,28 @@ export async function planFor(
   }
 }
 
-/** What was read of files, by path, the least recently used first. */
-const recent = new Map<string, { readonly name: string; readonly set: WorkingSet }>()
-const MOST_RECENT_BYTES = 32 * 2 ** 20
+/** What was read of files, by path, and in which state of the file. */
+const recent = new LRUCache<string, { readonly state: string; readonly set: WorkingSet }>({
+  maxSize: 32 * 2 ** 20,
+  // The tables are views of the index as it was read. No size may be 0.
+  sizeCalculation: ({ set }) => Math.max(1, planOf(set)?.extents.buffer.byteLength ?? 0),
+})
 
 /**
  * {@link WorkingSet.read}, which takes longer than all else that `serve()` does, once for each state
  * of a file. The pages' bytes are not in memory: the engine reads and checks them each time.
  */
 async function readOnce(path: string): Promise<WorkingSet> {
-  const state = (): Promise<BigIntStats | undefined> =>
+  const look = (): Promise<BigIntStats | undefined> =>
     stat(path, { bigint: true }).catch(() => undefined)
-  const before = await state()
-  const name = before && stamp(before)
+  const before = await look()
+  const state = before && stamp(before)
   const there = recent.get(path)
+  if (there && there.state === state) return there.set
   recent.delete(path)
-  if (there && there.name === name) {
-    recent.set(path, there)
-    return there.set
-  }
   const set = await WorkingSet.read(path)
-  const after = await state()
-  if (name && after && stamp(after) === name && isSettled(after)) {
-    recent.set(path, { name, set })
-    let bytes = 0
-    for (const [other, { set }] of [...recent].reverse()) {
-      bytes += planOf(set)?.extents.buffer.byteLength ?? 0
-      if (bytes > MOST_RECENT_BYTES) recent.delete(other)
-    }
-  }
+  const after = await look()
+  if (state && after && stamp(after) === state && isSettled(after)) recent.set(path, { state, set })
   return set
 }
 

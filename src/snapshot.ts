@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import type { BigIntStats } from 'node:fs'
 import { stat } from 'node:fs/promises'
+import { LRUCache } from 'lru-cache'
 import { ReapTraceError } from './errors.js'
 import { checkShape, type MemoryFile, readError } from './memory-file.js'
 import { crc32c, samplePages } from './native.js'
@@ -70,9 +71,8 @@ export async function takeIdentity(
   return { key, pages, checksums }
 }
 
-/** Files that were compared and are the same, the least recently used first. */
-const known = new Set<string>()
-const MOST_KNOWN = 1024
+/** Files that were compared and are the same. */
+const known = new LRUCache<string, true>({ max: 1024 })
 
 /**
  * Makes sure that a working set was made from this memory file, by its size and the sampled pages.
@@ -95,10 +95,7 @@ export async function checkIdentity(
   checkSize(memoryFile, Number(stats.size), set.memoryBytes)
 
   const name = [stamp(stats), key, pages, checksums].join(':')
-  if (known.delete(name)) {
-    known.add(name)
-    return stampOf(stats)
-  }
+  if (known.get(name)) return stampOf(stats)
   const found = await samplePages(memoryFile, pages)
   const different = pages.findIndex((_, i) => found[i] !== checksums[i])
   if (different >= 0) {
@@ -112,9 +109,7 @@ export async function checkIdentity(
   // What was sampled may be a newer file than the one that was looked at first: the older stamp
   // goes on, and is held against the file that is served.
   const after = await statMemoryFile(memoryFile)
-  if (stamp(after) === stamp(stats) && isSettled(after)) known.add(name)
-  const [oldest] = known
-  if (known.size > MOST_KNOWN) known.delete(oldest!)
+  if (stamp(after) === stamp(stats) && isSettled(after)) known.set(name, true)
   return stampOf(stats)
 }
 
