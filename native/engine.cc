@@ -10,6 +10,8 @@
 #include <cstdio>
 #include <utility>
 
+#include "hooks.h"
+
 namespace reap {
 
 namespace {
@@ -186,6 +188,7 @@ void Engine::dispatch(Token token, ServeBuffers& buffers) {
 }
 
 bool Engine::has_core_to_spare() const {
+  if (REAP_HOOK_SAYS(cores_are_busy)) return false;
   // One is the guest's.
   return spinning_.load(std::memory_order_relaxed) + prefetcher_->busy_workers() + 1 < cores();
 }

@@ -15,6 +15,8 @@ inline std::function<void()> before_prefetch_install;
 inline std::function<void()> before_ioctl;
 // Whether a read waits for the disk, whatever the page cache has: evicting is no more than a wish.
 inline std::function<bool()> is_cold;
+// Whether every core is taken, however many this machine has.
+inline std::function<bool()> cores_are_busy;
 }  // namespace reap::hooks
 
 #define REAP_HOOK(name)                         \

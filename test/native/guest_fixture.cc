@@ -68,6 +68,7 @@ Hooks::~Hooks() {
     *hook = nullptr;
   }
   reap::hooks::is_cold = nullptr;
+  reap::hooks::cores_are_busy = nullptr;
 }
 
 std::vector<uint8_t> memory_bytes(const Shape& shape) {

@@ -188,33 +188,104 @@ TEST(a_worker_does_not_look_at_a_blocking_userfaultfd) {
   CHECK(!reap::uffd::has_messages(restore.guest.uffd()));
 }
 
+namespace {
+
+// A session whose first install is held: its worker serves, and does not run.
+class HeldWorker {
+ public:
+  explicit HeldWorker(Restore& restore) : restore_(restore) {
+    reap::hooks::cores_are_busy = [] { return true; };
+    reap::hooks::before_prefetch_install = worker_.hook();
+    reap::hooks::before_event = [this] {
+      ++events_;
+      if (hold_events_) event_();
+    };
+    reap::SessionOptions options;
+    options.socket_path = restore.directory.path("uffd.sock");
+    options.memory_file = restore.path;
+    options.kill_vm = false;
+    options.plan = std::make_shared<const reap::Plan>(write_working_set(restore, {{{0, 2}}}));
+    options.plan_is_for = restore.memory_file.stamp();
+    session_ = run_.open(options);
+    connection_ = fixture::connect_to(options.socket_path);
+    CHECK(fixture::send(connection_.get(),
+                        fixture::handshake_text(restore.guest, restore.page_size()),
+                        {restore.guest.uffd()}));
+    worker_.wait_until_held();
+  }
+  ~HeldWorker() {
+    event_.release();
+    CHECK(run_.close(session_.id, false));
+    run_.wait_for_end(session_.id);
+    run_.shut_down();
+  }
+
+  void go_on() {
+    worker_.release();
+    run_.wait(reap::Event::Kind::prefetched, session_.id);
+  }
+  // Holds the next event or timer of the session.
+  void hold_event() {
+    hold_events_ = true;
+    event_.wait_until_held();
+  }
+  // Whether nothing happens by itself.
+  bool is_quiet() const {
+    // What follows from the last fault.
+    static_cast<void>(fixture::Flag().set_within_a_moment());
+    const int before = events_;
+    return !fixture::Flag().set_within_a_moment() && events_ == before;
+  }
+
+ private:
+  Restore& restore_;
+  fixture::Hold worker_;
+  fixture::Hold event_;
+  std::atomic<bool> hold_events_{false};
+  std::atomic<int> events_{0};
+  fixture::EngineRun run_;
+  fixture::EngineRun::Opened session_;
+  reap::UniqueFd connection_;
+};
+
+}  // namespace
+
 // A worker that serves may lose its core. Demand threads leave the userfaultfd to it, and come
 // back.
 TEST(a_guest_whose_worker_does_not_run_is_served_all_the_same) {
   fixture::Hooks hooks;
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
-  fixture::EngineRun run;
-  reap::SessionOptions options;
-  options.socket_path = restore.directory.path("uffd.sock");
-  options.memory_file = restore.path;
-  options.kill_vm = false;
-  options.plan =
-      std::make_shared<const reap::Plan>(write_working_set(restore, {{{0, 1}, {2, 1}, {4, 1}}}));
-  options.plan_is_for = restore.memory_file.stamp();
-  fixture::Hold hold;
-  reap::hooks::before_prefetch_install = hold.hook();
-  const fixture::EngineRun::Opened session = run.open(options);
-  const reap::UniqueFd connection = fixture::connect_to(options.socket_path);
-  CHECK(fixture::send(connection.get(), fixture::handshake_text(restore.guest, 4096),
-                      {restore.guest.uffd()}));
-  hold.wait_until_held();
+  HeldWorker held(restore);
   // The first fault finds the userfaultfd watched, the others find it left to the worker.
   for (const uint64_t page : {9, 2, 11, 0, 13}) CHECK(restore.has_file_bytes(page));
-  hold.release();
-  run.wait(reap::Event::Kind::prefetched, session.id);
-  // And watched again when the worker has gone.
+  held.go_on();
   for (const uint64_t page : {15, 17, 4}) CHECK(restore.has_file_bytes(page));
-  CHECK(run.close(session.id, false));
-  run.wait_for_end(session.id);
+  CHECK(held.is_quiet());
+}
+
+TEST(a_worker_that_has_served_gives_the_userfaultfd_back) {
+  fixture::Hooks hooks;
+  Restore restore;
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  HeldWorker held(restore);
+  CHECK(restore.has_file_bytes(9));
+  // The timer by which a demand thread would look after the worker comes to nothing.
+  held.hold_event();
+  held.go_on();
+  CHECK(restore.has_file_bytes(11));
+}
+
+TEST(a_userfaultfd_of_huge_pages_is_not_left_to_a_worker) {
+  fixture::Hooks hooks;
+  Shape shape;
+  shape.page_size = fixture::kHugePage;
+  shape.region_pages = {8};
+  Restore restore(shape);
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  HeldWorker held(restore);
+  CHECK(restore.has_file_bytes(5));
+  CHECK(held.is_quiet());
+  CHECK(restore.has_file_bytes(6));
+  held.go_on();
 }
