@@ -23,7 +23,7 @@ const usage = `usage: npm run bench -- [options]
   --only TEXT    cells with that in their name, such as linux-64 or kvm
   --quick        few rounds, and a part of the cells: two minutes
   --list         print the names of the cells, and do nothing
-  --cache DIR    where memory files are kept between runs (build/scenes; 6 GB)
+  --cache DIR    where memory files are kept between runs (build/scenes; 9 GB)
   --json         one object with every sample on stdout
   --chart FILE   write the time to response against the size of the working set as an SVG
   --from FILE    print or draw what --json has written, and measure nothing
