@@ -3,6 +3,7 @@ import type { SnapshotIdentity } from './snapshot.js'
 import { mergeTraces, PAGE, Trace } from './trace.js'
 import { readWorkingSetFile } from './working-set-decoder.js'
 import { countOf, type Manifest, type WorkingSetFile } from './working-set-file.js'
+import { runLengths, type WorkingSetSummary } from './working-set-summary.js'
 import { type VerifyResult, verifyWorkingSetFile } from './working-set-verify.js'
 import { type Progress, writeWorkingSetFile } from './working-set-writer.js'
 
@@ -39,46 +40,6 @@ export interface WriteOptions {
 export interface VerifyOptions {
   readonly signal?: AbortSignal | undefined
   readonly onProgress?: ((progress: Progress) => void) | undefined
-}
-
-/** Extents whose length is in one range, which ends where the length doubles. */
-export interface RunLengths {
-  readonly fromPages: number
-  readonly toPages: number
-  readonly extents: number
-  /** 4 KiB pages in these extents. */
-  readonly pages: number
-}
-
-/** A working set in numbers. Pages are of 4 KiB except as `pageSize` says. */
-export interface WorkingSetSummary {
-  readonly pageSize: number
-  readonly memoryBytes: number
-  readonly runs: number
-  readonly pages: number
-  readonly bytes: number
-  /** Of the guest's memory, 0 to 1. */
-  readonly share: number
-  readonly extents: number
-  /** Lengths of the extents, the shortest first; ranges without extents are left out. */
-  readonly runLengths: readonly RunLengths[]
-  /** When the last page was first touched, in microseconds since the VM connected. */
-  readonly lastTouchUs: number
-  /** What there is to say of the file, for a working set that was read from one. */
-  readonly file?: {
-    readonly path: string
-    readonly fileBytes: number
-    /** Parts that are fetched and installed as one. */
-    readonly groups: number
-    /** Runs of pages in all groups: what is installed by one call. */
-    readonly extents: number
-    readonly dataPages: number
-    /** Pages of zeros, which are not stored. */
-    readonly zeroPages: number
-    /** Pages whose checksums tie the file to its memory file. */
-    readonly samples: number
-    readonly manifest: Manifest
-  }
 }
 
 /** What the native engine needs of a working-set file: its tables, byte for byte. */
@@ -310,18 +271,4 @@ function mergeExtents({ pages, pageSize }: Trace): Extent[] {
     }
   }
   return extents
-}
-
-function runLengths(extents: readonly Extent[]): RunLengths[] {
-  const ranges = new Map<number, { extents: number; pages: number }>()
-  for (const { pageCount } of extents) {
-    const fromPages = 2 ** Math.floor(Math.log2(pageCount))
-    const range = ranges.get(fromPages) ?? { extents: 0, pages: 0 }
-    range.extents++
-    range.pages += pageCount
-    ranges.set(fromPages, range)
-  }
-  return [...ranges]
-    .sort(([a], [b]) => a - b)
-    .map(([fromPages, range]) => ({ fromPages, toPages: 2 * fromPages - 1, ...range }))
 }
