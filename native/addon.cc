@@ -266,15 +266,17 @@ Napi::Value crc32c(const Napi::CallbackInfo& info) {
 
 class SamplePages : public Napi::AsyncWorker {
  public:
-  SamplePages(Napi::Env env, std::string path, std::vector<uint32_t> pages)
+  SamplePages(Napi::Env env, std::string path, std::vector<uint32_t> pages,
+              reap::PartialPage partial)
       : AsyncWorker(env, "reap-trace"),
         deferred_(Napi::Promise::Deferred::New(env)),
         path_(std::move(path)),
-        pages_(std::move(pages)) {}
+        pages_(std::move(pages)),
+        partial_(partial) {}
   Napi::Promise promise() const { return deferred_.Promise(); }
 
  protected:
-  void Execute() override { failure_ = reap::sample_pages(path_, pages_, &checksums_); }
+  void Execute() override { failure_ = reap::sample_pages(path_, pages_, partial_, &checksums_); }
   void OnOK() override {
     Napi::Env env = Env();
     if (failure_) {
@@ -290,16 +292,18 @@ class SamplePages : public Napi::AsyncWorker {
   Napi::Promise::Deferred deferred_;
   const std::string path_;
   const std::vector<uint32_t> pages_;
+  const reap::PartialPage partial_;
   std::vector<uint32_t> checksums_;
   Failure failure_;
 };
 
-// samplePages(path, pages: Uint32Array) => Promise<failure | Uint32Array>
+// samplePages(path, pages: Uint32Array, padsLastPage) => Promise<failure | Uint32Array>
 Napi::Value sample_pages(const Napi::CallbackInfo& info) {
   const auto pages = info[1].As<Napi::Uint32Array>();
-  auto* worker =
-      new SamplePages(info.Env(), info[0].As<Napi::String>().Utf8Value(),
-                      std::vector<uint32_t>(pages.Data(), pages.Data() + pages.ElementLength()));
+  auto* worker = new SamplePages(
+      info.Env(), info[0].As<Napi::String>().Utf8Value(),
+      std::vector<uint32_t>(pages.Data(), pages.Data() + pages.ElementLength()),
+      info[2].As<Napi::Boolean>() ? reap::PartialPage::padded : reap::PartialPage::refused);
   worker->Queue();
   return worker->promise();
 }

@@ -9,10 +9,10 @@
  * | `ERR_HANDSHAKE_TIMEOUT` | nobody connected, or somebody connected and did not finish the handshake |
  * | `ERR_HANDSHAKE_INVALID` | the handshake breaks the contract (JSON, descriptors, regions, page sizes) |
  * | `ERR_PEER_REFUSED` | the process that connected is not one that may |
- * | `ERR_SNAPSHOT_MISMATCH` | the working set was made for another memory file |
+ * | `ERR_SNAPSHOT_MISMATCH` | the working set was made for another memory file or disk image |
  * | `ERR_WORKING_SET_INVALID` | a working-set file fails a check (magic, version, checksum, bounds) |
  * | `ERR_WORKING_SET_IO` | a working-set file cannot be opened, read or written |
- * | `ERR_SOURCE_READ` | the memory file cannot be opened or read, or is shorter than the guest's memory |
+ * | `ERR_SOURCE_READ` | the memory file or a disk image cannot be opened or read, or the memory file is shorter than the guest's memory |
  * | `ERR_FAULT_UNRESOLVED` | a fault cannot be served: the kernel refused, or the address is in no region |
  * | `ERR_CLOSED` | the fault handler was used after it ended |
  */

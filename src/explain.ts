@@ -156,7 +156,7 @@ function explainFile(failure: NativeFailure, what: string, path: string | undefi
   if (check === 'cut-short') {
     return {
       message: `${what} ${path} ends inside the page at offset ${offset}: it was cut short`,
-      hint: `${what === 'the memory file' ? 'A memory file' : 'A working-set file'} must not change while it is used.`,
+      hint: `${what.replace('the', 'A')} must not change while it is used.`,
       path,
     }
   }
@@ -210,7 +210,9 @@ function explainCause(
         path: context.memoryFile,
       }
     case 'ERR_SOURCE_READ':
-      return explainFile(failure, 'the memory file', context.memoryFile)
+      return context.diskImage === undefined
+        ? explainFile(failure, 'the memory file', context.memoryFile)
+        : explainFile(failure, 'the disk image', context.diskImage)
     case 'ERR_WORKING_SET_INVALID':
     case 'ERR_WORKING_SET_IO':
       return explainFile(failure, 'the working-set file', context.workingSetPath)

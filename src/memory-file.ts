@@ -124,10 +124,15 @@ function planSpans(pages: Uint32Array): Span[] {
   return spans
 }
 
-export function readError(path: string, error: unknown, offset?: number): unknown {
+export function readError(
+  path: string,
+  error: unknown,
+  offset?: number,
+  what = 'memory file',
+): unknown {
   if (error instanceof ReapTraceError || !(error instanceof Error)) return error
   const { errno, syscall, message } = error as NodeJS.ErrnoException
-  return new ReapTraceError('ERR_SOURCE_READ', `cannot read the memory file: ${message}`, {
+  return new ReapTraceError('ERR_SOURCE_READ', `cannot read the ${what}: ${message}`, {
     path,
     errno,
     syscall,

@@ -60,7 +60,11 @@ interface Addon {
   takeTrace(session: NativeSession): [pageSize: number, memoryBytes: number, touches: Uint32Array]
   shutdown(): void
   crc32c(bytes: Uint8Array, seed: number): number
-  samplePages(path: string, pages: Uint32Array): Promise<NativeFailure | Uint32Array>
+  samplePages(
+    path: string,
+    pages: Uint32Array,
+    padsLastPage: boolean,
+  ): Promise<NativeFailure | Uint32Array>
   probe(): [device: number, syscall: number, userModeOnly: number, features: bigint]
 }
 
@@ -154,6 +158,7 @@ export function toError(failure: NativeFailure, context: FailureContext): ReapTr
 export interface FailureContext {
   readonly socketPath?: string
   readonly memoryFile?: string
+  readonly diskImage?: string
   readonly workingSetPath?: string | undefined
   readonly connectTimeoutMs?: number
   /** What became of the VM, when the failure ended a session. */
@@ -171,9 +176,20 @@ export function crc32c(bytes: Uint8Array, seed = 0): number {
  * @throws ReapTraceError `ERR_SOURCE_READ` when the file cannot be opened or a page cannot be read whole.
  */
 export async function samplePages(path: string, pages: Uint32Array): Promise<Uint32Array> {
-  const result = await native().samplePages(path, pages)
+  const result = await native().samplePages(path, pages, false)
   if (result instanceof Uint32Array) return result
   throw toError(result, { memoryFile: path })
+}
+
+/**
+ * {@link samplePages} of a disk image: a page in which it ends is padded with zeros.
+ *
+ * @throws ReapTraceError `ERR_SOURCE_READ` when the file cannot be opened or read, or ends before a page.
+ */
+export async function sampleDiskPages(path: string, pages: Uint32Array): Promise<Uint32Array> {
+  const result = await native().samplePages(path, pages, true)
+  if (result instanceof Uint32Array) return result
+  throw toError(result, { diskImage: path })
 }
 
 /** The three ways to get a userfaultfd: 0 or a negative errno each. */

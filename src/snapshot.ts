@@ -4,22 +4,34 @@ import { stat } from 'node:fs/promises'
 import { LRUCache } from 'lru-cache'
 import { ReapTraceError } from './errors.js'
 import { checkShape, type MemoryFile, readError } from './memory-file.js'
-import { crc32c, samplePages } from './native.js'
+import { crc32c, sampleDiskPages, samplePages } from './native.js'
 import { PAGE } from './trace.js'
 
-/** What ties a working set to the content of its memory file, besides the size. */
-export interface SnapshotIdentity {
-  /** 16 random bytes; the sampled places were drawn with them. */
-  readonly key: Uint8Array
-  /** Numbers of the sampled 4 KiB pages of the memory file. */
+/** Pages that stand for a whole file. */
+export interface PageSamples {
+  /** Numbers of the sampled 4 KiB pages of the file. */
   readonly pages: Uint32Array
   /** CRC-32C of each of `pages`. */
   readonly checksums: Uint32Array
 }
 
+/** What ties a working set to the content of its memory file, besides the size. */
+export interface SnapshotIdentity extends PageSamples {
+  /** 16 random bytes; the sampled places were drawn with them. */
+  readonly key: Uint8Array
+}
+
+/** What ties the places in a disk image to the image's content. */
+export interface DiskIdentity {
+  readonly bytes: number
+  readonly samples: PageSamples
+}
+
 const FIRST_SAMPLES = 16
 const SET_SAMPLES = 32
 const MEMORY_SAMPLES = 16
+const FIRST_DISK_SAMPLES = 8
+const SPREAD_DISK_SAMPLES = 8
 
 /**
  * Chooses the pages that stand for the whole memory file, as docs/working-set-format.md says: the
@@ -39,6 +51,20 @@ export function choosePages(
   for (let rank = 0; rank < Math.min(FIRST_SAMPLES, count); rank++) chosen.add(page(rank))
   if (count > 0) for (let i = 0; i < SET_SAMPLES; i++) chosen.add(page(below(count)))
   for (let i = 0; i < MEMORY_SAMPLES; i++) chosen.add(below(memoryPages))
+  return Uint32Array.from(chosen)
+}
+
+/**
+ * Chooses the pages that stand for a disk image: the first of its order, and some spread over it.
+ *
+ * @param page gives the page of the disk at a place below `count` of the disk's order.
+ */
+export function chooseDiskPages(count: number, page: (place: number) => number): Uint32Array {
+  const chosen = new Set<number>()
+  for (let place = 0; place < Math.min(FIRST_DISK_SAMPLES, count); place++) chosen.add(page(place))
+  for (let i = 1; count > FIRST_DISK_SAMPLES && i <= SPREAD_DISK_SAMPLES; i++) {
+    chosen.add(page(Math.floor((i * count) / SPREAD_DISK_SAMPLES) - 1))
+  }
   return Uint32Array.from(chosen)
 }
 
@@ -71,6 +97,24 @@ export async function takeIdentity(
   return { key, pages, checksums }
 }
 
+/**
+ * Takes the identity of a disk image by these pages of it. One that is written to meanwhile gets an
+ * identity that fits no image, which costs the prefetch from it and nothing else.
+ *
+ * @throws ReapTraceError
+ * - `ERR_SNAPSHOT_MISMATCH`: the image has not as many pages as one of `bytes` bytes,
+ * - `ERR_SOURCE_READ`: it cannot be read, or is none.
+ */
+export async function takeDiskIdentity(
+  path: string,
+  bytes: number,
+  pages: Uint32Array,
+): Promise<DiskIdentity> {
+  const size = Number((await statDiskImage(path)).size)
+  if (Math.ceil(size / PAGE) !== Math.ceil(bytes / PAGE)) throw otherDiskSize(path, size, bytes)
+  return { bytes: size, samples: { pages, checksums: await sampleDiskPages(path, pages) } }
+}
+
 /** Files that were compared and are the same. */
 const known = new LRUCache<string, true>({ max: 1024 })
 
@@ -90,27 +134,66 @@ export async function checkIdentity(
   set: { readonly memoryBytes: number; readonly identity: SnapshotIdentity | undefined },
 ): Promise<FileStamp> {
   if (!set.identity) throw new TypeError('Only a working set that is in a file has an identity')
-  const { key, pages, checksums } = set.identity
   const stats = await statMemoryFile(memoryFile)
   checkSize(memoryFile, Number(stats.size), set.memoryBytes)
+  await compare('memory file', memoryFile, stats, set.identity)
+  return stampOf(stats)
+}
 
-  const name = [stamp(stats), key, pages, checksums].join(':')
-  if (known.get(name)) return stampOf(stats)
-  const found = await samplePages(memoryFile, pages)
+/**
+ * Makes sure that places in a disk image are of this one, as {@link checkIdentity} does of a memory
+ * file.
+ *
+ * @throws ReapTraceError
+ * - `ERR_SNAPSHOT_MISMATCH`: the sizes differ, or a page does (its `offset`),
+ * - `ERR_SOURCE_READ`: the disk image cannot be read, or is none.
+ */
+export async function checkDisk(
+  path: string,
+  { bytes, samples }: DiskIdentity,
+): Promise<FileStamp> {
+  const stats = await statDiskImage(path)
+  const size = Number(stats.size)
+  if (size !== bytes) throw otherDiskSize(path, size, bytes)
+  await compare('disk image', path, stats, samples)
+  return stampOf(stats)
+}
+
+const readers = {
+  'memory file': {
+    look: (path: string) => statMemoryFile(path),
+    sample: (path: string, pages: Uint32Array) => samplePages(path, pages),
+  },
+  'disk image': {
+    look: (path: string) => statDiskImage(path),
+    sample: (path: string, pages: Uint32Array) => sampleDiskPages(path, pages),
+  },
+} as const
+
+/** Compares the sampled pages of a file, unless it was in this very state when they were the same. */
+async function compare(
+  kind: keyof typeof readers,
+  path: string,
+  stats: BigIntStats,
+  { pages, checksums }: PageSamples,
+): Promise<void> {
+  const name = [kind, stamp(stats), pages, checksums].join(':')
+  if (known.get(name)) return
+  const { look, sample } = readers[kind]
+  const found = await sample(path, pages)
   const different = pages.findIndex((_, i) => found[i] !== checksums[i])
   if (different >= 0) {
     const offset = pages[different]! * PAGE
     throw new ReapTraceError(
       'ERR_SNAPSHOT_MISMATCH',
-      `the working set was made from another memory file than ${memoryFile}: the page at byte ${offset} differs`,
-      { path: memoryFile, check: 'sample', offset, hint: RECORD_AGAIN },
+      `the working set was made from another ${kind} than ${path}: the page at byte ${offset} differs`,
+      { path, check: 'sample', offset, hint: RECORD_AGAIN },
     )
   }
   // What was sampled may be a newer file than the one that was looked at first: the older stamp
   // goes on, and is held against the file that is served.
-  const after = await statMemoryFile(memoryFile)
+  const after = await look(path)
   if (stamp(after) === stamp(stats) && isSettled(after)) known.set(name, true)
-  return stampOf(stats)
 }
 
 /** @throws ReapTraceError `ERR_SOURCE_READ` for what cannot be a memory file. */
@@ -120,6 +203,19 @@ export async function statMemoryFile(path: string): Promise<BigIntStats> {
   })
   checkShape(path, stats)
   return stats
+}
+
+/** @throws ReapTraceError `ERR_SOURCE_READ` for what cannot be a disk image. */
+async function statDiskImage(path: string): Promise<BigIntStats> {
+  const stats = await stat(path, { bigint: true }).catch((error: unknown) => {
+    throw readError(path, error, undefined, 'disk image')
+  })
+  if (stats.isFile()) return stats
+  throw new ReapTraceError('ERR_SOURCE_READ', `the disk image ${path} is not a regular file`, {
+    path,
+    check: 'regular-file',
+    hint: 'Name the file that the VMM has as its disk.',
+  })
 }
 
 /** Device, inode, size, and the times of the last change of data and of status in nanoseconds. */
@@ -150,3 +246,10 @@ export function checkSize(path: string, bytes: number, memoryBytes: number): voi
     { path, check: 'size', hint: RECORD_AGAIN },
   )
 }
+
+const otherDiskSize = (path: string, bytes: number, expected: number): ReapTraceError =>
+  new ReapTraceError(
+    'ERR_SNAPSHOT_MISMATCH',
+    `the working set is of a disk image of ${expected} bytes, but ${path} has ${bytes}`,
+    { path, check: 'size', hint: RECORD_AGAIN },
+  )
