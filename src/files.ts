@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import { type FileHandle, open, rename, unlink } from 'node:fs/promises'
+import { type FileHandle, open, rename, stat, unlink } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { ReapTraceError } from './errors.js'
 
@@ -48,6 +48,13 @@ async function syncFolder(path: string): Promise<void> {
   } finally {
     await folder?.close()
   }
+}
+
+/** Whether both paths name one file that is there. */
+export async function isSameFile(a: string, b: string): Promise<boolean> {
+  const look = (path: string) => stat(path, { bigint: true }).catch(() => undefined)
+  const [one, other] = [await look(a), await look(b)]
+  return one !== undefined && one.dev === other?.dev && one.ino === other.ino
 }
 
 /** Fills `bytes` from the file. Returns how many there were: fewer only where the file ends. */

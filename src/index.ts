@@ -11,4 +11,12 @@ export type {
 } from './fault-handler.js'
 export { type InterposerOptions, interposerEnvironment } from './interpose.js'
 export { serve } from './serve.js'
-export { type Extent, type Manifest, Trace, type VerifyResult, WorkingSet } from './working-set.js'
+export {
+  type DiskExtent,
+  type DiskWorkingSet,
+  type Extent,
+  type Manifest,
+  Trace,
+  type VerifyResult,
+  WorkingSet,
+} from './working-set.js'

@@ -4,7 +4,10 @@ import { ReapTraceError } from './errors.js'
 import { ioError, readWhole } from './files.js'
 import { crc32c } from './native.js'
 import { firstOutside, MOST_MEMORY, PAGE } from './trace.js'
+import { checkDiskExtents, decodeDisks } from './working-set-disk-tables.js'
 import {
+  DISK_BYTES,
+  DISK_EXTENT_BYTES,
   EXTENT_BYTES,
   GROUP_BYTES,
   HEADER_BYTES,
@@ -12,6 +15,7 @@ import {
   MAJOR,
   type Manifest,
   MINOR,
+  MOST_DISKS,
   MOST_INDEX_BYTES,
   MOST_MANIFEST_BYTES,
   MOST_SAMPLES,
@@ -70,6 +74,8 @@ interface Header extends Tables {
   readonly runs: number
   readonly manifestBytes: number
   readonly dataPages: number
+  readonly disks: number
+  readonly diskExtents: number
   readonly key: Uint8Array
   readonly indexChecksum: number
 }
@@ -93,9 +99,10 @@ function decodeHeader(bytes: Uint8Array, fileBytes: number, refuse: Refuse): Hea
   if (crc32c(bytes) !== headerChecksum) {
     throw refuse('header-checksum', 124, 'the checksum of its header is wrong')
   }
-  const reserved = Buffer.from(bytes.buffer, 128)
+  const reservedAt = minor === 0 ? 128 : 136
+  const reserved = Buffer.from(bytes.buffer, reservedAt)
   if (!reserved.equals(Buffer.alloc(reserved.length))) {
-    const offset = 128 + reserved.findIndex((byte) => byte !== 0)
+    const offset = reservedAt + reserved.findIndex((byte) => byte !== 0)
     throw refuse('reserved', offset, 'a reserved byte is not zero')
   }
 
@@ -112,6 +119,8 @@ function decodeHeader(bytes: Uint8Array, fileBytes: number, refuse: Refuse): Hea
     manifestBytes: u32(84),
     dataPages: u64(88),
     zeroPages: u64(96),
+    disks: u32(128),
+    diskExtents: u32(132),
     key: bytes.slice(104, 120),
     indexChecksum: u32(120),
   }
@@ -144,6 +153,7 @@ function decodeHeader(bytes: Uint8Array, fileBytes: number, refuse: Refuse): Hea
     84,
     'the manifest is too long',
   )
+  rule(header.disks <= MOST_DISKS, 'disk-count', 128, `it has more than ${MOST_DISKS} disks`)
   rule(
     indexBytes <= MOST_INDEX_BYTES &&
       indexBytes ===
@@ -151,6 +161,8 @@ function decodeHeader(bytes: Uint8Array, fileBytes: number, refuse: Refuse): Hea
           header.extents * EXTENT_BYTES +
           touches * TOUCH_BYTES +
           header.samples * SAMPLE_BYTES +
+          header.disks * DISK_BYTES +
+          header.diskExtents * DISK_EXTENT_BYTES +
           header.manifestBytes,
     'index-bytes',
     48,
@@ -183,14 +195,16 @@ function decodeIndex(header: Header, bytes: Uint8Array, refuse: Refuse): Index {
   const extentsAt = header.groups * GROUP_BYTES
   const touchesAt = extentsAt + header.extents * EXTENT_BYTES
   const samplesAt = touchesAt + header.touches * TOUCH_BYTES
-  const manifestAt = samplesAt + header.samples * SAMPLE_BYTES
+  const disksAt = samplesAt + header.samples * SAMPLE_BYTES
+  const diskExtentsAt = disksAt + header.disks * DISK_BYTES
+  const manifestAt = diskExtentsAt + header.diskExtents * DISK_EXTENT_BYTES
   const table = (from: number, to: number) =>
     new Uint32Array(bytes.buffer, from, (to - from) / Uint32Array.BYTES_PER_ELEMENT)
 
   const touches = table(touchesAt, samplesAt)
   const extents = table(extentsAt, touchesAt)
   checkTables(header, table(0, extentsAt), extents, touches, refuse)
-  const samples = table(samplesAt, manifestAt)
+  const samples = table(samplesAt, disksAt)
   const sampled = samples.filter((_, i) => i % 2 === 0)
   const checksums = samples.filter((_, i) => i % 2 === 1)
   const outside = firstOutside(sampled, header.memoryBytes / PAGE)
@@ -198,6 +212,8 @@ function decodeIndex(header: Header, bytes: Uint8Array, refuse: Refuse): Index {
     const offset = HEADER_BYTES + samplesAt + outside * SAMPLE_BYTES
     throw refuse('sample-page', offset, 'a sampled page lies outside the memory')
   }
+  const disks = decodeDisks(bytes.subarray(disksAt, diskExtentsAt), HEADER_BYTES + disksAt, refuse)
+  checkDiskExtents(disks, table(diskExtentsAt, manifestAt), HEADER_BYTES + disksAt, refuse)
   return {
     pageSize: header.pageSize,
     memoryBytes: header.memoryBytes,
@@ -209,6 +225,8 @@ function decodeIndex(header: Header, bytes: Uint8Array, refuse: Refuse): Index {
     manifest: decodeManifest(bytes.subarray(manifestAt), HEADER_BYTES + manifestAt, refuse),
     groups: bytes.subarray(0, extentsAt),
     extents: bytes.subarray(extentsAt, touchesAt),
+    disks,
+    diskExtents: bytes.subarray(diskExtentsAt, manifestAt),
   }
 }
 

@@ -1,5 +1,5 @@
 import { crc32c } from './native.js'
-import type { SnapshotIdentity } from './snapshot.js'
+import type { DiskIdentity, SnapshotIdentity } from './snapshot.js'
 import { PAGE } from './trace.js'
 
 // The bytes are specified in docs/working-set-format.md; the names here are the ones used there.
@@ -7,7 +7,8 @@ import { PAGE } from './trace.js'
 
 export const MAGIC = 0x5445_5357_5041_4552n // "REAPWSET"
 export const MAJOR = 1
-export const MINOR = 0
+/** The highest that is known; a file without disks is of minor version 0. */
+export const MINOR = 1
 export const HEADER_BYTES = 4096
 export const ZERO_EXTENT = 1
 
@@ -15,11 +16,21 @@ export const GROUP_BYTES = 32
 export const EXTENT_BYTES = 16
 export const TOUCH_BYTES = 8
 export const SAMPLE_BYTES = 8
+export const DISK_BYTES = 512
+export const DISK_EXTENT_BYTES = 16
+/** Where a disk's samples, the size of its name, and its name begin. */
+export const DISK_SAMPLES_AT = 16
+export const DISK_NAME_BYTES_AT = 144
+export const DISK_NAME_AT = 152
 
 export const MOST_GROUP_DATA_PAGES = 256
 export const MOST_GROUP_PAGES = 4096
 export const MOST_SAMPLES = 4096
 export const MOST_MANIFEST_BYTES = 65536
+export const MOST_DISKS = 16
+export const MOST_DISK_BYTES = 2 ** 44
+export const MOST_DISK_SAMPLES = 16
+export const MOST_NAME_BYTES = 255
 /** What a reader may be made to allocate. */
 export const MOST_INDEX_BYTES = 2 ** 28
 
@@ -60,6 +71,14 @@ export interface StoredExtent {
   readonly zero: boolean
 }
 
+/** A disk image that was read. */
+export interface StoredDisk extends DiskIdentity {
+  /** Of the image, without its folder. */
+  readonly name: string
+  /** In its extents together, of 4 KiB. */
+  readonly pages: number
+}
+
 /** Everything in a working-set file but the pages' bytes. */
 export interface WorkingSetIndex {
   /** Of the guest that was recorded. */
@@ -76,14 +95,16 @@ export interface WorkingSetIndex {
   readonly manifest: Manifest
   readonly dataPages: number
   readonly zeroPages: number
+  readonly disks: readonly StoredDisk[]
 }
 
-/** A {@link WorkingSetIndex} as read, with its tables of groups and extents as in the file. */
+/** A {@link WorkingSetIndex} as read, with its tables of groups and of both kinds of extents as in the file. */
 export interface WorkingSetFile extends WorkingSetIndex {
   readonly path: string
   readonly fileBytes: number
   readonly groups: Uint8Array
   readonly extents: Uint8Array
+  readonly diskExtents: Uint8Array
 }
 
 const alignUp = (bytes: number): number => Math.ceil(bytes / PAGE) * PAGE
@@ -98,12 +119,14 @@ export function encodeManifest(manifest: Manifest): Buffer {
 /**
  * Where the data of a set of `pages` 4 KiB pages can begin, whatever its groups and extents will be.
  *
+ * @param diskBytes size of the tables of disks and disk extents.
  * @throws TypeError for a set too large for any reader.
  */
 export function dataOffsetFor(
   pages: number,
   touches: number,
   samples: number,
+  diskBytes: number,
   manifestBytes: number,
 ): number {
   // A group ends with its 256th data page or its 4096th page of any kind, so all but the last are
@@ -114,9 +137,12 @@ export function dataOffsetFor(
     pages * EXTENT_BYTES +
     touches * TOUCH_BYTES +
     samples * SAMPLE_BYTES +
+    diskBytes +
     manifestBytes
   if (index <= MOST_INDEX_BYTES) return alignUp(HEADER_BYTES + index)
-  throw new TypeError(`A working set of ${pages} pages is too large for its file format`)
+  throw new TypeError(
+    `A working set of ${pages} pages${diskBytes > 0 ? ', and those of its disks,' : ''} is too large for its file format`,
+  )
 }
 
 /** The header and the index: the bytes of the file up to somewhere before `dataOffset`. */
@@ -124,10 +150,11 @@ export function encodeHead(
   index: Omit<WorkingSetIndex, 'manifest'>,
   groups: readonly Group[],
   extents: readonly StoredExtent[],
+  diskExtents: Uint32Array,
   manifest: Buffer,
   dataOffset: number,
 ): Buffer {
-  const { touches, identity } = index
+  const { touches, identity, disks } = index
   const words: number[] = []
   for (const { dataOffset: offset, dataBytes, ...group } of groups) {
     words.push(offset % 2 ** 32, Math.floor(offset / 2 ** 32), dataBytes)
@@ -140,17 +167,20 @@ export function encodeHead(
   identity.pages.forEach((page, i) => {
     words.push(page, identity.checksums[i]!)
   })
-  const tables = Uint32Array.from(words)
-  const indexBytes = tables.byteLength + manifest.length
-  const bytes = Buffer.alloc(HEADER_BYTES + indexBytes)
-  bytes.set(new Uint8Array(tables.buffer), HEADER_BYTES)
-  bytes.set(manifest, HEADER_BYTES + tables.byteLength)
+  const bytes = Buffer.concat([
+    Buffer.alloc(HEADER_BYTES),
+    bytesOf(Uint32Array.from(words)),
+    ...disks.map(encodeDisk),
+    bytesOf(diskExtents),
+    manifest,
+  ])
+  const indexBytes = bytes.length - HEADER_BYTES
 
   const u32 = (offset: number, value: number) => bytes.writeUInt32LE(value, offset)
   const u64 = (offset: number, value: number) => bytes.writeBigUInt64LE(BigInt(value), offset)
   bytes.writeBigUInt64LE(MAGIC, 0)
   bytes.writeUInt16LE(MAJOR, 8)
-  bytes.writeUInt16LE(MINOR, 10)
+  bytes.writeUInt16LE(disks.length > 0 ? MINOR : 0, 10)
   u32(12, HEADER_BYTES)
   u64(16, dataOffset + index.dataPages * PAGE)
   u64(24, index.memoryBytes)
@@ -168,10 +198,37 @@ export function encodeHead(
   u64(88, index.dataPages)
   u64(96, index.zeroPages)
   bytes.set(identity.key, 104)
+  u32(128, disks.length)
+  u32(132, diskExtents.byteLength / DISK_EXTENT_BYTES)
   u32(120, crc32c(bytes.subarray(HEADER_BYTES)))
   u32(124, crc32c(bytes.subarray(0, HEADER_BYTES)))
   return bytes
 }
+
+function encodeDisk({ name, bytes: fileBytes, pages, samples }: StoredDisk): Buffer {
+  const bytes = Buffer.alloc(DISK_BYTES)
+  bytes.writeBigUInt64LE(BigInt(fileBytes), 0)
+  bytes.writeUInt32LE(pages, 8)
+  bytes.writeUInt32LE(samples.pages.length, 12)
+  samples.pages.forEach((page, i) => {
+    bytes.writeUInt32LE(page, DISK_SAMPLES_AT + i * SAMPLE_BYTES)
+    bytes.writeUInt32LE(samples.checksums[i]!, DISK_SAMPLES_AT + i * SAMPLE_BYTES + 4)
+  })
+  const text = Buffer.from(shortName(name))
+  bytes.writeUInt32LE(text.length, DISK_NAME_BYTES_AT)
+  bytes.set(text, DISK_NAME_AT)
+  return bytes
+}
+
+/** A name as far as it fits: some file systems have names of more bytes. */
+export function shortName(name: string): string {
+  const bytes = Buffer.from(name).subarray(0, MOST_NAME_BYTES)
+  // A stream waits for the rest of a character, so that a part of one is left out.
+  return new TextDecoder('utf-8', { ignoreBOM: true }).decode(bytes, { stream: true })
+}
+
+const bytesOf = (table: Uint32Array): Uint8Array =>
+  new Uint8Array(table.buffer, table.byteOffset, table.byteLength)
 
 /** The group at `index` of a table of groups. */
 export function groupAt(groups: Uint8Array, index: number): Group {

@@ -24,6 +24,13 @@ export interface WorkingSetSummary {
   readonly runLengths: readonly RunLengths[]
   /** When the last page was first touched, in microseconds since the VM connected. */
   readonly lastTouchUs: number
+  /** The disk images, when there are any: pages and extents are how many. */
+  readonly disks?: readonly {
+    readonly name: string | undefined
+    readonly bytes: number
+    readonly pages: number
+    readonly extents: number
+  }[]
   /** What there is to say of the file, for a working set that was read from one. */
   readonly file?: {
     readonly path: string

@@ -61,15 +61,24 @@ function checkOverlap(extents: Uint32Array, at: number, refuse: Refuse): void {
     first[i] = extents[4 * i]!
     last[i] = extents[4 * i]! + extents[4 * i + 1]! - 1
   }
+  const page = firstCovered(first, last)
+  if (page === undefined) return
+  const later = extents.findLastIndex((value, word) => word % 4 === 0 && value === page)
+  throw refuse('extent-overlap', at + later * 4, 'a page is in two extents')
+}
+
+/** The lowest first page of a range that is in another range too. Sorts both arrays. */
+export function firstCovered<Pages extends Uint32Array | Float64Array>(
+  first: Pages,
+  last: Pages,
+): number | undefined {
   // Sorted each for itself: where an extent begins, all that began before it must have ended.
   first.sort()
   last.sort()
   for (let i = 1; i < first.length; i++) {
-    if (first[i]! > last[i - 1]!) continue
-    const page = first[i]!
-    const later = extents.findLastIndex((value, word) => word % 4 === 0 && value === page)
-    throw refuse('extent-overlap', at + later * 4, 'a page is in two extents')
+    if (first[i]! <= last[i - 1]!) return first[i]
   }
+  return undefined
 }
 
 /**

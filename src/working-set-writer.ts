@@ -1,12 +1,14 @@
 import type { FileHandle } from 'node:fs/promises'
 import { hostname, release } from 'node:os'
 import { basename } from 'node:path'
-import { replaceFile, writeWhole } from './files.js'
+import { type DiskWorkingSet, pageAt } from './disk-working-set.js'
+import { isSameFile, replaceFile, writeWhole } from './files.js'
 import { MemoryFile } from './memory-file.js'
 import { crc32c } from './native.js'
-import { checkSize, takeIdentity } from './snapshot.js'
+import { checkSize, chooseDiskPages, takeDiskIdentity, takeIdentity } from './snapshot.js'
 import { PAGE, type Trace } from './trace.js'
 import {
+  DISK_BYTES,
   dataOffsetFor,
   encodeHead,
   encodeManifest,
@@ -14,7 +16,9 @@ import {
   type Manifest,
   MOST_GROUP_DATA_PAGES,
   MOST_GROUP_PAGES,
+  type StoredDisk,
   type StoredExtent,
+  shortName,
 } from './working-set-file.js'
 
 /** Told while a working set is written or verified. */
@@ -28,6 +32,11 @@ export interface WriteJob {
   readonly order: Trace
   readonly runs: number
   readonly memoryFile: string
+  readonly disks: readonly DiskWorkingSet[]
+  /** What {@link disks} come to in the file. */
+  readonly diskTable: Uint32Array
+  /** One for each of `disks`. */
+  readonly diskImages: readonly string[]
   readonly label: string | undefined
   readonly signal: AbortSignal | undefined
   readonly onProgress: ((progress: Progress) => void) | undefined
@@ -38,7 +47,7 @@ const WINDOW_PAGES = 1024
 
 /** Writes a working-set file, reading each page of the memory file once. */
 export async function writeWorkingSetFile(path: string, job: WriteJob): Promise<Manifest> {
-  const { order, runs, signal, onProgress } = job
+  const { order, runs, diskTable, signal, onProgress } = job
   const manifest: Manifest = {
     createdAt: new Date().toISOString(),
     createdBy: 'reap-trace',
@@ -56,6 +65,7 @@ export async function writeWorkingSetFile(path: string, job: WriteJob): Promise<
     if (await memory.isAt(path)) {
       throw new TypeError(`The working set would replace its own memory file, ${path}`)
     }
+    const disks = await takeDisks(path, job)
     const step = order.pageSize / PAGE
     const totalPages = order.pages.length * step
     const pageOf = (rank: number) => order.pages[Math.floor(rank / step)]! * step + (rank % step)
@@ -69,6 +79,7 @@ export async function writeWorkingSetFile(path: string, job: WriteJob): Promise<
       totalPages,
       order.pages.length,
       identity.pages.length,
+      disks.length * DISK_BYTES + diskTable.byteLength,
       manifestBytes.length,
     )
 
@@ -93,9 +104,10 @@ export async function writeWorkingSetFile(path: string, job: WriteJob): Promise<
       const { dataPages } = groups
       const zeroPages = totalPages - dataPages
       const head = encodeHead(
-        { pageSize, memoryBytes, runs, touches, identity, dataPages, zeroPages },
+        { pageSize, memoryBytes, runs, touches, identity, dataPages, zeroPages, disks },
         groups.groups,
         groups.extents,
+        diskTable,
         manifestBytes,
         dataOffset,
       )
@@ -107,6 +119,21 @@ export async function writeWorkingSetFile(path: string, job: WriteJob): Promise<
   } finally {
     await memory.close()
   }
+}
+
+/** The disks as they go into the file, each with the identity of its image. */
+async function takeDisks(path: string, { disks, diskImages }: WriteJob): Promise<StoredDisk[]> {
+  const taken: StoredDisk[] = []
+  for (const [i, { bytes, pages, extents }] of disks.entries()) {
+    const image = diskImages[i]!
+    const sampled = chooseDiskPages(pages, (place) => pageAt(extents, place))
+    const identity = await takeDiskIdentity(image, bytes, sampled)
+    if (await isSameFile(path, image)) {
+      throw new TypeError(`The working set would replace its own disk image, ${path}`)
+    }
+    taken.push({ name: shortName(basename(image)), pages, ...identity })
+  }
+  return taken
 }
 
 /** Cuts pages that come in order of rank into groups, and writes the data of each. */

@@ -1,12 +1,26 @@
+import {
+  checkDiskRuns,
+  type DiskFacts,
+  type DiskWorkingSet,
+  listDisks,
+  mergeDisks,
+} from './disk-working-set.js'
 import { checkOptions, required, rules } from './options.js'
 import type { SnapshotIdentity } from './snapshot.js'
 import { mergeTraces, PAGE, Trace } from './trace.js'
 import { readWorkingSetFile } from './working-set-decoder.js'
-import { countOf, type Manifest, type WorkingSetFile } from './working-set-file.js'
+import {
+  countOf,
+  type Manifest,
+  MOST_DISKS,
+  type StoredDisk,
+  type WorkingSetFile,
+} from './working-set-file.js'
 import { runLengths, type WorkingSetSummary } from './working-set-summary.js'
 import { type VerifyResult, verifyWorkingSetFile } from './working-set-verify.js'
 import { type Progress, writeWorkingSetFile } from './working-set-writer.js'
 
+export type { DiskExtent, DiskWorkingSet } from './disk-working-set.js'
 export { Trace, type TraceFields } from './trace.js'
 export type { Manifest } from './working-set-file.js'
 export type { Mismatch, VerifyResult } from './working-set-verify.js'
@@ -26,11 +40,23 @@ export interface MergeOptions {
    * @default the number of traces
    */
   readonly minRuns?: number | undefined
+  /**
+   * What was read of disk images, up to 16: for each image a trace of each run, in pages of 4096
+   * bytes of the image. Their `memoryBytes` is the image's size, rounded up to a multiple of 4096, and
+   * their times are on the clock of the run's other trace.
+   * @default no disks
+   */
+  readonly disks?: readonly (readonly Trace[])[] | undefined
 }
 
 export interface WriteOptions {
   /** The memory file that the traces were recorded on: where the pages' bytes come from. */
   readonly memoryFile: string
+  /**
+   * The disk images, one for each of the set's `disks` and in their order, with the content that they
+   * have when a snapshot is restored. Needed exactly when the set has disks.
+   */
+  readonly diskImages?: readonly string[] | undefined
   /** What the file says about itself besides when, where and from what it was made. */
   readonly manifest?: { readonly label?: string | undefined } | undefined
   readonly signal?: AbortSignal | undefined
@@ -50,13 +76,43 @@ export interface Plan {
   readonly extents: Uint8Array
 }
 
+/** A {@link Plan} with what the file says of disk images. */
+export interface FilePlan extends Plan {
+  /** Size, samples and name of each image. */
+  readonly disks: readonly StoredDisk[]
+  /** The table of disk extents, byte for byte; empty without disks. */
+  readonly diskExtents: Uint8Array
+}
+
 /** What the engine prefetches by; `undefined` for a working set that is not from a file. */
-export let planOf: (set: WorkingSet) => Plan | undefined
+export let planOf: (set: WorkingSet) => FilePlan | undefined
+
+/**
+ * The extents of all disks of a working set, from a file or not, in one order: disk, first page, page
+ * count and time in microseconds of each. Not to be written to.
+ */
+export let diskTableOf: (set: WorkingSet) => Uint32Array
 
 const count = (least: number, most: number) => ({
   expected: `an integer from ${least} to ${most}`,
   accepts: (value: unknown) =>
     rules.count.accepts(value) && (value as number) >= least && (value as number) <= most,
+})
+
+const diskTraces = {
+  expected: `an array of up to ${MOST_DISKS} arrays of traces`,
+  accepts: (value: unknown) =>
+    Array.isArray(value) && value.length <= MOST_DISKS && value.every(Array.isArray),
+}
+
+const imagePaths = (count: number) => ({
+  expected:
+    count === 0
+      ? 'left out, as the set has no disks'
+      : `an array with the path of each of the set's disk images, ${count}`,
+  accepts: (value: unknown) =>
+    Array.isArray(value) && value.length === count && value.every(rules.path.accepts),
+  required: count > 0,
 })
 
 const label = {
@@ -80,25 +136,33 @@ export class WorkingSet {
   /** How many pages of 4 KiB, whatever `pageSize` is. */
   readonly pages: number
   readonly #file: WorkingSetFile | undefined
+  readonly #diskFacts: readonly DiskFacts[]
+  readonly #diskTable: Uint32Array
   #order: Trace | undefined
   #extents: readonly Extent[] | undefined
+  #disks: readonly DiskWorkingSet[] | undefined
 
   static {
     // Not a member: the engine's tables are nobody else's business.
     planOf = (set) => set.#file
+    diskTableOf = (set) => set.#diskTable
   }
 
-  private constructor(source: { readonly order: Trace; readonly runs: number } | WorkingSetFile) {
+  private constructor(source: MergedRuns | WorkingSetFile) {
     const { pageSize, memoryBytes } = 'order' in source ? source.order : source
     this.pageSize = pageSize
     this.memoryBytes = memoryBytes
     this.runs = source.runs
+    this.#diskFacts = source.disks
     if ('order' in source) {
       this.#order = source.order
       this.pages = (source.order.pages.length * pageSize) / PAGE
+      this.#diskTable = source.diskTable
     } else {
       this.#file = source
       this.pages = source.dataPages + source.zeroPages
+      const { buffer, byteOffset, byteLength } = source.diskExtents
+      this.#diskTable = new Uint32Array(buffer, byteOffset, byteLength / 4)
     }
   }
 
@@ -106,8 +170,8 @@ export class WorkingSet {
    * Merges runs of the same snapshot. Keeps the pages that `minRuns` of them have, each at the median
    * of its places in those runs.
    *
-   * @throws TypeError when there is no trace, the traces differ in `memoryBytes` or `pageSize`, or
-   * `minRuns` is not between 1 and their number.
+   * @throws TypeError when there is no trace, the traces differ in `memoryBytes` or `pageSize`,
+   * `minRuns` is not between 1 and their number, or a disk has not a trace of each run.
    */
   static fromTraces(traces: Iterable<Trace>, options: MergeOptions = {}): WorkingSet {
     const [first, ...rest] = traces
@@ -122,9 +186,18 @@ export class WorkingSet {
         )
       }
     }
-    checkOptions('WorkingSet.fromTraces()', options, { minRuns: count(1, all.length) })
-    const order = mergeTraces([...all], options.minRuns ?? all.length)
-    return new WorkingSet({ order, runs: all.length })
+    checkOptions('WorkingSet.fromTraces()', options, {
+      minRuns: count(1, all.length),
+      disks: diskTraces,
+    })
+    const minRuns = options.minRuns ?? all.length
+    const diskRuns = checkDiskRuns(options.disks ?? [], all.length)
+    return new WorkingSet({
+      order: mergeTraces([...all], minRuns),
+      runs: all.length,
+      disks: diskRuns.map(([{ memoryBytes }]) => ({ name: undefined, bytes: memoryBytes })),
+      diskTable: mergeDisks(diskRuns, minRuns),
+    })
   }
 
   /**
@@ -160,6 +233,12 @@ export class WorkingSet {
     return this.#extents
   }
 
+  /** The disk images that were read, with their pages; empty when there are none. */
+  get disks(): readonly DiskWorkingSet[] {
+    this.#disks ??= listDisks(this.#diskFacts, this.#diskTable)
+    return this.#disks
+  }
+
   /** What the file says of itself; `undefined` when this is not from a file. */
   get manifest(): Manifest | undefined {
     return this.#file?.manifest
@@ -171,16 +250,18 @@ export class WorkingSet {
   }
 
   /**
-   * Writes a working-set file with the bytes of the pages, taken from `memoryFile`.
+   * Writes a working-set file with the bytes of the pages, taken from `memoryFile`. Of disk images it
+   * has places, and no bytes.
    *
    * The file takes the place of one that is there only when it is complete and on the disk. It is
    * readable by its owner alone (mode 0600): it holds guest memory.
    *
    * @returns what the file says of itself.
-   * @throws TypeError for options that make no sense, or when `path` is the memory file.
+   * @throws TypeError for options that make no sense, or when `path` is the memory file or a disk
+   * image.
    * @throws ReapTraceError
-   * - `ERR_SNAPSHOT_MISMATCH`: the memory file has another size than the traces say,
-   * - `ERR_SOURCE_READ`: it cannot be read, or changed meanwhile,
+   * - `ERR_SNAPSHOT_MISMATCH`: the memory file or a disk image has another size than the traces say,
+   * - `ERR_SOURCE_READ`: it cannot be read, or the memory file changed meanwhile,
    * - `ERR_WORKING_SET_IO`: the file cannot be written (no space, no permission).
    * @throws the reason of `signal` when it aborts.
    */
@@ -188,15 +269,25 @@ export class WorkingSet {
     checkOptions('WorkingSet.write()', { path }, { path: required(rules.path) })
     checkOptions('WorkingSet.write()', options, {
       memoryFile: required(rules.path),
+      diskImages: imagePaths(this.#diskFacts.length),
       manifest: { expected: 'an object', accepts: (value) => typeof value === 'object' },
       signal: rules.signal,
       onProgress: rules.callback,
     })
-    const { memoryFile, manifest = {}, signal, onProgress } = options
+    const { memoryFile, diskImages = [], manifest = {}, signal, onProgress } = options
     checkOptions('The manifest of WorkingSet.write()', manifest, { label })
     const { order, runs } = this
-    const job = { order, runs, memoryFile, label: manifest.label, signal, onProgress }
-    return writeWorkingSetFile(path, job)
+    return writeWorkingSetFile(path, {
+      order,
+      runs,
+      memoryFile,
+      disks: this.disks,
+      diskTable: this.#diskTable,
+      diskImages,
+      label: manifest.label,
+      signal,
+      onProgress,
+    })
   }
 
   /**
@@ -224,6 +315,7 @@ export class WorkingSet {
   describe(): WorkingSetSummary {
     const { pageSize, memoryBytes, runs, pages, bytes, extents } = this
     const file = this.#file
+    const disks = this.disks.map((disk) => ({ ...disk, extents: disk.extents.length }))
     return {
       pageSize,
       memoryBytes,
@@ -234,6 +326,7 @@ export class WorkingSet {
       extents: extents.length,
       runLengths: runLengths(extents),
       lastTouchUs: this.order.timesUs.reduce((last, time) => Math.max(last, time), 0),
+      ...(disks.length > 0 && { disks }),
       ...(file && {
         file: {
           path: file.path,
@@ -247,6 +340,14 @@ export class WorkingSet {
       }),
     }
   }
+}
+
+/** What a working set of traces is made of. */
+interface MergedRuns {
+  readonly order: Trace
+  readonly runs: number
+  readonly disks: readonly DiskFacts[]
+  readonly diskTable: Uint32Array
 }
 
 function orderOf({ pageSize, memoryBytes, touches }: WorkingSetFile): Trace {

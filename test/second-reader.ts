@@ -18,6 +18,14 @@ export interface ReadSet {
   /** The bytes of every 4 KiB page of the set. */
   pages: Map<number, Uint8Array>
   zeroPages: Set<number>
+  version: string
+  disks: {
+    bytes: number
+    pages: number
+    samples: { page: number; checksum: number }[]
+    name: string
+  }[]
+  diskExtents: { disk: number; firstPage: number; pageCount: number; timeUs: number }[]
 }
 
 const crcOfByte = Uint32Array.from({ length: 256 }, (_, byte) => {
@@ -36,7 +44,7 @@ function utf8(bytes: Uint8Array): string {
   try {
     return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes)
   } catch {
-    throw new Error('refused: manifest encoding')
+    throw new Error('refused: encoding')
   }
 }
 
@@ -69,6 +77,15 @@ export function drawSamples(
   return pages
 }
 
+/** The places of a disk's samples, from the pages of its order. */
+export function placeDiskSamples(order: readonly number[]): number[] {
+  const places = order.slice(0, 8).map((_, i) => i)
+  if (order.length > 8) {
+    for (let i = 1; i <= 8; i++) places.push(Math.floor((i * order.length) / 8) - 1)
+  }
+  return [...new Set(places.map((place) => order[place]!))]
+}
+
 /** Reads a whole file. Throws `refused: <rule>` when the page says to refuse it. */
 export function readSet(path: string): ReadSet {
   const file = readFileSync(path)
@@ -82,13 +99,13 @@ export function readSet(path: string): ReadSet {
 
   must('magic', file.length >= 8 && file.toString('latin1', 0, 8) === 'REAPWSET')
   must('size', file.length >= 4096)
-  must('version', u16(8) === 1 && u16(10) === 0)
+  must('version', u16(8) === 1 && u16(10) <= 1)
   const header = Uint8Array.from(file.subarray(0, 4096))
   header.fill(0, 124, 128)
   must('header checksum', crc32cOf(header) === u32(124))
   must(
     'reserved',
-    header.subarray(128).every((byte) => byte === 0),
+    header.subarray(u16(10) === 0 ? 128 : 136).every((byte) => byte === 0),
   )
   must('header size', u32(12) === 4096)
   must('file size', u64(16) === file.length)
@@ -101,12 +118,15 @@ export function readSet(path: string): ReadSet {
   const [indexAt, indexBytes, dataAt] = [u64(40), u64(48), u64(56)]
   const [groupCount, extentCount, touchCount, sampleCount] = [u32(64), u32(68), u32(72), u32(76)]
   const [runs, manifestBytes, dataPages, zeroPages] = [u32(80), u32(84), u64(88), u64(96)]
+  const [diskCount, diskExtentCount] = [u32(128), u32(132)]
   must('runs', runs > 0)
+  must('disks', diskCount <= 16)
   must('samples', sampleCount >= 1 && sampleCount <= 4096)
   must('manifest size', manifestBytes <= 65536)
   must('index place', indexAt === 4096)
   const tables = groupCount * 32 + extentCount * 16 + touchCount * 8 + sampleCount * 8
-  must('index size', indexBytes === tables + manifestBytes)
+  const diskTables = diskCount * 512 + diskExtentCount * 16
+  must('index size', indexBytes === tables + diskTables + manifestBytes)
   must('data place', dataAt % PAGE === 0 && dataAt >= indexAt + indexBytes)
   must('data size', dataAt + dataPages * PAGE === file.length)
   must('page count', dataPages + zeroPages === (touchCount * pageSize) / PAGE)
@@ -116,7 +136,9 @@ export function readSet(path: string): ReadSet {
   const extentsAt = indexAt + groupCount * 32
   const touchesAt = extentsAt + extentCount * 16
   const samplesAt = touchesAt + touchCount * 8
-  const manifestAt = samplesAt + sampleCount * 8
+  const disksAt = samplesAt + sampleCount * 8
+  const diskExtentsAt = disksAt + diskCount * 512
+  const manifestAt = diskExtentsAt + diskExtentCount * 16
 
   const touches = Array.from({ length: touchCount }, (_, i) => ({
     page: u32(touchesAt + i * 8),
@@ -144,6 +166,9 @@ export function readSet(path: string): ReadSet {
     extents: [],
     pages: new Map(),
     zeroPages: new Set(),
+    version: `${u16(8)}.${u16(10)}`,
+    disks: [],
+    diskExtents: [],
   }
   must('manifest', typeof set.manifest === 'object' && !Array.isArray(set.manifest))
   for (const name of ['createdAt', 'createdBy', 'host', 'kernel', 'memoryFile', 'label']) {
@@ -153,6 +178,39 @@ export function readSet(path: string): ReadSet {
     'samples',
     set.samples.every(({ page }) => page < memoryPages),
   )
+
+  const zeros = (from: number, to: number) => file.subarray(from, to).every((byte) => byte === 0)
+  for (let at = disksAt; at < diskExtentsAt; at += 512) {
+    const [bytes, pages, samples, nameBytes] = [u64(at), u32(at + 8), u32(at + 12), u32(at + 144)]
+    must('disk bytes', bytes > 0 && bytes <= 2 ** 44)
+    must('disk samples', samples <= 16 && (samples > 0 || pages === 0))
+    must('disk reserved', zeros(at + 16 + samples * 8, at + 144) && u32(at + 148) === 0)
+    must('disk name', nameBytes >= 1 && nameBytes <= 255 && zeros(at + 152 + nameBytes, at + 512))
+    const name = utf8(file.subarray(at + 152, at + 152 + nameBytes))
+    must('disk name', !name.includes('/') && !name.includes('\0'))
+    const disk: ReadSet['disks'][number] = { bytes, pages, samples: [], name }
+    for (let i = at + 16; i < at + 16 + samples * 8; i += 8) {
+      must('disk sample', u32(i) < Math.ceil(bytes / PAGE))
+      disk.samples.push({ page: u32(i), checksum: u32(i + 4) })
+    }
+    set.disks.push(disk)
+  }
+  for (let at = diskExtentsAt; at < manifestAt; at += 16) {
+    const [disk, firstPage, pageCount, timeUs] = [u32(at), u32(at + 4), u32(at + 8), u32(at + 12)]
+    must('disk of extent', disk < diskCount)
+    must('pages of extent', pageCount >= 1)
+    must('disk end', firstPage + pageCount <= Math.ceil(set.disks[disk]!.bytes / PAGE))
+    must('time', timeUs >= (set.diskExtents.at(-1)?.timeUs ?? 0))
+    for (const other of set.diskExtents.filter((extent) => extent.disk === disk)) {
+      const before = other.firstPage + other.pageCount <= firstPage
+      must('disk overlap', before || firstPage + pageCount <= other.firstPage)
+    }
+    set.diskExtents.push({ disk, firstPage, pageCount, timeUs })
+  }
+  set.disks.forEach(({ pages }, disk) => {
+    const own = set.diskExtents.filter((extent) => extent.disk === disk)
+    must('disk pages', own.reduce((sum, { pageCount }) => sum + pageCount, 0) === pages)
+  })
 
   let extent = 0
   let rank = 0

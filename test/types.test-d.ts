@@ -1,5 +1,6 @@
 import { expectTypeOf, test } from 'vitest'
 import {
+  type DiskWorkingSet,
   type FaultHandler,
   type FaultStats,
   type GuestInfo,
@@ -75,5 +76,6 @@ test('a working set is made, not constructed', () => {
   // @ts-expect-error it comes from traces or from a file
   new WorkingSet()
   expectTypeOf(WorkingSet.read).returns.resolves.toEqualTypeOf<WorkingSet>()
+  expectTypeOf<WorkingSet['disks']>().toEqualTypeOf<readonly DiskWorkingSet[]>()
   expectTypeOf(WorkingSet.fromTraces).parameter(0).toEqualTypeOf<Iterable<Trace>>()
 })

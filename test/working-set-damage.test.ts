@@ -4,20 +4,17 @@ import fc from 'fast-check'
 import { beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import type { ReapTraceError } from '../src/errors.js'
 import { WorkingSet } from '../src/working-set.js'
-import { crc32cOf, readSet } from './second-reader.js'
-import { failureOf, folder, makeMemory, newPath, PAGE, write } from './working-set-helpers.js'
-
-/** The bytes of a sound file, with one edit and its checksums set right again. */
-function edited(sound: Buffer, edit: (bytes: Buffer) => void): Buffer {
-  const bytes = Buffer.from(sound)
-  edit(bytes)
-  const indexBytes = Number(bytes.readBigUInt64LE(48))
-  const end = Math.min(PAGE + indexBytes, bytes.length)
-  bytes.writeUInt32LE(crc32cOf(bytes.subarray(PAGE, end)), 120)
-  bytes.writeUInt32LE(0, 124)
-  bytes.writeUInt32LE(crc32cOf(bytes.subarray(0, PAGE)), 124)
-  return bytes
-}
+import { readSet } from './second-reader.js'
+import {
+  edited,
+  failureOf,
+  folder,
+  makeMemory,
+  newPath,
+  outcomeOf,
+  PAGE,
+  write,
+} from './working-set-helpers.js'
 
 describe('a file that is not sound', () => {
   // Groups of 256, 256 and 88 pages; every fifth page of the memory is zero.
@@ -55,7 +52,9 @@ describe('a file that is not sound', () => {
   test.each<Case>([
     ['an older major version', 'version', () => 8, () => u32(8, 0)],
     ['a newer major version', 'version', () => 8, () => u32(8, 2)],
-    ['a newer minor version', 'version', () => 8, () => u32(8, 0x10001)],
+    ['a newer minor version', 'version', () => 8, () => u32(8, 0x20001)],
+    ['disks in version 1.0', 'reserved', () => 128, () => u32(128, 1)],
+    ['disk extents in version 1.0', 'reserved', () => 132, () => u32(132, 1)],
     ['another header size', 'header-bytes', () => 12, () => u32(12, 8192)],
     ['a reserved byte in use', 'reserved', () => 4095, () => (bytes) => bytes.fill(1, 4095, 4096)],
     ['pages of 8 KiB', 'granule', () => 32, () => u32(32, 8192)],
@@ -276,15 +275,4 @@ function flip(sound: Buffer, place: number, bit = 0): Buffer {
   const bytes = Buffer.from(sound)
   bytes[place]! ^= 1 << bit
   return bytes
-}
-
-function outcomeOf(work: () => unknown): string {
-  try {
-    work()
-    return 'accepted'
-  } catch (error) {
-    if (error instanceof SyntaxError || (error as Error).message.startsWith('refused'))
-      return 'refused'
-    throw error
-  }
 }

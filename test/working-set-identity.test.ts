@@ -9,14 +9,28 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { describe, expect, test, vi } from 'vitest'
-import { samplePages } from '../src/native.js'
-import { checkIdentity } from '../src/snapshot.js'
-import { WorkingSet } from '../src/working-set.js'
-import { failureOf, makeMemory, newPath, PAGE, write } from './working-set-helpers.js'
+import { sampleDiskPages, samplePages } from '../src/native.js'
+import { checkDisk, checkIdentity, stampOf } from '../src/snapshot.js'
+import { planOf, WorkingSet } from '../src/working-set.js'
+import {
+  diskTrace,
+  failureOf,
+  folder,
+  makeDisk,
+  makeMemory,
+  newPath,
+  PAGE,
+  setOf,
+  write,
+} from './working-set-helpers.js'
 
 vi.mock('../src/native.js', async (original) => {
   const native = await original<typeof import('../src/native.js')>()
-  return { ...native, samplePages: vi.fn(native.samplePages) }
+  return {
+    ...native,
+    samplePages: vi.fn(native.samplePages),
+    sampleDiskPages: vi.fn(native.sampleDiskPages),
+  }
 })
 
 /** Times tell of a change only when the file was left alone for longer than a clock tick. */
@@ -105,6 +119,109 @@ describe('the identity of a memory file', () => {
       memoryFile,
     )
     expect((await failureOf(checkIdentity(memoryFile, set))).check).toBe('sample')
+  })
+})
+
+describe('the identity of a disk image', () => {
+  const calls = () => vi.mocked(sampleDiskPages).mock.calls.length
+
+  /** What a file says of an image of ten pages, the last of them not whole, that was read back to front. */
+  async function diskOf(image: string) {
+    const bytes = statSync(image).size
+    const pages = Array.from({ length: 10 }, (_, i): [number, number] => [9 - i, i])
+    const memoryFile = makeMemory(8)
+    const path = newPath('working-set')
+    const set = setOf(memoryFile, [1], PAGE, [diskTrace(bytes, pages)])
+    await set.write(path, { memoryFile, diskImages: [image] })
+    return planOf(await WorkingSet.read(path))!.disks[0]!
+  }
+  const SIZE = 9 * PAGE + 100
+
+  test('is its size and content: a copy elsewhere is the same', async () => {
+    const image = makeDisk(SIZE)
+    const disk = await diskOf(image)
+    const copy = newPath('copy.img')
+    copyFileSync(image, copy)
+    expect(await checkDisk(copy, disk)).toEqual(stampOf(statSync(copy, { bigint: true })))
+  })
+
+  test.each([
+    ['of a whole page', 9 * PAGE - 1, 8 * PAGE],
+    ['of the page in which it ends', SIZE - 1, 9 * PAGE],
+  ])('is refused when a byte %s differs, and the error says which', async (_, byte, offset) => {
+    const image = makeDisk(SIZE)
+    const disk = await diskOf(image)
+    const bytes = readFileSync(image)
+    bytes[byte]! ^= 1
+    writeFileSync(image, bytes)
+    const error = await failureOf(checkDisk(image, disk))
+    expect(error).toMatchObject({
+      code: 'ERR_SNAPSHOT_MISMATCH',
+      check: 'sample',
+      offset,
+      path: image,
+    })
+    expect(error.message).toContain('disk image')
+  })
+
+  test('is refused when the size differs, be it by a byte', async () => {
+    const image = makeDisk(SIZE)
+    const disk = await diskOf(image)
+    truncateSync(image, SIZE + 1)
+    const error = await failureOf(checkDisk(image, disk))
+    expect(error).toMatchObject({ code: 'ERR_SNAPSHOT_MISMATCH', check: 'size', path: image })
+    expect(error.message).toContain(`${SIZE}`)
+    expect(error.message).toContain(`${SIZE + 1}`)
+  })
+
+  test('is not known of an image that is gone, or no file', async () => {
+    const image = makeDisk(SIZE)
+    const disk = await diskOf(image)
+    rmSync(image)
+    const gone = await failureOf(checkDisk(image, disk))
+    expect(gone).toMatchObject({ code: 'ERR_SOURCE_READ', errno: -2, path: image })
+    expect(gone.message).toContain('disk image')
+    expect(await failureOf(checkDisk(folder, disk))).toMatchObject({
+      code: 'ERR_SOURCE_READ',
+      check: 'regular-file',
+      path: folder,
+    })
+  })
+
+  test('is read once for an image that does not change, and again when it does', async () => {
+    const image = makeDisk(SIZE)
+    const disk = await diskOf(image)
+    await settled(image)
+    const before = calls()
+    await checkDisk(image, disk)
+    await checkDisk(image, await diskOf(image))
+    expect(calls()).toBe(before + 2)
+    await checkDisk(image, disk)
+    expect(calls()).toBe(before + 2)
+
+    const bytes = readFileSync(image)
+    bytes[0]! ^= 1
+    writeFileSync(image, bytes)
+    expect((await failureOf(checkDisk(image, disk))).check).toBe('sample')
+  })
+
+  test('takes no page that an image has not, and a memory file no page that is not whole', async () => {
+    const image = makeDisk(2 * PAGE)
+    const beyond = await failureOf(sampleDiskPages(image, Uint32Array.of(0, 2)))
+    expect(beyond).toMatchObject({
+      code: 'ERR_SOURCE_READ',
+      check: 'cut-short',
+      offset: 2 * PAGE,
+      path: image,
+    })
+    expect(beyond.message).toContain('the disk image')
+    expect(beyond.hint).toContain('A disk image')
+    truncateSync(image, 2 * PAGE - 1)
+    expect(await failureOf(samplePages(image, Uint32Array.of(1)))).toMatchObject({
+      code: 'ERR_SOURCE_READ',
+      check: 'cut-short',
+      offset: PAGE,
+    })
   })
 })
 
