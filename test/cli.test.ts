@@ -1,9 +1,10 @@
 import { existsSync } from 'node:fs'
 import { readdir, readFile, writeFile } from 'node:fs/promises'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { Cli, checkBuild, events, recorded, run, script, serveWords } from './cli-process.js'
 import { scene, scratchFolder } from './scratch.js'
+import { diskTrace, makeDisk, makeMemory, newPath, setOf } from './working-set-helpers.js'
 
 beforeAll(checkBuild)
 
@@ -125,6 +126,30 @@ describe('inspect and verify', () => {
       file: { path: workingSet, manifest: { memoryFile: 'memory' } },
     })
     expect(facts.map.pages.reduce((sum: number, pages: number) => sum + pages, 0)).toBe(5)
+  })
+
+  it('shows the disk images that were read, each by its name', async () => {
+    const [memoryFile, path, image] = [makeMemory(16), newPath('vm.ws'), makeDisk(2 ** 20)]
+    const trace = diskTrace(2 ** 20, [
+      [3, 5],
+      [4, 5],
+      [9, 7],
+    ])
+    const diskImages = [image, makeDisk(4097)]
+    const set = setOf(memoryFile, [1], 4096, [trace, diskTrace(4097, [[1, 6]])])
+    await set.write(path, { memoryFile, diskImages })
+    const { stdout } = await run(['inspect', path])
+    const lines = stdout.split('\n').filter((line) => line.startsWith('disk'))
+    const [name, other] = diskImages.map((path) => basename(path))
+    expect(lines).toEqual([
+      `disk      ${name}, 1 MiB: 3 pages (12 KiB) in 2 extents`,
+      `disk      ${other}, 4.0 KiB: 1 page (4 KiB) in 1 extent`,
+    ])
+    const [facts] = events((await run(['inspect', path, '--json'])).stdout)
+    expect(facts.disks).toEqual([
+      { name, bytes: 2 ** 20, pages: 3, extents: 2 },
+      { name: other, bytes: 4097, pages: 1, extents: 1 },
+    ])
   })
 
   it('refuses what is no working set', async () => {

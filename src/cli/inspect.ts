@@ -85,6 +85,10 @@ function printFacts(set: WorkingSet, order: OrderSummary, terminal: Terminal): v
       '',
       `${formatShare(order.sequentialShare)} went on with the next page, ${formatShare(order.backwardShare)} went back`,
     ],
+    ...(summary.disks ?? []).map(({ name, bytes, pages, extents }): [string, string] => [
+      'disk',
+      `${name}, ${formatBytes(bytes)}: ${formatPlural(pages, 'page')} (${formatBytes(pages * 4096)}) in ${formatPlural(extents, 'extent')}`,
+    ]),
     ['identity', file && `size and ${formatPlural(file.samples, 'sampled page')}`],
   ]
   for (const [name, value] of rows) {
