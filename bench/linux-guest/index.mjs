@@ -136,7 +136,7 @@ async function removeOld(name, cacheFolder) {
  */
 function cacheKey({ file, runtime }, parts, accelerator) {
   const hash = createHash('sha256')
-  const own = ['image.mjs', 'qemu.mjs', 'snapshot.mjs', 'functions.mjs'].map((name) =>
+  const own = ['image.mjs', 'trees.mjs', 'qemu.mjs', 'snapshot.mjs', 'functions.mjs'].map((name) =>
     fileURLToPath(new URL(name, import.meta.url)),
   )
   const guest = ['init', runtime.agent, file].map((name) => join(guestFolder, name))

@@ -1,0 +1,98 @@
+// @ts-check
+// What a guest's files are put into.
+import { readFileSync, realpathSync, statSync } from 'node:fs'
+import { basename, dirname, join } from 'node:path'
+
+/**
+ * A cpio archive of the kind the kernel unpacks ("newc"). Written here for two things cpio(1) cannot
+ * do for a user who is not root: device nodes, and everything owned by root.
+ */
+export class Archive {
+  #parts = /** @type {Buffer[]} */ ([])
+  #names = new Set()
+
+  /**
+   * @param {string} name
+   * @param {number} mode
+   * @param {Buffer} [content]
+   * @param {{ mtime?: number, device?: [number, number] }} [options]
+   */
+  #add(name, mode, content = Buffer.alloc(0), { mtime = 0, device = [0, 0] } = {}) {
+    if (this.#names.has(name)) return
+    this.#names.add(name)
+    const links = 1
+    const owner = [0, 0]
+    const hostDevice = [0, 0]
+    const ino = this.#names.size
+    const nameSize = Buffer.byteLength(name) + 1
+    const checksum = 0
+    const fields = [ino, mode, ...owner, links, mtime, content.length, ...hostDevice]
+    const header = [...fields, ...device, nameSize, checksum]
+      .map((field) => field.toString(16).padStart(8, '0'))
+      .join('')
+    this.#parts.push(padded(Buffer.from(`070701${header}${name}\0`)), padded(content))
+  }
+
+  /** @param {string} path */
+  folder(path) {
+    const name = path.replace(/^\/|\/$/g, '')
+    if (name === '' || this.#names.has(name)) return
+    this.folder(dirname(`/${name}`))
+    this.#add(name, 0o40755)
+  }
+
+  /**
+   * @param {string} path
+   * @param {Buffer} content
+   * @param {{ mode?: number, mtime?: number }} [options]
+   */
+  file(path, content, { mode = 0o644, mtime = 0 } = {}) {
+    this.folder(dirname(path))
+    this.#add(path.slice(1), 0o100000 | (mode & 0o777), content, { mtime })
+  }
+
+  /**
+   * @param {string} path
+   * @param {string} target
+   */
+  link(path, target) {
+    this.folder(dirname(path))
+    this.#add(path.slice(1), 0o120777, Buffer.from(target))
+  }
+
+  /**
+   * @param {string} path
+   * @param {number} major
+   * @param {number} minor
+   */
+  characterDevice(path, major, minor) {
+    this.folder(dirname(path))
+    this.#add(path.slice(1), 0o20600, undefined, { device: [major, minor] })
+  }
+
+  finish() {
+    this.#add('TRAILER!!!', 0)
+    return Buffer.concat(this.#parts)
+  }
+}
+
+/** @param {Buffer} part */
+function padded(part) {
+  const rest = part.length % 4
+  return rest === 0 ? part : Buffer.concat([part, Buffer.alloc(4 - rest)])
+}
+
+/**
+ * A file of the host, under its own path. Folders are taken for what they really are, since the
+ * image has no /lib → /usr/lib. Python trusts a .pyc only with its source's time.
+ * @param {Archive} tree
+ * @param {string} path
+ */
+export function addHostFile(
+  tree,
+  path,
+  { as = join(realpathSync(dirname(path)), basename(path)) } = {},
+) {
+  const { mode, mtimeMs } = statSync(path)
+  tree.file(as, readFileSync(path), { mode, mtime: Math.floor(mtimeMs / 1000) })
+}
