@@ -7,14 +7,18 @@ import { createInterface } from 'node:readline'
 import { pipeline } from 'node:stream/promises'
 import { fileURLToPath } from 'node:url'
 import { describe, expect, onTestFinished, test } from 'vitest'
+import { PageCache } from '../bench/lib/page-cache.mjs'
 import {
+  diskFunctionNames,
   functionNames,
   Guest,
   MissingPackages,
   prepareGuests,
 } from '../bench/linux-guest/index.mjs'
 import { findParts } from '../bench/linux-guest/packages.mjs'
-import { scratchFolder } from './scratch.js'
+import { interposerEnvironment, WorkingSet } from '../src/index.js'
+import { probeUserfaultfd } from '../src/native.js'
+import { expectBrought, scratchFolder, serveScene } from './scratch.js'
 
 // A guest that has to be built boots under emulation, on a machine that may be busy.
 const buildMs = 180_000
@@ -65,7 +69,9 @@ test('an unknown function is named, with those there are', async () => {
   await expect(prepareGuests({ functions: ['helowrld'] })).rejects.toThrow(
     /no function "helowrld"; there are .*helloworld/,
   )
+  await expect(prepareGuests({ functions: ['disk_modal'] })).rejects.toThrow('disk_model')
   expect(functionNames).toContain('helloworld')
+  expect(functionNames).not.toContain('disk_model')
 })
 
 describe.skipIf(missing)('a Linux guest', { timeout: buildMs }, () => {
@@ -74,6 +80,7 @@ describe.skipIf(missing)('a Linux guest', { timeout: buildMs }, () => {
     expect(guests.map(({ name }) => name)).toEqual(['helloworld', 'pyaes'])
     for (const guest of guests) {
       const before = await Promise.all([guest.memoryFile, guest.stateFile].map(digest))
+      expect(guest.diskImages).toEqual([])
       expect(guest.inputs).toHaveLength(2)
       expect(guest.inputs[0]!.answer).not.toEqual(guest.inputs[1]!.answer)
       // At the same time, and twice in each: a VM shares nothing with the others.
@@ -195,4 +202,93 @@ describe.skipIf(missing)('a Linux guest', { timeout: buildMs }, () => {
     parent.kill('SIGKILL')
     await expect.poll(() => isRunning(pid), { timeout: 20_000 }).toBe(false)
   })
+})
+
+describe.skipIf(missing)('a Linux guest whose root is a disk', { timeout: buildMs }, () => {
+  async function diskGuest(name: string): Promise<{ guest: Guest; disk: string }> {
+    const [guest] = await prepareGuests({ functions: [name] })
+    return { guest: guest!, disk: guest!.diskImages[0]! }
+  }
+
+  async function pageCache(): Promise<PageCache> {
+    const cache = await PageCache.open()
+    onTestFinished(() => cache.close())
+    return cache
+  }
+
+  // Of the model 480 rows or more; of the library what 60 modules or more have.
+  const leastMiB = { disk_import: 4, disk_model: 7.5 } as Record<string, number>
+
+  test.each(diskFunctionNames)(
+    '%s reads it when it is invoked, and answers right',
+    async (name) => {
+      const { guest, disk } = await diskGuest(name)
+      const cache = await pageCache()
+      const before = await digest(disk)
+      expect(guest.inputs).toHaveLength(2)
+      expect(guest.inputs[0]!.answer).not.toEqual(guest.inputs[1]!.answer)
+      for (const { request, answer } of guest.inputs) {
+        await cache.set('cold', [disk])
+        const vm = await restore(guest)
+        await vm.resume()
+        const early = await cache.resident(disk)
+        expect((await vm.invoke(request)).answer).toEqual(answer)
+        const read = (await cache.resident(disk)) - early
+        expect(read / 2 ** 20).toBeGreaterThanOrEqual(leastMiB[name]!)
+        // By then the guest has it in its own page cache.
+        await cache.set('cold', [disk])
+        expect((await vm.invoke(request)).answer).toEqual(answer)
+        expect(await cache.resident(disk)).toBe(0)
+        await vm.stop()
+      }
+      expect(await digest(disk)).toBe(before)
+    },
+  )
+
+  test('shares it with others, and a restore leaves it in the page cache', async () => {
+    const { guest, disk } = await diskGuest('disk_model')
+    const cache = await pageCache()
+    await cache.set('warm', [disk])
+    const warm = await cache.resident(disk)
+    const vms = await Promise.all(guest.inputs.map(() => restore(guest)))
+    // A host that is short of memory may take a few pages back.
+    expect(await cache.resident(disk)).toBeGreaterThan(warm * 0.9)
+    const answers = vms.map(async (vm, index) => {
+      await vm.resume()
+      return (await vm.invoke(guest.inputs[index]!.request)).answer
+    })
+    expect(await Promise.all(answers)).toEqual(guest.inputs.map(({ answer }) => answer))
+  })
+
+  // QEMU reads the disk into the guest's memory by system call.
+  const { device, syscall } = probeUserfaultfd()
+  const onlyUserMode = device !== 0 && syscall !== 0
+  const because = onlyUserMode ? ', skipped without a userfaultfd for faults of the kernel' : ''
+  test.skipIf(onlyUserMode)(
+    `is recorded with what it reads, and prefetched${because}`,
+    async () => {
+      const { guest } = await diskGuest('disk_model')
+      const { memoryFile } = guest
+      const folder = await scratchFolder()
+      const invokeServed = async (socketPath: string, options: { workingSet?: WorkingSet }) => {
+        const handler = await serveScene({ socketPath, memoryFile }, options)
+        const env = interposerEnvironment({ socketPath, memoryFile })
+        const vm = await restore(guest, { env })
+        await handler.prefetched
+        await vm.resume()
+        const { request, answer } = guest.inputs[0]!
+        expect((await vm.invoke(request)).answer).toEqual(answer)
+        return { handler, vm }
+      }
+      const first = await invokeServed(join(folder, 'record'), {})
+      const set = WorkingSet.fromTraces([first.handler.takeTrace()])
+      await first.vm.stop()
+      // Each page of its page cache is one more that it needs.
+      expect(set.pages).toBeGreaterThan((leastMiB.disk_model! * 2 ** 20) / 4096)
+      const second = await invokeServed(join(folder, 'serve'), { workingSet: set })
+      const stats = second.handler.stats()
+      expectBrought(stats, set.pages)
+      expect(stats.residualFaults).toBeLessThan(set.pages / 5)
+    },
+  )
 })

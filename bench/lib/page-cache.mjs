@@ -46,6 +46,11 @@ export class PageCache {
     for (const file of files) await (state === 'cold' ? this.#evict(file) : this.#warm(file))
   }
 
+  /** Bytes of the file that are there, in whole pages. */
+  async resident(file) {
+    return (await this.#ask(`resident ${file}`)).resident * PAGE
+  }
+
   async #evict(file) {
     // A page that is under I/O, or that an ending process still maps, stays for a moment.
     for (let attempt = 0; attempt < EVICT_ATTEMPTS; attempt++) {

@@ -25,10 +25,13 @@ const runtimes = {
 }
 
 /** @typedef {(typeof runtimes)['.py' | '.mjs']} Runtime */
-/** @typedef {{ name: string, file: string, runtime: Runtime }} GuestFunction */
+/** @typedef {{ name: string, file: string, runtime: Runtime, onDisk: boolean }} GuestFunction */
 /** @typedef {{ name: string, request: any, answer: any }} Input */
 
-/** @type {ReadonlyMap<string, GuestFunction>} */
+/**
+ * By their names, which say where a guest has its root: `disk_…` on a disk, others in its memory.
+ * @type {ReadonlyMap<string, GuestFunction>}
+ */
 export const guestFunctions = new Map(
   readdirSync(join(guestFolder, 'functions'))
     .sort()
@@ -36,7 +39,8 @@ export const guestFunctions = new Map(
       const [, name, extension] = /^(\w+)(\.py|\.mjs)$/.exec(file) ?? []
       if (!name) return []
       const runtime = runtimes[/** @type {keyof typeof runtimes} */ (extension)]
-      return [[name, { name, file: `functions/${file}`, runtime }]]
+      const onDisk = name.startsWith('disk_')
+      return [[name, { name, file: `functions/${file}`, runtime, onDisk }]]
     }),
 )
 
@@ -45,12 +49,13 @@ export const guestFunctions = new Map(
  * from a guest, and the files are the ones that it takes to answer both inputs.
  * @param {GuestFunction} guestFunction
  * @param {import('./packages.mjs').Parts} parts
- * @param {AbortSignal} [signal]
+ * @param {{ dataFolder?: string | undefined, signal?: AbortSignal | undefined }} [options]  the function makes its data in `dataFolder`
  * @returns {Promise<{ inputs: Input[], files: string[], executable: string }>}
  */
-export async function askReference({ name, runtime }, parts, signal) {
+export async function askReference({ name, runtime }, parts, { dataFolder, signal } = {}) {
   const { LD_PRELOAD, NODE_OPTIONS, ...env } = process.env
-  const args = [...runtime.flags, join(guestFolder, runtime.agent), name, '--reference']
+  const reference = ['--reference', ...(dataFolder ? [dataFolder] : [])]
+  const args = [...runtime.flags, join(guestFolder, runtime.agent), name, ...reference]
   const options = { signal, env, maxBuffer: 64 * 2 ** 20, timeout: 60_000 }
   const { stdout } = await promisify(execFile)(runtime.command(parts), args, options)
   return JSON.parse(stdout)

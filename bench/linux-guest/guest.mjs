@@ -19,11 +19,14 @@ export class Guest {
    * @param {import('./functions.mjs').Input[]} options.inputs  the first is the one to record
    * @param {string} options.qemu
    * @param {string} options.accelerator
+   * @param {boolean} [options.onDisk]
    */
-  constructor({ name, folder, memoryBytes, inputs, qemu, accelerator }) {
+  constructor({ name, folder, memoryBytes, inputs, qemu, accelerator, onDisk = false }) {
     this.name = name
     this.memoryFile = join(folder, 'memory')
     this.stateFile = join(folder, 'state')
+    /** Its root, where that is not in its memory. */
+    this.diskImages = onDisk ? [join(folder, 'disk')] : []
     this.memoryBytes = memoryBytes
     this.inputs = inputs
     this.#qemu = qemu
@@ -45,10 +48,11 @@ export class Guest {
     try {
       const { memoryFile, memoryBytes } = this
       const accelerator = this.#accelerator
+      const [rootDisk] = this.diskImages
       machine = new Machine({
         qemu: this.#qemu,
         args: [
-          ...machineArguments({ memoryFile, memoryBytes, shared: false, accelerator }),
+          ...machineArguments({ memoryFile, memoryBytes, shared: false, accelerator, rootDisk }),
           ...['-incoming', 'defer'],
         ],
         env,

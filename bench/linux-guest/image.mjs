@@ -1,12 +1,16 @@
 // @ts-check
-// The guest's initramfs: busybox, the drivers of the virtio serial port, a runtime, one function.
-import { execFileSync } from 'node:child_process'
+// The guest's root: busybox, the drivers of the virtio serial port, a runtime, one function. It is
+// the initramfs, or a disk that a smaller initramfs mounts.
+import { execFile, execFileSync } from 'node:child_process'
 import { readdirSync, readFileSync, realpathSync } from 'node:fs'
 import { basename, join } from 'node:path'
+import { promisify } from 'node:util'
 import { sharedLibraries } from './packages.mjs'
-import { Archive, addHostFile } from './trees.mjs'
+import { Archive, addHostFile, blockBytes, Staging } from './trees.mjs'
 
 const portDrivers = ['virtio_pci', 'virtio_console']
+// ext4 looks crc32c up by its name, which modules.dep does not tell.
+const diskDrivers = ['virtio_blk', 'crc32c_generic', 'ext4']
 
 /**
  * The files of the drivers and of what they need, in the order to load them; none for a kernel that
@@ -47,7 +51,7 @@ function readModule(path) {
  */
 
 /**
- * @param {Archive} tree
+ * @param {import('./trees.mjs').Tree} tree
  * @param {string} busybox
  */
 function addBase(tree, busybox) {
@@ -56,7 +60,7 @@ function addBase(tree, busybox) {
 }
 
 /**
- * @param {Archive} tree
+ * @param {import('./trees.mjs').Tree} tree
  * @param {string} modules
  * @param {string[]} drivers
  */
@@ -70,7 +74,7 @@ function addDrivers(tree, modules, drivers) {
 }
 
 /**
- * @param {Archive} tree
+ * @param {import('./trees.mjs').Tree} tree
  * @param {Userland} userland
  */
 function addUserland(tree, { guestFolder, guestFiles, command, files }) {
@@ -89,6 +93,7 @@ function addUserland(tree, { guestFolder, guestFiles, command, files }) {
 }
 
 /**
+ * An initramfs that is the guest's root.
  * @param {Userland} userland
  * @returns {Buffer}
  */
@@ -100,4 +105,44 @@ export function buildImage(userland) {
   addDrivers(archive, modules, portDrivers)
   addUserland(archive, userland)
   return archive.finish()
+}
+
+/**
+ * An initramfs that only leads to the root on a disk.
+ * @param {Userland} userland
+ * @returns {Buffer}
+ */
+export function buildDiskLoader({ parts, guestFolder }) {
+  const archive = new Archive()
+  archive.characterDevice('/dev/console', 5, 1)
+  archive.folder('/root')
+  addBase(archive, parts.busybox)
+  addDrivers(archive, parts.modules, [...portDrivers, ...diskDrivers])
+  addHostFile(archive, join(guestFolder, 'init-disk'), { as: '/init' })
+  return archive.finish()
+}
+
+/**
+ * A root for read-only use, as ext4 in `disk`. mke2fs fills it from a folder: nothing is mounted, and
+ * nobody needs to be root. With a fixed UUID and hash seed, what is equal is laid out equally.
+ * @param {Userland} userland
+ * @param {{ disk: string, dataFolder: string, stagingFolder: string, signal?: AbortSignal | undefined }} options
+ */
+export async function buildDisk(userland, { disk, dataFolder, stagingFolder, signal }) {
+  const staging = new Staging(stagingFolder)
+  addBase(staging, userland.parts.busybox)
+  addDrivers(staging, userland.parts.modules, []) // the loader has them
+  addUserland(staging, userland)
+  for (const name of readdirSync(dataFolder)) {
+    addHostFile(staging, join(dataFolder, name), { as: `/data/${name}` })
+  }
+  const uuid = '72656170-2d74-4261-8365-2d6469736b00'
+  const options = [
+    ...['-q', '-t', 'ext4', '-b', `${blockBytes}`, '-i', '16384', '-m', '0', '-U', uuid],
+    ...['-O', '^has_journal,^resize_inode', '-E', `root_owner=0:0,hash_seed=${uuid}`],
+    ...['-d', stagingFolder],
+  ]
+  // A tenth and some MiB are for inodes, folders and the tables of blocks.
+  const kib = Math.ceil((staging.bytes * 1.1 + 8 * 2 ** 20) / 1024)
+  await promisify(execFile)(userland.parts.mke2fs, [...options, disk, `${kib}k`], { signal })
 }

@@ -14,8 +14,14 @@ import { takeSnapshot } from './snapshot.mjs'
 export { MissingPackages } from './packages.mjs'
 export { Guest }
 
+const namesOf = (/** @type {boolean} */ onDisk) =>
+  [...guestFunctions.values()].filter((of) => of.onDisk === onDisk).map(({ name }) => name)
+
 /** @type {readonly string[]} */
-export const functionNames = [...guestFunctions.keys()]
+export const functionNames = namesOf(false)
+
+/** @type {readonly string[]} those whose root is a disk, which they read when they are invoked */
+export const diskFunctionNames = namesOf(true)
 
 export const defaultCacheFolder = fileURLToPath(new URL('../../build/linux-guest', import.meta.url))
 
@@ -25,7 +31,7 @@ export const defaultCacheFolder = fileURLToPath(new URL('../../build/linux-guest
  * The guests of the named functions, in that order. A snapshot that is not in the cache is built
  * and checked; it takes some seconds each.
  * @param {object} [options]
- * @param {readonly string[]} [options.functions]  all by default
+ * @param {readonly string[]} [options.functions]  of both kinds; `functionNames` by default
  * @param {string} [options.cacheFolder]
  * @param {'tcg' | 'kvm'} [options.accelerator]
  * @param {(progress: Progress) => void} [options.onProgress]
@@ -41,8 +47,8 @@ export async function prepareGuests({
 } = {}) {
   const wanted = functions.map((name) => {
     const found = guestFunctions.get(name)
-    if (!found) throw new TypeError(`no function "${name}"; there are ${functionNames.join(', ')}`)
-    return found
+    if (found) return found
+    throw new TypeError(`no function "${name}"; there are ${[...guestFunctions.keys()].join(', ')}`)
   })
   const parts = findParts()
   await mkdir(cacheFolder, { recursive: true })
@@ -76,14 +82,15 @@ export async function prepareGuests({
  */
 async function prepareGuest(guestFunction, options) {
   const { parts, cacheFolder, accelerator, onProgress, signal } = options
-  const { name, runtime } = guestFunction
+  const { name, runtime, onDisk } = guestFunction
   const { memoryBytes } = runtime
   const started = performance.now()
   const report = (/** @type {Progress['step']} */ step) =>
     onProgress?.({ name, step, ms: performance.now() - started })
   const open = async (/** @type {string} */ folder) => {
     const inputs = JSON.parse(await readFile(join(folder, 'inputs.json'), 'utf8'))
-    return new Guest({ name, folder, memoryBytes, inputs, qemu: parts.qemu, accelerator })
+    const { qemu } = parts
+    return new Guest({ name, folder, memoryBytes, inputs, qemu, accelerator, onDisk })
   }
 
   const kept = join(cacheFolder, `${name}-${cacheKey(guestFunction, parts, accelerator)}`)
@@ -134,14 +141,15 @@ async function removeOld(name, cacheFolder) {
  * @param {import('./packages.mjs').Parts} parts
  * @param {string} accelerator
  */
-function cacheKey({ file, runtime }, parts, accelerator) {
+function cacheKey({ file, runtime, onDisk }, parts, accelerator) {
   const hash = createHash('sha256')
-  const own = ['image.mjs', 'trees.mjs', 'qemu.mjs', 'snapshot.mjs', 'functions.mjs'].map((name) =>
-    fileURLToPath(new URL(name, import.meta.url)),
-  )
-  const guest = ['init', runtime.agent, file].map((name) => join(guestFolder, name))
+  const modules = ['image.mjs', 'trees.mjs', 'qemu.mjs', 'snapshot.mjs', 'functions.mjs']
+  const own = modules.map((name) => fileURLToPath(new URL(name, import.meta.url)))
+  const inits = onDisk ? ['init', 'init-disk'] : ['init']
+  const guest = [...inits, runtime.agent, file].map((name) => join(guestFolder, name))
   for (const path of [...own, ...guest]) hash.update(readFileSync(path))
-  for (const path of [parts.kernel, parts.busybox, runtime.command(parts)]) {
+  const tools = [parts.kernel, parts.busybox, runtime.command(parts)]
+  for (const path of onDisk ? [...tools, parts.mke2fs] : tools) {
     const real = realpathSync(path)
     const { size, mtimeMs } = statSync(real)
     hash.update(`${real} ${size} ${mtimeMs}\n`)

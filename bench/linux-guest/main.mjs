@@ -2,11 +2,12 @@
 // @ts-check
 // Builds the guests' snapshots into the cache, so that the bench and the tests find them there.
 import { parseArgs } from 'node:util'
-import { defaultCacheFolder, functionNames, prepareGuests } from './index.mjs'
+import { defaultCacheFolder, diskFunctionNames, functionNames, prepareGuests } from './index.mjs'
 
 const usage = `usage: node bench/linux-guest/main.mjs [--functions a,b] [--cache DIR] [--kvm]
 
-functions: ${functionNames.join(', ')}
+functions: ${functionNames.join(', ')};
+           when named, ${diskFunctionNames.join(', ')}
 cache:     ${defaultCacheFolder}
 `
 const failWith = (/** @type {unknown} */ error) => {

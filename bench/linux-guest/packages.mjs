@@ -11,6 +11,7 @@ import { accessSync, constants, existsSync, readdirSync, realpathSync } from 'no
  * @property {string} modules      the folder of the kernel's modules
  * @property {string} busybox
  * @property {string} python
+ * @property {string} mke2fs
  */
 
 export class MissingPackages extends Error {
@@ -62,6 +63,7 @@ export function findParts() {
   const busybox = firstOf(['/usr/bin/busybox', '/bin/busybox'], constants.X_OK)
   // Debian's own by its path: a version manager's Python may come first in PATH.
   const python = firstOf(['/usr/bin/python3'], constants.X_OK)
+  const mke2fs = firstOf(['/usr/sbin/mke2fs', '/sbin/mke2fs'], constants.X_OK)
   const missing = []
   if (!qemu) missing.push({ package: 'qemu-system-x86', problem: 'no qemu-system-x86_64' })
   if (!kernel) {
@@ -72,11 +74,12 @@ export function findParts() {
     missing.push({ package: 'busybox-static', problem: 'no statically linked busybox' })
   }
   if (!python) missing.push({ package: 'python3', problem: 'no /usr/bin/python3' })
-  if (!qemu || !kernel || !busybox || !python || missing.length > 0) {
+  if (!mke2fs) missing.push({ package: 'e2fsprogs', problem: 'no mke2fs' })
+  if (!qemu || !kernel || !busybox || !python || !mke2fs || missing.length > 0) {
     throw new MissingPackages(missing)
   }
   const qemuVersion = execFileSync(qemu, ['--version'], { encoding: 'utf8' }).split('\n')[0] ?? ''
-  return { qemu, qemuVersion, ...kernel, busybox: realpathSync(busybox), python }
+  return { qemu, qemuVersion, ...kernel, busybox: realpathSync(busybox), python, mke2fs }
 }
 
 /** @param {string} path */

@@ -18,15 +18,23 @@ const stateFd = 6
  *
  * q35 without what a serverless guest has no use for: each device left out is device state not
  * loaded at each restore. (microvm loads some milliseconds faster, and did not always boot.)
- * @param {{ memoryFile: string, memoryBytes: number, shared: boolean, accelerator: string }} options
+ *
+ * A disk is read through the host's page cache, and no lock is taken: any number of VMs share it.
+ * Without drop-cache=off, QEMU would evict the image at each restore, for it cannot know that nobody
+ * has changed it on another host.
+ * @param {{ memoryFile: string, memoryBytes: number, shared: boolean, accelerator: string, rootDisk?: string | undefined }} options
  */
-export function machineArguments({ memoryFile, memoryBytes, shared, accelerator }) {
+export function machineArguments({ memoryFile, memoryBytes, shared, accelerator, rootDisk }) {
   const memory = [
     'memory-backend-file,id=memory',
-    `mem-path=${memoryFile.replaceAll(',', ',,')}`,
+    `mem-path=${quoted(memoryFile)}`,
     `size=${memoryBytes}`,
     `share=${shared ? 'on' : 'off'}`,
   ].join(',')
+  const drive = rootDisk && [
+    `file=${quoted(rootDisk)},file.locking=off,file.drop-cache=off`,
+    'format=raw,if=none,id=root,readonly=on,cache=writeback',
+  ]
   const machine = 'q35,memory-backend=memory,sata=off,smbus=off,hpet=off,smm=off,vmport=off'
   return [
     ...['-nodefaults', '-no-user-config', '-no-reboot', '-S', '-display', 'none'],
@@ -37,7 +45,13 @@ export function machineArguments({ memoryFile, memoryBytes, shared, accelerator 
     ...['-chardev', `socket,id=console,fd=${consoleFd}`, '-serial', 'chardev:console'],
     ...['-chardev', `socket,id=agent,fd=${agentFd}`, '-device', 'virtio-serial-pci'],
     ...['-device', 'virtserialport,chardev=agent,nr=1,name=agent'],
+    ...(drive ? ['-drive', drive.join(','), '-device', 'virtio-blk-pci,drive=root'] : []),
   ]
+}
+
+/** @param {string} path */
+function quoted(path) {
+  return path.replaceAll(',', ',,')
 }
 
 /** The URI of a Machine's `stateFile`, for QMP's migrate-incoming. */

@@ -1,11 +1,11 @@
 // @ts-check
 // Boots a guest with one function, waits until it is ready and idle, and keeps its memory and state.
 import { appendFileSync } from 'node:fs'
-import { rm, writeFile } from 'node:fs/promises'
+import { mkdir, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { askReference, guestFolder } from './functions.mjs'
-import { buildImage } from './image.mjs'
+import { buildDisk, buildDiskLoader, buildImage } from './image.mjs'
 import { Machine, machineArguments } from './qemu.mjs'
 
 /** What the kernel does after the agent is up, such as freeing memory, is over by then. */
@@ -20,23 +20,17 @@ const kernelCommandLine = [
 ].join(' ')
 
 /**
- * Leaves `memory` and `state` in the folder.
+ * Leaves `memory` and `state` in the folder, and `disk` for a function on a disk.
  * @param {import('./functions.mjs').GuestFunction} guestFunction
  * @param {{ parts: import('./packages.mjs').Parts, folder: string, consoleLog: string, accelerator: string, signal?: AbortSignal | undefined }} options
  * @returns {Promise<import('./functions.mjs').Input[]>}
  */
 export async function takeSnapshot(guestFunction, options) {
   const { parts, folder, consoleLog, accelerator, signal } = options
-  const { name, file, runtime } = guestFunction
-  const { inputs, files, executable } = await askReference(guestFunction, parts, signal)
-  const image = buildImage({
-    parts,
-    guestFolder,
-    guestFiles: ['init', runtime.agent, file],
-    command: [executable, ...runtime.flags, `/${runtime.agent}`, name],
-    files,
-  })
-  await writeFile(join(folder, 'initramfs'), image, { signal })
+  const { runtime, onDisk } = guestFunction
+  const initramfs = join(folder, 'initramfs')
+  const rootDisk = onDisk ? join(folder, 'disk') : undefined
+  const inputs = await makeRoot(guestFunction, { parts, folder, initramfs, rootDisk, signal })
   await writeFile(consoleLog, '')
   const memoryFile = join(folder, 'memory')
   const machine = new Machine({
@@ -50,6 +44,7 @@ export async function takeSnapshot(guestFunction, options) {
         memoryBytes: runtime.memoryBytes,
         shared: true,
         accelerator,
+        rootDisk,
       }),
       ...['-kernel', parts.kernel, '-initrd', 'initramfs'],
       ...['-append', kernelCommandLine],
@@ -66,6 +61,33 @@ export async function takeSnapshot(guestFunction, options) {
   } finally {
     await machine.stop()
   }
-  await rm(join(folder, 'initramfs'))
+  await rm(initramfs)
+  return inputs
+}
+
+/**
+ * @param {import('./functions.mjs').GuestFunction} guestFunction
+ * @param {{ parts: import('./packages.mjs').Parts, folder: string, initramfs: string, rootDisk: string | undefined, signal: AbortSignal | undefined }} options
+ */
+async function makeRoot(guestFunction, { parts, folder, initramfs, rootDisk, signal }) {
+  const { name, file, runtime } = guestFunction
+  const dataFolder = join(folder, 'data')
+  const stagingFolder = join(folder, 'root')
+  for (const path of rootDisk ? [dataFolder, stagingFolder] : []) await mkdir(path)
+  const asked = { dataFolder: rootDisk && dataFolder, signal }
+  const { inputs, files, executable } = await askReference(guestFunction, parts, asked)
+  const userland = {
+    parts,
+    guestFolder,
+    guestFiles: ['init', runtime.agent, file],
+    command: [executable, ...runtime.flags, `/${runtime.agent}`, name],
+    files,
+  }
+  if (rootDisk) {
+    await buildDisk(userland, { disk: rootDisk, dataFolder, stagingFolder, signal })
+    for (const path of [dataFolder, stagingFolder]) await rm(path, { recursive: true })
+  }
+  const archive = rootDisk ? buildDiskLoader(userland) : buildImage(userland)
+  await writeFile(initramfs, archive, { signal })
   return inputs
 }

@@ -1,7 +1,18 @@
 // @ts-check
-// What a guest's files are put into.
-import { readFileSync, realpathSync, statSync } from 'node:fs'
+// What a guest's files are put into: an archive for its initramfs, a folder for its disk.
+import {
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  realpathSync,
+  statSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs'
 import { basename, dirname, join } from 'node:path'
+
+export const blockBytes = 4096
 
 /**
  * A cpio archive of the kind the kernel unpacks ("newc"). Written here for two things cpio(1) cannot
@@ -82,10 +93,51 @@ function padded(part) {
   return rest === 0 ? part : Buffer.concat([part, Buffer.alloc(4 - rest)])
 }
 
+/** A folder that stands for the guest's root; device nodes cannot be in it without root. */
+export class Staging {
+  /** The sizes of its files, in whole blocks of a disk. */
+  bytes = 0
+
+  /** @param {string} root  an empty folder */
+  constructor(root) {
+    this.root = root
+  }
+
+  /** @param {string} path */
+  folder(path) {
+    mkdirSync(join(this.root, path), { recursive: true })
+  }
+
+  /**
+   * @param {string} path
+   * @param {Buffer} content
+   * @param {{ mode?: number, mtime?: number }} [options]
+   */
+  file(path, content, { mode = 0o644, mtime = 0 } = {}) {
+    const file = join(this.root, path)
+    if (existsSync(file)) return
+    this.folder(dirname(path))
+    writeFileSync(file, content, { mode: mode & 0o777 })
+    utimesSync(file, mtime, mtime)
+    this.bytes += Math.ceil(content.length / blockBytes) * blockBytes
+  }
+
+  /**
+   * @param {string} path
+   * @param {string} target
+   */
+  link(path, target) {
+    this.folder(dirname(path))
+    symlinkSync(target, join(this.root, path))
+  }
+}
+
+/** @typedef {Archive | Staging} Tree */
+
 /**
  * A file of the host, under its own path. Folders are taken for what they really are, since the
  * image has no /lib → /usr/lib. Python trusts a .pyc only with its source's time.
- * @param {Archive} tree
+ * @param {Tree} tree
  * @param {string} path
  */
 export function addHostFile(

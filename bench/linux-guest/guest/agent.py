@@ -1,7 +1,8 @@
 """Runs one Python function for the host.
 
     agent.py NAME              serves NAME over the virtio serial port, a line of JSON a request
-    agent.py NAME --reference  on the host: the inputs, their answers, and the files that it took
+    agent.py NAME --reference  on the host: the inputs, their answers, and the files that it took;
+                               a folder after it is where NAME makes its data, and reads it
 """
 
 import importlib
@@ -35,7 +36,10 @@ def serve(function):
             send({"error": traceback.format_exc()})
 
 
-def reference(function):
+def reference(function, data_folder=None):
+    if data_folder and hasattr(function, "make_data"):
+        function.make_data(data_folder)
+        function.DATA = data_folder
     inputs = [
         {"name": name, "request": request, "answer": function.handle(request)}
         for name, request in function.INPUTS.items()
@@ -60,4 +64,4 @@ def reference(function):
 if __name__ == "__main__":
     sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), "functions"))
     loaded = importlib.import_module(sys.argv[1])
-    reference(loaded) if "--reference" in sys.argv else serve(loaded)
+    reference(loaded, *sys.argv[3:]) if "--reference" in sys.argv else serve(loaded)
