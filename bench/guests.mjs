@@ -18,7 +18,9 @@ import { describeMachine, root } from './lib/machine.mjs'
 import { PageCache } from './lib/page-cache.mjs'
 import { Progress } from './lib/progress.mjs'
 import { packReapPages } from './lib/reap-handler.mjs'
-import { functionNames, prepareGuests } from './linux-guest/index.mjs'
+import { diskFunctionNames, functionNames, prepareGuests } from './linux-guest/index.mjs'
+
+const known = [...functionNames, ...diskFunctionNames]
 
 function parseOptions() {
   const { values } = parseArgs({
@@ -34,7 +36,8 @@ function parseOptions() {
   if (values.help) {
     process.stdout.write(
       `usage: npm run bench:guests -- [options]\n\n` +
-        `  --functions a,b  of ${functionNames.join(', ')}\n` +
+        `  --functions a,b  of ${functionNames.join(', ')} (all);\n` +
+        `                   of those whose root is a disk, ${diskFunctionNames.join(', ')}\n` +
         `  --rounds N       restores of each kind (7; with --quick 2)\n` +
         `  --quick          two functions, few rounds\n` +
         `  --cache DIR      where the guests are kept between runs (build/linux-guest)\n` +
@@ -47,9 +50,9 @@ function parseOptions() {
     throw new TypeError('--rounds takes a number from 1')
   const functions =
     values.functions?.split(',') ?? (values.quick ? ['helloworld', 'json_serdes'] : functionNames)
-  const unknown = functions.filter((name) => !functionNames.includes(name))
+  const unknown = functions.filter((name) => !known.includes(name))
   if (unknown.length > 0) {
-    throw new TypeError(`there is no function ${unknown.join(', ')}: ${functionNames.join(', ')}`)
+    throw new TypeError(`there is no function ${unknown.join(', ')}: ${known.join(', ')}`)
   }
   return { ...values, rounds, functions }
 }

@@ -12,6 +12,7 @@ export const caches = ['cold', 'warm']
 export const filesOf = ({ guest, record }) => [
   guest.memoryFile,
   guest.stateFile,
+  ...guest.diskImages,
   record.workingSet,
   record.reapPages,
 ]
