@@ -1,6 +1,5 @@
 // Node-API only: arguments in, events out. src/native.ts has the other side of this seam.
-#define NAPI_VERSION 8
-#include <napi.h>
+#include "addon.h"
 
 #include <cstring>
 #include <memory>
@@ -13,21 +12,7 @@
 #include "page_samples.h"
 #include "uffd.h"
 
-namespace {
-
-using reap::Engine;
-using reap::Event;
-using reap::Failure;
-
-constexpr uint32_t kRecord = 1;
-constexpr uint32_t kLeaveVm = 2;
-constexpr napi_type_tag kSessionTag = {0x8a1f0c6d5b2e4973, 0x9d3e7f10a4c2b658};
-
-struct SessionHandle {
-  uint64_t id;
-  std::shared_ptr<reap::Ledger> ledger;
-  std::shared_ptr<reap::TraceRecorder> trace;
-};
+namespace reap {
 
 Napi::Value to_js(Napi::Env env, const Failure& failure) {
   if (!failure) return env.Null();
@@ -41,6 +26,25 @@ Napi::Value to_js(Napi::Env env, const Failure& failure) {
   object["got"] = Napi::BigInt::New(env, failure.got);
   return object;
 }
+
+}  // namespace reap
+
+namespace {
+
+using reap::Engine;
+using reap::Event;
+using reap::Failure;
+using reap::to_js;
+
+constexpr uint32_t kRecord = 1;
+constexpr uint32_t kLeaveVm = 2;
+constexpr napi_type_tag kSessionTag = {0x8a1f0c6d5b2e4973, 0x9d3e7f10a4c2b658};
+
+struct SessionHandle {
+  uint64_t id;
+  std::shared_ptr<reap::Ledger> ledger;
+  std::shared_ptr<reap::TraceRecorder> trace;
+};
 
 Napi::Object to_js(Napi::Env env, const Event& event) {
   Napi::Object object = Napi::Object::New(env);
@@ -332,6 +336,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports["crc32c"] = Napi::Function::New(env, crc32c);
   exports["samplePages"] = Napi::Function::New(env, sample_pages);
   exports["probe"] = Napi::Function::New(env, probe);
+  reap::add_page_cache(env, exports);
   return exports;
 }
 

@@ -17,6 +17,7 @@ enum class ErrorCode : uint32_t {
   working_set_io,
   fault_unresolved,
   snapshot_mismatch,
+  page_cache,
 };
 
 struct Failure {

@@ -17,6 +17,10 @@ inline std::function<void()> before_ioctl;
 inline std::function<bool()> is_cold;
 // Whether every core is taken, however many this machine has.
 inline std::function<bool()> cores_are_busy;
+inline std::function<void()> before_page_cache_turn;  // a job of the prefetcher is about to go on
+// Whether the page cache of a file is hidden, as of one that the process neither owns nor may
+// write.
+inline std::function<bool()> hides_residency;
 }  // namespace reap::hooks
 
 #define REAP_HOOK(name)                         \

@@ -49,7 +49,7 @@ function makefile() {
     ...(sanitizers[kind] ?? []),
   ]
   const compiled = [
-    ...sources('native', (name) => name !== 'addon.cc'),
+    ...sources('native', (name) => !name.startsWith('addon')),
     ...sources('test/native', (name) => !name.startsWith('fuzz_')),
   ]
   const objects = compiled.map(({ object }) => object).join(' ')

@@ -61,7 +61,7 @@ const recent = new LRUCache<string, { readonly state: string; readonly set: Work
  * {@link WorkingSet.read}, which takes longer than all else that `serve()` does, once for each state
  * of a file. The pages' bytes are not in memory: the engine reads and checks them each time.
  */
-async function readOnce(path: string): Promise<WorkingSet> {
+export async function readOnce(path: string): Promise<WorkingSet> {
   const look = (): Promise<BigIntStats | undefined> =>
     stat(path, { bigint: true }).catch(() => undefined)
   const before = await look()

@@ -14,6 +14,7 @@
  * | `ERR_WORKING_SET_IO` | a working-set file cannot be opened, read or written |
  * | `ERR_SOURCE_READ` | the memory file or a disk image cannot be opened or read, or the memory file is shorter than the guest's memory |
  * | `ERR_FAULT_UNRESOLVED` | a fault cannot be served: the kernel refused, or the address is in no region |
+ * | `ERR_PAGE_CACHE` | the page cache cannot be recorded: hidden from this process, or it does not let go of a file |
  * | `ERR_CLOSED` | the fault handler was used after it ended |
  */
 export type ReapTraceErrorCode =
@@ -28,6 +29,7 @@ export type ReapTraceErrorCode =
   | 'ERR_WORKING_SET_IO'
   | 'ERR_SOURCE_READ'
   | 'ERR_FAULT_UNRESOLVED'
+  | 'ERR_PAGE_CACHE'
   | 'ERR_CLOSED'
 
 /** What is known of a failure besides its sentence. */

@@ -182,6 +182,30 @@ function explainFile(failure: NativeFailure, what: string, path: string | undefi
   }
 }
 
+/** Why the page cache cannot be recorded; `offset` is the file's place among those given. */
+function explainPageCache({ check, got }: NativeFailure, path: string | undefined): Explanation {
+  switch (check) {
+    case 'hidden':
+      return {
+        message: `the kernel does not tell which pages of ${path} are in the page cache`,
+        hint: 'It tells the owner of a file and who may write to it: record as one of them.',
+        path,
+      }
+    case 'mapped':
+      return {
+        message: `${path} cannot be evicted from the page cache: process ${got} maps it`,
+        hint: 'End the VMs that were restored from it, or record a copy of the file.',
+        path,
+      }
+    default:
+      return {
+        message: `${path} cannot be evicted from the page cache: ${got} pages stay`,
+        hint: 'A tmpfs has no other place for them. Elsewhere a process may be reading the file.',
+        path,
+      }
+  }
+}
+
 function explainCause(
   code: ReapTraceErrorCode,
   failure: NativeFailure,
@@ -216,6 +240,8 @@ function explainCause(
     case 'ERR_WORKING_SET_INVALID':
     case 'ERR_WORKING_SET_IO':
       return explainFile(failure, 'the working-set file', context.workingSetPath)
+    case 'ERR_PAGE_CACHE':
+      return explainPageCache(failure, context.memoryFile)
     default:
       return explainFault(failure)
   }

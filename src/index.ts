@@ -10,6 +10,15 @@ export type {
   ServeResult,
 } from './fault-handler.js'
 export { type InterposerOptions, interposerEnvironment } from './interpose.js'
+export {
+  type PageCachePrefetchResult,
+  type PageCacheRecord,
+  type PageCacheRecording,
+  type PrefetchPageCacheOptions,
+  prefetchPageCache,
+  type RecordPageCacheOptions,
+  recordPageCache,
+} from './page-cache.js'
 export { serve } from './serve.js'
 export {
   type DiskExtent,

@@ -39,6 +39,12 @@ export interface NativeSession {
   readonly [sessionBrand]: true
 }
 
+declare const recorderBrand: unique symbol
+/** A recording of the page cache that goes on, opaque. */
+export interface NativeRecorder {
+  readonly [recorderBrand]: true
+}
+
 interface Addon {
   /** Starts this thread's engine. 0 or a negative errno. */
   start(listener: (event: NativeEvent) => void): number
@@ -66,6 +72,23 @@ interface Addon {
     padsLastPage: boolean,
   ): Promise<NativeFailure | Uint32Array>
   probe(): [device: number, syscall: number, userModeOnly: number, features: bigint]
+  survey(memoryFile: string, workingSet: string): Promise<NativeFailure | Float64Array>
+  prefetchPageCache(
+    paths: readonly string[],
+    touches: Uint32Array,
+    pagesPerTouch: number,
+    diskExtents: Uint32Array,
+    budgetBytes: number,
+  ): [job: number, end: Promise<[figures: Float64Array, failure: NativeFailure | null]>]
+  cancelPrefetch(job: number): void
+  startRecording(
+    paths: readonly string[],
+    intervalUs: number,
+  ): Promise<NativeFailure | NativeRecorder>
+  /** Touches are triples of file, page and microseconds. */
+  stopRecording(
+    recorder: NativeRecorder,
+  ): Promise<[cached: Uint32Array, mapped: Uint32Array, figures: Float64Array]>
 }
 
 // The three lists follow the enums in native/: failure.h, session.h, ledger.h.
@@ -80,6 +103,7 @@ const errorCodes: readonly ReapTraceErrorCode[] = [
   'ERR_WORKING_SET_IO',
   'ERR_FAULT_UNRESOLVED',
   'ERR_SNAPSHOT_MISMATCH',
+  'ERR_PAGE_CACHE',
 ]
 export const eventKinds = ['connected', 'prefetched', 'detach-failed', 'ended'] as const
 export const endStates = ['closed', 'vm-exited', 'vm-killed', 'vm-left', 'detached'] as const
@@ -153,6 +177,9 @@ export function toError(failure: NativeFailure, context: FailureContext): ReapTr
     offset: failure.check === '' && failure.offset === 0n ? undefined : Number(failure.offset),
   })
 }
+
+/** What a native call returns instead of a value when it fails. */
+export const isFailure = (value: object): value is NativeFailure => 'syscall' in value
 
 /** What the engine does not know about its own session and a sentence needs. */
 export interface FailureContext {

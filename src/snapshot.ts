@@ -206,7 +206,7 @@ export async function statMemoryFile(path: string): Promise<BigIntStats> {
 }
 
 /** @throws ReapTraceError `ERR_SOURCE_READ` for what cannot be a disk image. */
-async function statDiskImage(path: string): Promise<BigIntStats> {
+export async function statDiskImage(path: string): Promise<BigIntStats> {
   const stats = await stat(path, { bigint: true }).catch((error: unknown) => {
     throw readError(path, error, undefined, 'disk image')
   })
@@ -235,7 +235,7 @@ export const stamp = ({ dev, ino, size, mtimeNs, ctimeNs }: BigIntStats) =>
 export const isSettled = ({ mtimeMs, ctimeMs }: BigIntStats) =>
   BigInt(Date.now()) - (mtimeMs > ctimeMs ? mtimeMs : ctimeMs) > 100n
 
-const RECORD_AGAIN = 'Record the working set again from this snapshot.'
+export const RECORD_AGAIN = 'Record the working set again from this snapshot.'
 
 /** @throws ReapTraceError `ERR_SNAPSHOT_MISMATCH` naming both sizes. */
 export function checkSize(path: string, bytes: number, memoryBytes: number): void {

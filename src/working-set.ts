@@ -93,6 +93,12 @@ export let planOf: (set: WorkingSet) => FilePlan | undefined
  */
 export let diskTableOf: (set: WorkingSet) => Uint32Array
 
+/**
+ * The touches of a working set, from a file or not, in first-touch order: the number of the first 4 KiB
+ * page and the time in microseconds of each. Not to be written to.
+ */
+export let touchTableOf: (set: WorkingSet) => Uint32Array
+
 const count = (least: number, most: number) => ({
   expected: `an integer from ${least} to ${most}`,
   accepts: (value: unknown) =>
@@ -146,6 +152,7 @@ export class WorkingSet {
     // Not a member: the engine's tables are nobody else's business.
     planOf = (set) => set.#file
     diskTableOf = (set) => set.#diskTable
+    touchTableOf = (set) => set.#file?.touches ?? touchesOf(set.order)
   }
 
   private constructor(source: MergedRuns | WorkingSetFile) {
@@ -348,6 +355,15 @@ interface MergedRuns {
   readonly runs: number
   readonly disks: readonly DiskFacts[]
   readonly diskTable: Uint32Array
+}
+
+function touchesOf({ pages, timesUs, pageSize }: Trace): Uint32Array {
+  const touches = new Uint32Array(2 * pages.length)
+  pages.forEach((page, i) => {
+    touches[2 * i] = (page * pageSize) / PAGE
+    touches[2 * i + 1] = timesUs[i]!
+  })
+  return touches
 }
 
 function orderOf({ pageSize, memoryBytes, touches }: WorkingSetFile): Trace {

@@ -66,6 +66,7 @@ test('an error has one of the codes', () => {
     | 'ERR_WORKING_SET_IO'
     | 'ERR_SOURCE_READ'
     | 'ERR_FAULT_UNRESOLVED'
+    | 'ERR_PAGE_CACHE'
     | 'ERR_CLOSED'
   >()
   const error = new ReapTraceError('ERR_CLOSED', '')

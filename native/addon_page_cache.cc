@@ -1,0 +1,239 @@
+// Node-API only: the page cache's part of the seam. src/native.ts has the other side.
+#include <chrono>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "addon.h"
+#include "page_cache_prefetcher.h"
+#include "page_cache_recorder.h"
+#include "survey.h"
+
+namespace reap {
+
+namespace {
+
+constexpr napi_type_tag kRecorderTag = {0x51c7a90e2f6b4d83, 0xb04e8d17c9a3f265};
+
+// Work for a pool thread, whose end is a promise.
+class Task : public Napi::AsyncWorker {
+ public:
+  explicit Task(Napi::Env env)
+      : AsyncWorker(env, "reap-trace"), deferred_(Napi::Promise::Deferred::New(env)) {}
+  Napi::Promise run() {
+    const Napi::Promise promise = deferred_.Promise();
+    Queue();
+    return promise;
+  }
+
+ protected:
+  virtual Napi::Value result(Napi::Env env) = 0;
+  void OnOK() override { deferred_.Resolve(result(Env())); }
+
+ private:
+  Napi::Promise::Deferred deferred_;
+};
+
+Napi::Float64Array numbers(Napi::Env env, std::initializer_list<double> values) {
+  Napi::Float64Array array = Napi::Float64Array::New(env, values.size());
+  std::copy(values.begin(), values.end(), array.Data());
+  return array;
+}
+
+std::vector<std::string> strings(Napi::Value value) {
+  const auto array = value.As<Napi::Array>();
+  std::vector<std::string> found;
+  for (uint32_t i = 0; i < array.Length(); ++i) {
+    found.push_back(array.Get(i).As<Napi::String>().Utf8Value());
+  }
+  return found;
+}
+
+class SurveyTask : public Task {
+ public:
+  SurveyTask(Napi::Env env, std::string memory_file, std::string working_set)
+      : Task(env), memory_file_(std::move(memory_file)), working_set_(std::move(working_set)) {}
+
+ protected:
+  void Execute() override { failure_ = survey(memory_file_, working_set_, &found_); }
+  Napi::Value result(Napi::Env env) override {
+    if (failure_) return to_js(env, failure_);
+    const auto number = [](uint64_t value) { return static_cast<double>(value); };
+    return numbers(env,
+                   {number(found_.page_size), number(found_.memory_bytes), number(found_.pages),
+                    number(found_.extents), number(found_.disks), number(found_.memory_device),
+                    number(found_.set_device), number(found_.memory_file_bytes),
+                    number(found_.missing_pages), number(found_.missing_extents),
+                    number(found_.missing_bytes), found_.is_visible ? 1.0 : 0.0});
+  }
+
+ private:
+  const std::string memory_file_;
+  const std::string working_set_;
+  Survey found_;
+  Failure failure_;
+};
+
+// survey(memoryFile, workingSet: '' for none) => Promise<failure | Float64Array>
+Napi::Value survey_files(const Napi::CallbackInfo& info) {
+  auto* task = new SurveyTask(info.Env(), info[0].As<Napi::String>().Utf8Value(),
+                              info[1].As<Napi::String>().Utf8Value());
+  return task->run();
+}
+
+// One prefetch, from its start to the event that tells its end.
+struct Prefetch {
+  explicit Prefetch(Napi::Env env) : deferred(Napi::Promise::Deferred::New(env)) {}
+
+  static void deliver(Napi::Env env, Napi::Function, Prefetch* self, PageCacheReport* report) {
+    const std::unique_ptr<PageCacheReport> owned(report);
+    const std::unique_ptr<Prefetch> ended(self);
+    if (env == nullptr) return;  // the environment is going away
+    const PageCacheReport& r = *report;
+    const auto number = [](uint64_t value) { return static_cast<double>(value); };
+    Napi::Array result = Napi::Array::New(env, 2);
+    result[0U] = numbers(env, {number(r.pages), number(r.resident), number(r.fetched_pages),
+                               number(r.extents), number(r.asked_us), number(r.there_us),
+                               r.in_budget ? 1.0 : 0.0, r.cancelled ? 1.0 : 0.0, number(r.file)});
+    result[1U] = to_js(env, r.failure);
+    self->deferred.Resolve(result);
+  }
+  using Event = Napi::TypedThreadSafeFunction<Prefetch, PageCacheReport, &Prefetch::deliver>;
+
+  Napi::Promise::Deferred deferred;
+  Event event;
+};
+
+// The prefetcher of the whole process: worker threads of JavaScript share its queue as they share
+// the disk. Its thread ends with the process.
+PageCachePrefetcher& prefetcher() {
+  static auto* shared = new PageCachePrefetcher;
+  return *shared;
+}
+
+template <typename Record>
+std::vector<Record> records(Napi::Value value) {
+  const auto words = value.As<Napi::Uint32Array>();
+  std::vector<Record> copied(words.ByteLength() / sizeof(Record));
+  if (!copied.empty()) std::memcpy(copied.data(), words.Data(), copied.size() * sizeof(Record));
+  return copied;
+}
+
+// prefetchPageCache(paths, touches: Uint32Array of page, microseconds; pagesPerTouch;
+//   diskExtents: Uint32Array of disk, page, pages, microseconds; budgetBytes)
+//   => [job, Promise<[Float64Array, failure | null]>]
+Napi::Value prefetch_page_cache(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  std::vector<std::string> paths = strings(info[0]);
+  PageCachePlan plan;
+  plan.touches = records<PageCachePlan::Touch>(info[1]);
+  plan.pages_per_touch = info[2].As<Napi::Number>().Uint32Value();
+  plan.disk_extents = records<PageCachePlan::DiskExtent>(info[3]);
+  const double budget = info[4].As<Napi::Number>().DoubleValue();
+  auto* prefetch = new Prefetch(env);
+  prefetch->event = Prefetch::Event::New(env, "reap-trace", 0, 1, prefetch);
+  const Napi::Promise promise = prefetch->deferred.Promise();
+  const uint64_t job =
+      prefetcher().start(std::move(paths), std::move(plan), static_cast<uint64_t>(budget),
+                         [event = prefetch->event](const PageCacheReport& report) {
+                           auto* owned = new PageCacheReport(report);
+                           if (event.NonBlockingCall(owned) != napi_ok) delete owned;
+                           event.Release();
+                         });
+  Napi::Array result = Napi::Array::New(env, 2);
+  result[0U] = static_cast<double>(job);
+  result[1U] = promise;
+  return result;
+}
+
+// cancelPrefetch(job)
+void cancel_prefetch(const Napi::CallbackInfo& info) {
+  prefetcher().cancel(static_cast<uint64_t>(info[0].As<Napi::Number>().Int64Value()));
+}
+
+class StartRecording : public Task {
+ public:
+  StartRecording(Napi::Env env, std::vector<std::string> paths, std::chrono::microseconds interval)
+      : Task(env), paths_(std::move(paths)), interval_(interval) {}
+
+ protected:
+  void Execute() override { failure_ = recorder_->start(paths_, interval_); }
+  Napi::Value result(Napi::Env env) override {
+    if (failure_) return to_js(env, failure_);
+    auto external = Napi::External<std::shared_ptr<PageCacheRecorder>>::New(
+        env, new std::shared_ptr<PageCacheRecorder>(std::move(recorder_)),
+        [](Napi::Env, std::shared_ptr<PageCacheRecorder>* gone) { delete gone; });
+    napi_type_tag_object(env, external, &kRecorderTag);
+    return external;
+  }
+
+ private:
+  const std::vector<std::string> paths_;
+  const std::chrono::microseconds interval_;
+  std::shared_ptr<PageCacheRecorder> recorder_ = std::make_shared<PageCacheRecorder>();
+  Failure failure_;
+};
+
+// startRecording(paths, intervalUs) => Promise<failure | recorder>
+Napi::Value start_recording(const Napi::CallbackInfo& info) {
+  auto* task =
+      new StartRecording(info.Env(), strings(info[0]),
+                         std::chrono::microseconds(info[1].As<Napi::Number>().Int64Value()));
+  return task->run();
+}
+
+class StopRecording : public Task {
+ public:
+  StopRecording(Napi::Env env, std::shared_ptr<PageCacheRecorder> recorder)
+      : Task(env), recorder_(std::move(recorder)) {}
+
+ protected:
+  void Execute() override { record_ = recorder_->stop(); }
+  Napi::Value result(Napi::Env env) override {
+    const auto touches = [env](const std::vector<PageCacheRecorder::Touch>& from) {
+      Napi::Uint32Array array = Napi::Uint32Array::New(env, from.size() * 3);
+      if (!from.empty()) std::memcpy(array.Data(), from.data(), array.ByteLength());
+      return array;
+    };
+    static_assert(sizeof(PageCacheRecorder::Touch) == 12, "three words");
+    Napi::Array result = Napi::Array::New(env, 3);
+    result[0U] = touches(record_.cached);
+    result[1U] = touches(record_.mapped);
+    result[2U] = numbers(
+        env, {static_cast<double>(record_.mapper), static_cast<double>(record_.mapper_error),
+              static_cast<double>(record_.looks), static_cast<double>(record_.longest_gap_us)});
+    return result;
+  }
+
+ private:
+  const std::shared_ptr<PageCacheRecorder> recorder_;
+  PageCacheRecorder::Record record_;
+};
+
+// stopRecording(recorder) => Promise<[cached, mapped: Uint32Array of file, page, microseconds;
+//   Float64Array of mapper's pid, errno, looks, longestGapUs]>
+Napi::Value stop_recording(const Napi::CallbackInfo& info) {
+  bool ours = false;
+  if (!info[0].IsExternal() ||
+      napi_check_object_type_tag(info.Env(), info[0], &kRecorderTag, &ours) != napi_ok || !ours) {
+    Napi::TypeError::New(info.Env(), "not a recorder").ThrowAsJavaScriptException();
+    return info.Env().Undefined();
+  }
+  auto recorder = *info[0].As<Napi::External<std::shared_ptr<PageCacheRecorder>>>().Data();
+  auto* task = new StopRecording(info.Env(), std::move(recorder));
+  return task->run();
+}
+
+}  // namespace
+
+void add_page_cache(Napi::Env env, Napi::Object exports) {
+  exports["survey"] = Napi::Function::New(env, survey_files);
+  exports["prefetchPageCache"] = Napi::Function::New(env, prefetch_page_cache);
+  exports["cancelPrefetch"] = Napi::Function::New(env, cancel_prefetch);
+  exports["startRecording"] = Napi::Function::New(env, start_recording);
+  exports["stopRecording"] = Napi::Function::New(env, stop_recording);
+}
+
+}  // namespace reap

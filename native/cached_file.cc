@@ -1,0 +1,128 @@
+#include "cached_file.h"
+
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <vector>
+
+#include "hooks.h"
+
+namespace reap {
+
+namespace {
+
+// cachestat(2) has been there since 6.5; the headers of many systems are older. Its number is the
+// same on every architecture.
+constexpr long kCachestat = 451;
+struct CachestatRange {
+  uint64_t offset;
+  uint64_t length;
+};
+struct Cachestat {
+  uint64_t cached;
+  uint64_t dirty;
+  uint64_t writeback;
+  uint64_t evicted;
+  uint64_t recently_evicted;
+};
+
+// Pages that are there, or a negative errno. A length of 0 would mean: up to the end.
+int64_t cachestat(int fd, uint64_t first_page, uint64_t pages) {
+  CachestatRange range{first_page * CachedFile::kPage, pages * CachedFile::kPage};
+  Cachestat found{};
+  if (::syscall(kCachestat, fd, &range, &found, 0) != 0) return -errno;
+  return static_cast<int64_t>(found.cached);
+}
+
+// mincore() answers "all there" instead of refusing, so the kernel's question is asked first.
+bool may_see(const std::string& path, const struct stat& status) {
+  return ::geteuid() == 0 || status.st_uid == ::geteuid() ||
+         ::faccessat(AT_FDCWD, path.c_str(), W_OK, AT_EACCESS) == 0;
+}
+
+}  // namespace
+
+int CachedFile::open(const std::string& path) {
+  // Without O_NONBLOCK the open of a named pipe would wait for somebody to write to it.
+  fd_.reset(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  if (!fd_) return -errno;
+  struct stat status {};
+  if (::fstat(fd_.get(), &status) != 0) return -errno;
+  if (!S_ISREG(status.st_mode)) return -EINVAL;
+  bytes_ = static_cast<uint64_t>(status.st_size);
+  pages_ = (bytes_ + kPage - 1) / kPage;
+  struct statfs file_system {};
+  in_memory_ = ::fstatfs(fd_.get(), &file_system) == 0 && file_system.f_type == TMPFS_MAGIC;
+  // Reads through this descriptor are of single pages; read-ahead for them would bring in megabytes
+  // that nobody asked for.
+  ::posix_fadvise(fd_.get(), 0, 0, POSIX_FADV_RANDOM);
+  visible_ = may_see(path, status) && !REAP_HOOK_SAYS(hides_residency);
+  has_cachestat_ = visible_ && cachestat(fd_.get(), 0, 1) >= 0;
+  if (visible_ && bytes_ > 0) {
+    void* data = ::mmap(nullptr, bytes_, PROT_READ, MAP_SHARED, fd_.get(), 0);
+    if (data == MAP_FAILED) return -errno;
+    view_ = Mapping::adopt(data, bytes_);
+  }
+  return 0;
+}
+
+uint64_t CachedFile::count(uint64_t first_page, uint64_t pages) const {
+  if (pages == 0 || first_page >= pages_) return 0;
+  pages = std::min(pages, pages_ - first_page);
+  if (has_cachestat_) {
+    const int64_t found = cachestat(fd_.get(), first_page, pages);
+    return found < 0 ? 0 : static_cast<uint64_t>(found);
+  }
+  if (visible_) {
+    std::vector<uint8_t> is_there(pages);
+    if (map(first_page, pages, is_there.data()) != 0) return 0;
+    return static_cast<uint64_t>(
+        std::count_if(is_there.begin(), is_there.end(), [](uint8_t page) { return page & 1; }));
+  }
+  uint64_t found = 0;
+  for (uint64_t page = first_page; page < first_page + pages; ++page) found += has(page);
+  return found;
+}
+
+bool CachedFile::has(uint64_t page) const {
+  if (in_memory_) return true;
+  uint8_t byte;
+  iovec part{&byte, 1};
+  return ::preadv2(fd_.get(), &part, 1, static_cast<off_t>(page * kPage), RWF_NOWAIT) == 1;
+}
+
+int CachedFile::map(uint64_t first_page, uint64_t pages, uint8_t* is_there) const {
+  if (first_page >= pages_) return 0;
+  pages = std::min(pages, pages_ - first_page);
+  return ::mincore(view_.data() + first_page * kPage, pages * kPage, is_there) == 0 ? 0 : -errno;
+}
+
+void CachedFile::will_need(uint64_t first_page, uint64_t pages) const {
+  ::posix_fadvise(fd_.get(), static_cast<off_t>(first_page * kPage),
+                  static_cast<off_t>(pages * kPage), POSIX_FADV_WILLNEED);
+}
+
+int CachedFile::wait_for(uint64_t page) const {
+  uint8_t byte;
+  for (;;) {
+    const ssize_t got = ::pread(fd_.get(), &byte, 1, static_cast<off_t>(page * kPage));
+    if (got >= 0) return 0;  // 0: the file was cut, and there is nothing to wait for
+    if (errno != EINTR) return -errno;
+  }
+}
+
+int CachedFile::evict() const {
+  // Only clean pages can be dropped.
+  if (::fdatasync(fd_.get()) != 0 && errno != EROFS && errno != EINVAL) return -errno;
+  return -::posix_fadvise(fd_.get(), 0, 0, POSIX_FADV_DONTNEED);
+}
+
+}  // namespace reap

@@ -1,0 +1,55 @@
+// A file as the page cache has it: which of its pages are there, and bringing others in.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "posix.h"
+
+namespace reap {
+
+class CachedFile {
+ public:
+  static constexpr uint64_t kPage = 4096;
+
+  // 0 or a negative errno; -EINVAL for what is no regular file.
+  int open(const std::string& path);
+  uint64_t pages() const { return pages_; }
+  uint64_t bytes() const { return bytes_; }
+
+  // Whether the kernel tells this process which pages there are. It does for a file that the
+  // process owns or may write (mincore(2), since 5.2), so that nobody learns what others read.
+  bool is_visible() const { return visible_; }
+
+  // How many pages of the range are in the page cache: exact where the file is visible. Elsewhere
+  // each page is tried with a read that does not wait, which starts to bring it in where it is not.
+  uint64_t count(uint64_t first_page, uint64_t pages) const;
+  // Sets the lowest bit of a byte for each page that is there. 0 or a negative errno. Only for a
+  // visible file.
+  int map(uint64_t first_page, uint64_t pages, uint8_t* is_there) const;
+
+  // A mapping of the file that is never touched. Only of a visible file.
+  const void* view() const { return view_.data(); }
+
+  // Asks the kernel to bring these in; waits at the most for room in the device's queue.
+  void will_need(uint64_t first_page, uint64_t pages) const;
+  // Waits until the page is there. 0 or a negative errno.
+  int wait_for(uint64_t page) const;
+
+  // Writes the file back and drops its pages. Those that a process maps or that are under I/O stay,
+  // as does all of a tmpfs. 0 or a negative errno.
+  int evict() const;
+
+ private:
+  bool has(uint64_t page) const;
+
+  UniqueFd fd_;
+  Mapping view_;  // mincore() asks about mappings
+  uint64_t bytes_ = 0;
+  uint64_t pages_ = 0;
+  bool visible_ = false;
+  bool has_cachestat_ = false;
+  bool in_memory_ = false;  // on tmpfs
+};
+
+}  // namespace reap

@@ -1,0 +1,151 @@
+#include "survey.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "cached_file.h"
+#include "plan.h"
+
+namespace reap {
+
+namespace {
+
+constexpr uint64_t kPage = CachedFile::kPage;
+// Blocks of the table of extents, extents in each, and pieces of the data. What they cost grows
+// with the set up to a third of a millisecond, so that it stays a hundredth of the shortest
+// restore.
+constexpr uint64_t kLeastSamples = 4;
+constexpr uint64_t kMostSamples = 16;
+constexpr uint64_t kExtentsInBlock = 16;
+constexpr uint64_t kBlocksForSample = 32;
+constexpr uint64_t kPiecesForSample = 4;
+
+uint64_t samples_of(uint64_t count, uint64_t for_each) {
+  return std::min(count, std::clamp(count / for_each, kLeastSamples, kMostSamples));
+}
+
+// The fields of the header that are looked at (docs/working-set-format.md).
+struct Header {
+  uint64_t memory_bytes, index_offset, data_offset, data_pages;
+  uint32_t page_size, groups, extents, disks;
+};
+
+bool read_header(int fd, Header* header) {
+  uint8_t bytes[132];
+  if (::pread(fd, bytes, sizeof bytes, 0) != sizeof bytes) return false;
+  if (std::memcmp(bytes, "REAPWSET\1\0", 10) != 0) return false;
+  const auto copy = [&bytes](size_t at, auto* field) {
+    std::memcpy(field, bytes + at, sizeof *field);
+  };
+  copy(24, &header->memory_bytes);
+  copy(36, &header->page_size);
+  copy(40, &header->index_offset);
+  copy(56, &header->data_offset);
+  copy(64, &header->groups);
+  copy(68, &header->extents);
+  copy(88, &header->data_pages);
+  copy(128, &header->disks);  // 0 in files of version 1.0
+  return true;
+}
+
+Failure failed(ErrorCode code, int error) {
+  Failure failure;
+  failure.code = code;
+  failure.err = error;
+  failure.syscall = "open";
+  return failure;
+}
+
+// The place of sample `i` of `samples` among `count`.
+uint64_t place(uint64_t i, uint64_t samples, uint64_t count) { return i * count / samples; }
+
+uint64_t device_of(const std::string& path) {
+  struct stat status {};
+  return ::stat(path.c_str(), &status) == 0 ? status.st_dev : 0;
+}
+
+void survey_memory(const CachedFile& memory, int set, const Header& header, Survey* found) {
+  const uint64_t table = header.index_offset + uint64_t{header.groups} * sizeof(PlanGroup);
+  const uint64_t all_blocks = (header.extents + kExtentsInBlock - 1) / kExtentsInBlock;
+  const uint64_t blocks = samples_of(all_blocks, kBlocksForSample);
+  const auto first_of = [&](uint64_t block) {
+    return place(block, blocks, all_blocks) * kExtentsInBlock;
+  };
+  for (uint64_t block = 0; block < blocks; ++block) {
+    ::posix_fadvise(set, static_cast<off_t>(table + first_of(block) * sizeof(PlanExtent)),
+                    kExtentsInBlock * sizeof(PlanExtent), POSIX_FADV_WILLNEED);
+  }
+  uint64_t extents = 0, pages = 0, missing_extents = 0, missing_pages = 0;
+  for (uint64_t block = 0; block < blocks; ++block) {
+    PlanExtent sampled[kExtentsInBlock];
+    const uint64_t count = std::min<uint64_t>(kExtentsInBlock, header.extents - first_of(block));
+    const ssize_t size = static_cast<ssize_t>(count * sizeof(PlanExtent));
+    if (::pread(set, sampled, static_cast<size_t>(size),
+                static_cast<off_t>(table + first_of(block) * sizeof(PlanExtent))) != size) {
+      return;
+    }
+    for (uint64_t i = 0; i < count; ++i) {
+      if (sampled[i].flags & kZeroExtent || sampled[i].page_count == 0) continue;
+      const uint64_t length = std::min<uint64_t>(sampled[i].page_count, kMostGroupBytes / kPage);
+      const uint64_t there = memory.count(sampled[i].first_page, length);
+      const uint64_t missing = length > there ? length - there : 0;
+      ++extents;
+      pages += length;
+      missing_extents += missing > 0;
+      missing_pages += missing;
+    }
+  }
+  if (extents == 0) return;
+  // The pages of all extents are known, the number of those that are not zero is not.
+  found->extents = std::min<uint64_t>(header.extents, header.data_pages);
+  found->missing_pages = header.data_pages * missing_pages / pages;
+  found->missing_extents = found->extents * missing_extents / extents;
+}
+
+void survey_data(const CachedFile& set, const Header& header, Survey* found) {
+  // A group is read past the page cache unless all of it is there.
+  const uint64_t first = header.data_offset / kPage;
+  const uint64_t pieces =
+      (header.data_pages + kMostGroupBytes / kPage - 1) / (kMostGroupBytes / kPage);
+  const uint64_t samples = samples_of(pieces, kPiecesForSample);
+  uint64_t pages = 0, missing = 0;
+  for (uint64_t i = 0; i < samples; ++i) {
+    const uint64_t at = place(i, samples, pieces) * (kMostGroupBytes / kPage);
+    const uint64_t length = std::min(kMostGroupBytes / kPage, header.data_pages - at);
+    pages += length;
+    if (set.count(first + at, length) < length) missing += length;
+  }
+  if (pages > 0) found->missing_bytes = header.data_pages * kPage / pages * missing;
+}
+
+}  // namespace
+
+Failure survey(const std::string& memory_file, const std::string& working_set, Survey* found) {
+  CachedFile memory;
+  if (const int error = memory.open(memory_file)) return failed(ErrorCode::source_read, error);
+  found->memory_file_bytes = memory.bytes();
+  found->memory_device = device_of(memory_file);
+  found->is_visible = memory.is_visible();
+  if (working_set.empty()) return {};
+
+  CachedFile set;
+  if (const int error = set.open(working_set)) return failed(ErrorCode::working_set_io, error);
+  found->set_device = device_of(working_set);
+  const UniqueFd fd(::open(working_set.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  Header header{};
+  if (!fd || !read_header(fd.get(), &header)) return {};
+  found->page_size = header.page_size;
+  found->memory_bytes = header.memory_bytes;
+  found->pages = header.data_pages;
+  found->disks = header.disks;
+  survey_memory(memory, fd.get(), header, found);
+  survey_data(set, header, found);
+  return {};
+}
+
+}  // namespace reap

@@ -1,0 +1,34 @@
+// A look at what a restore would find: how much of a working set is in the page cache, where it is
+// needed. Takes samples, so that it costs the same for every size.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "failure.h"
+
+namespace reap {
+
+struct Survey {
+  uint64_t page_size = 0;     // of the guest; 0: the working-set file cannot be made out
+  uint64_t memory_bytes = 0;  // that the working set is for
+  uint64_t pages = 0;         // 4 KiB pages of the working set that are not zero
+  uint64_t extents = 0;       // in which they lie
+  uint64_t disks = 0;         // disk images of which it has pages too
+  uint64_t memory_device = 0;
+  uint64_t set_device = 0;
+  uint64_t memory_file_bytes = 0;
+  // Estimates, from the samples: pages and extents of the memory file that are not in the page
+  // cache, and bytes of the working-set file's data.
+  uint64_t missing_pages = 0;
+  uint64_t missing_extents = 0;
+  uint64_t missing_bytes = 0;
+  bool is_visible = false;  // whether the kernel tells about the memory file
+};
+
+// What `working_set` says of itself is taken as it stands: this is for a choice between two ways
+// that both check it.
+Failure survey(const std::string& memory_file, const std::string& working_set, Survey* found);
+
+}  // namespace reap

@@ -1,0 +1,156 @@
+import type { HostCosts, HostModel, Vcpus } from './host-model.js'
+import { isFailure, native, toError } from './native.js'
+
+/** The two ways in which a snapshot's memory can be brought to its guest. */
+export type Backend = 'uffd' | 'page-cache'
+
+/** What a restore would find now; estimates from samples. */
+export interface Residency {
+  /** 4 KiB pages of the working set that are not zeros. */
+  readonly pages: number
+  /** Of these, pages of the memory file that are not in the page cache. */
+  readonly missingPages: number
+  /** Runs of pages in which those lie. */
+  readonly missingExtents: number
+  /** Bytes of the working-set file's data that are not in the page cache. */
+  readonly missingBytes: number
+  /** Whether the kernel tells this user; where not, pages are tried one by one, which is as good. */
+  readonly isVisible: boolean
+}
+
+/** What one way would take. */
+export interface Estimate {
+  /** From the restore request until the guest has its working set, in milliseconds. */
+  readonly ms: number
+  /** The part that reads from a disk take. */
+  readonly readMs: number
+}
+
+/** A {@link Residency} with what only the choice needs. */
+export interface Survey extends Residency {
+  /** Of the guest; `undefined` without a working set, or with one that cannot be made out. */
+  readonly pageSize: number | undefined
+  /** That the working set is for. */
+  readonly memoryBytes: number
+  readonly memoryFileBytes: number
+  /** Disk images of which the working set has pages. */
+  readonly disks: number
+  readonly memoryDevice: number
+  readonly setDevice: number
+}
+
+/** Looks at a pool thread, for a fraction of a millisecond. Throws what `serve()` would. */
+export async function surveyFiles(memoryFile: string, workingSet: string): Promise<Survey> {
+  const found = await native().survey(memoryFile, workingSet)
+  if (isFailure(found)) throw toError(found, { memoryFile, workingSetPath: workingSet })
+  const [pageSize, memoryBytes, pages, , disks, memoryDevice, setDevice, ...rest] =
+    found as unknown as number[]
+  const [memoryFileBytes, missingPages, missingExtents, missingBytes, isVisible] = rest
+  return {
+    pageSize: pageSize || undefined,
+    memoryBytes: memoryBytes!,
+    memoryFileBytes: memoryFileBytes!,
+    disks: disks!,
+    memoryDevice: memoryDevice!,
+    setDevice: setDevice!,
+    pages: pages!,
+    missingPages: missingPages!,
+    missingExtents: missingExtents!,
+    missingBytes: missingBytes!,
+    isVisible: isVisible === 1,
+  }
+}
+
+/**
+ * What each way would take on this host, `undefined` where this was not measured.
+ *
+ * Reading and touching overlap, so that the longer of the two counts, and a part of the other: a guest
+ * waits for its first pages before it can touch them.
+ */
+export function estimate(
+  survey: Survey,
+  model: HostModel,
+  vcpus: Vcpus,
+): Record<Backend, Estimate> | undefined {
+  const guest = guestCosts(model.costs, vcpus)
+  const memoryDisk = model.diskCosts(survey.memoryDevice)?.costs
+  const setDisk = model.diskCosts(survey.setDevice)?.costs
+  if (!guest || !memoryDisk || !setDisk) return undefined
+  const of = (
+    { fixedMs, pageUs }: { fixedMs: number; pageUs: number },
+    readMs: number,
+  ): Estimate => {
+    const touchMs = fixedMs + (survey.pages * pageUs) / 1000
+    return { ms: Math.max(touchMs, readMs) + NOT_OVERLAPPED * Math.min(touchMs, readMs), readMs }
+  }
+  return {
+    uffd: of(guest.installed, survey.missingBytes / setDisk.bytesPerMs),
+    'page-cache': of(guest.mapped, (survey.missingExtents * memoryDisk.extentUs) / 1000),
+  }
+}
+
+const NOT_OVERLAPPED = 0.25
+
+/** KVM's costs where they were measured, or else those of threads. */
+export const guestCosts = (costs: HostCosts | undefined, vcpus: Vcpus) =>
+  costs?.guests[vcpus] ?? costs?.guests.threads
+
+/** What the choice depends on besides the files. */
+export interface Wishes {
+  readonly forced: Backend | undefined
+  readonly record: boolean
+  readonly hasWorkingSet: boolean
+  /** Of the guest, where the caller says it. */
+  readonly pageSize: number | undefined
+}
+
+/** A choice, and why: a sentence without a full stop. */
+export interface Choice {
+  readonly backend: Backend
+  readonly reason: string
+}
+
+/** How much shorter a fault handler's estimate must be: the page cache needs none, and is shared. */
+const MARGIN = 0.95
+
+const ms = (value: number) => `${value < 10 ? value.toFixed(1) : Math.round(value)} ms`
+const percent = (part: number, whole: number) =>
+  whole === 0 ? '0 %' : `${Math.round((100 * part) / whole)} %`
+
+/** Chooses by what must be, then by the estimates; without those by what is in the page cache. */
+export function choose(
+  wishes: Wishes,
+  survey: Survey,
+  estimates: Record<Backend, Estimate> | undefined,
+): Choice {
+  if (wishes.forced) return { backend: wishes.forced, reason: 'it was asked for' }
+  if (wishes.record) {
+    return { backend: 'uffd', reason: 'a fault handler records each page as it is touched' }
+  }
+  if ((wishes.pageSize ?? survey.pageSize) === 2 * 2 ** 20) {
+    return { backend: 'uffd', reason: 'a guest with 2 MiB pages can be restored in no other way' }
+  }
+  if (!wishes.hasWorkingSet || survey.pageSize === undefined) {
+    const reason = 'without a working set the kernel serves faults faster than a handler'
+    return { backend: 'page-cache', reason }
+  }
+  const { pages, missingPages } = survey
+  const cached = `${percent(pages - missingPages, pages)} of ${(pages / 256).toFixed(pages < 2560 ? 1 : 0)} MiB of working set in the page cache`
+  if (!estimates) {
+    // Mapping a page that is there is cheap on every host, and reading it in is not.
+    const backend = missingPages * 20 > pages ? 'uffd' : 'page-cache'
+    return { backend, reason: `${cached}; this host was not measured (measureHost())` }
+  }
+  const { uffd, 'page-cache': cache } = estimates
+  const backend = uffd.ms < MARGIN * cache.ms ? 'uffd' : 'page-cache'
+  const [own, other] = backend === 'uffd' ? [uffd, cache] : [cache, uffd]
+  const names = { uffd: 'a fault handler', 'page-cache': 'the kernel' } as const
+  const way = names[backend]
+  const rest = names[backend === 'uffd' ? 'page-cache' : 'uffd']
+  const reading = (each: Estimate) =>
+    each.readMs >= 0.05 ? `, ${ms(each.readMs)} of it reads` : ''
+  return {
+    backend,
+    reason: `${cached}: ${way} is estimated at ${ms(own.ms)}${reading(own)}, ${rest} at ${ms(other.ms)}${reading(other)}`,
+  }
+}

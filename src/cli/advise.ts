@@ -1,0 +1,85 @@
+import { hostModel } from '../host-model.js'
+import { measureHost } from '../index.js'
+import { planRestore } from '../prepare-restore.js'
+import { Interrupted } from './failure.js'
+import type { AdviseArguments } from './program.js'
+import { abortOnSignal, Signals } from './signals.js'
+import type { Terminal } from './terminal.js'
+import { formatBytes, formatMs, formatPlural, formatShare } from './units.js'
+
+const names = { uffd: 'fault handler (Uffd)', 'page-cache': 'page cache (File)' } as const
+
+export async function advise(args: AdviseArguments, terminal: Terminal): Promise<void> {
+  const { file, memory, vcpus } = args
+  if (args.measure) await measureOnce(terminal)
+  const startedAt = performance.now()
+  const plan = await planRestore({
+    memoryFile: memory,
+    socketPath: '-',
+    workingSet: file,
+    vcpus,
+    onBadWorkingSet: 'fail',
+  })
+  const decidedMs = performance.now() - startedAt
+  const { choice, reason, estimates, survey } = plan
+  const { costs } = await hostModel()
+  const { pages, missingPages, missingExtents, missingBytes, isVisible } = survey
+  terminal.emit({
+    choice,
+    reason,
+    estimates,
+    residency: { pages, missingPages, missingExtents, missingBytes, isVisible },
+    vcpus,
+    host: costs,
+    decidedMs,
+  })
+  terminal.print(`${terminal.style('bold', choice)}: ${reason}`)
+  terminal.print()
+  terminal.print(
+    `memory file   ${formatPlural(pages - missingPages, 'page')} of ${formatPlural(pages, 'page')} in the page cache` +
+      (missingPages > 0 ? `, the others in about ${formatPlural(missingExtents, 'extent')}` : ''),
+  )
+  terminal.print(
+    `working set   ${formatShare(pages === 0 ? 1 : 1 - missingBytes / (pages * 4096))} of ${formatBytes(pages * 4096)} in the page cache`,
+  )
+  if (!estimates) {
+    terminal.print('estimates     none: this host was not measured')
+    return
+  }
+  terminal.print()
+  for (const [backend, { ms, readMs }] of Object.entries(estimates)) {
+    const reads = readMs > 0 ? `, ${formatMs(readMs)} of it reads` : ''
+    terminal.print(
+      `${names[backend as keyof typeof names].padEnd(22)} ${formatMs(ms).padStart(8)}${reads}`,
+    )
+  }
+  terminal.print(
+    `\nfor a guest that ${vcpus === 'kvm' ? 'KVM runs' : "the VMM's threads run"}; this host was measured at ${costs?.measuredAt}`,
+  )
+  if (vcpus === 'kvm' && !costs?.guests.kvm) {
+    terminal.print('KVM could not be measured here: these are the costs of threads')
+  }
+}
+
+/** Measures a host of which nothing is known, which takes some seconds. */
+async function measureOnce(terminal: Terminal): Promise<void> {
+  if ((await hostModel()).costs) return
+  const signals = new Signals()
+  const signal = abortOnSignal(signals)
+  let share = 0
+  const live = terminal.live(() => `measuring this host, once · ${formatShare(share)}`)
+  try {
+    await measureHost({
+      signal,
+      onProgress: (progress) => {
+        share = progress.share
+      },
+    })
+  } catch (error) {
+    if (signal.aborted) throw new Interrupted(signal.reason, `ended by ${signal.reason}`)
+    terminal.warn(error, 'the choice goes by what is in the page cache')
+  } finally {
+    live.stop()
+    signals.dispose()
+  }
+}

@@ -1,0 +1,154 @@
+import { mkdir, readFile } from 'node:fs/promises'
+import { availableParallelism, cpus, homedir, release } from 'node:os'
+import { dirname, join } from 'node:path'
+import { replaceFile, writeWhole } from './files.js'
+
+/** What touches the guest's memory: vCPUs of KVM, or threads of the VMM (QEMU's TCG). */
+export type Vcpus = 'kvm' | 'threads'
+
+/** A time that grows with a number of pages. */
+export interface Line {
+  readonly fixedMs: number
+  readonly pageUs: number
+}
+
+/** From a restore request until the guest has touched its working set, with all in the page cache. */
+export interface GuestCosts {
+  /** The memory file is mapped, and the kernel serves the faults. */
+  readonly mapped: Line
+  /** A fault handler installs the pages. */
+  readonly installed: Line
+}
+
+/** What a disk takes to bring in what is not in the page cache. */
+export interface DiskCosts {
+  /** Bytes a millisecond of a working-set file, which lie one after the other. */
+  readonly bytesPerMs: number
+  /** One run of pages somewhere in a memory file, with the device's queue full. */
+  readonly extentUs: number
+}
+
+/** What restores cost on this host, as measured here. */
+export interface HostCosts {
+  /** ISO 8601, in UTC: when it was measured as a whole. */
+  readonly measuredAt: string
+  readonly kernel: string
+  readonly cpu: string
+  readonly guests: Partial<Readonly<Record<Vcpus, GuestCosts>>>
+  /** By device number; `default` is the disk on which it was measured. */
+  readonly disks: Readonly<Record<string, DiskCosts>>
+}
+
+/** The rate of workers that have read for so long in all; the engine has two to four (native/engine.cc). */
+export const readRate = (bytes: number, fetchMs: number): number =>
+  (bytes / fetchMs) * Math.min(Math.max(availableParallelism(), 2), 4)
+
+/** The weight of one more restore among those before it. */
+const NEWS = 0.2
+const SAVE_AFTER_MS = 1000
+
+const cpuName = (): string => `${cpus().length} × ${cpus()[0]?.model.trim() ?? 'unknown'}`
+
+/** Where the costs of this host are kept, unless `REAP_TRACE_HOST_COSTS` names another file. */
+export function hostCostsPath(): string {
+  const named = process.env.REAP_TRACE_HOST_COSTS
+  if (named) return named
+  return join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'reap-trace/host-costs.json')
+}
+
+const isPositive = (value: unknown): value is number =>
+  typeof value === 'number' && Number.isFinite(value) && value > 0
+const isLine = (line: Line | undefined): boolean =>
+  isPositive(line?.pageUs) && typeof line?.fixedMs === 'number' && line.fixedMs >= 0
+
+/** What of a file can be believed: nothing of another kernel or other processors. */
+function believable(costs: HostCosts): boolean {
+  return (
+    costs.kernel === release() &&
+    costs.cpu === cpuName() &&
+    Object.values(costs.guests).every(
+      ({ mapped, installed }) => isLine(mapped) && isLine(installed),
+    ) &&
+    Object.values(costs.disks).every(
+      ({ bytesPerMs, extentUs }) => isPositive(bytesPerMs) && isPositive(extentUs),
+    )
+  )
+}
+
+/** The measured costs of this host: kept in a file, refreshed by what restores show. */
+export class HostModel {
+  readonly path: string
+  #costs: HostCosts | undefined
+  #saving: NodeJS.Timeout | undefined
+
+  private constructor(path: string, costs: HostCosts | undefined) {
+    this.path = path
+    this.#costs = costs
+  }
+
+  /** Reads it from its file. A file that is missing or cannot be believed is as none. */
+  static async load(path = hostCostsPath()): Promise<HostModel> {
+    try {
+      const costs = JSON.parse(await readFile(path, 'utf8')) as HostCosts
+      if (believable(costs)) return new HostModel(path, costs)
+    } catch {
+      // Measured again when somebody asks for it.
+    }
+    return new HostModel(path, undefined)
+  }
+
+  /** `undefined` before anything was measured. */
+  get costs(): HostCosts | undefined {
+    return this.#costs
+  }
+
+  /** Takes what was measured as a whole, and keeps it. */
+  async replace(costs: Omit<HostCosts, 'measuredAt' | 'kernel' | 'cpu'>): Promise<HostCosts> {
+    this.#costs = {
+      measuredAt: new Date().toISOString(),
+      kernel: release(),
+      cpu: cpuName(),
+      ...costs,
+    }
+    await this.#save()
+    return this.#costs
+  }
+
+  diskCosts(device: number): { costs: DiskCosts; isKnown: boolean } | undefined {
+    const disks = this.#costs?.disks
+    const own = disks?.[String(device)]
+    const costs = own ?? disks?.default
+    return costs && { costs, isKnown: own !== undefined }
+  }
+
+  /** What one restore has shown of a disk. */
+  sawDisk(device: number, seen: Partial<DiskCosts>): void {
+    const before = this.diskCosts(device)
+    if (!this.#costs || !before) return
+    const mix = (old: number, fresh: number | undefined) =>
+      isPositive(fresh) ? (before.isKnown ? old + NEWS * (fresh - old) : fresh) : old
+    const costs = {
+      bytesPerMs: mix(before.costs.bytesPerMs, seen.bytesPerMs),
+      extentUs: mix(before.costs.extentUs, seen.extentUs),
+    }
+    this.#costs = { ...this.#costs, disks: { ...this.#costs.disks, [device]: costs } }
+    this.#saving ??= setTimeout(() => {
+      this.#saving = undefined
+      this.#save().catch(() => {}) // it is measured again
+    }, SAVE_AFTER_MS).unref()
+  }
+
+  async #save(): Promise<void> {
+    const bytes = Buffer.from(`${JSON.stringify(this.#costs, undefined, 2)}\n`)
+    await mkdir(dirname(this.path), { recursive: true })
+    await replaceFile(this.path, (file) => writeWhole(file, bytes, 0))
+  }
+}
+
+let model: Promise<HostModel> | undefined
+
+/** The model of this process, read when it is first needed. */
+export function hostModel(): Promise<HostModel> {
+  model ??= HostModel.load()
+  return model
+}

@@ -1,0 +1,356 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { randomFillSync } from 'node:crypto'
+import { once } from 'node:events'
+import { mkdir, mkdtemp, rm, stat, writeFile } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
+import { performance } from 'node:perf_hooks'
+import { createInterface } from 'node:readline'
+import { ReapTraceError } from './errors.js'
+import type { PrefetchResult } from './fault-handler.js'
+import {
+  type DiskCosts,
+  type GuestCosts,
+  type HostCosts,
+  hostModel,
+  type Line,
+  readRate,
+  type Vcpus,
+} from './host-model.js'
+import { isFailure, native, nativePath, toError } from './native.js'
+import { checkOptions, rules } from './options.js'
+import { prefetchPageCache } from './page-cache.js'
+import { serve } from './serve.js'
+import { PAGE, Trace } from './trace.js'
+import { WorkingSet } from './working-set.js'
+
+export interface MeasureHostOptions {
+  /**
+   * Where the snapshots that are measured are made, 96 MiB for some seconds: a folder on the disk that
+   * has the snapshots to be restored.
+   * @default the folder in which the figures are kept
+   */
+  readonly folder?: string | undefined
+  readonly signal?: AbortSignal | undefined
+  /** Told as it goes on: a share from 0 to 1. */
+  readonly onProgress?: ((progress: { readonly share: number }) => void) | undefined
+}
+
+/** Two sizes of working set, in pages, whose difference is what a page costs. */
+const SIZES = [1024, 8192] as const
+const MEMORY_PAGES = 24576
+const MEAN_RUN = 3
+const WRITE_SHARE = 0.4
+const ROUNDS = 5
+/** The first restores of a process compile its code and start the engine's threads. */
+const WARM_UPS = 3
+
+interface Scene {
+  readonly pages: number
+  readonly extents: number
+  readonly trace: string
+  readonly workingSet: string
+}
+
+/**
+ * Measures on this host what a restore costs in each way, and keeps it for `prepareRestore()`: small
+ * snapshots are restored from the page cache and from the disk, by threads and, where /dev/kvm may be
+ * used, by a vCPU. Takes a few seconds and both cores of a small machine: at a service's start, say.
+ *
+ * Guests are measured on x86-64 only; elsewhere `prepareRestore()` chooses without.
+ *
+ * @throws ReapTraceError
+ * - `ERR_WORKING_SET_IO`: the folder cannot be written to,
+ * - `ERR_NATIVE_UNAVAILABLE`: the machine gives no userfaultfd, or the package lacks a part.
+ * @throws the reason of `signal` when it aborts.
+ */
+export async function measureHost(options: MeasureHostOptions = {}): Promise<HostCosts> {
+  checkOptions('measureHost()', options, {
+    folder: rules.path,
+    signal: rules.signal,
+    onProgress: rules.callback,
+  })
+  const model = await hostModel()
+  const { signal, onProgress } = options
+  const parent = options.folder ?? dirname(model.path)
+  let folder: string
+  try {
+    await mkdir(parent, { recursive: true })
+    folder = await mkdtemp(join(parent, 'measure-'))
+  } catch (cause) {
+    const { message, errno, syscall } = cause as NodeJS.ErrnoException
+    throw new ReapTraceError('ERR_WORKING_SET_IO', `cannot measure in ${parent}: ${message}`, {
+      path: parent,
+      errno,
+      syscall,
+      hint: 'Name a folder that may be written to.',
+      cause,
+    })
+  }
+  try {
+    return await new Measurement(folder, signal, onProgress).run()
+  } finally {
+    await rm(folder, { recursive: true, force: true })
+  }
+}
+
+class Measurement {
+  readonly #folder: string
+  readonly #memoryFile: string
+  readonly #socketPath: string
+  readonly #signal: AbortSignal | undefined
+  readonly #onProgress: MeasureHostOptions['onProgress']
+  #done = 0
+
+  constructor(
+    folder: string,
+    signal: AbortSignal | undefined,
+    onProgress: MeasureHostOptions['onProgress'],
+  ) {
+    this.#folder = folder
+    this.#memoryFile = join(folder, 'memory')
+    this.#socketPath = join(folder, 'socket')
+    this.#signal = signal
+    this.#onProgress = onProgress
+  }
+
+  async run(): Promise<HostCosts> {
+    const model = await hostModel()
+    const scenes = await this.#makeScenes()
+    const large = scenes.at(-1)!
+    const kinds: Vcpus[] = (await this.#kvmIsUsable(large)) ? ['threads', 'kvm'] : ['threads']
+    const total = WARM_UPS + kinds.length * SIZES.length * ROUNDS + ROUNDS
+    const step = () => {
+      this.#signal?.throwIfAborted()
+      this.#onProgress?.({ share: Math.min(1, this.#done++ / total) })
+    }
+    for (let i = 0; i < WARM_UPS; i++) {
+      step()
+      await this.#restore(large, 'threads', true)
+    }
+    const guests: Partial<Record<Vcpus, GuestCosts>> = {}
+    for (const kind of kinds) {
+      const times = SIZES.map(() => ({ mapped: [] as number[], installed: [] as number[] }))
+      for (let round = 0; round < ROUNDS; round++) {
+        for (const [size, scene] of scenes.entries()) {
+          step()
+          times[size]!.mapped.push(await this.#restore(scene, kind, false))
+          times[size]!.installed.push(await this.#restore(scene, kind, true))
+        }
+      }
+      guests[kind] = {
+        mapped: lineThrough(times.map(({ mapped }) => median(mapped))),
+        installed: lineThrough(times.map(({ installed }) => median(installed))),
+      }
+    }
+    const disk = await this.#measureDisk(large, step)
+    const device = Number((await stat(this.#memoryFile)).dev)
+    this.#onProgress?.({ share: 1 })
+    return model.replace({ guests, disks: { default: disk, [device]: disk } })
+  }
+
+  /** Whether KVM's guests run here, and this user's userfaultfd has their faults, which are the kernel's. */
+  async #kvmIsUsable(scene: Scene): Promise<boolean> {
+    if (!(await runsKvm())) return false
+    return this.#restore(scene, 'kvm', true).then(
+      () => true,
+      (error) => {
+        this.#signal?.throwIfAborted()
+        if (error instanceof ReapTraceError && error.code === 'ERR_NATIVE_UNAVAILABLE') return false
+        throw error
+      },
+    )
+  }
+
+  /** One memory file without zeros or holes, and a working set of each size in it. */
+  async #makeScenes(): Promise<Scene[]> {
+    const memory = randomFillSync(Buffer.allocUnsafe(MEMORY_PAGES * PAGE))
+    await writeFile(this.#memoryFile, memory, { mode: 0o600, flush: true })
+    const scenes: Scene[] = []
+    for (const size of SIZES) {
+      this.#signal?.throwIfAborted()
+      const pages = scattered(size)
+      const trace = join(this.#folder, `trace-${size}`)
+      await writeFile(trace, replayOf(pages, memory), { mode: 0o600 })
+      const workingSet = join(this.#folder, `working-set-${size}`)
+      const set = WorkingSet.fromTraces([
+        new Trace({
+          pageSize: PAGE,
+          memoryBytes: memory.length,
+          pages,
+          timesUs: Uint32Array.from(pages, (_, i) => i),
+        }),
+      ])
+      await set.write(workingSet, { memoryFile: this.#memoryFile, signal: this.#signal })
+      scenes.push({ pages: size, extents: set.extents.length, trace, workingSet })
+    }
+    return scenes
+  }
+
+  /** Milliseconds from the request until the guest has touched all of the set. */
+  async #restore(
+    scene: Scene,
+    kind: Vcpus,
+    installed: boolean,
+    onPrefetched?: (result: PrefetchResult) => void,
+  ): Promise<number> {
+    const guest = new Replay(this.#memoryFile, scene.trace, kind, this.#signal)
+    try {
+      await guest.event('ready')
+      const startedAt = performance.now()
+      const handler = installed
+        ? await serve({
+            socketPath: this.#socketPath,
+            memoryFile: this.#memoryFile,
+            workingSet: scene.workingSet,
+            onBadWorkingSet: 'fail',
+            onFailure: 'leave-vm',
+          })
+        : undefined
+      try {
+        guest.go(installed ? `socket ${this.#socketPath}` : 'file')
+        const { us } = await guest.event('done')
+        if (handler && onPrefetched) onPrefetched(await handler.prefetched)
+        return us / 1000 - (startedAt + clockOffsetMs())
+      } finally {
+        await guest.end()
+        await handler?.close({ vm: 'leave' })
+      }
+    } finally {
+      await guest.end()
+    }
+  }
+
+  async #measureDisk(scene: Scene, step: () => void): Promise<DiskCosts> {
+    const bytesPerMs: number[] = []
+    const extentUs: number[] = []
+    for (let round = 0; round < ROUNDS; round++) {
+      step()
+      await evict([this.#memoryFile, scene.workingSet])
+      await this.#restore(scene, 'threads', true, ({ bytes, fetchMs }) => {
+        bytesPerMs.push(readRate(bytes, fetchMs))
+      })
+      await evict([this.#memoryFile])
+      const { extents, thereMs } = await prefetchPageCache({
+        memoryFile: this.#memoryFile,
+        workingSet: scene.workingSet,
+      })
+      extentUs.push((thereMs * 1000) / Math.max(1, extents))
+    }
+    return { bytesPerMs: median(bytesPerMs), extentUs: median(extentUs) }
+  }
+}
+
+/** A recording begins with an eviction that is checked. */
+async function evict(paths: readonly string[]): Promise<void> {
+  const recorder = await native().startRecording(paths, 1e6)
+  if (isFailure(recorder)) throw toError(recorder, { memoryFile: paths[Number(recorder.offset)]! })
+  await native().stopRecording(recorder)
+}
+
+/** CLOCK_MONOTONIC, which guests tell, when performance.now() is 0. */
+const clockOffsetMs = (): number => Number(process.hrtime.bigint()) / 1e6 - performance.now()
+
+/** Through two points; a page that costs nothing would make every size equal. */
+function lineThrough([small = 0, large = 0]: readonly number[]): Line {
+  const pageMs = Math.max((large - small) / (SIZES[1] - SIZES[0]), 1e-5)
+  return { fixedMs: Math.max(0, small - pageMs * SIZES[0]), pageUs: pageMs * 1000 }
+}
+
+function median(values: number[]): number {
+  const sorted = values.toSorted
+    ? values.toSorted((a, b) => a - b)
+    : [...values].sort((a, b) => a - b)
+  return sorted[sorted.length >> 1] ?? 0
+}
+
+/** Runs of pages at places of their own, in no order. */
+function scattered(count: number): Uint32Array {
+  const random = numbers(count)
+  const slot = Math.floor((MEMORY_PAGES * MEAN_RUN) / count)
+  const slots = Array.from({ length: Math.floor(count / MEAN_RUN) }, (_, i) => i * slot)
+  for (let i = slots.length - 1; i > 0; i--) {
+    const j = Math.floor(random() * (i + 1))
+    ;[slots[i], slots[j]] = [slots[j]!, slots[i]!]
+  }
+  return Uint32Array.from(slots.flatMap((first) => [first, first + 1, first + 2]))
+}
+
+/** Mulberry32: the same pages on every host. */
+function numbers(seed: number): () => number {
+  let state = seed
+  return () => {
+    state = (state + 0x6d2b79f5) | 0
+    let t = Math.imul(state ^ (state >>> 15), 1 | state)
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t
+    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32
+  }
+}
+
+/** What reap-guest replays (native/guest/kvm_trace.h): a word of each page, some of them written. */
+function replayOf(pages: Uint32Array, memory: Buffer): Buffer {
+  const bytes = Buffer.alloc(24 + pages.length * 16)
+  const random = numbers(1)
+  bytes.write('REAPKVM1', 'latin1')
+  bytes.writeBigUInt64LE(BigInt(memory.length), 8)
+  bytes.writeBigUInt64LE(BigInt(pages.length), 16)
+  pages.forEach((page, i) => {
+    const offset = page * PAGE + 8 * (i % (PAGE / 8))
+    bytes.writeBigUInt64LE(BigInt(offset + (random() < WRITE_SHARE ? 1 : 0)), 24 + i * 16)
+    memory.copy(bytes, 24 + i * 16 + 8, offset, offset + 8)
+  })
+  return bytes
+}
+
+const runsKvm = async (): Promise<boolean> => {
+  const probe = spawn(nativePath('reap-guest'), ['kvm', '--probe'], { stdio: 'ignore' })
+  const [code] = (await once(probe, 'close').catch(() => [1])) as [number | null]
+  return code === 0
+}
+
+type ReplayEvent = { ok: boolean; event?: string; us?: number; wrong?: number; error?: string }
+
+/** A guest that replays a trace, waits before it and after it, and ends with this process. */
+class Replay {
+  readonly #child: ChildProcess
+  readonly #closed: Promise<unknown>
+  readonly #lines: AsyncIterator<string>
+
+  constructor(memoryFile: string, trace: string, kind: Vcpus, signal: AbortSignal | undefined) {
+    const words = ['kvm', '--memory', memoryFile, '--trace', trace, '--pause', 'ready,done']
+    // Threads fault in user mode, whose userfaultfd needs no privilege.
+    if (kind === 'threads') words.push('--threads', '--user-mode-only')
+    this.#child = spawn(nativePath('reap-guest'), words, {
+      stdio: ['pipe', 'pipe', 'ignore'],
+      ...(signal && { signal, killSignal: 'SIGKILL' }),
+    })
+    this.#child.on('error', () => {}) // an abort, or an end before its first line
+    this.#child.stdin!.on('error', () => {})
+    this.#closed = new Promise((resolve) => this.#child.once('close', resolve))
+    this.#lines = createInterface({ input: this.#child.stdout! })[Symbol.asyncIterator]()
+  }
+
+  async event(name: string): Promise<{ us: number }> {
+    for (;;) {
+      const { value, done } = await this.#lines.next()
+      const said: ReplayEvent = done ? { ok: false, error: 'it ended' } : JSON.parse(value)
+      if (!said.ok || (said.wrong ?? 0) > 0) {
+        throw new ReapTraceError(
+          'ERR_NATIVE_UNAVAILABLE',
+          `the guest that measures this host failed: ${said.error ?? 'wrong memory'}`,
+          { hint: '`reap-trace doctor` says what this machine lacks.' },
+        )
+      }
+      if (said.event === name) return { us: said.us ?? 0 }
+    }
+  }
+
+  go(line: string): void {
+    this.#child.stdin!.write(`${line}\n`)
+  }
+
+  async end(): Promise<void> {
+    if (this.#child.exitCode === null && this.#child.signalCode === null)
+      this.#child.kill('SIGKILL')
+    await this.#closed
+  }
+}

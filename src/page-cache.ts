@@ -1,0 +1,330 @@
+import { freemem } from 'node:os'
+import { readOnce } from './checked-plan.js'
+import { ReapTraceError } from './errors.js'
+import { isFailure, type NativeFailure, type NativeRecorder, native, toError } from './native.js'
+import { checkOptions, type OptionRule, required, rules } from './options.js'
+import { checkDisk, checkIdentity, checkSize, statDiskImage, statMemoryFile } from './snapshot.js'
+import { PAGE } from './trace.js'
+import { diskTableOf, planOf, Trace, touchTableOf, WorkingSet } from './working-set.js'
+
+/** A list of paths, as `diskImages` is. */
+export const pathsRule: OptionRule = {
+  expected: 'an array of at the most 16 non-empty paths',
+  accepts: (value) => Array.isArray(value) && value.length <= 16 && value.every(rules.path.accepts),
+}
+
+/** A {@link WorkingSet}, or where one is. */
+export const workingSetRule: OptionRule = {
+  expected: 'a WorkingSet or the path of a working-set file',
+  accepts: (value) => value instanceof WorkingSet || rules.path.accepts(value),
+}
+
+export interface RecordPageCacheOptions {
+  /** The snapshot's memory file, which the VMM maps (Firecracker's `File` backend, QEMU, others). */
+  readonly memoryFile: string
+  /** Disk images that the guest reads, at the most 16; the order is that of every later restore. */
+  readonly diskImages?: readonly string[] | undefined
+  /**
+   * How often to look, in milliseconds. What is new between two looks is in no order.
+   * @default 2
+   */
+  readonly intervalMs?: number | undefined
+}
+
+/** What an invocation brought into the page cache. */
+export interface PageCacheRecord {
+  /** Pages of the memory file, in the order in which they were seen first. */
+  readonly trace: Trace
+  /** One for each of `diskImages`, with 4 KiB pages of the image. */
+  readonly disks: readonly Trace[]
+  /**
+   * The process whose page table `trace` was taken from. Without one, `trace` is all that came into
+   * the page cache, and that is more than the guest touched: the kernel reads ahead.
+   */
+  readonly mapper: { readonly pid: number } | undefined
+  /** Pages of the memory file that came into the page cache and that no process mapped. */
+  readonly trimmedPages: number
+  /** Why there is no `mapper` although one was found: its page table may not be read. */
+  readonly error: ReapTraceError | undefined
+  readonly looks: number
+  /** The longest time between two looks, in milliseconds. */
+  readonly longestGapMs: number
+}
+
+/** A recording that goes on; see {@link recordPageCache}. */
+export interface PageCacheRecording extends AsyncDisposable {
+  /**
+   * Ends the recording. Call it while the VMM still runs, or at least within a few milliseconds of its
+   * end. A second call gives the same record.
+   */
+  stop(): Promise<PageCacheRecord>
+}
+
+/**
+ * Evicts a snapshot's files from the page cache and records, from then on, which of their pages come
+ * back: the working set of a VMM that maps the memory file, with no fault handler.
+ *
+ * The page cache has more than the guest asked for. A page fault in a mapped file reads the pages
+ * around it as well (`read_ahead_kb` of the disk, up to megabytes). While a process maps the memory
+ * file and its /proc/PID/pagemap may be read, the record has only pages that this process mapped; of
+ * these, reads still bring up to 15 neighbours each (fault-around). Disk images cannot be trimmed so.
+ *
+ * A thread looks every `intervalMs`, more seldom where one look takes long. Needs no privilege: the
+ * files must belong to this process's user or be writable to it, since the kernel tells nobody else.
+ *
+ * @throws TypeError for options that make no sense.
+ * @throws ReapTraceError
+ * - `ERR_PAGE_CACHE`: `check` is `mapped` (another process maps a file, so that it cannot be evicted),
+ *   `stays` (it cannot be evicted, as a tmpfs) or `hidden` (the kernel does not tell this user),
+ * - `ERR_SOURCE_READ`: a file cannot be opened.
+ *
+ * @example
+ * const recording = await recordPageCache({ memoryFile, diskImages: ['rootfs.img'] })
+ * // restore the VM with its File backend, invoke it once
+ * const { trace, disks } = await recording.stop()
+ * await WorkingSet.fromTraces([trace], { disks: disks.map((disk) => [disk]) })
+ *   .write('vm.ws', { memoryFile, diskImages: ['rootfs.img'] })
+ */
+export async function recordPageCache(
+  options: RecordPageCacheOptions,
+): Promise<PageCacheRecording> {
+  checkOptions('recordPageCache()', options, {
+    memoryFile: required(rules.path),
+    diskImages: pathsRule,
+    intervalMs: {
+      expected: 'a number of milliseconds from 0.1 to 1000',
+      accepts: (value) => typeof value === 'number' && value >= 0.1 && value <= 1000,
+    },
+  })
+  const { memoryFile, diskImages = [], intervalMs = 2 } = options
+  const paths = [memoryFile, ...diskImages]
+  const sizes = [Number((await statMemoryFile(memoryFile)).size)]
+  for (const path of diskImages) {
+    sizes.push(Math.ceil(Number((await statDiskImage(path)).size) / PAGE) * PAGE)
+  }
+  const started = await native().startRecording(paths, Math.round(intervalMs * 1000))
+  if (isFailure(started)) throw fileError(started, paths)
+  return new Recording(started, sizes)
+}
+
+/** The error of a failure that says which of several files it is about. */
+function fileError(
+  failure: NativeFailure,
+  paths: readonly string[],
+  file?: number,
+): ReapTraceError {
+  const path = paths[file ?? Number(failure.offset)]
+  return toError(file === undefined ? { ...failure, offset: 0n } : failure, { memoryFile: path! })
+}
+
+class Recording implements PageCacheRecording {
+  readonly #recorder: NativeRecorder
+  readonly #sizes: readonly number[]
+  #record: Promise<PageCacheRecord> | undefined
+
+  constructor(recorder: NativeRecorder, sizes: readonly number[]) {
+    this.#recorder = recorder
+    this.#sizes = sizes
+  }
+
+  stop(): Promise<PageCacheRecord> {
+    this.#record ??= this.#stop()
+    return this.#record
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop()
+  }
+
+  async #stop(): Promise<PageCacheRecord> {
+    const [cached, mapped, figures] = await native().stopRecording(this.#recorder)
+    const [pid = 0, errno = 0, looks = 0, longestGapUs = 0] = figures
+    const inCache = this.#sizes.map((size, file) => traceOf(cached, file, size))
+    const trace = pid > 0 ? traceOf(mapped, 0, this.#sizes[0]!) : inCache[0]!
+    const error =
+      pid === 0 && errno !== 0
+        ? new ReapTraceError(
+            'ERR_PAGE_CACHE',
+            'the page table of the process that maps the memory file may not be read',
+            {
+              errno,
+              syscall: 'open',
+              check: 'pagemap',
+              hint: 'Record as the user that runs the VMM, or as root; without, the record has what the kernel read ahead.',
+            },
+          )
+        : undefined
+    return {
+      trace,
+      disks: inCache.slice(1),
+      mapper: pid > 0 ? { pid } : undefined,
+      trimmedPages: Math.max(0, inCache[0]!.pages.length - trace.pages.length),
+      error,
+      looks,
+      longestGapMs: longestGapUs / 1000,
+    }
+  }
+}
+
+/** The touches of one file as a trace. */
+function traceOf(touches: Uint32Array, file: number, memoryBytes: number): Trace {
+  const pages: number[] = []
+  const timesUs: number[] = []
+  for (let i = 0; i < touches.length; i += 3) {
+    if (touches[i] !== file) continue
+    pages.push(touches[i + 1]!)
+    timesUs.push(touches[i + 2]!)
+  }
+  return new Trace({
+    pageSize: PAGE,
+    memoryBytes,
+    pages: Uint32Array.from(pages),
+    timesUs: Uint32Array.from(timesUs),
+  })
+}
+
+export interface PrefetchPageCacheOptions {
+  /** The snapshot's memory file, which the VMM maps. */
+  readonly memoryFile: string
+  /** What to bring in: a working set, or the path of one's file. */
+  readonly workingSet: WorkingSet | string
+  /** The disk images of the record, in its order. Those that are left out are not prefetched. */
+  readonly diskImages?: readonly string[] | undefined
+  /**
+   * At the most this many bytes are read, over all files.
+   * @default half of the memory that is available now
+   */
+  readonly budgetBytes?: number | undefined
+  readonly signal?: AbortSignal | undefined
+}
+
+/** What a prefetch into the page cache did. */
+export interface PageCachePrefetchResult {
+  /** 4 KiB pages of the working set, over all files. */
+  readonly pages: number
+  /** Those that were in the page cache before; 0 where the kernel does not tell. */
+  readonly residentPages: number
+  /** Bytes that were read. */
+  readonly bytes: number
+  /** Runs of pages in which they lay. */
+  readonly extents: number
+  /** From the call until the disk was asked for all, in milliseconds. */
+  readonly askedMs: number
+  /** From the call until all was there, in milliseconds. */
+  readonly thereMs: number
+  /** Whether all was brought in: not so when `budgetBytes` was reached, or with an `error`. */
+  readonly complete: boolean
+  /** Why a disk image was left out. */
+  readonly error?: ReapTraceError
+}
+
+/**
+ * Brings a working set into the page cache, for a VMM that maps the memory file: in first-touch order,
+ * the memory file and the disk images as one plan, with the device's queue full. What is there
+ * already costs one system call for each run of pages. Nothing is evicted but what the kernel itself
+ * chooses when memory is short.
+ *
+ * Resolves when all is there. A guest can run meanwhile; it finds what was brought in.
+ *
+ * A disk image that changed since the record is left out, and `error` says so: the places are of no
+ * use then, and only time would be lost.
+ *
+ * @throws TypeError for options that make no sense, or more `diskImages` than the set has.
+ * @throws ReapTraceError
+ * - `ERR_WORKING_SET_INVALID`, `ERR_WORKING_SET_IO`: the working set cannot be used,
+ * - `ERR_SNAPSHOT_MISMATCH`: it was made from another memory file,
+ * - `ERR_SOURCE_READ`: a file cannot be read.
+ * @throws the reason of `signal` when it aborts.
+ */
+export async function prefetchPageCache(
+  options: PrefetchPageCacheOptions,
+): Promise<PageCachePrefetchResult> {
+  checkOptions('prefetchPageCache()', options, {
+    memoryFile: required(rules.path),
+    workingSet: required(workingSetRule),
+    diskImages: pathsRule,
+    budgetBytes: rules.count,
+    signal: rules.signal,
+  })
+  const { memoryFile, workingSet, diskImages = [], budgetBytes, signal } = options
+  return bringIn(workingSet, { memoryFile, diskImages, budgetBytes, signal })
+}
+
+/** What {@link bringIn} reads: without a memory file, the disk images alone. */
+export interface BringInOptions {
+  readonly memoryFile: string | undefined
+  readonly diskImages: readonly string[]
+  readonly budgetBytes: number | undefined
+  readonly signal: AbortSignal | undefined
+}
+
+/** {@link prefetchPageCache} for options that were checked. */
+export async function bringIn(
+  workingSet: WorkingSet | string,
+  { memoryFile, diskImages, budgetBytes, signal }: BringInOptions,
+): Promise<PageCachePrefetchResult> {
+  signal?.throwIfAborted()
+  const set = typeof workingSet === 'string' ? await readOnce(workingSet) : workingSet
+  if (diskImages.length > set.disks.length) {
+    throw new TypeError(
+      `Expected no more diskImages than the working set has, ${set.disks.length}, got ${diskImages.length}`,
+    )
+  }
+  if (memoryFile !== undefined) {
+    checkSize(memoryFile, Number((await statMemoryFile(memoryFile)).size), set.memoryBytes)
+  }
+  const { paths, error } = await usable(diskImages, set)
+  signal?.throwIfAborted()
+
+  const [job, end] = native().prefetchPageCache(
+    [memoryFile ?? '', ...paths],
+    memoryFile === undefined ? new Uint32Array() : touchTableOf(set),
+    set.pageSize / PAGE,
+    diskTableOf(set),
+    budgetBytes ?? Math.floor(freemem() / 2),
+  )
+  const cancel = () => native().cancelPrefetch(job)
+  signal?.addEventListener('abort', cancel, { once: true })
+  try {
+    // Meanwhile, as the samples are mostly pages that are on their way.
+    const checked =
+      memoryFile !== undefined && set.identity ? checkIdentity(memoryFile, set) : undefined
+    checked?.catch(cancel)
+    const [[figures, failure]] = await Promise.all([end, checked])
+    signal?.throwIfAborted()
+    const [pages = 0, resident = 0, fetched = 0, extents = 0, ...rest] = figures
+    const [askedUs = 0, thereUs = 0, isInBudget = 0, , file = 0] = rest
+    if (failure) throw fileError(failure, [memoryFile ?? '', ...diskImages], file)
+    return {
+      pages,
+      residentPages: resident,
+      bytes: fetched * PAGE,
+      extents,
+      askedMs: askedUs / 1000,
+      thereMs: thereUs / 1000,
+      complete: isInBudget === 1 && error === undefined,
+      ...(error && { error }),
+    }
+  } finally {
+    signal?.removeEventListener('abort', cancel)
+  }
+}
+
+/** The disk images whose places are still good, and why others are not; those have an empty path. */
+async function usable(diskImages: readonly string[], set: WorkingSet) {
+  let error: ReapTraceError | undefined
+  const paths = await Promise.all(
+    diskImages.map(async (path, i) => {
+      try {
+        const stored = planOf(set)?.disks[i]
+        if (stored) await checkDisk(path, stored)
+        return path
+      } catch (reason) {
+        if (!(reason instanceof ReapTraceError)) throw reason
+        error ??= reason
+        return ''
+      }
+    }),
+  )
+  return { paths, error }
+}
