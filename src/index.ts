@@ -1,3 +1,4 @@
+export type { Backend, Estimate, Residency } from './choice.js'
 export { ReapTraceError, type ReapTraceErrorCode } from './errors.js'
 export type {
   FaultHandler,
@@ -9,7 +10,9 @@ export type {
   ServeOptions,
   ServeResult,
 } from './fault-handler.js'
+export type { DiskCosts, GuestCosts, HostCosts, Line, Vcpus } from './host-model.js'
 export { type InterposerOptions, interposerEnvironment } from './interpose.js'
+export { type MeasureHostOptions, measureHost } from './measure-host.js'
 export {
   type PageCachePrefetchResult,
   type PageCacheRecord,
@@ -19,6 +22,12 @@ export {
   type RecordPageCacheOptions,
   recordPageCache,
 } from './page-cache.js'
+export {
+  type MemBackend,
+  type PrepareRestoreOptions,
+  prepareRestore,
+  type Restore,
+} from './prepare-restore.js'
 export { serve } from './serve.js'
 export {
   type DiskExtent,

@@ -26,7 +26,7 @@ import {
 import { checkOptions, type OptionRule, oneOf, required, rules } from './options.js'
 import { Trace, WorkingSet } from './working-set.js'
 
-const serveRules: Record<keyof ServeOptions, OptionRule> = {
+export const serveRules: Record<keyof ServeOptions, OptionRule> = {
   socketPath: required(rules.path),
   memoryFile: required(rules.path),
   workingSet: {
