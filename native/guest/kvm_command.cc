@@ -121,12 +121,14 @@ void print(const Answer& answer) {
 
 Answer event(const char* name, int64_t us) { return Answer().text("event", name).number("us", us); }
 
-// Says what happened. Where the caller asked for a pause after it, waits for a line on stdin.
-void report(const Options& options, const char* name, const Answer& answer) {
+// Says what happened. Where the caller asked for a pause after it, waits for a line on stdin, and
+// returns that.
+std::string report(const Options& options, const char* name, const Answer& answer) {
   print(answer);
   const auto& pauses = options.pauses;
   std::string line;
   if (std::find(pauses.begin(), pauses.end(), name) != pauses.end()) std::getline(std::cin, line);
+  return line;
 }
 
 void report(const Options& options, const char* name) {
@@ -222,13 +224,18 @@ Error verify(const Options& options, const KvmTrace& trace, const KvmMemory& mem
   return {"page " + std::to_string(difference.first_wrong) + " is not what it must be"};
 }
 
-Error replay_trace(const Options& options) {
+Error replay_trace(Options options) {
   // All that a snapshot's restore does not need is done before the caller's clock starts.
   KvmTrace trace;
   if (Error error = KvmTrace::read(options.trace_file, &trace)) return error;
   KvmReplay replay;
   if (Error error = replay.prepare(trace, options.spins)) return error;
-  report(options, "ready", event("ready", now_us()).number("pid", ::getpid()));
+  const std::string order =
+      report(options, "ready", event("ready", now_us()).number("pid", ::getpid()));
+  // A VMM learns its backend with the request to restore.
+  constexpr char kSocket[] = "socket ";
+  if (order == "file") options.socket_path.clear();
+  if (order.rfind(kSocket, 0) == 0) options.socket_path = order.substr(sizeof kSocket - 1);
 
   KvmMemory memory;
   if (Error error = restore(options, trace, &memory)) return error;
