@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { interposerEnvironment } from '../index.js'
+import { interposerEnvironment, type MemBackend } from '../index.js'
 import { CliError } from './failure.js'
 
 /** How a command ended that was started beside a session. */
@@ -32,16 +32,19 @@ export class ChildCommand {
    */
   static async start(
     [name = '', ...words]: readonly string[],
-    options: { json: boolean; socketPath: string; memoryFile: string; interpose: boolean },
+    options: { json: boolean; memBackend: MemBackend; memoryFile: string; interpose: boolean },
   ): Promise<ChildCommand> {
-    const { socketPath, memoryFile } = options
+    const { memBackend, memoryFile } = options
+    const { backend_type: type, backend_path: backendPath } = memBackend
     const child = spawn(name, words, {
       stdio: ['inherit', options.json ? process.stderr : 'inherit', 'inherit'],
       env: {
         ...process.env,
-        REAP_TRACE_SOCKET: socketPath,
+        REAP_TRACE_BACKEND_TYPE: type,
+        REAP_TRACE_BACKEND_PATH: backendPath,
         REAP_TRACE_MEMORY: memoryFile,
-        ...(options.interpose && interposed(socketPath, memoryFile)),
+        ...(type === 'Uffd' && { REAP_TRACE_SOCKET: backendPath }),
+        ...(type === 'Uffd' && options.interpose && interposed(backendPath, memoryFile)),
       },
     })
     try {

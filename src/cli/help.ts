@@ -62,6 +62,16 @@ Examples:
     $ reap-trace restore --memory vm.mem --socket /run/vm.sock --working-set vm.ws \\
         --on-bad-working-set fail -- ./load-snapshot.sh`
 
+export const adviseHelp = `
+The estimates are for a restore that begins now, with the page cache as it is. They use what pages
+and reads were measured to cost on this host; the first time, that is measured, which takes a few
+seconds, and kept in ~/.cache/reap-trace (REAP_TRACE_HOST_COSTS names another file). Restores by
+prepareRestore() refresh the costs of reads.
+
+Examples:
+  $ reap-trace advise vm.ws --memory vm.mem
+  $ reap-trace advise vm.ws --memory vm.mem --json | jq .estimates`
+
 export const inspectHelp = `
 The map is the guest's memory from left to right and top to bottom. A darker cell has more pages of
 the working set in it. On a terminal the colour says when they are needed, early to late; elsewhere

@@ -1,4 +1,5 @@
 #!/usr/bin/env node
+import { advise } from './advise.js'
 import { demo } from './demo.js'
 import { doctor } from './doctor.js'
 import { Interrupted } from './failure.js'
@@ -15,6 +16,8 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
       return record(args, terminal)
     case 'restore':
       return restore(args, terminal)
+    case 'advise':
+      return advise(args, terminal)
     case 'inspect':
       return inspect(args, terminal)
     case 'verify':

@@ -1,6 +1,7 @@
 import { createRequire } from 'node:module'
 import { Command, CommanderError, Option } from 'commander'
 import {
+  adviseHelp,
   demoHelp,
   doctorHelp,
   inspectHelp,
@@ -22,7 +23,9 @@ import {
 /** What `record` and `restore` share. */
 export interface ServeArguments {
   readonly memory: string
+  /** Empty where the backend needs none. */
   readonly socket: string
+  readonly disks: readonly string[]
   readonly json: boolean
   /** 0 waits for ever. */
   readonly connectTimeoutMs: number
@@ -36,6 +39,7 @@ export interface ServeArguments {
 
 export interface RecordArguments extends ServeArguments {
   readonly name: 'record'
+  readonly backend: 'uffd' | 'page-cache'
   readonly output: string
   readonly forMs: number | undefined
   readonly label: string | undefined
@@ -43,8 +47,19 @@ export interface RecordArguments extends ServeArguments {
 
 export interface RestoreArguments extends ServeArguments {
   readonly name: 'restore'
+  readonly backend: 'auto' | 'uffd' | 'page-cache'
+  readonly vcpus: 'kvm' | 'threads'
   readonly workingSet: string
   readonly onBadWorkingSet: 'on-demand' | 'fail'
+}
+
+export interface AdviseArguments {
+  readonly name: 'advise'
+  readonly file: string
+  readonly memory: string
+  readonly vcpus: 'kvm' | 'threads'
+  readonly measure: boolean
+  readonly json: boolean
 }
 
 export interface InspectArguments {
@@ -76,6 +91,7 @@ export interface DemoArguments {
 export type Arguments =
   | RecordArguments
   | RestoreArguments
+  | AdviseArguments
   | InspectArguments
   | VerifyArguments
   | DoctorArguments
@@ -98,7 +114,15 @@ const required = (...args: Parameters<typeof option>): Option =>
 const json = () => new Option('--json', 'print JSON on stdout, and nothing else there')
 const memory = () => required('--memory <file>', "the snapshot's guest memory file", path)
 const socket = () =>
-  required('--socket <path>', "where to listen for the VMM: its backend's path", socketPath)
+  option('--socket <path>', "where to listen for the VMM: its backend's path", socketPath)
+const disk = () =>
+  option('--disk <file>', 'a disk image that the VM reads; again for more, in one order', path)
+    .argParser((text: string, before: readonly string[]) => [...before, path(text)])
+    .default([], 'none')
+const vcpus = () =>
+  new Option('--vcpus <kind>', "what runs the guest: KVM, or the VMM's threads (QEMU's TCG)")
+    .choices(['kvm', 'threads'])
+    .default('kvm')
 
 const serveOptions = () => [
   option('--connect-timeout <time>', 'give up when no VMM has connected by then', duration).default(
@@ -117,7 +141,8 @@ const serveOptions = () => [
 
 const serveArguments = (options: Record<string, unknown>, command: readonly string[]) => ({
   memory: options.memory as string,
-  socket: options.socket as string,
+  socket: (options.socket as string | undefined) ?? '',
+  disks: options.disk as readonly string[],
   json: options.json === true,
   connectTimeoutMs: options.connectTimeout as number,
   leaveVm: options.leaveVm === true,
@@ -134,22 +159,36 @@ function addAll(self: Command, options: readonly Option[]): Command {
   return self
 }
 
+/** Every backend but the page cache may need one. */
+function needsSocket(command: Command, { backend, socket }: Record<string, unknown>): void {
+  if (socket !== undefined || backend === 'page-cache') return
+  command.error("error: required option '--socket <path>' not specified")
+}
+
 function recordCommand(command: readonly string[], found: Found): Command {
   const self = new Command('record')
     .summary('record the working set of a restored VM')
     .description(
       "Serves a VM's page faults, notes which pages it touches and in which order, and writes them\nto a working-set file.",
     )
-    .usage('--memory FILE --socket PATH --output FILE [options] [-- COMMAND …]')
+    .usage('--memory FILE [--socket PATH] --output FILE [options] [-- COMMAND …]')
     .addHelpText('after', recordHelp)
     .action((options) => {
-      const { output, label } = options
-      const forMs = options.for
-      found({ name: 'record', ...serveArguments(options, command), output, forMs, label })
+      const { backend, output, label } = options
+      needsSocket(self, options)
+      if (options.disk.length > 0 && backend === 'uffd') {
+        self.error('error: --disk needs --backend page-cache, which sees the reads of disk images')
+      }
+      const args = serveArguments(options, command)
+      found({ name: 'record', backend, ...args, output, forMs: options.for, label })
     })
   return addAll(self, [
     memory(),
+    new Option('--backend <how>', 'serve the faults, or watch what comes into the page cache')
+      .choices(['uffd', 'page-cache'])
+      .default('uffd'),
     socket(),
+    disk(),
     required('--output <file>', 'the working-set file to write', path),
     option('--for <time>', "record for so long after the VM's connection: 2s, 500ms", timeSpan),
     option('--label <text>', 'what the file shall say of itself', label),
@@ -163,22 +202,43 @@ function restoreCommand(command: readonly string[], found: Found): Command {
     .description(
       "Serves a VM's page faults, and brings the pages of a working set before they are asked for.",
     )
-    .usage('--memory FILE --socket PATH --working-set FILE [options] [-- COMMAND …]')
+    .usage('--memory FILE [--socket PATH] --working-set FILE [options] [-- COMMAND …]')
     .addHelpText('after', restoreHelp)
     .action((options) => {
-      const { workingSet, onBadWorkingSet } = options
+      const { backend, vcpus, workingSet, onBadWorkingSet } = options
+      needsSocket(self, options)
       const args = serveArguments(options, command)
-      found({ name: 'restore', ...args, workingSet, onBadWorkingSet })
+      found({ name: 'restore', backend, vcpus, ...args, workingSet, onBadWorkingSet })
     })
   return addAll(self, [
     memory(),
+    new Option('--backend <how>', 'install the pages, bring them into the page cache, or choose')
+      .choices(['auto', 'uffd', 'page-cache'])
+      .default('uffd'),
     socket(),
+    disk(),
+    vcpus(),
     required('--working-set <file>', 'what "record" wrote', path),
     new Option('--on-bad-working-set <what>', 'when it is damaged, or of another memory file')
       .choices(['on-demand', 'fail'])
       .default('on-demand'),
     ...serveOptions(),
   ])
+}
+
+function adviseCommand(found: Found): Command {
+  return new Command('advise')
+    .summary('say which way a restore would be fastest now, and why')
+    .description('Estimates what each way to restore a snapshot would take on this host now.')
+    .argument('<file>', 'a working-set file', path)
+    .addOption(memory())
+    .addOption(vcpus())
+    .addOption(new Option('--no-measure', 'do not measure a host that was not measured before'))
+    .addOption(json())
+    .addHelpText('after', adviseHelp)
+    .action((file, { memory, vcpus, measure, json }) =>
+      found({ name: 'advise', file, memory, vcpus, measure, json: json === true }),
+    )
 }
 
 function inspectCommand(found: Found): Command {
@@ -244,6 +304,7 @@ function program(command: readonly string[], found: Found): Command {
   const commands = [
     recordCommand(command, found),
     restoreCommand(command, found),
+    adviseCommand(found),
     inspectCommand(found),
     verifyCommand(found),
     doctorCommand(found),

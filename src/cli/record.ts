@@ -3,6 +3,7 @@ import { dirname, resolve } from 'node:path'
 import { ReapTraceError, WorkingSet } from '../index.js'
 import type { Progress } from '../working-set.js'
 import { CliError, Interrupted } from './failure.js'
+import { recordByPageCache } from './page-cache.js'
 import type { RecordArguments } from './program.js'
 import { progress, ServedSession, stopwatch } from './served-session.js'
 import type { Terminal } from './terminal.js'
@@ -10,6 +11,7 @@ import { formatBytes, formatPlural, formatShare } from './units.js'
 
 export async function record(args: RecordArguments, terminal: Terminal): Promise<void> {
   await checkOutput(args.output, args.memory)
+  if (args.backend === 'page-cache') return recordByPageCache(args, terminal)
   let failure: unknown
   await ServedSession.run(args, { record: true }, terminal, async (session) => {
     await untilRecorded(session, args, terminal)

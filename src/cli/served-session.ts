@@ -79,7 +79,7 @@ export class ServedSession {
           ? undefined
           : await ChildCommand.start(args.command, {
               json: args.json,
-              socketPath: resolve(args.socket),
+              memBackend: { backend_type: 'Uffd', backend_path: resolve(args.socket) },
               memoryFile: resolve(args.memory),
               interpose: args.interpose,
             })
