@@ -16,14 +16,13 @@ namespace reap {
 namespace {
 
 constexpr uint64_t kPage = CachedFile::kPage;
-// Blocks of the table of extents, extents in each, and pieces of the data. What they cost grows
-// with the set up to a third of a millisecond, so that it stays a hundredth of the shortest
-// restore.
+// Blocks of the table of extents and pieces of the data that are looked at, and extents in a block.
+// What they cost grows with the set up to a fifth of a millisecond: a hundredth of its restore.
 constexpr uint64_t kLeastSamples = 4;
 constexpr uint64_t kMostSamples = 16;
-constexpr uint64_t kExtentsInBlock = 16;
-constexpr uint64_t kBlocksForSample = 32;
-constexpr uint64_t kPiecesForSample = 4;
+constexpr uint64_t kExtentsInBlock = 8;
+constexpr uint64_t kBlocksForSample = 64;
+constexpr uint64_t kPiecesForSample = 8;
 
 uint64_t samples_of(uint64_t count, uint64_t for_each) {
   return std::min(count, std::clamp(count / for_each, kLeastSamples, kMostSamples));

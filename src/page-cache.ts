@@ -1,5 +1,6 @@
 import { freemem } from 'node:os'
 import { readOnce } from './checked-plan.js'
+import { surveyFiles } from './choice.js'
 import { ReapTraceError } from './errors.js'
 import { isFailure, type NativeFailure, type NativeRecorder, native, toError } from './native.js'
 import { checkOptions, type OptionRule, required, rules } from './options.js'
@@ -221,7 +222,8 @@ export interface PageCachePrefetchResult {
 /**
  * Brings a working set into the page cache, for a VMM that maps the memory file: in first-touch order,
  * the memory file and the disk images as one plan, with the device's queue full. What is there
- * already costs one system call for each run of pages. Nothing is evicted but what the kernel itself
+ * already costs one system call for each run of pages, and nothing at all where samples of the memory
+ * file, up to 128 runs, are all there and no disk image is given. Nothing is evicted but what the kernel itself
  * chooses when memory is short.
  *
  * Resolves when all is there. A guest can run meanwhile; it finds what was brought in.
@@ -247,8 +249,28 @@ export async function prefetchPageCache(
     signal: rules.signal,
   })
   const { memoryFile, workingSet, diskImages = [], budgetBytes, signal } = options
+  signal?.throwIfAborted()
+  if (typeof workingSet === 'string' && diskImages.length === 0) {
+    const { pages, missingPages, memoryBytes, memoryFileBytes, pageSize } = await surveyFiles(
+      memoryFile,
+      workingSet,
+    )
+    const isThere = pageSize !== undefined && pages > 0 && missingPages === 0
+    if (isThere && memoryBytes === memoryFileBytes) return nothingToBring(pages)
+  }
   return bringIn(workingSet, { memoryFile, diskImages, budgetBytes, signal })
 }
+
+/** The result where all `pages` are there. */
+export const nothingToBring = (pages: number): PageCachePrefetchResult => ({
+  pages,
+  residentPages: pages,
+  bytes: 0,
+  extents: 0,
+  askedMs: 0,
+  thereMs: 0,
+  complete: true,
+})
 
 /** What {@link bringIn} reads: without a memory file, the disk images alone. */
 export interface BringInOptions {

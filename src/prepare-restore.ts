@@ -12,7 +12,13 @@ import { ReapTraceError } from './errors.js'
 import type { FaultHandler, PrefetchResult, ServeOptions } from './fault-handler.js'
 import { hostModel, readRate, type Vcpus } from './host-model.js'
 import { checkOptions, type OptionRule, oneOf, required, rules } from './options.js'
-import { bringIn, type PageCachePrefetchResult, pathsRule, workingSetRule } from './page-cache.js'
+import {
+  bringIn,
+  nothingToBring,
+  type PageCachePrefetchResult,
+  pathsRule,
+  workingSetRule,
+} from './page-cache.js'
 import { serve, serveRules } from './serve.js'
 import { RECORD_AGAIN } from './snapshot.js'
 import { planOf, WorkingSet } from './working-set.js'
@@ -206,11 +212,11 @@ function byPageCache(options: PrepareRestoreOptions, plan: RestorePlan): Restore
   if (workingSet === undefined || refusal) {
     if (refusal) warn(refusal)
     prefetched = Promise.resolve({
-      ...nothing,
+      ...nothingToBring(0),
       ...(refusal && { complete: false, error: refusal }),
     })
   } else if (isThere) {
-    prefetched = Promise.resolve({ ...nothing, pages: survey.pages, residentPages: survey.pages })
+    prefetched = Promise.resolve(nothingToBring(survey.pages))
   } else {
     prefetched = bringIn(workingSet, {
       memoryFile,
@@ -245,19 +251,9 @@ function byPageCache(options: PrepareRestoreOptions, plan: RestorePlan): Restore
   }
 }
 
-const nothing: PageCachePrefetchResult = {
-  pages: 0,
-  residentPages: 0,
-  bytes: 0,
-  extents: 0,
-  askedMs: 0,
-  thereMs: 0,
-  complete: true,
-}
-
 /** The end of a prefetch beside a VM, for which it is no failure. */
 const asResult = (error: unknown): PageCachePrefetchResult => ({
-  ...nothing,
+  ...nothingToBring(0),
   complete: false,
   ...(error instanceof ReapTraceError && { error }),
 })

@@ -182,9 +182,12 @@ export class KvmGuest {
     })
   }
 
-  /** Lets it go on after a pause. */
-  go() {
-    this.#child.stdin.write('\n')
+  /**
+   * Lets it go on after a pause. After `ready`, the line may choose the backend: `file`, or `socket`
+   * and a path.
+   */
+  go(line = '') {
+    this.#child.stdin.write(`${line}\n`)
   }
 
   /** @param {NodeJS.Signals} [signal] */

@@ -32,12 +32,13 @@ export const warmUpScene = /** @type {const} */ ({
  * @typedef {object} Cell
  * @property {string} name
  * @property {string} scene
- * @property {'cold' | 'warm'} cache
+ * @property {'cold' | 'half-warm' | 'warm'} cache
  * @property {import('./sample.mjs').Arm} arm
  * @property {'kvm' | 'process'} guest
  * @property {boolean} [paused]
  * @property {boolean} [busy]
  * @property {number} [concurrent]
+ * @property {number} [shared]
  */
 
 /** @param {Omit<Cell, 'name'>} cell @returns {Cell} */
@@ -61,11 +62,17 @@ export const nameOf = (wanted) =>
 
 export const caches = /** @type {const} */ (['cold', 'warm'])
 export const arms = /** @type {const} */ (['kernel-file', 'on-demand', 'reap', 'working-set'])
+/** The ways between which `auto` chooses, and what it is held against. */
+export const choosable = /** @type {const} */ (['kernel-file', 'page-cache', 'working-set'])
+/** States of the page cache in which `auto` is measured. */
+export const choiceCaches = /** @type {const} */ (['cold', 'half-warm', 'warm'])
 
 /** Cells that are compared stand side by side, and so come one after the other. */
 const ofScene = (/** @type {string} */ scene, /** @type {Cell['guest']} */ guest) =>
   caches.flatMap((cache) => [
+    cell({ scene, guest, arm: 'page-cache', cache }),
     cell({ scene, guest, arm: 'kernel-file', cache }),
+    cell({ scene, guest, arm: 'auto', cache }),
     ...(scene === middle && guest === 'process' && cache === 'warm'
       ? [cell({ scene, guest, arm: 'record', cache })]
       : []),
@@ -85,10 +92,24 @@ const ofScene = (/** @type {string} */ scene, /** @type {Cell['guest']} */ guest
       : []),
   ])
 
+/** Restores of one snapshot at once, for what they take of the machine's memory. */
+export const sharedBy = (/** @type {'page-cache' | 'working-set'} */ arm) =>
+  cell({ scene: middle, guest: 'process', arm, shared: 8, cache: 'warm' })
+
+/** What is not in one of the two states is of interest for the choice alone. */
+const halfWarm = (/** @type {string} */ scene, /** @type {Cell['guest']} */ guest) =>
+  [...choosable, /** @type {const} */ ('auto')].map((arm) =>
+    cell({ scene, guest, arm, cache: 'half-warm' }),
+  )
+
 /** @type {readonly Cell[]} */
 export const cells = [
   ...[...scenes.keys()].flatMap((scene) => ofScene(scene, 'process')),
   ...[middle, runs3].flatMap((scene) => ofScene(scene, 'kvm')),
+  ...[...sizes, runs3].flatMap((scene) => halfWarm(scene, 'process')),
+  ...[middle, runs3].flatMap((scene) => halfWarm(scene, 'kvm')),
+  sharedBy('page-cache'),
+  sharedBy('working-set'),
   cell({
     scene: small,
     guest: 'process',
@@ -107,6 +128,7 @@ export const isQuick = (/** @type {Cell} */ { scene, guest, arm }) =>
 
 /** Pairs that differ by less than their samples do, which are taken several times a round. */
 export const closePairs = [
+  ['kernel-file', 'auto'].map((arm) => nameOf({ scene: middle, arm, cache: 'warm' })),
   ['record', 'on-demand'].map((arm) => nameOf({ scene: middle, arm, cache: 'warm' })),
   [false, true].map((busy) =>
     nameOf({ scene: middle, arm: 'working-set', ...(busy && { busy }), cache: 'warm' }),

@@ -2,6 +2,8 @@
 // Takes the samples: arms and limits in turns, round after round.
 import { constants } from 'node:fs'
 import { access } from 'node:fs/promises'
+import { join } from 'node:path'
+import { measureHost } from '../../dist/index.js'
 import {
   cells,
   closePairs,
@@ -67,6 +69,12 @@ export async function measure(chosen, context) {
     const options = scenes.get(name)
     if (!options) throw new Error(`no scene ${name}`)
     prepared.set(name, await prepare(options))
+  }
+  if (wanted.some(({ arm }) => arm === 'auto')) {
+    progress.say('measuring this host, for the arm that chooses')
+    // Of this run alone, and found by the processes that take the samples.
+    process.env.REAP_TRACE_HOST_COSTS = join(folder, 'host-costs.json')
+    await measureHost({ folder: scenesFolder, signal })
   }
   await cache.set('warm', [warmUp.memoryFile, warmUp.workingSet])
 

@@ -13,7 +13,7 @@ const figure = (/** @type {number | undefined} */ value, digits = 1) =>
  * @param {import('./report.mjs').Report} report
  * @param {{ write(text: string): unknown }} stream
  */
-export function printReport({ machine, ratios, limits, results }, stream) {
+export function printReport({ machine, ratios, limits, results, choices }, stream) {
   const line = (text = '') => stream.write(`${text}\n`)
   const width = Math.max(24, ...Object.keys(results).map((name) => name.length))
   const row = (/** @type {string} */ name, /** @type {readonly string[]} */ values) =>
@@ -48,6 +48,20 @@ export function printReport({ machine, ratios, limits, results }, stream) {
     line(
       `${name.padEnd(24)}${figure(value, 2).padStart(12)}  ${spread.padEnd(24)}  ${aim}`.trimEnd(),
     )
+  }
+  if (choices.length > 0) {
+    line()
+    row('auto over', ['best', 'p25', 'p75', 'file', 'uffd', 'cache'])
+    for (const { scene, guest, cache, best, overBest, overKernelFile, ...rest } of choices) {
+      row(`${scene}, ${guest}, ${cache}: ${best}`, [
+        ...[overBest?.median, overBest?.p25, overBest?.p75, overKernelFile?.median].map((value) =>
+          figure(value, 2),
+        ),
+        `${rest.uffd}`,
+        `${rest.pageCache}`,
+      ])
+    }
+    line('best: over the fastest arm, named; file: over kernel-file; uffd, cache: how often chosen')
   }
   line(
     `\n${Object.entries(machine)

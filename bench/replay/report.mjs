@@ -1,7 +1,7 @@
 // @ts-check
 // From samples to figures. Ratios are taken round by round, since a machine with neighbours drifts.
 import { median, summary } from '../lib/statistics.mjs'
-import { cells, huge, middle, nameOf, small } from './cells.mjs'
+import { cells, choosable, huge, middle, nameOf, sharedBy, small } from './cells.mjs'
 
 /**
  * @typedef {{ cell: string, round: number } & Record<string, any>} Sample one of a cell
@@ -40,7 +40,13 @@ const targets = /** @type {const} */ ({
   concurrent64: ['at least', 0.8],
   sessionBytes: ['at most', 200 * 1024],
   growth: ['at most', 1.15],
+  autoOverKernelFileWarm: ['at most', 1.03],
+  autoOverBestCold: ['at most', 1.1],
+  sharedRestoresRss: undefined,
 })
+
+/** What the arm that chooses is held to in every cell: the best arm, and the kernel's when warm. */
+export const autoBounds = /** @type {const} */ ({ best: 1.1, kernelFileWarm: 1.03 })
 
 /** The way that was the fastest in the median: `{ '1': …, '2': … }` in each round. */
 function bestWay(/** @type {readonly Record<string, number>[]} */ rounds) {
@@ -73,17 +79,59 @@ export function pairedRatio(
   })
 }
 
+/** @param {readonly Sample[]} samples @param {object} cell */
+function valuesIn(samples, cell, field = 'responseMs') {
+  const name = nameOf(cell)
+  return new Map(
+    samples
+      .filter((sample) => sample.cell === name)
+      .map((sample) => [sample.round, /** @type {number} */ (sample[field])]),
+  )
+}
+
+/**
+ * The arm that chooses in each place where it was measured, over the arm that was the fastest there in
+ * the median, and over the kernel's.
+ *
+ * @param {readonly Sample[]} samples
+ */
+function choicesOf(samples) {
+  return cells
+    .filter(({ arm }) => arm === 'auto')
+    .flatMap(({ scene, guest, cache }) => {
+      const place = { scene, guest, cache }
+      const auto = valuesIn(samples, { ...place, arm: 'auto' })
+      const timesOf = (/** @type {string} */ arm) => valuesIn(samples, { ...place, arm })
+      const medians = choosable.flatMap((arm) => {
+        const ms = median([...timesOf(arm).values()])
+        return ms === undefined ? [] : [{ arm, ms }]
+      })
+      const best = medians.sort((a, b) => a.ms - b.ms)[0]?.arm
+      if (auto.size === 0 || best === undefined) return []
+      const over = (/** @type {string} */ arm) => summary(pairedRatio(auto, timesOf(arm)))
+      const chosen = [...valuesIn(samples, { ...place, arm: 'auto' }, 'choseUffd').values()]
+      const uffd = chosen.filter((value) => value === 1).length
+      return [
+        {
+          ...place,
+          best,
+          overBest: over(best),
+          overKernelFile: over('kernel-file'),
+          uffd,
+          pageCache: chosen.length - uffd,
+          prepareMs: summary([
+            ...valuesIn(samples, { ...place, arm: 'auto' }, 'prepareMs').values(),
+          ]),
+        },
+      ]
+    })
+}
+
 /** @param {Measured} measured */
 function ratiosOf({ scenes, samples, limits, faults }) {
   const best = bestLimits(limits)
-  const valuesOf = (/** @type {object} */ cell, field = 'responseMs') => {
-    const name = nameOf(cell)
-    return new Map(
-      samples
-        .filter((sample) => sample.cell === name)
-        .map((sample) => [sample.round, /** @type {number} */ (sample[field])]),
-    )
-  }
+  const valuesOf = (/** @type {object} */ cell, field = 'responseMs') =>
+    valuesIn(samples, cell, field)
   const limitOf = (
     /** @type {string} */ scene,
     /** @type {(limit: { installMs: number, readMs: number }) => number} */ pick,
@@ -103,6 +151,11 @@ function ratiosOf({ scenes, samples, limits, faults }) {
     valuesOf({ scene, arm: 'working-set', paused: true, cache }, 'sinceConnectMs')
   const arm = (/** @type {string} */ name, cache = 'warm') =>
     valuesOf({ scene: middle, arm: name, cache })
+  const bestOf = (/** @type {string} */ cache) => {
+    const times = choosable.map((name) => arm(name, cache))
+    const ms = (/** @type {Map<number, number>} */ each) => median([...each.values()]) ?? Infinity
+    return times.sort((a, b) => ms(a) - ms(b))[0] ?? new Map()
+  }
   const overOurs = (/** @type {string} */ name, cache = 'warm') =>
     pairedRatio(arm(name, cache), arm('working-set', cache))
   const crowd = { scene: small, arm: 'working-set', concurrent: 64, paused: true, cache: 'warm' }
@@ -130,6 +183,12 @@ function ratiosOf({ scenes, samples, limits, faults }) {
     growth: pairedRatio(paused(huge), paused(small)).map(
       (ratio) => (ratio * pagesOf(small)) / pagesOf(huge),
     ),
+    autoOverKernelFileWarm: pairedRatio(arm('auto'), arm('kernel-file')),
+    autoOverBestCold: pairedRatio(arm('auto', 'cold'), bestOf('cold')),
+    sharedRestoresRss: pairedRatio(
+      valuesOf(sharedBy('page-cache'), 'memoryBytes'),
+      valuesOf(sharedBy('working-set'), 'memoryBytes'),
+    ),
   }
 }
 
@@ -145,6 +204,9 @@ const FIELDS = [
   'allMs',
   'pagesPerMs',
   'sessionBytes',
+  'memoryBytes',
+  'prepareMs',
+  'thereMs',
 ]
 
 /**
@@ -200,6 +262,7 @@ export function makeReport(measured) {
     ratios,
     limits: { scenes: limitFigures, fault: faultFigures },
     results,
+    choices: choicesOf(samples),
     scenes,
     samples: { cells: samples, limits, faults },
   }

@@ -6,6 +6,7 @@ import { promisify } from 'node:util'
 const programs = {
   one: fileURLToPath(new URL('sample.mjs', import.meta.url)),
   many: fileURLToPath(new URL('concurrent.mjs', import.meta.url)),
+  shared: fileURLToPath(new URL('shared.mjs', import.meta.url)),
 }
 
 /**
@@ -16,7 +17,7 @@ const programs = {
  * @returns {Promise<Record<string, number>>}
  */
 export async function takeSample(cell, parts, signal) {
-  const program = cell.concurrent ? programs.many : programs.one
+  const program = cell.concurrent ? programs.many : cell.shared ? programs.shared : programs.one
   const request = JSON.stringify({ ...cell, ...parts })
   const { stdout } = await promisify(execFile)(
     process.execPath,

@@ -4,12 +4,12 @@
 // the VMM started and waiting for its snapshot, as pooled ones are.
 import { join } from 'node:path'
 import { performance } from 'node:perf_hooks'
-import { serve, WorkingSet } from '../../dist/index.js'
+import { prefetchPageCache, prepareRestore, serve, WorkingSet } from '../../dist/index.js'
 import { KvmGuest } from '../../test/kvm-guest.mjs'
 import { onOurClock, ReapHandler } from '../lib/reap-handler.mjs'
 
 /**
- * @typedef {'kernel-file' | 'on-demand' | 'record' | 'reap' | 'reap-cached' | 'working-set'} Arm
+ * @typedef {'kernel-file' | 'page-cache' | 'auto' | 'on-demand' | 'record' | 'reap' | 'reap-cached' | 'working-set'} Arm
  *
  * @typedef {object} Request
  * @property {import('./scene.mjs').Scene} scene
@@ -36,7 +36,8 @@ const vm = new KvmGuest({
   trace: scene.trace,
   // Alive until all is counted: the guest may be through before the last page of its set is there.
   pause: paused ? ['ready', 'connected', 'done'] : ['ready', 'done'],
-  ...(arm !== 'kernel-file' && { socketPath }),
+  // A VMM learns its backend with the request: those that have two are told then.
+  ...(!['kernel-file', 'page-cache', 'auto'].includes(arm) && { socketPath }),
   ...(guest === 'process' && { threads: true }),
 })
 await vm.event('ready')
@@ -58,6 +59,11 @@ async function warmUp() {
       await other.kill()
     }
     await handler.close()
+    for (const backend of /** @type {const} */ (['uffd', 'page-cache'])) {
+      const restore = await prepareRestore({ memoryFile, workingSet, socketPath, backend })
+      await restore.close()
+    }
+    await prefetchPageCache({ memoryFile, workingSet })
   }
 }
 
@@ -94,6 +100,37 @@ async function run() {
   if (arm === 'kernel-file') {
     vm.go()
     return { startedAt, done: await vm.event('done') }
+  }
+  if (arm === 'page-cache') {
+    const prefetched = prefetchPageCache({ memoryFile, workingSet: scene.workingSet })
+    vm.go()
+    const done = await vm.event('done')
+    const { residentPages, extents, thereMs } = await prefetched
+    return { startedAt, done, residentPages, extents, thereMs }
+  }
+  if (arm === 'auto') {
+    const vcpus = guest === 'kvm' ? 'kvm' : 'threads'
+    const restore = await prepareRestore({
+      memoryFile,
+      workingSet: scene.workingSet,
+      socketPath,
+      vcpus,
+      onBadWorkingSet: 'fail',
+    })
+    const prepareMs = performance.now() - startedAt
+    vm.go(restore.choice === 'uffd' ? `socket ${socketPath}` : 'file')
+    const done = await vm.event('done')
+    await restore.prefetched
+    await restore.close()
+    const { estimates } = restore
+    return {
+      startedAt,
+      done,
+      prepareMs,
+      choseUffd: restore.choice === 'uffd' ? 1 : 0,
+      uffdMs: estimates?.uffd.ms,
+      pageCacheMs: estimates?.['page-cache'].ms,
+    }
   }
   const handler = await serve({ socketPath, memoryFile, ...options[arm] })
   const serveMs = performance.now() - startedAt
