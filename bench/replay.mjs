@@ -13,6 +13,7 @@ import { describeMachine, root } from './lib/machine.mjs'
 import { PageCache } from './lib/page-cache.mjs'
 import { Progress } from './lib/progress.mjs'
 import { drawChart } from './replay/chart.mjs'
+import { drawChoices } from './replay/choice-chart.mjs'
 import { chooseCells, measure } from './replay/measure.mjs'
 import { printReport } from './replay/print.mjs'
 import { makeReport } from './replay/report.mjs'
@@ -26,6 +27,7 @@ const usage = `usage: npm run bench -- [options]
   --cache DIR    where memory files are kept between runs (build/scenes; 9 GB)
   --json         one object with every sample on stdout
   --chart FILE   write the time to response against the size of the working set as an SVG
+  --choices FILE write the time of each way to restore, and of the choice, as an SVG
   --from FILE    print or draw what --json has written, and measure nothing
 
 Ctrl-C ends it with what was measured so far, if anything was.
@@ -41,6 +43,7 @@ function parseOptions() {
       cache: { type: 'string', default: join(root, 'build/scenes') },
       json: { type: 'boolean', default: false },
       chart: { type: 'string' },
+      choices: { type: 'string' },
       from: { type: 'string' },
       help: { type: 'boolean', short: 'h', default: false },
     },
@@ -87,7 +90,7 @@ async function readReport(path) {
   const text = await readFile(path, 'utf8')
   try {
     const report = JSON.parse(text)
-    const parts = ['machine', 'ratios', 'limits', 'results', 'scenes']
+    const parts = ['machine', 'ratios', 'limits', 'results', 'choices', 'scenes']
     if (parts.every((part) => typeof report[part] === 'object')) return report
   } catch {}
   throw new TypeError(`${path} is not what npm run bench -- --json has written`)
@@ -112,6 +115,7 @@ async function main() {
   if (interrupt.signal.aborted) process.exitCode = 130
   // After the samples, which a chart that cannot be drawn or written must not cost.
   if (options.chart) await writeFile(options.chart, drawChart(report))
+  if (options.choices) await writeFile(options.choices, drawChoices(report))
 }
 
 try {

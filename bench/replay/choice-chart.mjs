@@ -1,0 +1,96 @@
+// @ts-check
+// Which way is the fastest where, as an SVG: a row for each guest, trace and state of the page cache,
+// with a mark for each arm on a logarithmic axis. The colours can be read on white and on black.
+import { choosable, nameOf } from './cells.mjs'
+
+const LEFT = 250
+const WIDTH = 900
+const RIGHT = 40
+const TOP = 60
+const ROW = 22
+/** Told apart by people who do not tell red from green (after Okabe and Ito), and by their shapes. */
+const ARMS = /** @type {const} */ ([
+  ['kernel-file', '#8a8a8a', 'square'],
+  ['page-cache', '#cc79a7', 'triangle'],
+  ['working-set', '#009e73', 'circle'],
+  ['auto', '#d55e00', 'ring'],
+])
+
+const place = (/** @type {number} */ value) => Math.round(value * 10) / 10
+const escaped = (/** @type {string} */ text) =>
+  text.replace(/[&<>]/g, (sign) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;' })[sign] ?? sign)
+
+/** @param {string} shape @param {number} x @param {number} y @param {string} colour */
+function mark(shape, x, y, colour) {
+  switch (shape) {
+    case 'square':
+      return `<rect x="${x - 4}" y="${y - 4}" width="8" height="8" fill="${colour}"/>`
+    case 'triangle':
+      return `<path d="M${x} ${y - 5}l5 9h-10z" fill="${colour}"/>`
+    case 'circle':
+      return `<circle cx="${x}" cy="${y}" r="4.2" fill="${colour}"/>`
+    default:
+      return `<circle cx="${x}" cy="${y}" r="7.5" fill="none" stroke="${colour}" stroke-width="2"/>`
+  }
+}
+
+/** @param {import('./report.mjs').Report} report */
+function rowsOf({ results, choices }) {
+  return choices.map(({ scene, guest, cache }) => ({
+    name: `${guest}, ${scene}, ${cache}`,
+    marks: ARMS.flatMap(([arm, colour, shape]) => {
+      const figure = results[nameOf({ scene, guest, arm, cache })]?.responseMs
+      return figure ? [{ arm, colour, shape, ...figure }] : []
+    }),
+  }))
+}
+
+/**
+ * @param {import('./report.mjs').Report} report
+ * @returns {string}
+ * @throws TypeError when the arm that chooses was not measured.
+ */
+export function drawChoices(report) {
+  const rows = rowsOf(report).filter(({ marks }) => marks.length > 1)
+  if (rows.length === 0) throw new TypeError(`the chart needs auto and ${choosable.join(', ')}`)
+  const values = rows.flatMap(({ marks }) => marks.map(({ median }) => median))
+  const [low, high] = [
+    Math.log10(Math.min(...values)) - 0.05,
+    Math.log10(Math.max(...values)) + 0.05,
+  ]
+  const xOf = (/** @type {number} */ ms) =>
+    place(LEFT + ((WIDTH - LEFT - RIGHT) * (Math.log10(ms) - low)) / (high - low))
+  const ticks = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000].filter(
+    (ms) => Math.log10(ms) >= low && Math.log10(ms) <= high,
+  )
+  const bottom = TOP + rows.length * ROW
+  const { kernel, cpu, node, commit, date, rounds } = report.machine
+  const caption = `${kernel}, ${cpu}, Node ${node}, ${commit}, ${String(date).slice(0, 10)}; medians of up to ${rounds} rounds`
+  const legend = ARMS.map(([arm, colour, shape], i) => {
+    const x = LEFT + 10 + i * 140
+    return `${mark(shape, x, 22, colour)}<text x="${x + 14}" y="26" style="fill: ${colour}; font-weight: 600">${arm}</text>`
+  })
+  return `${[
+    `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${bottom + 70}" width="${WIDTH}" height="${bottom + 70}" role="img" aria-label="Time to response of each way to restore, and of the choice">`,
+    '<style>',
+    'text { font: 12px system-ui, "DejaVu Sans", sans-serif; fill: #808080 } .caption { font-size: 11px }',
+    '.grid { stroke: #808080; stroke-opacity: 0.25 }',
+    '</style>',
+    ...legend,
+    ...ticks.flatMap((ms) => [
+      `<line class="grid" x1="${xOf(ms)}" y1="${TOP - 12}" x2="${xOf(ms)}" y2="${bottom}"/>`,
+      `<text text-anchor="middle" x="${xOf(ms)}" y="${bottom + 16}">${ms.toLocaleString('en-US')}</text>`,
+    ]),
+    ...rows.flatMap(({ name, marks }, i) => {
+      const y = TOP + i * ROW
+      return [
+        `<text text-anchor="end" x="${LEFT - 10}" y="${y + 4}">${escaped(name)}</text>`,
+        `<line class="grid" x1="${LEFT}" y1="${y}" x2="${WIDTH - RIGHT}" y2="${y}"/>`,
+        ...marks.map(({ shape, colour, median }) => mark(shape, xOf(median), y, colour)),
+      ]
+    }),
+    `<text text-anchor="middle" x="${(LEFT + WIDTH - RIGHT) / 2}" y="${bottom + 36}">restore request to response, ms</text>`,
+    `<text class="caption" x="10" y="${bottom + 58}">${escaped(caption)}</text>`,
+    '</svg>',
+  ].join('\n')}\n`
+}
