@@ -67,6 +67,8 @@ export interface Restore extends AsyncDisposable {
   readonly residency: Residency | undefined
   /** What each way would have taken; `undefined` on a host that was not measured. */
   readonly estimates: Readonly<Record<Backend, Estimate>> | undefined
+  /** What looking and choosing took, in milliseconds, on a pool thread for the most part. */
+  readonly decidedMs: number
   /** Of a restore by userfaultfd. */
   readonly handler: FaultHandler | undefined
   /**
@@ -131,10 +133,12 @@ interface RestorePlan {
   readonly estimates: Record<Backend, Estimate> | undefined
   /** Why the working set is not used. */
   readonly refusal: ReapTraceError | undefined
+  readonly decidedMs: number
 }
 
 /** What {@link prepareRestore} would do, and why. */
 export async function planRestore(options: PrepareRestoreOptions): Promise<RestorePlan> {
+  const startedAt = performance.now()
   const { memoryFile, workingSet, record = false, backend = 'auto', vcpus = 'kvm' } = options
   const path =
     workingSet instanceof WorkingSet ? (planOf(workingSet)?.path ?? '') : (workingSet ?? '')
@@ -148,7 +152,8 @@ export async function planRestore(options: PrepareRestoreOptions): Promise<Resto
     pageSize: options.pageSize,
   }
   const { backend: choice, reason } = choose(wishes, survey, estimates)
-  return { choice, reason, survey, estimates, refusal }
+  const decidedMs = performance.now() - startedAt
+  return { choice, reason, survey, estimates, refusal, decidedMs }
 }
 
 async function look(
@@ -260,11 +265,16 @@ const asResult = (error: unknown): PageCachePrefetchResult => ({
 
 const found = (
   { workingSet }: PrepareRestoreOptions,
-  { reason, survey, estimates }: RestorePlan,
+  { reason, survey, estimates, decidedMs }: RestorePlan,
 ) => {
   const { pages, missingPages, missingExtents, missingBytes, isVisible } = survey
   const residency = { pages, missingPages, missingExtents, missingBytes, isVisible }
-  return { reason, estimates, residency: workingSet === undefined ? undefined : residency }
+  return {
+    reason,
+    estimates,
+    decidedMs,
+    residency: workingSet === undefined ? undefined : residency,
+  }
 }
 
 /** Restores that read too little say nothing about the disk. */

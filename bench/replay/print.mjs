@@ -51,7 +51,7 @@ export function printReport({ machine, ratios, limits, results, choices }, strea
   }
   if (choices.length > 0) {
     line()
-    row('auto over', ['best', 'p25', 'p75', 'file', 'uffd', 'cache'])
+    row('auto over', ['best', 'p25', 'p75', 'file', 'uffd', 'cache', 'ms'])
     for (const { scene, guest, cache, best, overBest, overKernelFile, ...rest } of choices) {
       row(`${scene}, ${guest}, ${cache}: ${best}`, [
         ...[overBest?.median, overBest?.p25, overBest?.p75, overKernelFile?.median].map((value) =>
@@ -59,9 +59,12 @@ export function printReport({ machine, ratios, limits, results, choices }, strea
         ),
         `${rest.uffd}`,
         `${rest.pageCache}`,
+        figure(rest.decidedMs?.median, 2),
       ])
     }
-    line('best: over the fastest arm, named; file: over kernel-file; uffd, cache: how often chosen')
+    line(
+      'best: over the fastest arm, named; file: over kernel-file; uffd, cache: how often chosen; ms: what that took',
+    )
   }
   line(
     `\n${Object.entries(machine)

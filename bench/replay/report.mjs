@@ -119,8 +119,8 @@ function choicesOf(samples) {
           overKernelFile: over('kernel-file'),
           uffd,
           pageCache: chosen.length - uffd,
-          prepareMs: summary([
-            ...valuesIn(samples, { ...place, arm: 'auto' }, 'prepareMs').values(),
+          decidedMs: summary([
+            ...valuesIn(samples, { ...place, arm: 'auto' }, 'decidedMs').values(),
           ]),
         },
       ]
@@ -206,6 +206,7 @@ const FIELDS = [
   'sessionBytes',
   'memoryBytes',
   'prepareMs',
+  'decidedMs',
   'thereMs',
 ]
 

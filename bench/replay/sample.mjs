@@ -127,6 +127,7 @@ async function run() {
       startedAt,
       done,
       prepareMs,
+      decidedMs: restore.decidedMs,
       choseUffd: restore.choice === 'uffd' ? 1 : 0,
       uffdMs: estimates?.uffd.ms,
       pageCacheMs: estimates?.['page-cache'].ms,

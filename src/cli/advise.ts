@@ -12,7 +12,6 @@ const names = { uffd: 'fault handler (Uffd)', 'page-cache': 'page cache (File)' 
 export async function advise(args: AdviseArguments, terminal: Terminal): Promise<void> {
   const { file, memory, vcpus } = args
   if (args.measure) await measureOnce(terminal)
-  const startedAt = performance.now()
   const plan = await planRestore({
     memoryFile: memory,
     socketPath: '-',
@@ -20,8 +19,7 @@ export async function advise(args: AdviseArguments, terminal: Terminal): Promise
     vcpus,
     onBadWorkingSet: 'fail',
   })
-  const decidedMs = performance.now() - startedAt
-  const { choice, reason, estimates, survey } = plan
+  const { choice, reason, estimates, survey, decidedMs } = plan
   const { costs } = await hostModel()
   const { pages, missingPages, missingExtents, missingBytes, isVisible } = survey
   terminal.emit({
