@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <random>
 
 #include "guest/command.h"
 #include "guest/vmm.h"
@@ -16,6 +17,7 @@ namespace reap::guest {
 namespace {
 
 constexpr size_t kCachePageBytes = 4096;
+constexpr size_t kBlockBytes = 64 * 1024;
 
 Error open_file(const std::string& path, UniqueFd* fd, size_t* bytes) {
   *fd = UniqueFd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
@@ -77,10 +79,56 @@ Answer warm(Vmm& vmm, const Call& call) {
   }
 }
 
+Error read_block(const UniqueFd& fd, size_t offset, std::vector<char>* buffer) {
+  size_t done = 0;
+  while (done < buffer->size()) {
+    const ssize_t count = ::pread(fd.get(), buffer->data() + done, buffer->size() - done,
+                                  static_cast<off_t>(offset + done));
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) return system_error("read the file", errno);
+    if (count == 0) return {};
+    done += static_cast<size_t>(count);
+  }
+  return {};
+}
+
+// Drops half of the file's blocks, which the seed chooses, and reads the others. A folio that lies
+// in both kinds stays as a whole (6.18's ext4 has such after a plain read): the caller sees it in
+// the answer, and evicts the file before it asks again.
+Answer halve(Vmm& vmm, const Call& call) {
+  UniqueFd fd;
+  size_t bytes = 0;
+  if (Error error = open_file(call.text(0), &fd, &bytes)) return error;
+  if (::fdatasync(fd.get()) != 0) return system_error("write the file back", errno);
+  // No read-ahead, which would bring dropped blocks back.
+  if (const int number = ::posix_fadvise(fd.get(), 0, 0, POSIX_FADV_RANDOM); number != 0) {
+    return system_error("read the file without read-ahead", number);
+  }
+  const size_t blocks = (bytes + kBlockBytes - 1) / kBlockBytes;
+  std::mt19937_64 random(call.number(1));
+  std::vector<char> buffer(kBlockBytes);
+  size_t to_drop = blocks / 2;
+  for (size_t i = 0; i < blocks; i++) {
+    const size_t offset = i * kBlockBytes;
+    if (random() % (blocks - i) >= to_drop) {
+      if (Error error = read_block(fd, offset, &buffer)) return error;
+      continue;
+    }
+    to_drop--;
+    if (const int number =
+            ::posix_fadvise(fd.get(), static_cast<off_t>(offset), kBlockBytes, POSIX_FADV_DONTNEED);
+        number != 0) {
+      return system_error("drop a block from the page cache", number);
+    }
+  }
+  return resident(vmm, call);
+}
+
 }  // namespace
 
 const std::vector<Command> kFileCommands = {
     {"evict", "FILE", evict},
+    {"halve", "FILE SEED", halve},
     {"warm", "FILE", warm},
     {"resident", "FILE", resident},
 };
