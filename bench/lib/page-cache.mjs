@@ -10,10 +10,20 @@ const PAGE = 4096
 const EVICT_ATTEMPTS = 50
 const EVICT_PAUSE_MS = 10
 const WARM_ATTEMPTS = 5
+const HALVE_ATTEMPTS = 5
+const BLOCK = 64 * 1024
+/** A half-warm file has this share of its pages, a block more or less; where holes are not cached, fewer. */
+const HALF = { least: 0.4, most: 0.52 }
+
+/** What of a file can be in the page cache everywhere: some file systems do not cache holes. */
+async function dataBytes(file) {
+  const { blocks, size } = await stat(file)
+  return Math.min(blocks * 512, Math.ceil(size / PAGE) * PAGE)
+}
 
 /**
- * Puts files into the page cache and out of it, and looks whether that took, so that "cold" and
- * "warm" are states and not hopes. Works through `reap-guest`, which has mincore() and
+ * Puts files into the page cache and out of it, and looks whether that took, so that "cold",
+ * "half-warm" and "warm" are states and not hopes. Works through `reap-guest`, which has mincore() and
  * posix_fadvise().
  */
 export class PageCache {
@@ -41,9 +51,17 @@ export class PageCache {
     await exited
   }
 
-  /** `state` is `cold` (no page of the files is there) or `warm` (all are). Rejects when it fails. */
-  async set(state, files) {
-    for (const file of files) await (state === 'cold' ? this.#evict(file) : this.#warm(file))
+  /**
+   * `state` is `cold` (no page of the files is there), `warm` (all are) or `half-warm` (of each file
+   * a half, in blocks of 64 KiB that `seed` chooses). Rejects when it fails.
+   */
+  async set(state, files, seed = 1) {
+    for (const [i, file] of files.entries()) {
+      if (state === 'cold') await this.#evict(file)
+      else if (state === 'half-warm') await this.#halve(file, seed * files.length + i)
+      else if (state === 'warm') await this.#warm(file)
+      else throw new TypeError(`Expected cold, half-warm or warm, got ${state}`)
+    }
   }
 
   /** Bytes of the file that are there, in whole pages. */
@@ -62,10 +80,22 @@ export class PageCache {
     )
   }
 
+  async #halve(file, seed) {
+    const data = await dataBytes(file)
+    for (let attempt = 0; attempt < HALVE_ATTEMPTS; attempt++) {
+      const { resident, pages } = await this.#ask(`halve ${file} ${seed}`)
+      const least = data * HALF.least - BLOCK
+      const most = pages * PAGE * HALF.most + BLOCK
+      if (resident * PAGE >= least && resident * PAGE <= most) return
+      // Large folios go as a whole or not at all; read again by blocks, there are none.
+      await this.#evict(file)
+    }
+    throw new Error(`a half of ${file} does not stay in the page cache, or more than that does`)
+  }
+
   async #warm(file) {
-    // Some file systems do not cache holes.
-    const { resident, pages } = await this.#ask(`resident ${file}`)
-    const wanted = Math.min((await stat(file)).blocks * 512, pages * PAGE)
+    const wanted = await dataBytes(file)
+    const { resident } = await this.#ask(`resident ${file}`)
     if (resident * PAGE >= wanted) return
     // A host that reclaims ahead of need may take pages back while others come in.
     for (let attempt = 0; attempt < WARM_ATTEMPTS; attempt++) {
