@@ -1,5 +1,6 @@
-import type { HostCosts, HostModel, Vcpus } from './host-model.js'
+import type { DiskCosts, HostCosts, HostModel, TouchCosts, Vcpus } from './host-model.js'
 import { isFailure, native, toError } from './native.js'
+import { PAGE } from './trace.js'
 
 /** The two ways in which a snapshot's memory can be brought to its guest. */
 export type Backend = 'uffd' | 'page-cache'
@@ -8,7 +9,9 @@ export type Backend = 'uffd' | 'page-cache'
 export interface Residency {
   /** 4 KiB pages of the working set that are not zeros. */
   readonly pages: number
-  /** Of these, pages of the memory file that are not in the page cache. */
+  /** Runs of pages in which those lie. */
+  readonly extents: number
+  /** Of the pages, those of the memory file that are not in the page cache. */
   readonly missingPages: number
   /** Runs of pages in which those lie. */
   readonly missingExtents: number
@@ -43,7 +46,7 @@ export interface Survey extends Residency {
 export async function surveyFiles(memoryFile: string, workingSet: string): Promise<Survey> {
   const found = await native().survey(memoryFile, workingSet)
   if (isFailure(found)) throw toError(found, { memoryFile, workingSetPath: workingSet })
-  const [pageSize, memoryBytes, pages, , disks, memoryDevice, setDevice, ...rest] =
+  const [pageSize, memoryBytes, pages, extents, disks, memoryDevice, setDevice, ...rest] =
     found as unknown as number[]
   const [memoryFileBytes, missingPages, missingExtents, missingBytes, isVisible] = rest
   return {
@@ -54,6 +57,7 @@ export async function surveyFiles(memoryFile: string, workingSet: string): Promi
     memoryDevice: memoryDevice!,
     setDevice: setDevice!,
     pages: pages!,
+    extents: extents!,
     missingPages: missingPages!,
     missingExtents: missingExtents!,
     missingBytes: missingBytes!,
@@ -76,18 +80,26 @@ export function estimate(
   const memoryDisk = model.diskCosts(survey.memoryDevice)?.costs
   const setDisk = model.diskCosts(survey.setDevice)?.costs
   if (!guest || !memoryDisk || !setDisk) return undefined
-  const of = (
-    { fixedMs, pageUs }: { fixedMs: number; pageUs: number },
-    readMs: number,
-  ): Estimate => {
-    const touchMs = fixedMs + (survey.pages * pageUs) / 1000
+  const of = (costs: TouchCosts, readMs: number): Estimate => {
+    const { fixedMs, pageUs, extentUs } = costs
+    const touchMs = fixedMs + (survey.pages * pageUs + survey.extents * extentUs) / 1000
     return { ms: Math.max(touchMs, readMs) + NOT_OVERLAPPED * Math.min(touchMs, readMs), readMs }
   }
   return {
     uffd: of(guest.installed, survey.missingBytes / setDisk.bytesPerMs),
-    'page-cache': of(guest.mapped, (survey.missingExtents * memoryDisk.extentUs) / 1000),
+    'page-cache': of(
+      guest.mapped,
+      bringInMs(memoryDisk, survey.missingPages, survey.missingExtents),
+    ),
   }
 }
+
+/** What it takes to bring runs of pages into the page cache: a disk does so many bytes, or so many runs. */
+export const bringInMs = (
+  { cachedBytesPerMs, extentUs }: DiskCosts,
+  pages: number,
+  extents: number,
+): number => Math.max((pages * PAGE) / cachedBytesPerMs, (extents * extentUs) / 1000)
 
 const NOT_OVERLAPPED = 0.25
 

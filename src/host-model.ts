@@ -6,25 +6,28 @@ import { replaceFile, writeWhole } from './files.js'
 /** What touches the guest's memory: vCPUs of KVM, or threads of the VMM (QEMU's TCG). */
 export type Vcpus = 'kvm' | 'threads'
 
-/** A time that grows with a number of pages. */
-export interface Line {
+/** What it takes a guest to touch its working set: a constant, a time a page, and a time a run of pages. */
+export interface TouchCosts {
   readonly fixedMs: number
   readonly pageUs: number
+  readonly extentUs: number
 }
 
 /** From a restore request until the guest has touched its working set, with all in the page cache. */
 export interface GuestCosts {
   /** The memory file is mapped, and the kernel serves the faults. */
-  readonly mapped: Line
+  readonly mapped: TouchCosts
   /** A fault handler installs the pages. */
-  readonly installed: Line
+  readonly installed: TouchCosts
 }
 
 /** What a disk takes to bring in what is not in the page cache. */
 export interface DiskCosts {
-  /** Bytes a millisecond of a working-set file, which lie one after the other. */
+  /** Bytes a millisecond of a working-set file, which are read past the page cache in pieces of 1 MiB. */
   readonly bytesPerMs: number
-  /** One run of pages somewhere in a memory file, with the device's queue full. */
+  /** Bytes a millisecond that come into the page cache, in long runs. */
+  readonly cachedBytesPerMs: number
+  /** A run of one page somewhere in a memory file, with the device's queue full. */
   readonly extentUs: number
 }
 
@@ -58,8 +61,9 @@ export function hostCostsPath(): string {
 
 const isPositive = (value: unknown): value is number =>
   typeof value === 'number' && Number.isFinite(value) && value > 0
-const isLine = (line: Line | undefined): boolean =>
-  isPositive(line?.pageUs) && typeof line?.fixedMs === 'number' && line.fixedMs >= 0
+const isCost = (value: unknown): boolean => value === 0 || isPositive(value)
+const areCosts = (costs: TouchCosts | undefined): boolean =>
+  isCost(costs?.fixedMs) && isPositive(costs?.pageUs) && isCost(costs?.extentUs)
 
 /** What of a file can be believed: nothing of another kernel or other processors. */
 function believable(costs: HostCosts): boolean {
@@ -67,10 +71,11 @@ function believable(costs: HostCosts): boolean {
     costs.kernel === release() &&
     costs.cpu === cpuName() &&
     Object.values(costs.guests).every(
-      ({ mapped, installed }) => isLine(mapped) && isLine(installed),
+      ({ mapped, installed }) => areCosts(mapped) && areCosts(installed),
     ) &&
     Object.values(costs.disks).every(
-      ({ bytesPerMs, extentUs }) => isPositive(bytesPerMs) && isPositive(extentUs),
+      ({ bytesPerMs, cachedBytesPerMs, extentUs }) =>
+        isPositive(bytesPerMs) && isPositive(cachedBytesPerMs) && isPositive(extentUs),
     )
   )
 }
@@ -129,6 +134,7 @@ export class HostModel {
       isPositive(fresh) ? (before.isKnown ? old + NEWS * (fresh - old) : fresh) : old
     const costs = {
       bytesPerMs: mix(before.costs.bytesPerMs, seen.bytesPerMs),
+      cachedBytesPerMs: mix(before.costs.cachedBytesPerMs, seen.cachedBytesPerMs),
       extentUs: mix(before.costs.extentUs, seen.extentUs),
     }
     this.#costs = { ...this.#costs, disks: { ...this.#costs.disks, [device]: costs } }

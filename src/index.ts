@@ -10,7 +10,7 @@ export type {
   ServeOptions,
   ServeResult,
 } from './fault-handler.js'
-export type { DiskCosts, GuestCosts, HostCosts, Line, Vcpus } from './host-model.js'
+export type { DiskCosts, GuestCosts, HostCosts, TouchCosts, Vcpus } from './host-model.js'
 export { type InterposerOptions, interposerEnvironment } from './interpose.js'
 export { type MeasureHostOptions, measureHost } from './measure-host.js'
 export {

@@ -12,8 +12,8 @@ import {
   type GuestCosts,
   type HostCosts,
   hostModel,
-  type Line,
   readRate,
+  type TouchCosts,
   type Vcpus,
 } from './host-model.js'
 import { isFailure, native, nativePath, toError } from './native.js'
@@ -25,8 +25,8 @@ import { WorkingSet } from './working-set.js'
 
 export interface MeasureHostOptions {
   /**
-   * Where the snapshots that are measured are made, 96 MiB for some seconds: a folder on the disk that
-   * has the snapshots to be restored.
+   * Where the snapshot that is measured is made, 330 MiB for some seconds: a folder on the disk that has
+   * the snapshots to be restored.
    * @default the folder in which the figures are kept
    */
   readonly folder?: string | undefined
@@ -35,10 +35,14 @@ export interface MeasureHostOptions {
   readonly onProgress?: ((progress: { readonly share: number }) => void) | undefined
 }
 
-/** Two sizes of working set, in pages, whose difference is what a page costs. */
-const SIZES = [1024, 8192] as const
-const MEMORY_PAGES = 24576
-const MEAN_RUN = 3
+/** Working sets whose differences show what a page and a run of pages cost: an eighth of the memory each. */
+const SCENES = [
+  { pages: 1024, run: 4 },
+  { pages: 8192, run: 4 },
+  { pages: 8192, run: 64 },
+] as const
+const MEMORY_PAGES = 65536
+const SINGLE_PAGES = 2048
 const WRITE_SHARE = 0.4
 const ROUNDS = 5
 /** The first restores of a process compile its code and start the engine's threads. */
@@ -116,33 +120,39 @@ class Measurement {
   async run(): Promise<HostCosts> {
     const model = await hostModel()
     const scenes = await this.#makeScenes()
-    const large = scenes.at(-1)!
-    const kinds: Vcpus[] = (await this.#kvmIsUsable(large)) ? ['threads', 'kvm'] : ['threads']
-    const total = WARM_UPS + kinds.length * SIZES.length * ROUNDS + ROUNDS
+    const [, middle, long] = scenes
+    const kinds: Vcpus[] = (await this.#kvmIsUsable(middle)) ? ['threads', 'kvm'] : ['threads']
+    const total = WARM_UPS + kinds.length * SCENES.length * ROUNDS + ROUNDS
     const step = () => {
       this.#signal?.throwIfAborted()
       this.#onProgress?.({ share: Math.min(1, this.#done++ / total) })
     }
     for (let i = 0; i < WARM_UPS; i++) {
       step()
-      await this.#restore(large, 'threads', true)
+      await this.#restore(middle, 'threads', true)
     }
     const guests: Partial<Record<Vcpus, GuestCosts>> = {}
     for (const kind of kinds) {
-      const times = SIZES.map(() => ({ mapped: [] as number[], installed: [] as number[] }))
+      const times = SCENES.map(() => ({ mapped: [] as number[], installed: [] as number[] }))
       for (let round = 0; round < ROUNDS; round++) {
-        for (const [size, scene] of scenes.entries()) {
+        for (const [i, scene] of scenes.entries()) {
           step()
-          times[size]!.mapped.push(await this.#restore(scene, kind, false))
-          times[size]!.installed.push(await this.#restore(scene, kind, true))
+          times[i]!.mapped.push(await this.#restore(scene, kind, false))
+          times[i]!.installed.push(await this.#restore(scene, kind, true))
         }
       }
       guests[kind] = {
-        mapped: lineThrough(times.map(({ mapped }) => median(mapped))),
-        installed: lineThrough(times.map(({ installed }) => median(installed))),
+        mapped: touchCosts(
+          scenes,
+          times.map(({ mapped }) => quiet(mapped)),
+        ),
+        installed: touchCosts(
+          scenes,
+          times.map(({ installed }) => quiet(installed)),
+        ),
       }
     }
-    const disk = await this.#measureDisk(large, step)
+    const disk = await this.#measureDisk(middle, long, step)
     const device = Number((await stat(this.#memoryFile)).dev)
     this.#onProgress?.({ share: 1 })
     return model.replace({ guests, disks: { default: disk, [device]: disk } })
@@ -162,16 +172,15 @@ class Measurement {
   }
 
   /** One memory file without zeros or holes, and a working set of each size in it. */
-  async #makeScenes(): Promise<Scene[]> {
+  async #makeScenes(): Promise<[Scene, Scene, Scene]> {
     const memory = randomFillSync(Buffer.allocUnsafe(MEMORY_PAGES * PAGE))
     await writeFile(this.#memoryFile, memory, { mode: 0o600, flush: true })
-    const scenes: Scene[] = []
-    for (const size of SIZES) {
+    const make = async ({ pages: count, run }: (typeof SCENES)[number]): Promise<Scene> => {
       this.#signal?.throwIfAborted()
-      const pages = scattered(size)
-      const trace = join(this.#folder, `trace-${size}`)
+      const pages = scattered(count, run)
+      const trace = join(this.#folder, `trace-${count}-${run}`)
       await writeFile(trace, replayOf(pages, memory), { mode: 0o600 })
-      const workingSet = join(this.#folder, `working-set-${size}`)
+      const workingSet = join(this.#folder, `working-set-${count}-${run}`)
       const set = WorkingSet.fromTraces([
         new Trace({
           pageSize: PAGE,
@@ -181,9 +190,9 @@ class Measurement {
         }),
       ])
       await set.write(workingSet, { memoryFile: this.#memoryFile, signal: this.#signal })
-      scenes.push({ pages: size, extents: set.extents.length, trace, workingSet })
+      return { pages: count, extents: set.extents.length, trace, workingSet }
     }
-    return scenes
+    return [await make(SCENES[0]), await make(SCENES[1]), await make(SCENES[2])]
   }
 
   /** Milliseconds from the request until the guest has touched all of the set. */
@@ -220,23 +229,43 @@ class Measurement {
     }
   }
 
-  async #measureDisk(scene: Scene, step: () => void): Promise<DiskCosts> {
+  async #measureDisk(middle: Scene, long: Scene, step: () => void): Promise<DiskCosts> {
     const bytesPerMs: number[] = []
-    const extentUs: number[] = []
+    const singleMs: number[] = []
+    const longMs: number[] = []
+    const single = this.#singlePages()
+    const broughtInMs = async (workingSet: WorkingSet | string) => {
+      await evict([this.#memoryFile])
+      const { thereMs } = await prefetchPageCache({ memoryFile: this.#memoryFile, workingSet })
+      return thereMs
+    }
     for (let round = 0; round < ROUNDS; round++) {
       step()
-      await evict([this.#memoryFile, scene.workingSet])
-      await this.#restore(scene, 'threads', true, ({ bytes, fetchMs }) => {
+      await evict([this.#memoryFile, middle.workingSet])
+      await this.#restore(middle, 'threads', true, ({ bytes, fetchMs }) => {
         bytesPerMs.push(readRate(bytes, fetchMs))
       })
-      await evict([this.#memoryFile])
-      const { extents, thereMs } = await prefetchPageCache({
-        memoryFile: this.#memoryFile,
-        workingSet: scene.workingSet,
-      })
-      extentUs.push((thereMs * 1000) / Math.max(1, extents))
+      singleMs.push(await broughtInMs(single))
+      longMs.push(await broughtInMs(long.workingSet))
     }
-    return { bytesPerMs: median(bytesPerMs), extentUs: median(extentUs) }
+    return {
+      bytesPerMs: -quiet(bytesPerMs.map((rate) => -rate)),
+      cachedBytesPerMs: (long.pages * PAGE) / quiet(longMs),
+      extentUs: (quiet(singleMs) * 1000) / single.pages,
+    }
+  }
+
+  /** Pages that are far from each other: what they take is not their bytes. */
+  #singlePages(): WorkingSet {
+    const pages = scattered(SINGLE_PAGES, 1, MEMORY_PAGES / SINGLE_PAGES)
+    return WorkingSet.fromTraces([
+      new Trace({
+        pageSize: PAGE,
+        memoryBytes: MEMORY_PAGES * PAGE,
+        pages,
+        timesUs: new Uint32Array(pages.length),
+      }),
+    ])
   }
 }
 
@@ -250,29 +279,38 @@ async function evict(paths: readonly string[]): Promise<void> {
 /** CLOCK_MONOTONIC, which guests tell, when performance.now() is 0. */
 const clockOffsetMs = (): number => Number(process.hrtime.bigint()) / 1e6 - performance.now()
 
-/** Through two points; a page that costs nothing would make every size equal. */
-function lineThrough([small = 0, large = 0]: readonly number[]): Line {
-  const pageMs = Math.max((large - small) / (SIZES[1] - SIZES[0]), 1e-5)
-  return { fixedMs: Math.max(0, small - pageMs * SIZES[0]), pageUs: pageMs * 1000 }
-}
-
-function median(values: number[]): number {
-  const sorted = values.toSorted
-    ? values.toSorted((a, b) => a - b)
-    : [...values].sort((a, b) => a - b)
-  return sorted[sorted.length >> 1] ?? 0
-}
-
-/** Runs of pages at places of their own, in no order. */
-function scattered(count: number): Uint32Array {
-  const random = numbers(count)
-  const slot = Math.floor((MEMORY_PAGES * MEAN_RUN) / count)
-  const slots = Array.from({ length: Math.floor(count / MEAN_RUN) }, (_, i) => i * slot)
-  for (let i = slots.length - 1; i > 0; i--) {
-    const j = Math.floor(random() * (i + 1))
-    ;[slots[i], slots[j]] = [slots[j]!, slots[i]!]
+/**
+ * Splits the times of the three scenes into what is constant, a page's and a run's. A cost below
+ * nothing is noise.
+ */
+function touchCosts(scenes: readonly Scene[], times: readonly number[]): TouchCosts {
+  const [small, middle, long] = scenes as [Scene, Scene, Scene]
+  const [smallMs = 0, middleMs = 0, longMs = 0] = times
+  const extentMs = Math.max(0, (middleMs - longMs) / (middle.extents - long.extents))
+  const moreMs = middleMs - smallMs - extentMs * (middle.extents - small.extents)
+  const pageMs = Math.max(1e-5, moreMs / (middle.pages - small.pages))
+  return {
+    fixedMs: Math.max(0, smallMs - pageMs * small.pages - extentMs * small.extents),
+    pageUs: pageMs * 1000,
+    extentUs: extentMs * 1000,
   }
-  return Uint32Array.from(slots.flatMap((first) => [first, first + 1, first + 2]))
+}
+
+/** The second shortest: neighbours only ever make a restore longer. */
+const quiet = (values: readonly number[]): number =>
+  [...values].sort((a, b) => a - b)[Math.min(1, values.length - 1)] ?? 0
+
+/** Runs of pages in no order, each at the start of a part of the memory `apart` times as long. */
+function scattered(count: number, run: number, apart = 8): Uint32Array {
+  const random = numbers(count)
+  const runs = Array.from({ length: count / run }, (_, i) => i * run * apart)
+  for (let i = runs.length - 1; i > 0; i--) {
+    const j = Math.floor(random() * (i + 1))
+    ;[runs[i], runs[j]] = [runs[j]!, runs[i]!]
+  }
+  return Uint32Array.from(
+    runs.flatMap((first) => Array.from({ length: run }, (_, page) => first + page)),
+  )
 }
 
 /** Mulberry32: the same pages on every host. */

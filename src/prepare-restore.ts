@@ -267,8 +267,8 @@ const found = (
   { workingSet }: PrepareRestoreOptions,
   { reason, survey, estimates, decidedMs }: RestorePlan,
 ) => {
-  const { pages, missingPages, missingExtents, missingBytes, isVisible } = survey
-  const residency = { pages, missingPages, missingExtents, missingBytes, isVisible }
+  const { pages, extents, missingPages, missingExtents, missingBytes, isVisible } = survey
+  const residency = { pages, extents, missingPages, missingExtents, missingBytes, isVisible }
   return {
     reason,
     estimates,
@@ -292,11 +292,18 @@ function learnFromHandler(handler: FaultHandler, { setDevice, missingBytes }: Su
   )
 }
 
+/** A prefetch shows what its runs cost, or, where those are long, what its bytes do. */
 async function learnFromPageCache(
-  { extents, thereMs, complete }: PageCachePrefetchResult,
+  { bytes, extents, thereMs, complete }: PageCachePrefetchResult,
   { memoryDevice }: Survey,
 ): Promise<void> {
   if (!complete || extents < ENOUGH_EXTENTS) return
   const model = await hostModel()
-  model.sawDisk(memoryDevice, { extentUs: (thereMs * 1000) / extents })
+  const costs = model.diskCosts(memoryDevice)?.costs
+  if (!costs) return
+  const isBytes = bytes / costs.cachedBytesPerMs > (extents * costs.extentUs) / 1000
+  model.sawDisk(
+    memoryDevice,
+    isBytes ? { cachedBytesPerMs: bytes / thereMs } : { extentUs: (thereMs * 1000) / extents },
+  )
 }

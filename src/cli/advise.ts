@@ -21,12 +21,12 @@ export async function advise(args: AdviseArguments, terminal: Terminal): Promise
   })
   const { choice, reason, estimates, survey, decidedMs } = plan
   const { costs } = await hostModel()
-  const { pages, missingPages, missingExtents, missingBytes, isVisible } = survey
+  const { pages, extents, missingPages, missingExtents, missingBytes, isVisible } = survey
   terminal.emit({
     choice,
     reason,
     estimates,
-    residency: { pages, missingPages, missingExtents, missingBytes, isVisible },
+    residency: { pages, extents, missingPages, missingExtents, missingBytes, isVisible },
     vcpus,
     host: costs,
     decidedMs,
