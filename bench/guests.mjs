@@ -1,17 +1,17 @@
 // What a cold start of a real Linux guest costs, function by function, arm by arm.
 //
-//   npm run bench:guests [-- --functions pyaes,sqlite --rounds 7 --quick --json]
+//   npm run bench:guests [-- --functions pyaes,sqlite --arms auto,reap --caches warm --rounds 7 --quick --json]
 //
 // Each function is snapshotted once (bench/linux-guest), recorded once with its first input, and then
-// restored: kernel-file, on-demand, reap and working-set, with a cold and a warm page cache, with
-// the recorded input and with another one, in turns, `--rounds` times. --quick is two functions and
-// two rounds. Prints a table, or with --json one object with every sample. Exits with 1 when an
-// answer was wrong, or when more than 1 % of a recorded set was still missing for the same input (in
+// restored in each way (bench/guests/arms.mjs), with a cold, a half-warm and a warm page cache, with the
+// recorded input and with another one, in turns, `--rounds` times. --quick is two functions, cold and
+// warm, and two rounds. Prints a table, or with --json one object with every sample. Exits with 1 when
+// an answer was wrong, or when more than 1 % of a recorded set was still missing for the same input (in
 // the median round; with --quick 3 % in the best one, since a guest's timers go on in a busy host).
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { WorkingSet } from '../dist/index.js'
+import { measureHost, prepareRestore, WorkingSet } from '../dist/index.js'
 import { arms, caches, filesOf, record, restore, warmCalls } from './guests/arms.mjs'
 import { checks, makeReport, printReport } from './guests/report.mjs'
 import { describeMachine, root } from './lib/machine.mjs'
@@ -21,11 +21,14 @@ import { packReapPages } from './lib/reap-handler.mjs'
 import { diskFunctionNames, functionNames, prepareGuests } from './linux-guest/index.mjs'
 
 const known = [...functionNames, ...diskFunctionNames]
+const quickFunctions = ['helloworld', 'json_serdes']
 
 function parseOptions() {
   const { values } = parseArgs({
     options: {
       functions: { type: 'string' },
+      arms: { type: 'string' },
+      caches: { type: 'string' },
       rounds: { type: 'string' },
       quick: { type: 'boolean', default: false },
       cache: { type: 'string', default: join(root, 'build/linux-guest') },
@@ -36,10 +39,12 @@ function parseOptions() {
   if (values.help) {
     process.stdout.write(
       `usage: npm run bench:guests -- [options]\n\n` +
-        `  --functions a,b  of ${functionNames.join(', ')} (all);\n` +
-        `                   of those whose root is a disk, ${diskFunctionNames.join(', ')}\n` +
+        `  --functions a,b  of ${functionNames.join(', ')},\n` +
+        `                   and of those whose root is a disk, ${diskFunctionNames.join(', ')} (all)\n` +
+        `  --arms a,b       of ${arms.join(', ')} (all)\n` +
+        `  --caches a,b     of ${caches.join(', ')} (all; with --quick cold and warm)\n` +
         `  --rounds N       restores of each kind (7; with --quick 2)\n` +
-        `  --quick          two functions, few rounds\n` +
+        `  --quick          two functions, cold and warm, few rounds\n` +
         `  --cache DIR      where the guests are kept between runs (build/linux-guest)\n` +
         `  --json           one object with every sample on stdout\n`,
     )
@@ -48,28 +53,40 @@ function parseOptions() {
   const rounds = Number(values.rounds ?? (values.quick ? 2 : 7))
   if (!Number.isSafeInteger(rounds) || rounds < 1)
     throw new TypeError('--rounds takes a number from 1')
-  const functions =
-    values.functions?.split(',') ?? (values.quick ? ['helloworld', 'json_serdes'] : functionNames)
-  const unknown = functions.filter((name) => !known.includes(name))
-  if (unknown.length > 0) {
-    throw new TypeError(`there is no function ${unknown.join(', ')}: ${known.join(', ')}`)
+  const { quick } = values
+  return {
+    ...values,
+    rounds,
+    functions: listOf('function', values.functions, known, quick ? quickFunctions : known),
+    arms: listOf('arm', values.arms, arms),
+    caches: listOf('page cache', values.caches, caches, quick ? ['cold', 'warm'] : caches),
   }
-  return { ...values, rounds, functions }
 }
 
-/** Records a function once, with its first input, and keeps what each arm needs. */
-async function recordGuest(guest, folder, run) {
-  const { trace, right } = await record({ ...run, guest, input: guest.inputs[0] })
+/** What of `known` an option names, in its order. */
+function listOf(what, option, known, all = known) {
+  const named = option?.split(',')
+  const unknown = named?.filter((name) => !known.includes(name)) ?? []
+  if (unknown.length > 0) {
+    throw new TypeError(`there is no ${what} ${unknown.join(', ')}: ${known.join(', ')}`)
+  }
+  return named ? known.filter((name) => named.includes(name)) : all
+}
+
+/** Records a function with its first input, and keeps what each arm needs. */
+async function recordGuest(guest, run) {
+  const { trace, disks, right } = await record({ ...run, guest, input: guest.inputs[0] })
   if (!right) throw new Error(`${guest.name}: a wrong answer while recording`)
-  const set = WorkingSet.fromTraces([trace])
-  const file = (kind) => join(folder, `${guest.name}.${kind}`)
-  await set.write(file('ws'), { memoryFile: guest.memoryFile, manifest: { label: guest.name } })
+  const set = WorkingSet.fromTraces([trace], { disks: disks.map((disk) => [disk]) })
+  const file = (kind) => join(run.folder, `${guest.name}.${kind}`)
+  const { memoryFile, diskImages } = guest
+  await set.write(file('ws'), { memoryFile, diskImages, manifest: { label: guest.name } })
   await writeFile(
     file('list'),
     Buffer.from(trace.pages.buffer, trace.pages.byteOffset, trace.pages.byteLength),
   )
   await packReapPages({
-    memoryFile: guest.memoryFile,
+    memoryFile,
     pageList: file('list'),
     output: file('reap'),
   })
@@ -79,20 +96,36 @@ async function recordGuest(guest, folder, run) {
     reapPages: file('reap'),
     pages: set.pages,
     extents: set.extents.length,
+    diskPages: disks.reduce((sum, disk) => sum + disk.pages.length, 0),
   }
 }
 
-async function measure(guests, { rounds }, { folder, cache, progress, signal }) {
-  let sockets = 0
-  const run = () => ({ socketPath: join(folder, `${++sockets}.sock`), signal })
+/** What `auto` goes by: kept by an earlier run, or measured where that cannot be believed. */
+async function knowHost({ guest, record }, { folder, progress, signal, socketPath }) {
+  const { memoryFile } = guest
+  const { workingSet } = record
+  const probe = await prepareRestore({ memoryFile, workingSet, socketPath, backend: 'page-cache' })
+  await probe.close()
+  if (!probe.estimates) {
+    const onProgress = ({ share }) => progress.say('measuring the host', share)
+    await measureHost({ folder, signal, onProgress })
+  }
+  return JSON.parse(await readFile(process.env.REAP_TRACE_HOST_COSTS, 'utf8'))
+}
+
+async function recordGuests(guests, { run, progress, signal }) {
   const results = []
   for (const guest of guests) {
     progress.say(`${guest.name}: recording`)
-    const recorded = await recordGuest(guest, folder, run())
+    const recorded = await recordGuest(guest, run())
     const warm = []
     for (const input of guest.inputs) warm.push(await warmCalls({ guest, input, signal }))
     results.push({ guest, record: recorded, warm, samples: [] })
   }
+  return results
+}
+
+async function measure(results, { rounds, arms, caches }, { run, cache, progress, signal }) {
   const cells = results.flatMap((result) =>
     caches.flatMap((state) =>
       result.guest.inputs.map((input, which) => ({ result, state, input, which })),
@@ -109,7 +142,8 @@ async function measure(guests, { rounds }, { folder, cache, progress, signal }) 
         progress.say(`${guest.name}: ${arm}, ${state}, round ${round + 1}`, done++ / total)
         signal.throwIfAborted()
         const scene = { ...run(), guest, record: result.record, input, cache: state }
-        await cache.set(state, filesOf(scene))
+        // All arms of a round find the same half.
+        await cache.set(state, filesOf(scene), round + 1)
         const { trace: _, ...sample } = await restore(arm, scene)
         result.samples.push({
           arm,
@@ -121,7 +155,6 @@ async function measure(guests, { rounds }, { folder, cache, progress, signal }) 
       }
     }
   }
-  return results
 }
 
 async function main() {
@@ -132,6 +165,8 @@ async function main() {
   }
   const { signal } = interrupt
   const progress = new Progress(process.stderr)
+  // Of these restores alone, and read when the first of them is prepared.
+  process.env.REAP_TRACE_HOST_COSTS = join(options.cache, 'host-costs.json')
   let folder
   let cache
   try {
@@ -143,10 +178,17 @@ async function main() {
     })
     // Beside the snapshots, so that all is read from the same disk.
     folder = await mkdtemp(join(options.cache, 'bench-'))
+    let sockets = 0
+    const run = () => ({ folder, socketPath: join(folder, `${++sockets}.sock`), signal })
     cache = await PageCache.open()
-    const results = await measure(guests, options, { folder, cache, progress, signal })
+    const results = await recordGuests(guests, { run, progress, signal })
+    const hostCosts = options.arms.includes('auto')
+      ? await knowHost(results[0], { ...run(), progress })
+      : undefined
+    await measure(results, options, { run, cache, progress, signal })
     progress.end()
-    const report = makeReport(results, { ...describeMachine(folder), rounds: options.rounds })
+    const machine = { ...describeMachine(folder), rounds: options.rounds, hostCosts }
+    const report = makeReport(results, machine, options)
     if (options.json) process.stdout.write(`${JSON.stringify(report)}\n`)
     else printReport(report, process.stdout)
     const failed = checks(report, options)

@@ -1,12 +1,18 @@
-// One restore of a Linux guest, in four ways. All times are milliseconds of one clock,
+// One restore of a Linux guest, in six ways. All times are milliseconds of one clock,
 // performance.now() of this process, from the restore request.
 import { readFileSync } from 'node:fs'
 import { performance } from 'node:perf_hooks'
-import { interposerEnvironment, serve } from '../../dist/index.js'
+import {
+  interposerEnvironment,
+  prefetchPageCache,
+  prepareRestore,
+  recordPageCache,
+  serve,
+} from '../../dist/index.js'
 import { ReapHandler } from '../lib/reap-handler.mjs'
 
-export const arms = ['kernel-file', 'on-demand', 'reap', 'working-set']
-export const caches = ['cold', 'warm']
+export const arms = ['kernel-file', 'on-demand', 'reap', 'working-set', 'page-cache', 'auto']
+export const caches = ['cold', 'half-warm', 'warm']
 
 /** Files of a function's snapshot and of its record, whose place in the page cache is part of a sample. */
 export const filesOf = ({ guest, record }) => [
@@ -65,12 +71,6 @@ const sampleOf = ({ vm: _, phases, ...rest }, more) => ({
   phases: { ...phases, ...more.phases },
 })
 
-async function kernelFile(run) {
-  const done = await invokeRestored(run, {}, performance.now())
-  await done.vm.stop()
-  return sampleOf(done, {})
-}
-
 /** What a VMM of `run` connects to, and with which environment. */
 const backend = ({ guest, socketPath }) => ({
   socketPath,
@@ -78,38 +78,98 @@ const backend = ({ guest, socketPath }) => ({
 })
 const vmmEnvironment = (run) => interposerEnvironment({ ...backend(run), whenUnreachable: 'stop' })
 
+/** When a prefetch that goes on beside a VM is over; whoever waits for it is told of its failure. */
+function watchPrefetch(prefetched, startedAt) {
+  const watched = { prefetchedMs: undefined }
+  prefetched.then(
+    () => (watched.prefetchedMs = performance.now() - startedAt),
+    () => {},
+  )
+  return watched
+}
+
+/** Restores with no handler, beside what comes into the page cache. */
+async function mapped(run, startedAt, prefetched) {
+  const watched = prefetched && watchPrefetch(prefetched, startedAt)
+  const done = await invokeRestored(run, {}, startedAt)
+  await done.vm.stop()
+  if (!prefetched) return sampleOf(done, {})
+  const { pages, thereMs } = whole(await prefetched)
+  return sampleOf(done, { prefetched: pages, phases: { fetchMs: thereMs, ...watched } })
+}
+
+function whole(result) {
+  if (result.complete) return result
+  throw result.error ?? new Error('a prefetch into the page cache ended before its end')
+}
+
+/** Restores under a handler of ours, and takes its trace where it records. */
+async function served(run, startedAt, handler, { records = false, brings = false }) {
+  const watched = watchPrefetch(handler.prefetched, startedAt)
+  const done = await Promise.race([
+    invokeRestored(run, vmmEnvironment(run), startedAt),
+    handler.closed.then(() => new Promise(() => {})),
+  ])
+  const trace = records ? handler.takeTrace() : undefined
+  const { faults, lateFaults, residualFaults } = handler.stats()
+  const { fetchMs, installMs, pages } = await handler.prefetched
+  await done.vm.stop()
+  const phases = brings ? { fetchMs, installMs, ...watched } : {}
+  const counts = { faults, lateFaults, residualFaults, prefetched: brings ? pages : 0 }
+  return { ...sampleOf(done, { ...counts, phases }), trace }
+}
+
+const kernelFile = (run) => mapped(run, performance.now())
+
 async function throughOurs(run, options) {
   const startedAt = performance.now()
-  let prefetchedAt
-  const handler = await serve({
-    ...backend(run),
-    ...options,
-    onBadWorkingSet: 'fail',
-    onEvent: ({ type }) => {
-      if (type === 'prefetched') prefetchedAt = performance.now()
-    },
-  })
+  const handler = await serve({ ...backend(run), ...options, onBadWorkingSet: 'fail' })
   try {
-    const done = await Promise.race([
-      invokeRestored(run, vmmEnvironment(run), startedAt),
-      handler.closed.then(() => new Promise(() => {})),
-    ])
-    const trace = options.record ? handler.takeTrace() : undefined
-    const { faults, lateFaults, residualFaults } = handler.stats()
-    const { fetchMs, installMs, pages } = await handler.prefetched
-    await done.vm.stop()
-    const brought = options.workingSet
-      ? { fetchMs, installMs, prefetchedMs: prefetchedAt - startedAt }
-      : {}
-    const counts = {
-      faults,
-      lateFaults,
-      residualFaults,
-      prefetched: options.workingSet ? pages : 0,
-    }
-    return { ...sampleOf(done, { ...counts, phases: brought }), trace }
+    const kind = { records: options.record, brings: options.workingSet !== undefined }
+    return await served(run, startedAt, handler, kind)
   } finally {
     await handler.close().catch(() => {})
+  }
+}
+
+async function pageCache(run) {
+  const { memoryFile, diskImages } = run.guest
+  const startedAt = performance.now()
+  const ending = new AbortController()
+  const prefetched = prefetchPageCache({
+    memoryFile,
+    workingSet: run.record.workingSet,
+    diskImages,
+    signal: ending.signal,
+  })
+  try {
+    return await mapped(run, startedAt, prefetched)
+  } finally {
+    ending.abort()
+    await prefetched.catch(() => {})
+  }
+}
+
+async function auto(run) {
+  const startedAt = performance.now()
+  const restore = await prepareRestore({
+    ...backend(run),
+    workingSet: run.record.workingSet,
+    diskImages: run.guest.diskImages,
+    vcpus: 'threads',
+    onBadWorkingSet: 'fail',
+  })
+  const prepareMs = performance.now() - startedAt
+  const { choice, reason, residency, estimates, handler, prefetched, disksPrefetched } = restore
+  try {
+    const sample = handler
+      ? await served(run, startedAt, handler, { brings: true })
+      : await mapped(run, startedAt, prefetched)
+    const disks = await disksPrefetched
+    if (disks) whole(disks)
+    return { ...sample, prepareMs, choice, reason, residency, estimates, disksMs: disks?.thereMs }
+  } finally {
+    await restore.close().catch(() => {})
   }
 }
 
@@ -139,14 +199,31 @@ async function reap(run) {
   }
 }
 
-/** Restores a function on demand and records it: `{ trace, ...sample }`. */
-export const record = (run) => throughOurs(run, { record: true })
+/**
+ * Restores a function on demand and records its memory, page by page; then, for one whose root is a
+ * disk, with no handler, and records what comes into the page cache: `{ trace, disks, right }`.
+ */
+export async function record(run) {
+  const { trace, right } = await throughOurs(run, { record: true })
+  const { memoryFile, diskImages } = run.guest
+  if (diskImages.length === 0) return { trace, disks: [], right }
+  const recording = await recordPageCache({ memoryFile, diskImages })
+  try {
+    const { vm, right: again } = await invokeRestored(run, {}, performance.now())
+    const { disks } = await recording.stop().finally(() => vm.stop())
+    return { trace, disks, right: right && again }
+  } finally {
+    await recording.stop()
+  }
+}
 
 const restores = {
   'kernel-file': kernelFile,
   'on-demand': (run) => throughOurs(run, { record: false }),
   reap,
   'working-set': (run) => throughOurs(run, { workingSet: run.record.workingSet }),
+  'page-cache': pageCache,
+  auto,
 }
 
 /** `run` is `{ guest, record, input, cache, socketPath, signal }`. */
