@@ -11,7 +11,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <vector>
 
 #include "hooks.h"
 
@@ -34,7 +33,13 @@ struct Cachestat {
   uint64_t recently_evicted;
 };
 
-// Pages that are there, or a negative errno. A length of 0 would mean: up to the end.
+constexpr uint64_t kMappedOut = 512;  // pages that mincore() is asked about at a time
+// Of one wish the kernel takes as many bytes as the device's read-ahead or its largest request has,
+// whichever is more, and drops the rest without a word. This much it takes from any that is not
+// set lower.
+constexpr uint64_t kTakenWhole = (128 << 10) / CachedFile::kPage;
+
+// Pages that are there or being read, or a negative errno. A length of 0 would mean: up to the end.
 int64_t cachestat(int fd, uint64_t first_page, uint64_t pages) {
   CachestatRange range{first_page * CachedFile::kPage, pages * CachedFile::kPage};
   Cachestat found{};
@@ -65,30 +70,41 @@ int CachedFile::open(const std::string& path) {
   // that nobody asked for.
   ::posix_fadvise(fd_.get(), 0, 0, POSIX_FADV_RANDOM);
   visible_ = may_see(path, status) && !REAP_HOOK_SAYS(hides_residency);
-  has_cachestat_ = visible_ && cachestat(fd_.get(), 0, 1) >= 0;
+  has_cachestat_ = visible_ && !REAP_HOOK_SAYS(lacks_cachestat) && cachestat(fd_.get(), 0, 1) >= 0;
   if (visible_ && bytes_ > 0) {
     void* data = ::mmap(nullptr, bytes_, PROT_READ, MAP_SHARED, fd_.get(), 0);
     if (data == MAP_FAILED) return -errno;
     view_ = Mapping::adopt(data, bytes_);
+    // A child would be found to map the file (mappings_of()), as if it were the VMM that it is
+    // about to become.
+    ::madvise(data, bytes_, MADV_DONTFORK);
   }
   return 0;
 }
 
+uint64_t CachedFile::within(uint64_t first_page, uint64_t pages) const {
+  return first_page < pages_ ? std::min(pages, pages_ - first_page) : 0;
+}
+
 uint64_t CachedFile::count(uint64_t first_page, uint64_t pages) const {
-  if (pages == 0 || first_page >= pages_) return 0;
-  pages = std::min(pages, pages_ - first_page);
+  pages = within(first_page, pages);
+  if (pages == 0) return 0;
   if (has_cachestat_) {
     const int64_t found = cachestat(fd_.get(), first_page, pages);
     return found < 0 ? 0 : static_cast<uint64_t>(found);
   }
-  if (visible_) {
-    std::vector<uint8_t> is_there(pages);
-    if (map(first_page, pages, is_there.data()) != 0) return 0;
-    return static_cast<uint64_t>(
-        std::count_if(is_there.begin(), is_there.end(), [](uint8_t page) { return page & 1; }));
-  }
   uint64_t found = 0;
-  for (uint64_t page = first_page; page < first_page + pages; ++page) found += has(page);
+  const uint64_t end = first_page + pages;
+  if (!visible_) {
+    for (uint64_t page = first_page; page < end; ++page) found += has(page);
+    return found;
+  }
+  uint8_t is_there[kMappedOut];
+  for (uint64_t page = first_page; page < end; page += kMappedOut) {
+    const uint64_t part = std::min(kMappedOut, end - page);
+    if (map(page, part, is_there) != 0) return found;
+    for (uint64_t i = 0; i < part; ++i) found += is_there[i] & 1;
+  }
   return found;
 }
 
@@ -100,14 +116,45 @@ bool CachedFile::has(uint64_t page) const {
 }
 
 int CachedFile::map(uint64_t first_page, uint64_t pages, uint8_t* is_there) const {
-  if (first_page >= pages_) return 0;
-  pages = std::min(pages, pages_ - first_page);
-  return ::mincore(view_.data() + first_page * kPage, pages * kPage, is_there) == 0 ? 0 : -errno;
+  pages = within(first_page, pages);
+  if (pages == 0) return 0;
+  if (::mincore(view_.data() + first_page * kPage, pages * kPage, is_there) != 0) return -errno;
+  if (REAP_HOOK_SAYS(reads_are_unfinished)) std::fill_n(is_there, pages, uint8_t{0});
+  return 0;
+}
+
+void CachedFile::advise(uint64_t first_page, uint64_t pages) const {
+  if (REAP_HOOK_SAYS(ignores_wishes)) return;
+  ::posix_fadvise(fd_.get(), static_cast<off_t>(first_page * kPage),
+                  static_cast<off_t>(pages * kPage), POSIX_FADV_WILLNEED);
 }
 
 void CachedFile::will_need(uint64_t first_page, uint64_t pages) const {
-  ::posix_fadvise(fd_.get(), static_cast<off_t>(first_page * kPage),
-                  static_cast<off_t>(pages * kPage), POSIX_FADV_WILLNEED);
+  pages = within(first_page, pages);
+  if (pages == 0) return;
+  if (has_cachestat_ || pages <= kTakenWhole) {
+    advise(first_page, pages);
+    // It counts those on their way too.
+    if (pages <= kTakenWhole || count(first_page, pages) >= pages) return;
+  }
+  for (uint64_t done = 0; done < pages; done += kTakenWhole) {
+    advise(first_page + done, std::min(kTakenWhole, pages - done));
+  }
+}
+
+int CachedFile::wait_for(uint64_t first_page, uint64_t pages) const {
+  const uint64_t end = first_page + within(first_page, pages);
+  uint8_t is_there[kMappedOut];
+  for (uint64_t page = first_page; page < end; page += kMappedOut) {
+    const uint64_t part = std::min(kMappedOut, end - page);
+    // A page alone is read as fast as it is asked about.
+    const bool is_mapped_out = visible_ && part > 1 && map(page, part, is_there) == 0;
+    for (uint64_t i = 0; i < part; ++i) {
+      if (is_mapped_out && (is_there[i] & 1)) continue;
+      if (const int error = wait_for(page + i)) return error;
+    }
+  }
+  return 0;
 }
 
 int CachedFile::wait_for(uint64_t page) const {

@@ -33,15 +33,20 @@ class CachedFile {
 
   // Asks the kernel to bring these in; waits at the most for room in the device's queue.
   void will_need(uint64_t first_page, uint64_t pages) const;
-  // Waits until the page is there. 0 or a negative errno.
-  int wait_for(uint64_t page) const;
+  // Waits until all are there, and reads those that the kernel has passed over. 0 or a negative
+  // errno.
+  int wait_for(uint64_t first_page, uint64_t pages) const;
 
   // Writes the file back and drops its pages. Those that a process maps or that are under I/O stay,
   // as does all of a tmpfs. 0 or a negative errno.
   int evict() const;
 
  private:
+  // The part of a range that the file has.
+  uint64_t within(uint64_t first_page, uint64_t pages) const;
   bool has(uint64_t page) const;
+  void advise(uint64_t first_page, uint64_t pages) const;
+  int wait_for(uint64_t page) const;
 
   UniqueFd fd_;
   Mapping view_;  // mincore() asks about mappings

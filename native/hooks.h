@@ -21,6 +21,15 @@ inline std::function<void()> before_page_cache_turn;  // a job of the prefetcher
 // Whether the page cache of a file is hidden, as of one that the process neither owns nor may
 // write.
 inline std::function<bool()> hides_residency;
+// Whether this kernel lacks cachestat(2).
+inline std::function<bool()> lacks_cachestat;
+// Whether the kernel passes over a wish for pages, as it may.
+inline std::function<bool()> ignores_wishes;
+// Whether pages that are in the page cache are all still being read.
+inline std::function<bool()> reads_are_unfinished;
+inline std::function<void()> after_look;  // of the recorder of the page cache
+inline std::function<void()>
+    before_page_tables;  // it knows who maps the file, and looks there next
 }  // namespace reap::hooks
 
 #define REAP_HOOK(name)                         \

@@ -182,13 +182,11 @@ bool PageCachePrefetcher::advance(Job& job) {
     }
     const FileExtent& extent = job.fetched[job.waited++];
     const CachedFile& file = job.files[extent.file];
-    const uint64_t last =
-        std::min<uint64_t>(uint64_t{extent.first_page} + extent.page_count, file.pages()) - 1;
-    if (const int error = file.wait_for(last)) {
+    if (const int error = file.wait_for(extent.first_page, extent.page_count)) {
       report.failure.code = ErrorCode::source_read;
       report.failure.err = error;
       report.failure.syscall = "pread";
-      report.failure.offset = last * CachedFile::kPage;
+      report.failure.offset = extent.first_page * CachedFile::kPage;
       report.file = extent.file;
       return false;
     }

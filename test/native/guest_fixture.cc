@@ -62,13 +62,18 @@ bool Flag::set_within_a_moment() const {
 }
 
 Hooks::~Hooks() {
-  for (auto* hook : {&reap::hooks::before_event, &reap::hooks::before_drain,
-                     &reap::hooks::before_serve, &reap::hooks::before_install,
-                     &reap::hooks::before_prefetch_install, &reap::hooks::before_ioctl}) {
+  for (auto* hook :
+       {&reap::hooks::before_event, &reap::hooks::before_drain, &reap::hooks::before_serve,
+        &reap::hooks::before_install, &reap::hooks::before_prefetch_install,
+        &reap::hooks::before_ioctl, &reap::hooks::before_page_cache_turn, &reap::hooks::after_look,
+        &reap::hooks::before_page_tables}) {
     *hook = nullptr;
   }
-  reap::hooks::is_cold = nullptr;
-  reap::hooks::cores_are_busy = nullptr;
+  for (auto* answer : {&reap::hooks::is_cold, &reap::hooks::cores_are_busy,
+                       &reap::hooks::hides_residency, &reap::hooks::lacks_cachestat,
+                       &reap::hooks::ignores_wishes, &reap::hooks::reads_are_unfinished}) {
+    *answer = nullptr;
+  }
 }
 
 std::vector<uint8_t> memory_bytes(const Shape& shape) {
