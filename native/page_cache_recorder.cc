@@ -1,7 +1,10 @@
 #include "page_cache_recorder.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <utility>
+
+#include "hooks.h"
 
 namespace reap {
 
@@ -108,27 +111,37 @@ void PageCacheRecorder::look(bool is_last) {
   record_.longest_gap_us = std::max(record_.longest_gap_us, elapsed(last_look_));
   last_look_ = now;
   const auto time_us = static_cast<uint32_t>(std::min<uint64_t>(elapsed(started_), UINT32_MAX));
-  for (uint32_t i = 0; i < files_.size(); ++i) look_at_cache(i, time_us);
+  for (uint32_t i = 0; i < files_.size(); ++i) look_at_cache(i, time_us, is_last);
   if (record_.looks == 1 || now - last_search_ >= kSearchInterval || is_last) {
     mappings_ = mappings_of(files_[0].cached.view());
+    // A page table is that of one program. A process that has begun another since, as a VMM's does
+    // between fork and exec, has a new one.
+    tables_.clear();
     last_search_ = Clock::now();
+    REAP_HOOK(before_page_tables);
   }
   look_at_mappings(time_us);
+  REAP_HOOK(after_look);
 }
 
-void PageCacheRecorder::look_at_cache(uint32_t index, uint32_t time_us) {
+void PageCacheRecorder::look_at_cache(uint32_t index, uint32_t time_us, bool is_last) {
   File& file = files_[index];
   uint8_t is_there[kChunk];
   for (uint64_t chunk = 0; chunk < file.counts.size(); ++chunk) {
     const uint64_t first = chunk * kChunk;
     const uint64_t pages = std::min(kChunk, file.cached.pages() - first);
-    // One call tells whether anything is new, which is rare.
+    // One call tells whether anything is new, which is rare. A page that took the place of another
+    // is left to the last look.
     const uint64_t count = file.cached.count(first, pages);
-    if (count == file.counts[chunk]) continue;
-    file.counts[chunk] = count;
+    if (is_last ? count == 0 : count == file.counts[chunk]) continue;
     if (file.cached.map(first, pages, is_there) != 0) continue;
+    // Not `count`: that has pages whose read goes on, which are mapped out when it has ended
+    // (page_cache_recorder_finds_a_page_whose_read_ends_after_a_look).
+    file.counts[chunk] = 0;
     for (uint64_t i = 0; i < pages; ++i) {
-      if (!(is_there[i] & 1) || file.seen[first + i]) continue;
+      if (!(is_there[i] & 1)) continue;
+      ++file.counts[chunk];
+      if (file.seen[first + i]) continue;
       file.seen[first + i] = true;
       record_.cached.push_back({index, static_cast<uint32_t>(first + i), time_us});
     }
@@ -141,15 +154,16 @@ void PageCacheRecorder::look_at_mappings(uint32_t time_us) {
     if (!table) {
       auto opened = std::make_unique<PageTable>();
       if (const int error = opened->open(mapping.pid)) {
-        record_.mapper_error = error;
+        // Others say that it has ended.
+        if (error == -EACCES || error == -EPERM) record_.mapper_error = error;
         continue;
       }
       table = std::move(opened);
     }
-    record_.mapper = mapping.pid;
-    table->each(mapping, [this, time_us](uint64_t page) {
+    table->each(mapping, [&](uint64_t page) {
       if (page >= mapped_.size() || mapped_[page]) return;
       mapped_[page] = true;
+      record_.mapper = mapping.pid;
       record_.mapped.push_back({0, static_cast<uint32_t>(page), time_us});
     });
   }

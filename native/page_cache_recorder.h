@@ -30,7 +30,7 @@ class PageCacheRecorder {
   struct Record {
     std::vector<Touch> cached;  // in the order of time, by file and page in each look
     std::vector<Touch> mapped;  // of file 0: what a process that maps it has touched
-    pid_t mapper = 0;           // such a process, the last that was found
+    pid_t mapper = 0;           // such a process, the last with a page that no other had touched
     int mapper_error = 0;       // a negative errno: its page table may not be read
     uint64_t looks = 0;
     uint64_t longest_gap_us = 0;  // between two looks
@@ -48,18 +48,18 @@ class PageCacheRecorder {
   struct File {
     CachedFile cached;
     std::vector<bool> seen;
-    std::vector<uint64_t> counts;  // pages there at the last look, by chunk
+    std::vector<uint64_t> counts;  // pages that the last look mapped out, by chunk
   };
 
   Failure evict(File& file, uint32_t index);
   void work();
   void look(bool is_last);
-  void look_at_cache(uint32_t index, uint32_t time_us);
+  void look_at_cache(uint32_t index, uint32_t time_us, bool is_last);
   void look_at_mappings(uint32_t time_us);
 
   std::vector<File> files_;
   std::vector<bool> mapped_;
-  std::map<pid_t, std::unique_ptr<PageTable>> tables_;
+  std::map<pid_t, std::unique_ptr<PageTable>> tables_;  // of the mappings below
   std::vector<FileMapping> mappings_;
   std::chrono::steady_clock::time_point started_, last_look_, last_search_;
   std::chrono::microseconds interval_{};
