@@ -113,7 +113,7 @@ void PageCachePrefetcher::work() {
     changed_.wait(lock, [this] { return stopping_ || !jobs_.empty(); });
     if (jobs_.empty()) return;
     // It stays in the list, where cancel() looks for it.
-    const std::shared_ptr<Job> job = jobs_.front();
+    std::shared_ptr<Job> job = jobs_.front();
     lock.unlock();
     REAP_HOOK(before_page_cache_turn);
     const bool has_more = advance(*job);
@@ -125,6 +125,7 @@ void PageCachePrefetcher::work() {
     }
     lock.unlock();
     finish(*job);
+    job.reset();
     lock.lock();
   }
 }
@@ -196,6 +197,8 @@ bool PageCachePrefetcher::advance(Job& job) {
 
 void PageCachePrefetcher::finish(Job& job) {
   job.report.there_us = since_us(job.started);
+  // Who is told may unmount them.
+  job.files.clear();
   job.done(job.report);
 }
 
