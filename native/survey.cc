@@ -60,6 +60,17 @@ Failure failed(ErrorCode code, int error) {
   return failure;
 }
 
+// Whether the tables and the data that the header tells of are inside the file. Nothing else is
+// relied on.
+bool fits(const Header& header, uint64_t file_bytes) {
+  if (header.page_size != kPage && header.page_size != 2 << 20) return false;
+  if (header.index_offset > file_bytes || header.data_offset > file_bytes) return false;
+  const uint64_t tables =
+      header.groups * uint64_t{sizeof(PlanGroup)} + header.extents * uint64_t{sizeof(PlanExtent)};
+  return tables <= file_bytes - header.index_offset &&
+         header.data_pages <= (file_bytes - header.data_offset) / kPage;
+}
+
 // The place of sample `i` of `samples` among `count`.
 uint64_t place(uint64_t i, uint64_t samples, uint64_t count) { return i * count / samples; }
 
@@ -137,7 +148,7 @@ Failure survey(const std::string& memory_file, const std::string& working_set, S
   found->set_device = device_of(working_set);
   const UniqueFd fd(::open(working_set.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   Header header{};
-  if (!fd || !read_header(fd.get(), &header)) return {};
+  if (!fd || !read_header(fd.get(), &header) || !fits(header, set.bytes())) return {};
   found->page_size = header.page_size;
   found->memory_bytes = header.memory_bytes;
   found->pages = header.data_pages;

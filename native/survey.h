@@ -27,8 +27,8 @@ struct Survey {
   bool is_visible = false;  // whether the kernel tells about the memory file
 };
 
-// What `working_set` says of itself is taken as it stands: this is for a choice between two ways
-// that both check it.
+// What `working_set` says of itself is taken as it stands, as far as it is inside the file: this is
+// for a choice between two ways that both check it.
 Failure survey(const std::string& memory_file, const std::string& working_set, Survey* found);
 
 }  // namespace reap

@@ -1,0 +1,344 @@
+// Surveys of files that are in the page cache, partly there, not there, or no working set.
+#include "survey.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "check.h"
+#include "page_cache_fixture.h"
+#include "plan.h"
+
+namespace {
+
+using fixture::PageFile;
+
+constexpr uint32_t kMemoryPages = 2048;
+
+// A working-set file that has as much as a survey looks at.
+struct Set {
+  // The fields of the header at their places.
+  struct __attribute__((packed)) Header {
+    char magic[8] = {'R', 'E', 'A', 'P', 'W', 'S', 'E', 'T'};
+    uint16_t major = 1, minor = 0;
+    uint32_t header_bytes = 4096;
+    uint64_t file_bytes = 0;
+    uint64_t memory_bytes = kMemoryPages * 4096;
+    uint32_t granule = 4096, page_size = 4096;
+    uint64_t index_offset = 4096, index_bytes = 0, data_offset = 0;
+    uint32_t groups = 0, extents = 0, touches = 0, samples = 0, runs = 1, manifest_bytes = 0;
+    uint64_t data_pages = 0, zero_pages = 0;
+    uint8_t sample_key[16] = {};
+    uint32_t index_checksum = 0, header_checksum = 0, disks = 0, disk_extents = 0;
+  };
+  static_assert(sizeof(Header) == 136);
+
+  explicit Set(std::vector<reap::PlanExtent> all) : extents(std::move(all)) {
+    header.extents = static_cast<uint32_t>(extents.size());
+    header.groups = (header.extents + 255) / 256;
+    for (const auto& extent : extents) {
+      if (!(extent.flags & reap::kZeroExtent)) header.data_pages += extent.page_count;
+    }
+    table += header.groups * sizeof(reap::PlanGroup);
+    const uint64_t index_end = table + extents.size() * sizeof(reap::PlanExtent);
+    header.data_offset = (index_end + 4095) / 4096 * 4096;
+    bytes = header.data_offset + header.data_pages * 4096;
+  }
+
+  bool write(const std::string& path) const {
+    std::vector<uint8_t> file_bytes(bytes);
+    std::memcpy(file_bytes.data(), &header, sizeof header);
+    if (!extents.empty()) {
+      std::memcpy(file_bytes.data() + table, extents.data(), extents.size() * sizeof extents[0]);
+    }
+    const reap::UniqueFd file(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+    return ::write(file.get(), file_bytes.data(), bytes) == static_cast<ssize_t>(bytes);
+  }
+
+  std::vector<reap::PlanExtent> extents;
+  Header header;
+  // Of the file, whatever becomes of the header.
+  uint64_t table = 4096;
+  uint64_t bytes = 0;
+};
+
+std::vector<reap::PlanExtent> extents_at(const std::vector<uint32_t>& pages,
+                                         uint32_t page_count = 1, uint32_t flags = 0) {
+  std::vector<reap::PlanExtent> extents;
+  for (const uint32_t page : pages) {
+    extents.push_back({page, page_count, static_cast<uint32_t>(extents.size()), flags});
+  }
+  return extents;
+}
+
+// A memory file and a working set.
+class Files {
+ public:
+  explicit Files(const Set& set) : path_(directory_.path("set")) { CHECK(set.write(path_)); }
+
+  const PageFile& memory() const { return memory_; }
+  const std::string& set() const { return path_; }
+  reap::Survey survey() const {
+    reap::Survey found;
+    CHECK(!reap::survey(memory_.path(), path_, &found));
+    return found;
+  }
+
+ private:
+  const PageFile memory_{kMemoryPages};
+  const fixture::TempDir directory_;
+  const std::string path_;
+};
+
+bool is_about(uint64_t value, uint64_t wanted) {
+  return value * 10 >= wanted * 8 && value * 10 <= wanted * 12;
+}
+
+// Every way in which the kernel tells of the page cache.
+template <typename Run>
+void in_every_way(Run run) {
+  run();
+  fixture::Hooks hooks;
+  reap::hooks::lacks_cachestat = [] { return true; };
+  check::about = "mincore";
+  run();
+  reap::hooks::hides_residency = [] { return true; };
+  check::about = "reads that do not wait";
+  run();
+  check::about.clear();
+}
+
+}  // namespace
+
+TEST(survey_finds_a_working_set_that_is_in_the_page_cache) {
+  in_every_way([] {
+    const Set set(extents_at(fixture::every(2, 0, 2048)));
+    const Files files(set);
+    const reap::Survey found = files.survey();
+    CHECK_EQ(found.page_size, 4096);
+    CHECK_EQ(found.memory_bytes, kMemoryPages * 4096);
+    CHECK_EQ(found.memory_file_bytes, kMemoryPages * 4096);
+    CHECK_EQ(found.pages, 1024);
+    CHECK_EQ(found.extents, 1024);
+    CHECK_EQ(found.disks, 0);
+    CHECK_EQ(found.missing_pages, 0);
+    CHECK_EQ(found.missing_extents, 0);
+    CHECK_EQ(found.missing_bytes, 0);
+    CHECK(found.memory_device > 0);
+    CHECK_EQ(found.memory_device, found.set_device);
+  });
+}
+
+TEST(survey_finds_a_working_set_that_is_not_in_the_page_cache) {
+  const Set set(extents_at(fixture::every(4, 0, 2048), 2));
+  const Files files(set);
+  fixture::forget_cached(files.set());
+  if (!files.memory().evict()) SKIP(fixture::kNeedsEviction);
+  const reap::Survey found = files.survey();
+  CHECK(found.is_visible);
+  CHECK_EQ(found.pages, 1024);
+  CHECK_EQ(found.extents, 512);
+  CHECK_EQ(found.missing_pages, 1024);
+  CHECK_EQ(found.missing_extents, 512);
+  CHECK_EQ(found.missing_bytes, 1024 * 4096);
+  // Looking brings in nothing.
+  CHECK(files.memory().there().empty());
+}
+
+TEST(survey_finds_half_of_a_working_set) {
+  const Set set(extents_at(fixture::every(2, 0, 2048)));
+  const Files files(set);
+  files.memory().evict(0, 1024);
+  if (files.memory().there().size() != 1024) SKIP(fixture::kNeedsEviction);
+  const reap::Survey found = files.survey();
+  CHECK(is_about(found.missing_pages, 512));
+  CHECK(is_about(found.missing_extents, 512));
+  CHECK_EQ(found.missing_bytes, 0);
+}
+
+TEST(survey_tells_pages_from_extents_that_lack_some) {
+  // One page of each extent of four is there.
+  const Set set(extents_at(fixture::every(8, 0, 2048), 4));
+  const Files files(set);
+  if (!files.memory().evict()) SKIP(fixture::kNeedsEviction);
+  files.memory().read(fixture::every(8, 0, 2048));
+  const reap::Survey found = files.survey();
+  CHECK_EQ(found.extents, 256);
+  CHECK_EQ(found.missing_extents, 256);
+  CHECK_EQ(found.missing_pages, 768);
+}
+
+TEST(survey_leaves_out_zero_extents) {
+  std::vector<reap::PlanExtent> extents = extents_at(fixture::every(2, 0, 1024));
+  // Every second one is of zeros, and not in the page cache.
+  for (size_t i = 1; i < extents.size(); i += 2) {
+    extents[i] = {1024 + static_cast<uint32_t>(i), 1, 0, reap::kZeroExtent};
+  }
+  const Set set(extents);
+  const Files files(set);
+  files.memory().evict(1024, 1024);
+  if (files.memory().there().size() != 1024) SKIP(fixture::kNeedsEviction);
+  reap::Survey found = files.survey();
+  CHECK_EQ(found.pages, 256);
+  CHECK_EQ(found.missing_pages, 0);
+  CHECK_EQ(found.missing_extents, 0);
+  CHECK(files.memory().evict());
+  found = files.survey();
+  CHECK_EQ(found.missing_pages, 256);
+  CHECK_EQ(found.missing_extents, 256);
+
+  const Files zeros(Set(extents_at(fixture::every(2, 0, 1024), 1, reap::kZeroExtent)));
+  CHECK_EQ(zeros.survey().page_size, 4096);
+  CHECK_EQ(zeros.survey().pages, 0);
+  CHECK_EQ(zeros.survey().missing_pages, 0);
+}
+
+TEST(survey_of_data_that_is_partly_there_has_whole_groups_missing) {
+  // 8 groups of 1 MiB.
+  const Set set(extents_at(fixture::every(256, 0, 2048), 256));
+  const Files files(set);
+  fixture::forget_cached(files.set());
+  {
+    // The index, the first half of each even group, and all of each odd one.
+    const reap::UniqueFd file(::open(files.set().c_str(), O_RDONLY | O_CLOEXEC));
+    CHECK_EQ(::posix_fadvise(file.get(), 0, 0, POSIX_FADV_RANDOM), 0);
+    std::vector<uint8_t> group(1 << 20);
+    for (uint64_t i = 0; i < 8; ++i) {
+      const uint64_t bytes = i % 2 == 0 ? group.size() / 2 : group.size();
+      CHECK_EQ(::pread(file.get(), group.data(), bytes,
+                       static_cast<off_t>(set.header.data_offset + i * group.size())),
+               bytes);
+    }
+  }
+  const reap::Survey found = files.survey();
+  // The four samples fall on even groups.
+  CHECK_EQ(found.missing_bytes, 2048 * 4096);
+}
+
+TEST(survey_takes_a_set_without_pages) {
+  Set set({});
+  set.header.disks = 3;
+  const Files files(set);
+  const reap::Survey found = files.survey();
+  CHECK_EQ(found.page_size, 4096);
+  CHECK_EQ(found.disks, 3);
+  CHECK_EQ(found.pages, 0);
+  CHECK_EQ(found.extents, 0);
+  CHECK_EQ(found.missing_pages, 0);
+  CHECK_EQ(found.missing_bytes, 0);
+}
+
+TEST(survey_goes_without_a_working_set) {
+  const PageFile memory(16);
+  reap::Survey found;
+  CHECK(!reap::survey(memory.path(), "", &found));
+  CHECK_EQ(found.page_size, 0);
+  CHECK_EQ(found.memory_file_bytes, 16 * 4096);
+  CHECK(found.memory_device > 0);
+  CHECK_EQ(found.set_device, 0);
+}
+
+TEST(survey_makes_nothing_of_a_file_that_is_no_working_set) {
+  const PageFile memory(16), other(16), empty(0), shorter(1, "", 4096 - 131);
+  Set set(extents_at({1, 2}));
+  set.header.major = 2;
+  const Files later(set);
+  for (const std::string& path : {other.path(), empty.path(), shorter.path(), later.set()}) {
+    reap::Survey found;
+    CHECK(!reap::survey(memory.path(), path, &found));
+    CHECK_EQ(found.page_size, 0);
+    CHECK_EQ(found.pages, 0);
+    CHECK_EQ(found.memory_file_bytes, 16 * 4096);
+  }
+}
+
+TEST(survey_says_which_file_cannot_be_opened) {
+  const uint64_t descriptors = fixture::descriptors_here();
+  const PageFile memory(16);
+  const fixture::TempDir directory;
+  CHECK_EQ(::mkfifo(directory.path("pipe").c_str(), 0600), 0);
+  reap::Survey found;
+  reap::Failure failure = reap::survey(directory.path("missing"), "", &found);
+  CHECK(failure.code == reap::ErrorCode::source_read);
+  CHECK_EQ(failure.err, -ENOENT);
+  failure = reap::survey(memory.path(), directory.path("missing"), &found);
+  CHECK(failure.code == reap::ErrorCode::working_set_io);
+  CHECK_EQ(failure.err, -ENOENT);
+  failure = reap::survey(memory.path(), directory.path("pipe"), &found);
+  CHECK(failure.code == reap::ErrorCode::working_set_io);
+  CHECK_EQ(failure.err, -EINVAL);
+  CHECK_EQ(fixture::descriptors_here(), descriptors);
+}
+
+TEST(survey_makes_nothing_of_a_header_that_does_not_fit_its_file) {
+  const struct {
+    const char* name;
+    void (*damage)(Set::Header&);
+  } kRows[] = {
+      {"extents", [](auto& header) { header.extents = UINT32_MAX; }},
+      {"one extent too many", [](auto& header) { header.extents += 1 << 20; }},
+      {"groups", [](auto& header) { header.groups = UINT32_MAX; }},
+      {"index offset", [](auto& header) { header.index_offset = UINT64_MAX; }},
+      // The table of extents would begin at 0 again.
+      {"index offset that wraps", [](auto& header) { header.index_offset = -uint64_t{64}; }},
+      {"negative index offset", [](auto& header) { header.index_offset = uint64_t{1} << 63; }},
+      {"data offset", [](auto& header) { header.data_offset = UINT64_MAX; }},
+      {"data pages", [](auto& header) { header.data_pages = UINT64_MAX; }},
+      {"data pages that wrap", [](auto& header) { header.data_pages += uint64_t{1} << 52; }},
+      {"one data page too many", [](auto& header) { ++header.data_pages; }},
+      {"no page size", [](auto& header) { header.page_size = 0; }},
+      {"another page size", [](auto& header) { header.page_size = 16384; }},
+  };
+  for (const auto& row : kRows) {
+    Set set(extents_at(fixture::every(2, 0, 1024)));
+    row.damage(set.header);
+    const Files files(set);
+    const reap::Survey found = files.survey();
+    check::about = row.name;
+    CHECK_EQ(found.page_size, 0);
+    CHECK_EQ(found.pages, 0);
+    CHECK_EQ(found.missing_pages, 0);
+    CHECK_EQ(found.missing_bytes, 0);
+    CHECK_EQ(found.memory_file_bytes, kMemoryPages * 4096);
+  }
+}
+
+TEST(survey_takes_any_table_of_extents) {
+  const struct {
+    const char* name;
+    reap::PlanExtent extent;
+  } kRows[] = {
+      {"past the memory", {kMemoryPages - 1, 2, 0, 0}},
+      {"behind the memory", {UINT32_MAX, 1, 0, 0}},
+      {"endless", {0, UINT32_MAX, 0, 0}},
+      {"endless behind the memory", {UINT32_MAX, UINT32_MAX, 0, 0}},
+      {"without pages", {5, 0, 0, 0}},
+      {"with every flag", {5, 1, 0, UINT32_MAX}},
+  };
+  for (const auto& row : kRows) {
+    Set set(extents_at(fixture::every(2, 0, 1024)));
+    for (auto& extent : set.extents) extent = row.extent;
+    in_every_way([&] {
+      const Files files(set);
+      const reap::Survey found = files.survey();
+      check::about = row.name;
+      CHECK_EQ(found.page_size, 4096);
+      CHECK_EQ(found.pages, 512);
+      CHECK(found.missing_pages <= found.pages);
+      CHECK(found.missing_extents <= found.extents);
+    });
+  }
+}
+
+TEST(survey_takes_an_empty_memory_file) {
+  const PageFile memory(0);
+  const Files files(Set(extents_at({1, 2, 3})));
+  reap::Survey found;
+  CHECK(!reap::survey(memory.path(), files.set(), &found));
+  CHECK_EQ(found.memory_file_bytes, 0);
+  CHECK_EQ(found.pages, 3);
+  CHECK_EQ(found.missing_pages, 3);
+}
