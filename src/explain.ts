@@ -182,7 +182,7 @@ function explainFile(failure: NativeFailure, what: string, path: string | undefi
   }
 }
 
-/** Why the page cache cannot be recorded; `offset` is the file's place among those given. */
+/** Why the page cache of a file cannot be recorded. */
 function explainPageCache({ check, got }: NativeFailure, path: string | undefined): Explanation {
   switch (check) {
     case 'hidden':
@@ -241,7 +241,7 @@ function explainCause(
     case 'ERR_WORKING_SET_IO':
       return explainFile(failure, 'the working-set file', context.workingSetPath)
     case 'ERR_PAGE_CACHE':
-      return explainPageCache(failure, context.memoryFile)
+      return explainPageCache(failure, context.diskImage ?? context.memoryFile)
     default:
       return explainFault(failure)
   }

@@ -174,7 +174,10 @@ export function toError(failure: NativeFailure, context: FailureContext): ReapTr
     errno: failure.errno === 0 ? undefined : failure.errno,
     syscall: failure.syscall === '' ? undefined : failure.syscall,
     check: failure.check === '' ? undefined : failure.check,
-    offset: failure.check === '' && failure.offset === 0n ? undefined : Number(failure.offset),
+    offset:
+      failure.offset === 0n && (failure.check === '' || code === 'ERR_PAGE_CACHE')
+        ? undefined
+        : Number(failure.offset),
   })
 }
 

@@ -2,9 +2,23 @@ import { freemem } from 'node:os'
 import { readOnce } from './checked-plan.js'
 import { surveyFiles } from './choice.js'
 import { ReapTraceError } from './errors.js'
-import { isFailure, type NativeFailure, type NativeRecorder, native, toError } from './native.js'
+import {
+  isFailure,
+  type NativeFailure,
+  type NativeRecorder,
+  native,
+  sampleDiskPages,
+  toError,
+} from './native.js'
 import { checkOptions, type OptionRule, required, rules } from './options.js'
-import { checkDisk, checkIdentity, checkSize, statDiskImage, statMemoryFile } from './snapshot.js'
+import {
+  checkDisk,
+  checkIdentity,
+  checkSize,
+  otherDiskSize,
+  statDiskImage,
+  statMemoryFile,
+} from './snapshot.js'
 import { PAGE } from './trace.js'
 import { diskTableOf, planOf, Trace, touchTableOf, WorkingSet } from './working-set.js'
 
@@ -77,7 +91,7 @@ export interface PageCacheRecording extends AsyncDisposable {
  * @throws ReapTraceError
  * - `ERR_PAGE_CACHE`: `check` is `mapped` (another process maps a file, so that it cannot be evicted),
  *   `stays` (it cannot be evicted, as a tmpfs) or `hidden` (the kernel does not tell this user),
- * - `ERR_SOURCE_READ`: a file cannot be opened.
+ * - `ERR_SOURCE_READ`: a file cannot be opened, is empty, or is no regular file.
  *
  * @example
  * const recording = await recordPageCache({ memoryFile, diskImages: ['rootfs.img'] })
@@ -100,22 +114,34 @@ export async function recordPageCache(
   const { memoryFile, diskImages = [], intervalMs = 2 } = options
   const paths = [memoryFile, ...diskImages]
   const sizes = [Number((await statMemoryFile(memoryFile)).size)]
-  for (const path of diskImages) {
-    sizes.push(Math.ceil(Number((await statDiskImage(path)).size) / PAGE) * PAGE)
-  }
+  for (const path of diskImages) sizes.push(await paddedSize(path))
   const started = await native().startRecording(paths, Math.round(intervalMs * 1000))
-  if (isFailure(started)) throw fileError(started, paths)
+  // Its offset is the file's place.
+  if (isFailure(started)) {
+    throw fileError({ ...started, offset: 0n }, paths, Number(started.offset))
+  }
   return new Recording(started, sizes)
 }
 
-/** The error of a failure that says which of several files it is about. */
+/** The size of a disk image with its last page whole. */
+async function paddedSize(path: string): Promise<number> {
+  const size = Number((await statDiskImage(path)).size)
+  if (size > 0) return Math.ceil(size / PAGE) * PAGE
+  throw new ReapTraceError('ERR_SOURCE_READ', `the disk image ${path} is empty`, {
+    path,
+    check: 'empty',
+    hint: 'Name the file that the VMM has as its disk.',
+  })
+}
+
+/** The error of a failure in the file at this place: the memory file, or a disk image after it. */
 function fileError(
   failure: NativeFailure,
-  paths: readonly string[],
-  file?: number,
+  [memoryFile = '', ...diskImages]: readonly string[],
+  file: number,
 ): ReapTraceError {
-  const path = paths[file ?? Number(failure.offset)]
-  return toError(file === undefined ? { ...failure, offset: 0n } : failure, { memoryFile: path! })
+  const diskImage = diskImages[file - 1]
+  return toError(failure, diskImage === undefined ? { memoryFile } : { memoryFile, diskImage })
 }
 
 class Recording implements PageCacheRecording {
@@ -201,7 +227,7 @@ export interface PrefetchPageCacheOptions {
 
 /** What a prefetch into the page cache did. */
 export interface PageCachePrefetchResult {
-  /** 4 KiB pages of the working set, over all files. */
+  /** 4 KiB pages of the working set that were asked for, over all files: all, within the budget. */
   readonly pages: number
   /** Those that were in the page cache before; 0 where the kernel does not tell. */
   readonly residentPages: number
@@ -228,14 +254,14 @@ export interface PageCachePrefetchResult {
  *
  * Resolves when all is there. A guest can run meanwhile; it finds what was brought in.
  *
- * A disk image that changed since the record is left out, and `error` says so: the places are of no
- * use then, and only time would be lost.
+ * A disk image that changed since the record, or that cannot be read, is left out, and `error` says
+ * so: the places are of no use then, and only time would be lost.
  *
  * @throws TypeError for options that make no sense, or more `diskImages` than the set has.
  * @throws ReapTraceError
  * - `ERR_WORKING_SET_INVALID`, `ERR_WORKING_SET_IO`: the working set cannot be used,
  * - `ERR_SNAPSHOT_MISMATCH`: it was made from another memory file,
- * - `ERR_SOURCE_READ`: a file cannot be read.
+ * - `ERR_SOURCE_READ`: the memory file cannot be read.
  * @throws the reason of `signal` when it aborts.
  */
 export async function prefetchPageCache(
@@ -332,14 +358,26 @@ export async function bringIn(
   }
 }
 
+async function checkImage(path: string, set: WorkingSet, disk: number): Promise<void> {
+  const stored = planOf(set)?.disks[disk]
+  if (stored) {
+    await checkDisk(path, stored)
+    return
+  }
+  // Of traces nothing is known but the size in whole pages.
+  const bytes = await paddedSize(path)
+  const expected = set.disks[disk]!.bytes
+  if (bytes !== expected) throw otherDiskSize(path, bytes, expected)
+  await sampleDiskPages(path, new Uint32Array()) // opens it
+}
+
 /** The disk images whose places are still good, and why others are not; those have an empty path. */
 async function usable(diskImages: readonly string[], set: WorkingSet) {
   let error: ReapTraceError | undefined
   const paths = await Promise.all(
     diskImages.map(async (path, i) => {
       try {
-        const stored = planOf(set)?.disks[i]
-        if (stored) await checkDisk(path, stored)
+        await checkImage(path, set, i)
         return path
       } catch (reason) {
         if (!(reason instanceof ReapTraceError)) throw reason

@@ -247,7 +247,7 @@ export function checkSize(path: string, bytes: number, memoryBytes: number): voi
   )
 }
 
-const otherDiskSize = (path: string, bytes: number, expected: number): ReapTraceError =>
+export const otherDiskSize = (path: string, bytes: number, expected: number): ReapTraceError =>
   new ReapTraceError(
     'ERR_SNAPSHOT_MISMATCH',
     `the working set is of a disk image of ${expected} bytes, but ${path} has ${bytes}`,
