@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "cached_file.h"
+#include "crc32c.h"
 #include "plan.h"
 
 namespace reap {
@@ -29,19 +30,26 @@ uint64_t samples_of(uint64_t count, uint64_t for_each) {
   return std::min(count, std::clamp(count / for_each, kLeastSamples, kMostSamples));
 }
 
+constexpr size_t kChecksumAt = 124;
+
 // The fields of the header that are looked at (docs/working-set-format.md).
 struct Header {
   uint64_t memory_bytes, index_offset, data_offset, data_pages;
   uint32_t page_size, groups, extents, disks;
 };
 
+// Whether there is one that is sound by itself.
 bool read_header(int fd, Header* header) {
-  uint8_t bytes[132];
+  uint8_t bytes[kPage];
   if (::pread(fd, bytes, sizeof bytes, 0) != sizeof bytes) return false;
   if (std::memcmp(bytes, "REAPWSET\1\0", 10) != 0) return false;
   const auto copy = [&bytes](size_t at, auto* field) {
     std::memcpy(field, bytes + at, sizeof *field);
   };
+  uint32_t checksum = 0;
+  copy(kChecksumAt, &checksum);
+  std::memset(bytes + kChecksumAt, 0, sizeof checksum);
+  if (crc32c(bytes, sizeof bytes) != checksum) return false;
   copy(24, &header->memory_bytes);
   copy(36, &header->page_size);
   copy(40, &header->index_offset);

@@ -111,7 +111,8 @@ export const guestCosts = (costs: HostCosts | undefined, vcpus: Vcpus) =>
 export interface Wishes {
   readonly forced: Backend | undefined
   readonly record: boolean
-  readonly hasWorkingSet: boolean
+  /** `places` are of a set that is in no file, so that nothing can be installed in bulk. */
+  readonly workingSet: 'file' | 'places' | 'refused' | 'none'
   /** Of the guest, where the caller says it. */
   readonly pageSize: number | undefined
 }
@@ -129,6 +130,13 @@ const ms = (value: number) => `${value < 10 ? value.toFixed(1) : Math.round(valu
 const percent = (part: number, whole: number) =>
   whole === 0 ? '0 %' : `${Math.round((100 * part) / whole)} %`
 
+const WITHOUT = 'the kernel serves faults faster than a handler'
+const because = {
+  none: `without a working set ${WITHOUT}`,
+  refused: `the working set cannot be used, and without one ${WITHOUT}`,
+  places: 'a working set that is in no file can be brought into the page cache at once',
+} as const
+
 /** Chooses by what must be, then by the estimates; without those by what is in the page cache. */
 export function choose(
   wishes: Wishes,
@@ -142,10 +150,8 @@ export function choose(
   if ((wishes.pageSize ?? survey.pageSize) === 2 * 2 ** 20) {
     return { backend: 'uffd', reason: 'a guest with 2 MiB pages can be restored in no other way' }
   }
-  if (!wishes.hasWorkingSet || survey.pageSize === undefined) {
-    const reason = 'without a working set the kernel serves faults faster than a handler'
-    return { backend: 'page-cache', reason }
-  }
+  if (wishes.workingSet !== 'file')
+    return { backend: 'page-cache', reason: because[wishes.workingSet] }
   const { pages, missingPages } = survey
   const cached = `${percent(pages - missingPages, pages)} of ${(pages / 256).toFixed(pages < 2560 ? 1 : 0)} MiB of working set in the page cache`
   if (!estimates) {

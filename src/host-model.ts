@@ -151,10 +151,11 @@ export class HostModel {
   }
 }
 
-let model: Promise<HostModel> | undefined
+let model: { readonly path: string; readonly loaded: Promise<HostModel> } | undefined
 
-/** The model of this process, read when it is first needed. */
+/** The model of this process, read when it is first needed, and when another file is named. */
 export function hostModel(): Promise<HostModel> {
-  model ??= HostModel.load()
-  return model
+  const path = hostCostsPath()
+  if (model?.path !== path) model = { path, loaded: HostModel.load(path) }
+  return model.loaded
 }

@@ -1,4 +1,4 @@
-import { isWorkingSetError } from './checked-plan.js'
+import { isWorkingSetError, readOnce } from './checked-plan.js'
 import {
   type Backend,
   choose,
@@ -19,8 +19,8 @@ import {
   pathsRule,
   workingSetRule,
 } from './page-cache.js'
-import { serve, serveRules } from './serve.js'
-import { RECORD_AGAIN } from './snapshot.js'
+import { report, serve, serveRules } from './serve.js'
+import { checkIdentity, checkSize, statMemoryFile } from './snapshot.js'
 import { planOf, WorkingSet } from './working-set.js'
 
 /**
@@ -33,7 +33,10 @@ export interface PrepareRestoreOptions extends ServeOptions {
    * @default 'auto'
    */
   readonly backend?: Backend | 'auto' | undefined
-  /** Disk images that the VM reads, in the order of the record; they are prefetched in either way. */
+  /**
+   * Disk images that the VM reads, in the order of the record; they are prefetched in either way. Those
+   * of which the working set has nothing are left alone.
+   */
   readonly diskImages?: readonly string[] | undefined
   /**
    * What runs the guest: vCPUs of KVM, or threads of the VMM (QEMU's TCG). Their faults cost
@@ -63,7 +66,7 @@ export interface Restore extends AsyncDisposable {
   readonly memBackend: MemBackend
   /** Why, in a sentence with the figures. */
   readonly reason: string
-  /** What was found; `undefined` when there was no working set to look for. */
+  /** What was found; `undefined` when there was no working set in a file to look for. */
   readonly residency: Residency | undefined
   /** What each way would have taken; `undefined` on a host that was not measured. */
   readonly estimates: Readonly<Record<Backend, Estimate>> | undefined
@@ -106,11 +109,13 @@ const prepareRules = {
  * The choice takes a fraction of a millisecond, on a pool thread. It goes by what must be (`record`,
  * 2 MiB pages), then by an estimate for each way: samples of the working set are looked for in the page
  * cache, and {@link measureHost} has measured what pages and reads cost here. Restores refresh the
- * costs of reads.
+ * costs of reads. A working set that cannot be used leads to the page cache.
  *
- * @throws TypeError for options that make no sense.
+ * @throws TypeError for options that make no sense, or that only a fault handler can fulfil with
+ * `backend: 'page-cache'`.
  * @throws ReapTraceError what {@link serve} throws. A working set that cannot be used is reported as
- * `warning`, and with `onBadWorkingSet: 'fail'` thrown, in either way.
+ * `warning`, and with `onBadWorkingSet: 'fail'` thrown, in either way; where all of its pages are in the
+ * page cache, nothing of it is used, and it is looked at only with `'fail'`.
  *
  * @example
  * await using restore = await prepareRestore({ memoryFile, workingSet, socketPath })
@@ -120,10 +125,23 @@ const prepareRules = {
  */
 export async function prepareRestore(options: PrepareRestoreOptions): Promise<Restore> {
   checkOptions('prepareRestore()', options, prepareRules)
+  checkTogether(options)
   options.signal?.throwIfAborted()
   const plan = await planRestore(options)
   options.signal?.throwIfAborted()
   return plan.choice === 'uffd' ? byHandler(options, plan) : byPageCache(options, plan)
+}
+
+function checkTogether({ backend, record, pageSize }: PrepareRestoreOptions): void {
+  if (backend !== 'page-cache') return
+  if (record) {
+    throw new TypeError(
+      'record: true of prepareRestore() needs a fault handler; recordPageCache() records without one',
+    )
+  }
+  if (pageSize === 2 * 2 ** 20) {
+    throw new TypeError('Expected no backend "page-cache" for a guest with 2 MiB pages')
+  }
 }
 
 interface RestorePlan {
@@ -131,6 +149,10 @@ interface RestorePlan {
   readonly reason: string
   readonly survey: Survey
   readonly estimates: Record<Backend, Estimate> | undefined
+  /** Whether there is a file of a working set that was looked for. */
+  readonly isInFile: boolean
+  /** How many of the disk images the working set has pages of. */
+  readonly disks: number
   /** Why the working set is not used. */
   readonly refusal: ReapTraceError | undefined
   readonly decidedMs: number
@@ -140,20 +162,38 @@ interface RestorePlan {
 export async function planRestore(options: PrepareRestoreOptions): Promise<RestorePlan> {
   const startedAt = performance.now()
   const { memoryFile, workingSet, record = false, backend = 'auto', vcpus = 'kvm' } = options
-  const path =
-    workingSet instanceof WorkingSet ? (planOf(workingSet)?.path ?? '') : (workingSet ?? '')
-  const [model, { survey, refusal }] = await Promise.all([hostModel(), look(memoryFile, path)])
-  if (refusal && options.onBadWorkingSet === 'fail') throw refusal
-  const estimates = refusal || path === '' ? undefined : estimate(survey, model, vcpus)
-  const wishes = {
-    forced: backend === 'auto' ? undefined : backend,
-    record,
-    hasWorkingSet: path !== '' && !refusal,
-    pageSize: options.pageSize,
+  const set = workingSet instanceof WorkingSet ? workingSet : undefined
+  const path = set ? (planOf(set)?.path ?? '') : ((workingSet as string | undefined) ?? '')
+  const [model, found] = await Promise.all([hostModel(), look(memoryFile, path)])
+  const { survey } = found
+  let { refusal } = found
+  const isInFile = path !== ''
+  const decide = () => {
+    const isUsable = workingSet !== undefined && !refusal
+    const estimates = isInFile && isUsable ? estimate(survey, model, vcpus) : undefined
+    const wishes = {
+      forced: backend === 'auto' ? undefined : backend,
+      record,
+      workingSet: refusal ? 'refused' : !isUsable ? 'none' : isInFile ? 'file' : 'places',
+      pageSize: options.pageSize ?? set?.pageSize,
+    } as const
+    return { ...choose(wishes, survey, estimates), estimates }
   }
-  const { backend: choice, reason } = choose(wishes, survey, estimates)
+  let choice = decide()
   const decidedMs = performance.now() - startedAt
-  return { choice, reason, survey, estimates, refusal, decidedMs }
+  // A handler reads and checks the set in any case, and without one it is the slowest way.
+  const mustCheck =
+    options.onBadWorkingSet === 'fail' ||
+    choice.backend === 'uffd' ||
+    (isInFile && (survey.pageSize === undefined || survey.memoryBytes !== survey.memoryFileBytes))
+  if (workingSet !== undefined && !refusal && mustCheck) {
+    refusal = await refusalOf(workingSet, memoryFile)
+    if (refusal) choice = decide()
+  }
+  if (refusal && options.onBadWorkingSet === 'fail') throw refusal
+  const { backend: way, reason, estimates } = choice
+  const disks = Math.min(set?.disks.length ?? survey.disks, options.diskImages?.length ?? 0)
+  return { choice: way, reason, survey, estimates, isInFile, disks, refusal, decidedMs }
 }
 
 async function look(
@@ -161,42 +201,64 @@ async function look(
   workingSet: string,
 ): Promise<{ survey: Survey; refusal: ReapTraceError | undefined }> {
   try {
-    const survey = await surveyFiles(memoryFile, workingSet)
-    if (survey.pageSize === undefined || survey.memoryBytes === survey.memoryFileBytes) {
-      return { survey, refusal: undefined }
-    }
-    const refusal = new ReapTraceError(
-      'ERR_SNAPSHOT_MISMATCH',
-      `the working set is for a memory file of ${survey.memoryBytes} bytes, and ${memoryFile} has ${survey.memoryFileBytes}`,
-      { path: memoryFile, check: 'size', hint: RECORD_AGAIN },
-    )
-    return { survey: { ...survey, pageSize: undefined }, refusal }
+    return { survey: await surveyFiles(memoryFile, workingSet), refusal: undefined }
   } catch (error) {
     if (workingSet === '' || !isWorkingSetError(error)) throw error
     return { survey: await surveyFiles(memoryFile, ''), refusal: error }
   }
 }
 
-async function byHandler(options: PrepareRestoreOptions, plan: RestorePlan): Promise<Restore> {
-  const { backend: _, diskImages = [], vcpus: __, pageSize: ___, budgetBytes, ...served } = options
-  const handler = await serve({ ...served, record: options.record ?? false })
+/** Why a working set cannot be used for this memory file. */
+async function refusalOf(
+  workingSet: WorkingSet | string,
+  memoryFile: string,
+): Promise<ReapTraceError | undefined> {
+  try {
+    const set = typeof workingSet === 'string' ? await readOnce(workingSet) : workingSet
+    if (set.identity) await checkIdentity(memoryFile, set)
+    else checkSize(memoryFile, Number((await statMemoryFile(memoryFile)).size), set.memoryBytes)
+    return undefined
+  } catch (error) {
+    if (!isWorkingSetError(error)) throw error
+    return error
+  }
+}
+
+/** Ends when the restore does, and with the caller's signal. */
+function endingWith(signal: AbortSignal | undefined): AbortController {
   const ending = new AbortController()
+  const pass = () => ending.abort(signal?.reason)
+  signal?.addEventListener('abort', pass, { once: true, signal: ending.signal })
+  return ending
+}
+
+async function byHandler(options: PrepareRestoreOptions, plan: RestorePlan): Promise<Restore> {
+  const { backend: _, diskImages, vcpus: __, pageSize: ___, budgetBytes, ...served } = options
+  const { workingSet, signal } = options
+  const handler = await serve({ ...served, record: options.record ?? false })
+  const ending = endingWith(signal)
+  handler.closed.catch(() => {}).finally(() => ending.abort(new Error('the restore has ended')))
   const disksPrefetched =
-    plan.survey.disks > 0 && diskImages.length > 0 && options.workingSet !== undefined
-      ? bringIn(options.workingSet, {
+    plan.disks > 0 && workingSet !== undefined && !plan.refusal
+      ? bringIn(workingSet, {
           memoryFile: undefined,
-          diskImages,
+          diskImages: diskImages!.slice(0, plan.disks),
           budgetBytes,
           signal: ending.signal,
-        }).catch(asResult)
+        }).then(
+          (result) => told(result, options),
+          (error) => failed(error, options),
+        )
       : Promise.resolve(undefined)
   if (plan.survey.missingBytes > 0) learnFromHandler(handler, plan.survey)
   const close = async (how?: { readonly vm?: 'kill' | 'leave' }) => {
+    const closed = handler.close(how)
     ending.abort(new Error('the restore was closed'))
-    await handler.close(how)
+    await disksPrefetched
+    await closed
   }
   return {
-    ...found(options, plan),
+    ...found(plan),
     choice: 'uffd',
     memBackend: { backend_type: 'Uffd', backend_path: handler.socketPath },
     handler,
@@ -208,44 +270,20 @@ async function byHandler(options: PrepareRestoreOptions, plan: RestorePlan): Pro
 }
 
 function byPageCache(options: PrepareRestoreOptions, plan: RestorePlan): Restore {
-  const { memoryFile, workingSet, diskImages = [], budgetBytes, signal } = options
-  const { survey, refusal } = plan
-  const warn = (error: ReapTraceError) => options.onEvent?.({ type: 'warning', error })
-  const ending = new AbortController()
-  let prefetched: Promise<PageCachePrefetchResult>
-  const isThere = survey.missingPages === 0 && (survey.disks === 0 || diskImages.length === 0)
-  if (workingSet === undefined || refusal) {
-    if (refusal) warn(refusal)
-    prefetched = Promise.resolve({
-      ...nothingToBring(0),
-      ...(refusal && { complete: false, error: refusal }),
-    })
-  } else if (isThere) {
-    prefetched = Promise.resolve(nothingToBring(survey.pages))
-  } else {
-    prefetched = bringIn(workingSet, {
-      memoryFile,
-      diskImages,
-      budgetBytes,
-      signal: signal ? AbortSignal.any([signal, ending.signal]) : ending.signal,
-    }).then(
-      (result) => {
-        if (result.error) warn(result.error)
-        learnFromPageCache(result, survey)
-        return result
-      },
-      (error) => {
-        if (error instanceof ReapTraceError) warn(error)
-        return asResult(error)
-      },
+  const { memoryFile } = options
+  const ending = endingWith(options.signal)
+  const prefetched = prefetchByPageCache(options, plan, ending.signal)
+    .then(
+      (result) => told(result, options),
+      (error) => failed(error, options),
     )
-  }
+    .finally(() => ending.abort()) // lets go of the caller's signal
   const close = async () => {
     ending.abort(new Error('the restore was closed'))
     await prefetched
   }
   return {
-    ...found(options, plan),
+    ...found(plan),
     choice: 'page-cache',
     memBackend: { backend_type: 'File', backend_path: memoryFile },
     handler: undefined,
@@ -256,30 +294,49 @@ function byPageCache(options: PrepareRestoreOptions, plan: RestorePlan): Restore
   }
 }
 
-/** The end of a prefetch beside a VM, for which it is no failure. */
-const asResult = (error: unknown): PageCachePrefetchResult => ({
-  ...nothingToBring(0),
-  complete: false,
-  ...(error instanceof ReapTraceError && { error }),
-})
+async function prefetchByPageCache(
+  { memoryFile, workingSet, diskImages = [], budgetBytes }: PrepareRestoreOptions,
+  { survey, isInFile, disks, refusal }: RestorePlan,
+  signal: AbortSignal,
+): Promise<PageCachePrefetchResult> {
+  if (refusal) throw refusal
+  if (workingSet === undefined) return nothingToBring(0)
+  if (isInFile && survey.missingPages === 0 && disks === 0) {
+    return nothingToBring(survey.pages)
+  }
+  const result = await bringIn(workingSet, {
+    memoryFile,
+    diskImages: diskImages.slice(0, disks),
+    budgetBytes,
+    signal,
+  })
+  learnFromPageCache(result, survey)
+  return result
+}
 
-const found = (
-  { workingSet }: PrepareRestoreOptions,
-  { reason, survey, estimates, decidedMs }: RestorePlan,
-) => {
+/** The end of a prefetch beside a VM, for which a failure is none. */
+function told(
+  result: PageCachePrefetchResult,
+  options: PrepareRestoreOptions,
+): PageCachePrefetchResult {
+  if (result.error) report(options, { type: 'warning', error: result.error })
+  return result
+}
+
+function failed(error: unknown, options: PrepareRestoreOptions): PageCachePrefetchResult {
+  const known = error instanceof ReapTraceError ? { error } : {}
+  return told({ ...nothingToBring(0), complete: false, ...known }, options)
+}
+
+const found = ({ reason, survey, estimates, isInFile, decidedMs }: RestorePlan) => {
   const { pages, extents, missingPages, missingExtents, missingBytes, isVisible } = survey
   const residency = { pages, extents, missingPages, missingExtents, missingBytes, isVisible }
-  return {
-    reason,
-    estimates,
-    decidedMs,
-    residency: workingSet === undefined ? undefined : residency,
-  }
+  return { reason, estimates, decidedMs, residency: isInFile ? residency : undefined }
 }
 
 /** Restores that read too little say nothing about the disk. */
-const ENOUGH_BYTES = 4 * 2 ** 20
-const ENOUGH_EXTENTS = 64
+const ENOUGH_BYTES = 16 * 2 ** 20
+const ENOUGH_EXTENTS = 512
 
 function learnFromHandler(handler: FaultHandler, { setDevice, missingBytes }: Survey): void {
   handler.prefetched.then(
@@ -295,9 +352,10 @@ function learnFromHandler(handler: FaultHandler, { setDevice, missingBytes }: Su
 /** A prefetch shows what its runs cost, or, where those are long, what its bytes do. */
 async function learnFromPageCache(
   { bytes, extents, thereMs, complete }: PageCachePrefetchResult,
-  { memoryDevice }: Survey,
+  { memoryDevice, isVisible }: Survey,
 ): Promise<void> {
-  if (!complete || extents < ENOUGH_EXTENTS) return
+  // Of a hidden file all runs count, whether they were read or there.
+  if (!complete || !isVisible || extents < ENOUGH_EXTENTS) return
   const model = await hostModel()
   const costs = model.diskCosts(memoryDevice)?.costs
   if (!costs) return

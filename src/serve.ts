@@ -273,7 +273,7 @@ class Session implements FaultHandler {
 }
 
 /** Tells the caller. What its listener throws is its own, and must not reach the engine's state. */
-function report({ onEvent }: ServeOptions, event: ServeEvent): void {
+export function report({ onEvent }: Pick<ServeOptions, 'onEvent'>, event: ServeEvent): void {
   if (!onEvent) return
   try {
     onEvent(event)

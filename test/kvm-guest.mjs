@@ -183,8 +183,9 @@ export class KvmGuest {
   }
 
   /**
-   * Lets it go on after a pause. After `ready`, the line may choose the backend: `file`, or `socket`
-   * and a path.
+   * Lets it go on after a pause.
+   *
+   * @param {string} [line] After `ready`, its backend: `file`, or `socket` and a path.
    */
   go(line = '') {
     this.#child.stdin.write(`${line}\n`)

@@ -6,9 +6,11 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstddef>
 #include <cstring>
 
 #include "check.h"
+#include "crc32c.h"
 #include "page_cache_fixture.h"
 #include "plan.h"
 
@@ -51,6 +53,9 @@ struct Set {
   bool write(const std::string& path) const {
     std::vector<uint8_t> file_bytes(bytes);
     std::memcpy(file_bytes.data(), &header, sizeof header);
+    // Right, whatever the fields say: they are what is tested.
+    const uint32_t checksum = reap::crc32c(file_bytes.data(), 4096);
+    std::memcpy(file_bytes.data() + offsetof(Header, header_checksum), &checksum, sizeof checksum);
     if (!extents.empty()) {
       std::memcpy(file_bytes.data() + table, extents.data(), extents.size() * sizeof extents[0]);
     }
@@ -304,6 +309,15 @@ TEST(survey_makes_nothing_of_a_header_that_does_not_fit_its_file) {
     CHECK_EQ(found.missing_bytes, 0);
     CHECK_EQ(found.memory_file_bytes, kMemoryPages * 4096);
   }
+}
+
+TEST(survey_makes_nothing_of_a_header_with_a_wrong_checksum) {
+  const Files files(Set(extents_at({1, 3, 5})));
+  CHECK_EQ(files.survey().page_size, 4096);
+  const reap::UniqueFd set(::open(files.set().c_str(), O_RDWR | O_CLOEXEC));
+  const uint8_t label = 1;
+  CHECK_EQ(::pwrite(set.get(), &label, 1, 80), 1);
+  CHECK_EQ(files.survey().page_size, 0);
 }
 
 TEST(survey_takes_any_table_of_extents) {

@@ -1,0 +1,244 @@
+import { readFileSync, writeFileSync } from 'node:fs'
+import { describe, expect, test } from 'vitest'
+import { choose, estimate, type Survey, type Wishes } from '../src/choice.js'
+import { HostModel } from '../src/host-model.js'
+import { costs, hostCosts, withoutHostCosts } from './host-costs.js'
+import { newPath } from './working-set-helpers.js'
+
+withoutHostCosts()
+
+const warm: Survey = {
+  pageSize: 4096,
+  memoryBytes: 2 ** 28,
+  memoryFileBytes: 2 ** 28,
+  pages: 4000,
+  extents: 1000,
+  missingPages: 0,
+  missingExtents: 0,
+  missingBytes: 0,
+  isVisible: true,
+  disks: 0,
+  memoryDevice: 1,
+  setDevice: 2,
+}
+const cold: Survey = {
+  ...warm,
+  missingPages: 4000,
+  missingExtents: 1000,
+  missingBytes: 4000 * 4096,
+}
+const wishes: Wishes = {
+  forced: undefined,
+  record: false,
+  workingSet: 'file',
+  pageSize: undefined,
+}
+const model = (what: unknown = costs) => HostModel.load(hostCosts(what))
+
+describe('an estimate', () => {
+  const readMs = (4000 * 4096) / 1e6
+  // The longer of touching and reading, and a quarter of the shorter.
+  test.each([
+    ['threads', 'warm', warm, { ms: 23, readMs: 0 }, { ms: 5.5, readMs: 0 }],
+    ['threads', 'cold', cold, { ms: 23 + readMs / 4, readMs }, { ms: 100 + 5.5 / 4, readMs: 100 }],
+    ['kvm', 'warm', warm, { ms: 29, readMs: 0 }, { ms: 10, readMs: 0 }],
+    ['kvm', 'cold', cold, { ms: 29 + readMs / 4, readMs }, { ms: 100 + 10 / 4, readMs: 100 }],
+    // So few runs that their bytes take longer.
+    [
+      'kvm',
+      'cold',
+      { ...cold, missingExtents: 10 },
+      { ms: 29 + readMs / 4, readMs },
+      { ms: 20.48 + 10 / 4, readMs: 20.48 },
+    ],
+  ] as const)(
+    'for %s and a %s page cache follows from the costs',
+    async (kind, _, survey, uffd, cache) => {
+      const estimates = estimate(survey, await model(), kind)!
+      expect(estimates.uffd.ms).toBeCloseTo(uffd.ms)
+      expect(estimates.uffd.readMs).toBeCloseTo(uffd.readMs)
+      expect(estimates['page-cache'].ms).toBeCloseTo(cache.ms)
+      expect(estimates['page-cache'].readMs).toBeCloseTo(cache.readMs)
+    },
+  )
+
+  test('has the costs of each file on its own disk', async () => {
+    const disks = {
+      default: { bytesPerMs: 1, cachedBytesPerMs: 1, extentUs: 1 },
+      1: { bytesPerMs: 3, cachedBytesPerMs: 1e6, extentUs: 500 },
+      2: { bytesPerMs: 4096, cachedBytesPerMs: 5, extentUs: 7 },
+    }
+    const estimates = estimate(cold, await model({ ...costs, disks }), 'kvm')!
+    expect(estimates.uffd.readMs).toBeCloseTo(4000)
+    expect(estimates['page-cache'].readMs).toBeCloseTo(500)
+  })
+
+  test('takes the costs of threads where KVM was not measured', async () => {
+    const { threads } = costs.guests
+    const without = await model({ ...costs, guests: { threads } })
+    expect(estimate(warm, without, 'kvm')).toEqual(estimate(warm, await model(), 'threads'))
+  })
+
+  test('is none on a host that was not measured', async () => {
+    expect(estimate(warm, await HostModel.load(newPath('nowhere')), 'kvm')).toBeUndefined()
+    expect(estimate(warm, await model({ ...costs, guests: {} }), 'threads')).toBeUndefined()
+    expect(estimate(warm, await model({ ...costs, disks: {} }), 'threads')).toBeUndefined()
+  })
+})
+
+describe('the choice', () => {
+  const of = (uffd: number, cache: number, readMs = 0) => ({
+    uffd: { ms: uffd, readMs: 0 },
+    'page-cache': { ms: cache, readMs },
+  })
+
+  test.each([
+    ['what was asked for', { forced: 'page-cache', record: true }, cold, 'page-cache', /asked for/],
+    ['a handler to record', { record: true }, warm, 'uffd', /records each page/],
+    ['a handler for pages of 2 MiB', { pageSize: 2097152 }, warm, 'uffd', /2 MiB pages/],
+    ['a handler for a set of such', {}, { ...warm, pageSize: 2097152 }, 'uffd', /2 MiB pages/],
+    [
+      'the kernel without a set',
+      { workingSet: 'none' },
+      cold,
+      'page-cache',
+      /without a working set/,
+    ],
+    [
+      'the kernel without a good one',
+      { workingSet: 'refused' },
+      cold,
+      'page-cache',
+      /cannot be used/,
+    ],
+    ['the kernel for bare places', { workingSet: 'places' }, cold, 'page-cache', /in no file/],
+  ] as const)('is %s, whatever it costs', (_, wish, survey, backend, reason) => {
+    for (const estimates of [of(1, 100), of(100, 1), undefined]) {
+      expect(choose({ ...wishes, ...wish }, survey, estimates)).toEqual({
+        backend,
+        reason: expect.stringMatching(reason),
+      })
+    }
+  })
+
+  test.each([
+    [90, 100, 'uffd'],
+    [96, 100, 'page-cache'],
+    [100, 100, 'page-cache'],
+    [110, 100, 'page-cache'],
+  ])('between a handler of %i ms and a page cache of %i ms is %s', (uffd, cache, backend) => {
+    expect(choose(wishes, cold, of(uffd, cache)).backend).toBe(backend)
+  })
+
+  test('says its figures in a sentence', () => {
+    expect(choose(wishes, { ...cold, missingPages: 3000 }, of(12.34, 100.4, 99)).reason).toBe(
+      '25 % of 16 MiB of working set in the page cache: a fault handler is estimated at 12 ms, the kernel at 100 ms, 99 ms of it reads',
+    )
+    expect(choose(wishes, { ...warm, pages: 300 }, of(5.55, 1.25)).reason).toBe(
+      '100 % of 1.2 MiB of working set in the page cache: the kernel is estimated at 1.3 ms, a fault handler at 5.5 ms',
+    )
+  })
+
+  test.each([
+    [0, 'page-cache'],
+    [200, 'page-cache'],
+    [201, 'uffd'],
+    [4000, 'uffd'],
+  ])(
+    'on a host that was not measured, with %i of 4000 pages missing, is %s',
+    (missingPages, backend) => {
+      const { backend: chosen, reason } = choose(wishes, { ...warm, missingPages }, undefined)
+      expect(chosen).toBe(backend)
+      expect(reason).toMatch(/^\d+ % of 16 MiB .* not measured \(measureHost\(\)\)$/)
+    },
+  )
+})
+
+describe('the costs of a host', () => {
+  test.each([
+    ['no JSON', '{'],
+    ['nothing', 'null'],
+    ['something else', '[]'],
+    ['those of another kernel', { ...costs, kernel: '5.10.0' }],
+    ['those of other processors', { ...costs, cpu: '64 × another' }],
+    [
+      'a page that costs nothing',
+      {
+        ...costs,
+        guests: {
+          kvm: {
+            mapped: { fixedMs: 1, pageUs: 0, extentUs: 1 },
+            installed: { fixedMs: 1, pageUs: 1, extentUs: 1 },
+          },
+        },
+      },
+    ],
+    [
+      'a start before its beginning',
+      {
+        ...costs,
+        guests: {
+          kvm: {
+            mapped: { fixedMs: -1, pageUs: 1, extentUs: 1 },
+            installed: { fixedMs: 1, pageUs: 1, extentUs: 1 },
+          },
+        },
+      },
+    ],
+    [
+      'half of a guest',
+      { ...costs, guests: { kvm: { mapped: { fixedMs: 1, pageUs: 1, extentUs: 1 } } } },
+    ],
+    [
+      'a disk of words',
+      { ...costs, disks: { default: { bytesPerMs: 'fast', cachedBytesPerMs: 1, extentUs: 1 } } },
+    ],
+    [
+      'a disk with free runs',
+      { ...costs, disks: { default: { ...costs.disks.default, extentUs: 0 } } },
+    ],
+    ['no disks', { ...costs, disks: undefined }],
+  ])('are as none where their file has %s', async (_, what) => {
+    expect((await model(what)).costs).toBeUndefined()
+  })
+
+  test('are believed as they were kept', async () => {
+    expect((await model()).costs).toEqual(costs)
+  })
+
+  test('are refreshed by what restores show of a disk, and kept', async () => {
+    const path = hostCosts()
+    const model = await HostModel.load(path)
+    model.sawDisk(7, { extentUs: 200 })
+    // The first sight of a disk counts, the others move it.
+    expect(model.diskCosts(7)).toEqual({
+      costs: { bytesPerMs: 1e6, cachedBytesPerMs: 8e5, extentUs: 200 },
+      isKnown: true,
+    })
+    model.sawDisk(7, { extentUs: 300, bytesPerMs: 2e6 })
+    const { costs: seen } = model.diskCosts(7)!
+    expect(seen.extentUs).toBeCloseTo(220)
+    expect(seen.bytesPerMs).toBeCloseTo(1.2e6)
+    for (const nonsense of [0, -1, Number.NaN, Number.POSITIVE_INFINITY]) {
+      model.sawDisk(7, { extentUs: nonsense, bytesPerMs: nonsense })
+    }
+    expect(model.diskCosts(7)!.costs).toEqual(seen)
+    expect(model.diskCosts(8)).toEqual({ costs: costs.disks.default, isKnown: false })
+    await expect
+      .poll(() => JSON.parse(readFileSync(path, 'utf8')).disks)
+      .toEqual({
+        ...costs.disks,
+        7: seen,
+      })
+    expect((await HostModel.load(path)).costs).toEqual(model.costs)
+  })
+
+  test('stay none where nothing was measured, whatever is seen', async () => {
+    const path = newPath('nowhere')
+    const model = await HostModel.load(path)
+    model.sawDisk(7, { extentUs: 200 })
+    expect(model.costs).toBeUndefined()
+    writeFileSync(path, JSON.stringify(costs))
+    expect((await HostModel.load(path)).costs).toEqual(costs)
+  })
+})
