@@ -1,6 +1,7 @@
-import { mkdir, readFile } from 'node:fs/promises'
+import { access, constants, mkdir, readFile } from 'node:fs/promises'
 import { availableParallelism, cpus, homedir, release } from 'node:os'
 import { dirname, join } from 'node:path'
+import { ReapTraceError } from './errors.js'
 import { replaceFile, writeWhole } from './files.js'
 
 /** What touches the guest's memory: vCPUs of KVM, or threads of the VMM (QEMU's TCG). */
@@ -107,7 +108,11 @@ export class HostModel {
     return this.#costs
   }
 
-  /** Takes what was measured as a whole, and keeps it. */
+  /**
+   * Takes what was measured as a whole, and keeps it.
+   *
+   * @throws ReapTraceError `ERR_WORKING_SET_IO` where that cannot be; the costs count all the same.
+   */
   async replace(costs: Omit<HostCosts, 'measuredAt' | 'kernel' | 'cpu'>): Promise<HostCosts> {
     this.#costs = {
       measuredAt: new Date().toISOString(),
@@ -144,10 +149,42 @@ export class HostModel {
     }, SAVE_AFTER_MS).unref()
   }
 
+  /**
+   * Makes the folder of its file.
+   *
+   * @throws ReapTraceError `ERR_WORKING_SET_IO`.
+   */
+  async prepare(): Promise<void> {
+    const folder = dirname(this.path)
+    await mkdir(folder, { recursive: true }).catch((cause) => {
+      throw this.#unkept(cause)
+    })
+    await access(folder, constants.W_OK | constants.X_OK).catch((cause) => {
+      throw this.#unkept(cause)
+    })
+  }
+
   async #save(): Promise<void> {
     const bytes = Buffer.from(`${JSON.stringify(this.#costs, undefined, 2)}\n`)
-    await mkdir(dirname(this.path), { recursive: true })
-    await replaceFile(this.path, (file) => writeWhole(file, bytes, 0))
+    await this.prepare()
+    await replaceFile(this.path, (file) => writeWhole(file, bytes, 0)).catch((error) => {
+      throw this.#unkept(error instanceof ReapTraceError ? error.cause : error)
+    })
+  }
+
+  #unkept(cause: unknown): ReapTraceError {
+    const { message, errno, syscall } = cause as NodeJS.ErrnoException
+    return new ReapTraceError(
+      'ERR_WORKING_SET_IO',
+      `the costs of this host cannot be kept in ${this.path}: ${message}`,
+      {
+        path: this.path,
+        errno,
+        syscall,
+        hint: 'Name a file that may be written to in REAP_TRACE_HOST_COSTS.',
+        cause,
+      },
+    )
   }
 }
 

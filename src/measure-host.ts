@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { randomFillSync } from 'node:crypto'
 import { once } from 'node:events'
-import { mkdir, mkdtemp, rm, stat, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, rm, stat, statfs, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { performance } from 'node:perf_hooks'
 import { createInterface } from 'node:readline'
@@ -63,7 +63,8 @@ interface Scene {
  * Guests are measured on x86-64 only; elsewhere `prepareRestore()` chooses without.
  *
  * @throws ReapTraceError
- * - `ERR_WORKING_SET_IO`: the folder cannot be written to,
+ * - `ERR_WORKING_SET_IO`: the folder cannot be written to, or the figures not be kept,
+ * - `ERR_PAGE_CACHE`: the folder is in memory (tmpfs), where nothing is read from a disk,
  * - `ERR_NATIVE_UNAVAILABLE`: the machine gives no userfaultfd, or the package lacks a part.
  * @throws the reason of `signal` when it aborts.
  */
@@ -73,8 +74,10 @@ export async function measureHost(options: MeasureHostOptions = {}): Promise<Hos
     signal: rules.signal,
     onProgress: rules.callback,
   })
-  const model = await hostModel()
   const { signal, onProgress } = options
+  signal?.throwIfAborted()
+  const model = await hostModel()
+  await model.prepare()
   const parent = options.folder ?? dirname(model.path)
   let folder: string
   try {
@@ -91,10 +94,30 @@ export async function measureHost(options: MeasureHostOptions = {}): Promise<Hos
     })
   }
   try {
+    await refuseMemory(parent)
     return await new Measurement(folder, signal, onProgress).run()
+  } catch (error) {
+    signal?.throwIfAborted() // what was ended with it says so in other words
+    throw error
   } finally {
     await rm(folder, { recursive: true, force: true })
   }
+}
+
+/** TMPFS_MAGIC of linux/magic.h. */
+const TMPFS = 0x01021994
+
+async function refuseMemory(folder: string): Promise<void> {
+  if ((await statfs(folder)).type !== TMPFS) return
+  throw new ReapTraceError(
+    'ERR_PAGE_CACHE',
+    `reads of ${folder} cannot be measured: it is a tmpfs`,
+    {
+      path: folder,
+      check: 'stays',
+      hint: 'Name a folder on the disk that has the snapshots.',
+    },
+  )
 }
 
 class Measurement {
