@@ -315,8 +315,8 @@ TEST(survey_makes_nothing_of_a_header_with_a_wrong_checksum) {
   const Files files(Set(extents_at({1, 3, 5})));
   CHECK_EQ(files.survey().page_size, 4096);
   const reap::UniqueFd set(::open(files.set().c_str(), O_RDWR | O_CLOEXEC));
-  const uint8_t label = 1;
-  CHECK_EQ(::pwrite(set.get(), &label, 1, 80), 1);
+  const uint8_t other_runs = 2;
+  CHECK_EQ(::pwrite(set.get(), &other_runs, 1, 80), 1);
   CHECK_EQ(files.survey().page_size, 0);
 }
 
