@@ -90,8 +90,10 @@ describe('parsing', () => {
     expect(parse([...words, ...more, '--', './run.sh', '--json', '--', '-x'])).toEqual({
       arguments: {
         name: 'record',
+        backend: 'uffd',
         memory: 'vm.mem',
         socket: 'vm.sock',
+        disks: [],
         output: 'vm.ws',
         forMs: 2000,
         label: 'v7',
@@ -115,6 +117,9 @@ describe('parsing', () => {
     expect(parse(['restore', ...serving, '--working-set', 'vm.ws'])).toMatchObject({
       arguments: { name: 'restore', workingSet: 'vm.ws', onBadWorkingSet: 'on-demand' },
     })
+    expect(parse(['restore', ...serving, '--working-set', 'vm.ws'])).toMatchObject({
+      arguments: { backend: 'uffd', vcpus: 'kvm', disks: [] },
+    })
     expect(parse(['inspect', 'vm.ws'])).toEqual({
       arguments: { name: 'inspect', file: 'vm.ws', json: false },
     })
@@ -127,6 +132,26 @@ describe('parsing', () => {
     })
     expect(parse(['demo', '--memory-size', '1GiB', '--rounds', '3', '--keep', 'x'])).toMatchObject({
       arguments: { memoryBytes: 2 ** 30, rounds: 3, keep: 'x' },
+    })
+  })
+
+  it('reads the options of the page cache, and advise', () => {
+    const memory = ['--memory', 'vm.mem', '--disk', 'a.img', '--disk', 'b.img']
+    const cached = ['--backend', 'page-cache', ...memory]
+    expect(parse(['record', ...cached, '--output', 'vm.ws'])).toMatchObject({
+      arguments: { backend: 'page-cache', socket: '', disks: ['a.img', 'b.img'] },
+    })
+    const restore = ['restore', ...cached, '--working-set', 'vm.ws', '--vcpus', 'threads']
+    expect(parse(restore)).toMatchObject({
+      arguments: { backend: 'page-cache', socket: '', vcpus: 'threads', disks: ['a.img', 'b.img'] },
+    })
+    const served = ['restore', ...serving, '--disk', 'a.img', '--working-set', 'vm.ws']
+    expect(parse(served)).toMatchObject({ arguments: { backend: 'uffd', disks: ['a.img'] } })
+    const advise = ['advise', 'vm.ws', '--memory', 'vm.mem']
+    const asked = { name: 'advise', file: 'vm.ws', memory: 'vm.mem', json: false }
+    expect(parse(advise)).toEqual({ arguments: { ...asked, vcpus: 'kvm', measure: true } })
+    expect(parse([...advise, '--no-measure', '--vcpus', 'threads', '--json'])).toEqual({
+      arguments: { ...asked, vcpus: 'threads', measure: false, json: true },
     })
   })
 
@@ -149,6 +174,42 @@ describe('parsing', () => {
     ],
     [['restore', ...serving], /^error: required option '--working-set/],
     [
+      ['record', '--memory', 'm', '--output', 'x'],
+      /^error: required option '--socket <path>' not specified\nhint: .*record --help/,
+    ],
+    [
+      ['restore', '--memory', 'm', '--backend', 'auto', '--working-set', 'x'],
+      /^error: required option '--socket/,
+    ],
+    [
+      ['record', ...serving, '--output', 'x', '--disk', 'd'],
+      /^error: --disk needs --backend page-cache/,
+    ],
+    [
+      [
+        'record',
+        '--backend',
+        'page-cache',
+        '--memory',
+        'm',
+        '--output',
+        'x',
+        '--interpose',
+        '--',
+        'y',
+      ],
+      /^error: --interpose is for a fault handler/,
+    ],
+    [['record', ...serving, '--output', 'x', '--backend', 'auto'], /^error: .*uffd, page-cache/],
+    [['restore', ...serving, '--working-set', 'x', '--vcpus', 'tcg'], /^error: .*kvm, threads/],
+    [
+      ['restore', ...serving, '--working-set', 'x', ...Array(17).fill(['--disk', 'd']).flat()],
+      /^error: .*It may be given 16 times/,
+    ],
+    [['restore', ...serving, '--working-set', 'x', '--disk', ''], /^error: .*must not be empty/],
+    [['advise', 'x'], /^error: required option '--memory/],
+    [['advise', 'x', '--memory', 'm', '--', 'ls'], /^error: advise takes no command after --/],
+    [
       ['restore', ...serving, '--working-set', 'x', '--on-bad-working-set', 'cry'],
       /^error: .*on-demand, fail/,
     ],
@@ -168,8 +229,18 @@ describe('parsing', () => {
   it.each([
     [['--help'], /demo \[options\] +record and restore the embedded guest.*reap-trace doctor/s],
     [['help', 'record'], /--for <time>.*Ctrl-C.*REAP_TRACE_SOCKET.*\$ reap-trace record/s],
+    [['--help'], /record {2}--backend page-cache.*reap-trace advise/s],
     [['record', '--help'], /Examples:/],
     [['restore', '--help'], /Examples:/],
+    [
+      ['record', '--help'],
+      /REAP_TRACE_BACKEND_TYPE.*readahead is in the record.*\$ reap-trace record --backend page-cache.*--disk/s,
+    ],
+    [
+      ['restore', '--help'],
+      /REAP_TRACE_BACKEND_PATH.*--backend auto takes.*--backend page-cache .*--disk.*--backend auto/s,
+    ],
+    [['advise', '--help'], /REAP_TRACE_HOST_COSTS.*Examples:/s],
     [['inspect', '--help'], /Examples:/],
     [['verify', '--help'], /Example:/],
     [['doctor', '--help'], /Examples:/],
@@ -182,7 +253,7 @@ describe('parsing', () => {
   })
 
   it('keeps help within 100 columns', () => {
-    for (const name of ['record', 'restore', 'inspect', 'verify', 'doctor', 'demo']) {
+    for (const name of ['record', 'restore', 'advise', 'inspect', 'verify', 'doctor', 'demo']) {
       const parsed = parse([name, '--help'])
       const lines = 'stdout' in parsed ? parsed.stdout.split('\n') : []
       expect(lines.filter((line) => line.length > 100)).toEqual([])

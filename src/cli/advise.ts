@@ -25,10 +25,10 @@ export async function advise(args: AdviseArguments, terminal: Terminal): Promise
   terminal.emit({
     choice,
     reason,
-    estimates,
+    estimates: estimates ?? null,
     residency: { pages, extents, missingPages, missingExtents, missingBytes, isVisible },
     vcpus,
-    host: costs,
+    host: costs ?? null,
     decidedMs,
   })
   terminal.print(`${terminal.style('bold', choice)}: ${reason}`)

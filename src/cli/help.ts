@@ -10,8 +10,16 @@ is started with LD_PRELOAD, and the first process in it that maps FILE, private 
 that memory served. It stops with a message when that cannot be; REAP_TRACE_WHEN_UNREACHABLE=file
 in the environment makes it go on with the plain file instead.`
 
+const pageCacheHelp = `
+--backend page-cache is for a VMM that maps its memory file (Firecracker's File backend, Cloud
+Hypervisor, QEMU), on a host where snapshots mostly are in the page cache, or share it: the kernel
+serves the faults, and nothing has to listen. It needs no --socket, and serves no VM: the options
+about connections and the VM's end mean nothing there. COMMAND finds its backend in
+REAP_TRACE_BACKEND_TYPE (File or Uffd) and REAP_TRACE_BACKEND_PATH with every backend, as they stand
+in Firecracker's mem_backend.`
+
 export const recordHelp = `${servingHelp} listening, connected,
-recorded, warning, closed.
+recorded, warning, closed; with --backend page-cache: recording, recorded.
 
 What ends the recording:
   with COMMAND     its end, --for or Ctrl-C, whichever comes first. If it fails, nothing is written,
@@ -24,6 +32,13 @@ rest of the memory is installed, and the VM and COMMAND live on without us; one 
 kills the VM. SIGTERM ends at once and kills the VM, since its next fault would freeze it (see
 --leave-vm).
 ${interposeHelp}
+${pageCacheHelp}
+
+It evicts the files and records what comes back, so no other VM may map them then. The kernel reads
+around each fault, so that the page cache has more than the guest touched: where the VMM still runs
+at the end, and its /proc/PID/pagemap may be read, only what it mapped is recorded. Of disk images
+(--disk) the kernel's readahead is in the record. --for counts from the start; at its end, and at
+Ctrl-C, the file is written and COMMAND ended. SIGTERM writes nothing.
 
 Examples:
   A script that loads the snapshot and calls the function once:
@@ -39,10 +54,15 @@ Examples:
 
   The first five seconds of QEMU, which a script starts and tells to load its state:
     $ reap-trace record --memory vm.mem --socket vm.sock --output vm.ws --for 5s --interpose \\
-        -- ./start-qemu.sh`
+        -- ./start-qemu.sh
+
+  A VMM that maps its memory file, with what the function reads of its disk:
+    $ reap-trace record --backend page-cache --memory vm.mem --disk rootfs.img --output vm.ws \\
+        -- ./invoke-once.sh`
 
 export const restoreHelp = `${servingHelp} listening, connected,
-prefetched, warning, closed.
+prefetched, warning, closed; with --backend page-cache: prepared, prefetched, warning. With auto,
+chosen comes first.
 
 The working set is read while the VMM still starts, and installed from the moment it connects; any
 other page is served when the guest asks. One socket is for one restore.
@@ -54,13 +74,26 @@ Ctrl-C detaches: the rest of the memory is installed, and the VM and COMMAND liv
 more ends us and kills the VM. SIGTERM ends at once and kills the VM, since its next fault would
 freeze it (see --leave-vm).
 ${interposeHelp}
+${pageCacheHelp}
+
+It ends when all is in the page cache and COMMAND has ended. --backend auto takes the way that is
+estimated to be faster now (see "reap-trace advise"). Disk images (--disk), in the order of the
+record, are brought into the page cache with every backend.
 
 Examples:
   $ reap-trace restore --memory vm.mem --socket /run/vm.sock --working-set vm.ws
 
   Refuse a working set that does not belong to the memory file, rather than go without it:
     $ reap-trace restore --memory vm.mem --socket /run/vm.sock --working-set vm.ws \\
-        --on-bad-working-set fail -- ./load-snapshot.sh`
+        --on-bad-working-set fail -- ./load-snapshot.sh
+
+  Into the page cache, with a disk image; the script loads the snapshot with a File backend:
+    $ reap-trace restore --backend page-cache --memory vm.mem --disk rootfs.img \\
+        --working-set vm.ws -- ./load-snapshot.sh
+
+  Whichever way is faster now; the script uses $REAP_TRACE_BACKEND_TYPE and …_PATH:
+    $ reap-trace restore --backend auto --memory vm.mem --socket /run/vm.sock --disk rootfs.img \\
+        --working-set vm.ws -- ./load-snapshot.sh`
 
 export const adviseHelp = `
 The estimates are for a restore that begins now, with the page cache as it is. They use what pages
@@ -118,5 +151,10 @@ Then, with a snapshot of yours:
   $ reap-trace record  --memory vm.mem --socket /run/vm.sock --output vm.ws -- ./invoke-once.sh
   $ reap-trace inspect vm.ws
   $ reap-trace restore --memory vm.mem --socket /run/vm.sock --working-set vm.ws
+
+Where the VMM maps its memory file instead, nothing has to listen (see "reap-trace record --help"):
+  $ reap-trace record  --backend page-cache --memory vm.mem --output vm.ws -- ./invoke-once.sh
+  $ reap-trace restore --backend page-cache --memory vm.mem --working-set vm.ws
+  $ reap-trace advise  vm.ws --memory vm.mem     which way would be faster now
 
 "reap-trace COMMAND --help" has the options and more examples.`

@@ -37,6 +37,14 @@ export const path = (text: string): string => {
   return text
 }
 
+/** For an option that may be given so often. */
+export const oneMore =
+  (most: number) =>
+  (text: string, before: readonly string[]): readonly string[] => {
+    if (before.length < most) return [...before, path(text)]
+    throw new InvalidArgumentError(`It may be given ${most} times.`)
+  }
+
 export const label = (text: string): string => {
   if (text.length > 1024) throw new InvalidArgumentError('It may have 1024 characters.')
   return text

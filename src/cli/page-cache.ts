@@ -1,6 +1,7 @@
 // record and restore for VMMs that map the memory file: no handler, no socket.
 import { resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { readOnce } from '../checked-plan.js'
 import { type PageCacheRecord, prepareRestore, recordPageCache, WorkingSet } from '../index.js'
 import { ChildCommand } from './child-command.js'
 import { CliError, errorFields, Interrupted } from './failure.js'
@@ -32,7 +33,15 @@ async function firstOf(
   const ends: Promise<End>[] = [signals.nextInterrupt().then(() => 'interrupt'), signals.terminated]
   if (command) ends.push(command.ended.then(() => 'command'))
   if (forMs !== undefined) ends.push(sleep(forMs, 'time' as const, { ref: false }))
-  return Promise.race(ends)
+  // Neither signals nor a recording keep the process.
+  const keep = setInterval(() => {}, 2 ** 30)
+  try {
+    return await Promise.race(ends)
+  } finally {
+    clearInterval(keep)
+    // This Ctrl-C ended the recording, or the command with it; the next one ends what follows.
+    if (signals.wasInterrupted) signals.answerInterrupt()
+  }
 }
 
 async function checkCommand(
@@ -143,8 +152,19 @@ async function write(
   terminal.print(
     mapper
       ? `pid ${mapper.pid} mapped the memory: ${formatPlural(trimmedPages, 'page')} that the kernel read besides are left out`
-      : 'no process was seen that maps the memory: what the kernel read ahead is in the record',
+      : 'no process that may be looked into mapped the memory: what the kernel read ahead is in the record',
   )
+}
+
+/** Says which disk images the working set has nothing of. */
+export function noteOtherDisks(
+  recorded: number,
+  disks: readonly string[],
+  terminal: Terminal,
+): void {
+  for (const path of disks.slice(recorded)) {
+    terminal.say(`${path} is not prefetched: the working set was recorded without it`)
+  }
 }
 
 export async function restoreByPageCache(
@@ -167,6 +187,10 @@ export async function restoreByPageCache(
         terminal.warn(event.error, 'the guest reads what is missing itself')
       },
     })
+    if (args.disks.length > 0) {
+      const recorded = await readOnce(args.workingSet).catch(() => undefined)
+      if (recorded) noteOtherDisks(recorded.disks.length, args.disks, terminal)
+    }
     const backend = { ...restore.memBackend, backend_path: resolve(args.memory) }
     terminal.emit({ type: 'prepared', mem_backend: backend })
     if (args.command.length === 0)
@@ -180,6 +204,7 @@ export async function restoreByPageCache(
         ...result,
         ...(result.error && { error: errorFields(result.error) }),
       })
+      if (pages === 0 && result.error) return
       terminal.print(
         residentPages === pages
           ? `prefetched nothing: ${formatPlural(pages, 'page')} in the page cache already`

@@ -15,6 +15,7 @@ import {
   guestMemory,
   integer,
   label,
+  oneMore,
   path,
   socketPath,
   timeSpan,
@@ -117,7 +118,7 @@ const socket = () =>
   option('--socket <path>', "where to listen for the VMM: its backend's path", socketPath)
 const disk = () =>
   option('--disk <file>', 'a disk image that the VM reads; again for more, in one order', path)
-    .argParser((text: string, before: readonly string[]) => [...before, path(text)])
+    .argParser(oneMore(16))
     .default([], 'none')
 const vcpus = () =>
   new Option('--vcpus <kind>', "what runs the guest: KVM, or the VMM's threads (QEMU's TCG)")
@@ -165,17 +166,24 @@ function needsSocket(command: Command, { backend, socket }: Record<string, unkno
   command.error("error: required option '--socket <path>' not specified")
 }
 
+/** The page cache needs nothing in the VMM. */
+function mayInterpose(command: Command, { backend, interpose }: Record<string, unknown>): void {
+  if (!interpose || backend !== 'page-cache') return
+  command.error('error: --interpose is for a fault handler, and --backend page-cache has none')
+}
+
 function recordCommand(command: readonly string[], found: Found): Command {
   const self = new Command('record')
     .summary('record the working set of a restored VM')
     .description(
-      "Serves a VM's page faults, notes which pages it touches and in which order, and writes them\nto a working-set file.",
+      'Notes which pages of its memory a restored VM touches and in which order, and writes them to a\nworking-set file: as a handler that serves its page faults, or, with --backend page-cache, by what\ncomes into the page cache.',
     )
     .usage('--memory FILE [--socket PATH] --output FILE [options] [-- COMMAND …]')
     .addHelpText('after', recordHelp)
     .action((options) => {
       const { backend, output, label } = options
       needsSocket(self, options)
+      mayInterpose(self, options)
       if (options.disk.length > 0 && backend === 'uffd') {
         self.error('error: --disk needs --backend page-cache, which sees the reads of disk images')
       }
@@ -200,13 +208,14 @@ function restoreCommand(command: readonly string[], found: Found): Command {
   const self = new Command('restore')
     .summary('restore a VM with its working set brought beforehand')
     .description(
-      "Serves a VM's page faults, and brings the pages of a working set before they are asked for.",
+      'Brings the pages of a working set before the VM asks for them: as a handler that serves its page\nfaults, or, with --backend page-cache, into the page cache.',
     )
     .usage('--memory FILE [--socket PATH] --working-set FILE [options] [-- COMMAND …]')
     .addHelpText('after', restoreHelp)
     .action((options) => {
       const { backend, vcpus, workingSet, onBadWorkingSet } = options
       needsSocket(self, options)
+      mayInterpose(self, options)
       const args = serveArguments(options, command)
       found({ name: 'restore', backend, vcpus, ...args, workingSet, onBadWorkingSet })
     })

@@ -1,12 +1,15 @@
+import { isWorkingSetError, readOnce } from '../checked-plan.js'
 import { bringIn } from '../page-cache.js'
 import { planRestore } from '../prepare-restore.js'
-import { restoreByPageCache } from './page-cache.js'
+import { errorFields } from './failure.js'
+import { noteOtherDisks, restoreByPageCache } from './page-cache.js'
 import type { RestoreArguments } from './program.js'
 import { progress, ServedSession } from './served-session.js'
 import type { Terminal } from './terminal.js'
 
 export async function restore(args: RestoreArguments, terminal: Terminal): Promise<void> {
   if (args.backend === 'uffd') return restoreByHandler(args, terminal)
+  if (args.backend === 'page-cache') return restoreByPageCache(args, terminal)
   const {
     memory: memoryFile,
     socket: socketPath,
@@ -24,7 +27,7 @@ export async function restore(args: RestoreArguments, terminal: Terminal): Promi
     onBadWorkingSet,
   })
   const { choice, reason } = plan
-  terminal.emit({ type: 'chosen', choice, reason, estimates: plan.estimates })
+  terminal.emit({ type: 'chosen', choice, reason, estimates: plan.estimates ?? null })
   terminal.print(`chosen: ${choice}, since ${reason}`)
   if (choice === 'uffd') return restoreByHandler(args, terminal)
   return restoreByPageCache(args, terminal)
@@ -35,20 +38,8 @@ async function restoreByHandler(args: RestoreArguments, terminal: Terminal): Pro
   const options = { workingSet, onBadWorkingSet, record: false }
   await ServedSession.run(args, options, terminal, async (session) => {
     const ending = new AbortController()
-    // The disk images' part; what it fails with is slower and otherwise the same.
     const disksBrought =
-      disks.length === 0
-        ? undefined
-        : bringIn(workingSet, {
-            memoryFile: undefined,
-            diskImages: disks,
-            budgetBytes: undefined,
-            signal: ending.signal,
-          })
-            .then(({ error }) => error && terminal.warn(error, 'the guest reads that image itself'))
-            .catch((error) => {
-              if (!ending.signal.aborted) terminal.warn(error, 'the guest reads its disks itself')
-            })
+      disks.length === 0 ? undefined : bringDisks(workingSet, disks, terminal, ending.signal)
     const live = terminal.live(() =>
       session.isConnected
         ? `serving · ${progress(session.handler.stats())} · Ctrl-C detaches the VM`
@@ -62,4 +53,29 @@ async function restoreByHandler(args: RestoreArguments, terminal: Terminal): Pro
       live.stop()
     }
   })
+}
+
+/** The disk images' part of a restore; what it fails with is slower and otherwise the same. */
+async function bringDisks(
+  workingSet: string,
+  disks: readonly string[],
+  terminal: Terminal,
+  signal: AbortSignal,
+): Promise<void> {
+  const warn = (error: unknown, consequence: string) => {
+    terminal.emit({ type: 'warning', error: errorFields(error) })
+    terminal.warn(error, consequence)
+  }
+  try {
+    const set = await readOnce(workingSet)
+    noteOtherDisks(set.disks.length, disks, terminal)
+    const diskImages = disks.slice(0, set.disks.length)
+    const wishes = { memoryFile: undefined, diskImages, budgetBytes: undefined, signal }
+    const { error } = await bringIn(set, wishes)
+    if (error) warn(error, 'the guest reads that image itself')
+  } catch (error) {
+    // A set that cannot be used was reported by the session.
+    if (!signal.aborted && !isWorkingSetError(error))
+      warn(error, 'the guest reads its disks itself')
+  }
 }
