@@ -1,12 +1,25 @@
 import { expectTypeOf, test } from 'vitest'
 import {
+  type Backend,
   type DiskWorkingSet,
+  type Estimate,
   type FaultHandler,
   type FaultStats,
   type GuestInfo,
+  type HostCosts,
+  type MemBackend,
+  measureHost,
+  type PageCachePrefetchResult,
+  type PageCacheRecord,
+  type PageCacheRecording,
   type PrefetchResult,
+  prefetchPageCache,
+  prepareRestore,
   ReapTraceError,
   type ReapTraceErrorCode,
+  type Residency,
+  type Restore,
+  recordPageCache,
   type ServeEvent,
   type ServeResult,
   serve,
@@ -79,4 +92,40 @@ test('a working set is made, not constructed', () => {
   expectTypeOf(WorkingSet.read).returns.resolves.toEqualTypeOf<WorkingSet>()
   expectTypeOf<WorkingSet['disks']>().toEqualTypeOf<readonly DiskWorkingSet[]>()
   expectTypeOf(WorkingSet.fromTraces).parameter(0).toEqualTypeOf<Iterable<Trace>>()
+})
+
+test('the page cache is recorded and prefetched', () => {
+  const recording = recordPageCache({ memoryFile: '', diskImages: undefined })
+  expectTypeOf(recording).resolves.toEqualTypeOf<PageCacheRecording>()
+  expectTypeOf<PageCacheRecording>().toExtend<AsyncDisposable>()
+  expectTypeOf<PageCacheRecording['stop']>().returns.resolves.toEqualTypeOf<PageCacheRecord>()
+  expectTypeOf<PageCacheRecord['trace']>().toEqualTypeOf<Trace>()
+  expectTypeOf<PageCacheRecord['disks']>().toEqualTypeOf<readonly Trace[]>()
+  const prefetch = prefetchPageCache({ memoryFile: '', workingSet: '' })
+  expectTypeOf(prefetch).resolves.toEqualTypeOf<PageCachePrefetchResult>()
+  // @ts-expect-error a working set is needed
+  prefetchPageCache({ memoryFile: '' })
+  // @ts-expect-error a list of images
+  recordPageCache({ memoryFile: '', diskImages: '' })
+})
+
+test('a restore is prepared in one of two ways', () => {
+  const restore = prepareRestore({ memoryFile: '', socketPath: '', diskImages: [''] })
+  expectTypeOf(restore).resolves.toEqualTypeOf<Restore>()
+  expectTypeOf<Restore>().toExtend<AsyncDisposable>()
+  expectTypeOf<Restore['choice']>().toEqualTypeOf<Backend>()
+  expectTypeOf<Backend>().toEqualTypeOf<'uffd' | 'page-cache'>()
+  expectTypeOf<MemBackend['backend_type']>().toEqualTypeOf<'File' | 'Uffd'>()
+  expectTypeOf<Restore['handler']>().toEqualTypeOf<FaultHandler | undefined>()
+  expectTypeOf<Restore['residency']>().toEqualTypeOf<Residency | undefined>()
+  expectTypeOf<Restore['estimates']>().toEqualTypeOf<
+    Readonly<Record<Backend, Estimate>> | undefined
+  >()
+  // @ts-expect-error only two ways
+  prepareRestore({ memoryFile: '', socketPath: '', backend: 'File' })
+})
+
+test('a host is measured without options', () => {
+  expectTypeOf(measureHost()).resolves.toEqualTypeOf<HostCosts>()
+  expectTypeOf<HostCosts['guests']['kvm']>().toEqualTypeOf<HostCosts['guests']['threads']>()
 })
