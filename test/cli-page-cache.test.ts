@@ -121,16 +121,18 @@ describe('record --backend page-cache', () => {
 
   it.skipIf(needsX64)('writes what a VM has mapped at Ctrl-C', async () => {
     const s = await snapshot()
+    const touches = order.map((page) => ({ page, write: true }))
+    const vm = threadGuest(s.memoryFile, touches, { pause: ['ready', 'done'] })
+    await vm.event('ready')
     const record = new Cli(['record', ...s.words, '--output', s.output, '--json'])
     await record.event('recording')
-    const touches = order.map((page) => ({ page, write: true }))
-    const vm = threadGuest(s.memoryFile, touches, { pause: ['done'] })
+    vm.go()
     await vm.event('done')
     record.kill('SIGINT')
     expect(await record.ended).toMatchObject({ code: 0, signal: null, stderr: '' })
     const event = await record.event('recorded')
     expect(event).toMatchObject({ pages: 300, mapper: vm.pid })
-    expect(event.trimmedPages).toBeGreaterThanOrEqual(0)
+    expect(event.trimmedPages).toBeGreaterThan(0)
     const set = await WorkingSet.read(s.output)
     expect(byNumber(set.order.pages)).toEqual(byNumber(order))
     // The VM is none of ours.

@@ -1,3 +1,4 @@
+import { getEventListeners } from 'node:events'
 import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
@@ -395,6 +396,18 @@ describe('the end', () => {
     await restore.close()
     await restore[Symbol.asyncDispose]()
   })
+
+  test.each(['uffd', 'page-cache'] as const)(
+    "of %s lets go of the caller's signal",
+    async (backend) => {
+      const s = await snapshot()
+      const { signal } = new AbortController()
+      const restore = await prepared({ ...s.all, backend, signal, connectTimeoutMs: 1 })
+      await restore.handler?.closed.catch(() => {})
+      if (backend === 'page-cache') await restore.prefetched
+      await expect.poll(() => getEventListeners(signal, 'abort')).toEqual([])
+    },
+  )
 
   test('comes with the signal', async () => {
     const s = await snapshot({ disk: true })
