@@ -414,6 +414,7 @@ describe('advise', () => {
         },
         residency: {
           pages: 300,
+          extents: 300,
           missingPages: expect.any(Number),
           missingExtents: expect.any(Number),
           missingBytes: 300 * PAGE,
