@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { WorkingSet } from '../src/index.js'
@@ -372,10 +372,14 @@ describe('restore with a socket', () => {
     expect(await restore.ended).toMatchObject({ code: 0, stderr: '' })
 
     const other = makeDisk(PAGE)
-    const warned = await run([...words, '--disk', other, '--disk', s.image, ...command])
-    expect(warned.code).toBe(0)
+    rmSync(join(s.folder, 'there'))
+    const warned = new Cli([...words, '--disk', other, '--disk', s.image, ...command])
+    await expect
+      .poll(() => warned.stderr)
+      .toMatch(/^warning: .* \[ERR_SNAPSHOT_MISMATCH\]\nhint: /m)
     expect(warned.stderr).toContain(`${s.image} is not prefetched: the working set was recorded`)
-    expect(warned.stderr).toMatch(/^warning: .* \[ERR_SNAPSHOT_MISMATCH\]\nhint: /m)
+    writeFileSync(join(s.folder, 'there'), '')
+    expect((await warned.ended).code).toBe(0)
   })
 })
 

@@ -40,6 +40,8 @@ export class Cli {
   readonly ended: Promise<Ended>
   /** As `ended`, and not waiting for what else has its output open. */
   readonly exited: Promise<Pick<Ended, 'code' | 'signal'>>
+  /** What it has printed there so far. */
+  stderr = ''
   readonly #child: ChildProcess
   readonly #lines: string[] = []
   #wake: () => void = () => {}
@@ -52,12 +54,11 @@ export class Cli {
     })
     this.#child = child
     let stdout = ''
-    let stderr = ''
     child.stdout?.setEncoding('utf8').on('data', (text: string) => {
       stdout += text
     })
     child.stderr?.setEncoding('utf8').on('data', (text: string) => {
-      stderr += text
+      this.stderr += text
     })
     createInterface({ input: child.stdout! }).on('line', (line) => {
       this.#lines.push(line)
@@ -66,7 +67,7 @@ export class Cli {
     this.exited = once(child, 'exit').then(([code, signal]) => ({ code, signal }))
     this.ended = once(child, 'close').then(([code, signal]) => {
       this.#wake()
-      return { code, signal, stdout, stderr }
+      return { code, signal, stdout, stderr: this.stderr }
     })
     onTestFinished(async () => {
       child.kill('SIGKILL')
