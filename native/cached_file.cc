@@ -39,14 +39,6 @@ constexpr uint64_t kMappedOut = 512;  // pages that mincore() is asked about at 
 // set lower.
 constexpr uint64_t kTakenWhole = (128 << 10) / CachedFile::kPage;
 
-// Pages that are there or being read, or a negative errno. A length of 0 would mean: up to the end.
-int64_t cachestat(int fd, uint64_t first_page, uint64_t pages) {
-  CachestatRange range{first_page * CachedFile::kPage, pages * CachedFile::kPage};
-  Cachestat found{};
-  if (::syscall(kCachestat, fd, &range, &found, 0) != 0) return -errno;
-  return static_cast<int64_t>(found.cached);
-}
-
 // mincore() answers "all there" instead of refusing, so the kernel's question is asked first.
 bool may_see(const std::string& path, const struct stat& status) {
   return ::geteuid() == 0 || status.st_uid == ::geteuid() ||
@@ -54,6 +46,14 @@ bool may_see(const std::string& path, const struct stat& status) {
 }
 
 }  // namespace
+
+int64_t cached_pages(int fd, uint64_t first_page, uint64_t pages) {
+  // A length of 0 would mean: up to the end.
+  CachestatRange range{first_page * CachedFile::kPage, pages * CachedFile::kPage};
+  Cachestat found{};
+  if (::syscall(kCachestat, fd, &range, &found, 0) != 0) return -errno;
+  return static_cast<int64_t>(found.cached);
+}
 
 int CachedFile::open(const std::string& path) {
   // Without O_NONBLOCK the open of a named pipe would wait for somebody to write to it.
@@ -70,7 +70,8 @@ int CachedFile::open(const std::string& path) {
   // that nobody asked for.
   ::posix_fadvise(fd_.get(), 0, 0, POSIX_FADV_RANDOM);
   visible_ = may_see(path, status) && !REAP_HOOK_SAYS(hides_residency);
-  has_cachestat_ = visible_ && !REAP_HOOK_SAYS(lacks_cachestat) && cachestat(fd_.get(), 0, 1) >= 0;
+  has_cachestat_ =
+      visible_ && !REAP_HOOK_SAYS(lacks_cachestat) && cached_pages(fd_.get(), 0, 1) >= 0;
   if (visible_ && bytes_ > 0) {
     void* data = ::mmap(nullptr, bytes_, PROT_READ, MAP_SHARED, fd_.get(), 0);
     if (data == MAP_FAILED) return -errno;
@@ -90,7 +91,7 @@ uint64_t CachedFile::count(uint64_t first_page, uint64_t pages) const {
   pages = within(first_page, pages);
   if (pages == 0) return 0;
   if (has_cachestat_) {
-    const int64_t found = cachestat(fd_.get(), first_page, pages);
+    const int64_t found = cached_pages(fd_.get(), first_page, pages);
     return found < 0 ? 0 : static_cast<uint64_t>(found);
   }
   uint64_t found = 0;

@@ -8,6 +8,11 @@
 
 namespace reap {
 
+// Pages of the range that are in the page cache or being read into it, or a negative errno: ENOSYS
+// before Linux 6.5, and EPERM of newer kernels for a file that the process neither owns nor may
+// write.
+int64_t cached_pages(int fd, uint64_t first_page, uint64_t pages);
+
 class CachedFile {
  public:
   static constexpr uint64_t kPage = 4096;

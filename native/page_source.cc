@@ -9,9 +9,16 @@
 
 #include <cerrno>
 
+#include "cached_file.h"
 #include "hooks.h"
 
 namespace reap {
+
+namespace {
+
+constexpr uint64_t kPage = CachedFile::kPage;
+
+}  // namespace
 
 int PageSource::open(const std::string& path) {
   fd_.reset(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
@@ -73,8 +80,14 @@ PageSource::Result PageSource::read(uint64_t offset, void* buffer, uint64_t leng
 
 PageSource::Result PageSource::read_streaming(uint64_t offset, void* buffer,
                                               uint64_t length) const {
-  const Result cached = read_cached(offset, buffer, length);
-  if (cached.read != Read::would_block) return cached;
+  // A read that does not wait starts to read ahead all the same, so that what comes past the page
+  // cache would be read twice: the kernel is asked first. Where it does not tell, that is taken.
+  const int64_t there =
+      direct_ && !in_memory_ ? cached_pages(fd_.get(), offset / kPage, length / kPage) : -ENOSYS;
+  if (there < 0 || static_cast<uint64_t>(there) >= length / kPage) {
+    const Result cached = read_cached(offset, buffer, length);
+    if (cached.read != Read::would_block) return cached;
+  }
   if (direct_) {
     const Result direct = read_fully(direct_.get(), offset, buffer, length);
     // Some file systems open with O_DIRECT and then refuse the read.

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <string>
 
+#include "cached_file.h"
 #include "check.h"
 #include "guest_fixture.h"
 
@@ -132,6 +133,29 @@ TEST(a_read_past_the_end_of_a_file_says_so) {
       }
     }
   }
+}
+
+TEST(a_streaming_read_leaves_the_page_cache_as_it_is) {
+  fixture::Shape shape;
+  shape.region_pages = {512};
+  const fixture::TempDir temporary;
+  const std::string path = temporary.path("memory");
+  CHECK(fixture::write_memory_file(path, shape, fixture::memory_bytes(shape)));
+  fixture::forget_cached(path);
+  const reap::UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  const int64_t before = reap::cached_pages(file.get(), 0, 512);
+  if (before < 0) SKIP("needs cachestat(2), of Linux 6.5");
+  if (before > 0) SKIP("needs a file system that lets go of a file's pages");
+  if (!reap::UniqueFd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT))) {
+    SKIP("needs a file system with O_DIRECT");
+  }
+  reap::PageSource source;
+  CHECK_EQ(source.open(path), 0);
+  const reap::Mapping buffer = room(256);
+  for (const uint64_t page : {0, 256}) {
+    CHECK(source.read_streaming(page * kPage, buffer.data(), 256 * kPage).read == Read::done);
+  }
+  CHECK_EQ(reap::cached_pages(file.get(), 0, 512), 0);
 }
 
 TEST(a_page_source_opens_regular_files_only) {
