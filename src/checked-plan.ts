@@ -57,6 +57,9 @@ const recent = new LRUCache<string, { readonly state: string; readonly set: Work
   sizeCalculation: ({ set }) => Math.max(1, planOf(set)?.extents.buffer.byteLength ?? 0),
 })
 
+/** Whether a file was read by this process, perhaps in another state. */
+export const wasRead = (path: string): boolean => recent.has(path)
+
 /**
  * {@link WorkingSet.read}, which takes longer than all else that `serve()` does, once for each state
  * of a file. The pages' bytes are not in memory: the engine reads and checks them each time.

@@ -38,6 +38,8 @@ export interface HostCosts {
   readonly measuredAt: string
   readonly kernel: string
   readonly cpu: string
+  /** What a process takes to read the index of a working-set file that it has not read before, a page. */
+  readonly indexUs: number
   readonly guests: Partial<Readonly<Record<Vcpus, GuestCosts>>>
   /** By device number; `default` is the disk on which it was measured. */
   readonly disks: Readonly<Record<string, DiskCosts>>
@@ -71,6 +73,7 @@ function believable(costs: HostCosts): boolean {
   return (
     costs.kernel === release() &&
     costs.cpu === cpuName() &&
+    isPositive(costs.indexUs) &&
     Object.values(costs.guests).every(
       ({ mapped, installed }) => areCosts(mapped) && areCosts(installed),
     ) &&

@@ -1,4 +1,4 @@
-import { isWorkingSetError, readOnce } from './checked-plan.js'
+import { isWorkingSetError, readOnce, wasRead } from './checked-plan.js'
 import {
   type Backend,
   choose,
@@ -170,7 +170,8 @@ export async function planRestore(options: PrepareRestoreOptions): Promise<Resto
   const isInFile = path !== ''
   const decide = () => {
     const isUsable = workingSet !== undefined && !refusal
-    const estimates = isInFile && isUsable ? estimate(survey, model, vcpus) : undefined
+    const estimates =
+      isInFile && isUsable ? estimate(survey, model, vcpus, !!set || wasRead(path)) : undefined
     const wishes = {
       forced: backend === 'auto' ? undefined : backend,
       record,

@@ -62,6 +62,13 @@ describe('an estimate', () => {
     },
   )
 
+  test('has the index of a working set that is read for the first time', async () => {
+    const known = estimate(cold, await model(), 'kvm')!
+    const fresh = estimate(cold, await model(), 'kvm', false)!
+    expect(fresh.uffd.ms - known.uffd.ms).toBeCloseTo(2)
+    expect(fresh['page-cache']).toEqual(known['page-cache'])
+  })
+
   test('has the costs of each file on its own disk', async () => {
     const disks = {
       default: { bytesPerMs: 1, cachedBytesPerMs: 1, extentUs: 1 },
@@ -122,8 +129,8 @@ describe('the choice', () => {
   })
 
   test.each([
-    [90, 100, 'uffd'],
-    [96, 100, 'page-cache'],
+    [85, 100, 'uffd'],
+    [91, 100, 'page-cache'],
     [100, 100, 'page-cache'],
     [110, 100, 'page-cache'],
   ])('between a handler of %i ms and a page cache of %i ms is %s', (uffd, cache, backend) => {
@@ -197,6 +204,7 @@ describe('the costs of a host', () => {
       'a disk with free runs',
       { ...costs, disks: { default: { ...costs.disks.default, extentUs: 0 } } },
     ],
+    ['a free index', { ...costs, indexUs: 0 }],
     ['no disks', { ...costs, disks: undefined }],
   ])('are as none where their file has %s', async (_, what) => {
     expect((await model(what)).costs).toBeUndefined()

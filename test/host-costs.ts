@@ -9,6 +9,7 @@ export const costs: HostCosts = {
   measuredAt: '2026-11-25T12:00:00.000Z',
   kernel: release(),
   cpu: `${cpus().length} × ${cpus()[0]?.model.trim()}`,
+  indexUs: 0.5,
   guests: {
     threads: {
       mapped: { fixedMs: 1, pageUs: 1, extentUs: 0.5 },

@@ -70,7 +70,7 @@ describe('on a host whose costs are known', () => {
     expect(restore.handler).toBeUndefined()
     expect(existsSync(s.all.socketPath)).toBe(false)
     expect(restore.reason).toMatch(
-      /^100 % of 1\.6 MiB of working set in the page cache: the kernel is estimated at 1\.6 ms, a fault handler at 4\.4 ms$/,
+      /^100 % of 1\.6 MiB of working set in the page cache: the kernel is estimated at 1\.6 ms, a fault handler at 4\.6 ms$/,
     )
     expect(restore.residency).toEqual({
       pages: 400,
@@ -81,7 +81,7 @@ describe('on a host whose costs are known', () => {
       isVisible: true,
     })
     expect(restore.estimates!['page-cache'].ms).toBeCloseTo(1.6)
-    expect(restore.estimates!.uffd.ms).toBeCloseTo(4.4)
+    expect(restore.estimates!.uffd.ms).toBeCloseTo(4.6)
     expect(await restore.prefetched).toMatchObject({
       pages: 400,
       residentPages: 400,
@@ -110,9 +110,9 @@ describe('on a host whose costs are known', () => {
     hostCosts()
     const s = await snapshot()
     const { all } = s
-    expect((await prepared({ ...all, vcpus: 'kvm' })).estimates!.uffd.ms).toBeCloseTo(6.2)
+    expect((await prepared({ ...all, vcpus: 'kvm' })).estimates!.uffd.ms).toBeCloseTo(6.4)
     const restore = await prepareRestore(all)
-    expect(restore.estimates!.uffd.ms).toBeCloseTo(6.2)
+    expect(restore.estimates!.uffd.ms).toBeCloseTo(6.4)
     await restore.close()
   })
 })
