@@ -36,7 +36,15 @@
         'native/uffd.cc',
       ],
       'include_dirs': ["<!(node -p \"require('node-addon-api').include_dir\")"],
-      'defines': ['NODE_ADDON_API_DISABLE_DEPRECATED', 'NAPI_DISABLE_CPP_EXCEPTIONS'],
+      # In a worker thread that is being terminated no exception can be thrown; without the last one that
+      # ends the process.
+      'defines': [
+        'NODE_ADDON_API_DISABLE_DEPRECATED',
+        'NAPI_DISABLE_CPP_EXCEPTIONS',
+        'NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS',
+      ],
+      # The last worker thread to end that has loaded it unloads it, and the prefetchers' threads stay.
+      'ldflags': ['-Wl,-z,nodelete'],
     },
     {
       'target_name': 'reap-guest',

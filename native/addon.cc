@@ -54,19 +54,21 @@ Napi::Object to_js(Napi::Env env, const Event& event) {
   object["pid"] = event.pid;
   if (event.kind == Event::Kind::connected) {
     object["pageSize"] = static_cast<double>(event.page_size);
-    Napi::BigUint64Array regions = Napi::BigUint64Array::New(env, event.regions.size() * 3);
-    for (size_t i = 0; i < event.regions.size(); ++i) {
-      regions[i * 3] = event.regions[i].base;
-      regions[i * 3 + 1] = event.regions[i].size;
-      regions[i * 3 + 2] = event.regions[i].offset;
+    std::vector<uint64_t> flat;
+    for (const auto& region : event.regions) {
+      flat.insert(flat.end(), {region.base, region.size, region.offset});
     }
+    Napi::BigUint64Array regions = Napi::BigUint64Array::New(env, flat.size());
+    reap::fill(regions, flat.data());
     object["regions"] = regions;
   } else if (event.kind == Event::Kind::prefetched) {
     const reap::PrefetchReport& report = event.prefetch;
-    const uint64_t fields[] = {report.pages,    report.extents,    report.bytes,
-                               report.fetch_us, report.install_us, report.since_connect_us};
+    const auto number = [](uint64_t value) { return static_cast<double>(value); };
+    const double fields[] = {number(report.pages),      number(report.extents),
+                             number(report.bytes),      number(report.fetch_us),
+                             number(report.install_us), number(report.since_connect_us)};
     Napi::Float64Array numbers = Napi::Float64Array::New(env, std::size(fields));
-    for (size_t i = 0; i < std::size(fields); ++i) numbers[i] = static_cast<double>(fields[i]);
+    reap::fill(numbers, fields);
     object["prefetch"] = numbers;
   } else if (event.kind == Event::Kind::ended) {
     object["state"] = static_cast<uint32_t>(event.state);
@@ -250,7 +252,7 @@ Napi::Value take_trace(const Napi::CallbackInfo& info) {
   const auto taken = handle->trace->take();
   const reap::TraceRecorder::Trace& trace = *taken;
   Napi::Uint32Array touches = Napi::Uint32Array::New(env, trace.touches.size() * 2);
-  std::memcpy(touches.Data(), trace.touches.data(), touches.ByteLength());
+  reap::fill(touches, trace.touches.data());
   Napi::Array result = Napi::Array::New(env, 3);
   result[0U] = static_cast<double>(trace.page_size);
   result[1U] = static_cast<double>(trace.memory_bytes);
@@ -288,7 +290,7 @@ class SamplePages : public Napi::AsyncWorker {
       return;
     }
     Napi::Uint32Array checksums = Napi::Uint32Array::New(env, checksums_.size());
-    std::memcpy(checksums.Data(), checksums_.data(), checksums.ByteLength());
+    reap::fill(checksums, checksums_.data());
     deferred_.Resolve(checksums);
   }
 

@@ -1,7 +1,9 @@
 // Node-API only: the page cache's part of the seam. src/native.ts has the other side.
 #include <chrono>
 #include <cstring>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -38,7 +40,7 @@ class Task : public Napi::AsyncWorker {
 
 Napi::Float64Array numbers(Napi::Env env, std::initializer_list<double> values) {
   Napi::Float64Array array = Napi::Float64Array::New(env, values.size());
-  std::copy(values.begin(), values.end(), array.Data());
+  fill(array, values.begin());
   return array;
 }
 
@@ -83,35 +85,51 @@ Napi::Value survey_files(const Napi::CallbackInfo& info) {
   return task->run();
 }
 
+// Those of the whole process, one for each disk, so that one that hangs does not hold up the
+// others: worker threads of JavaScript share a disk's queue as they share the disk. Their threads
+// end with the process. Called on any JavaScript thread.
+PageCachePrefetcher& prefetcher_of(uint64_t device) {
+  static std::mutex mutex;
+  static auto* all = new std::map<uint64_t, std::unique_ptr<PageCachePrefetcher>>;
+  const std::lock_guard<std::mutex> lock(mutex);
+  auto& prefetcher = (*all)[device];
+  if (!prefetcher) prefetcher = std::make_unique<PageCachePrefetcher>();
+  return *prefetcher;
+}
+
 // One prefetch, from its start to the event that tells its end.
 struct Prefetch {
-  explicit Prefetch(Napi::Env env) : deferred(Napi::Promise::Deferred::New(env)) {}
+  Prefetch(Napi::Env env, uint64_t device_)
+      : device(device_), deferred(Napi::Promise::Deferred::New(env)) {}
 
   static void deliver(Napi::Env env, Napi::Function, Prefetch* self, PageCacheReport* report) {
     const std::unique_ptr<PageCacheReport> owned(report);
     const std::unique_ptr<Prefetch> ended(self);
     if (env == nullptr) return;  // the environment is going away
+    napi_remove_env_cleanup_hook(env, end, self);
     const PageCacheReport& r = *report;
     const auto number = [](uint64_t value) { return static_cast<double>(value); };
     Napi::Array result = Napi::Array::New(env, 2);
     result[0U] = numbers(env, {number(r.pages), number(r.resident), number(r.fetched_pages),
                                number(r.extents), number(r.asked_us), number(r.there_us),
-                               r.in_budget ? 1.0 : 0.0, r.cancelled ? 1.0 : 0.0, number(r.file)});
+                               r.in_budget ? 1.0 : 0.0, r.was_alone ? 1.0 : 0.0, number(r.file)});
     result[1U] = to_js(env, r.failure);
     self->deferred.Resolve(result);
   }
   using Event = Napi::TypedThreadSafeFunction<Prefetch, PageCacheReport, &Prefetch::deliver>;
 
+  // Hooks of an environment that ends run last in, first out: this one before that which deletes
+  // the function that the prefetcher calls.
+  static void end(void* self) {
+    const auto* prefetch = static_cast<Prefetch*>(self);
+    prefetcher_of(prefetch->device).end(prefetch->job);
+  }
+
+  const uint64_t device;
+  uint64_t job = 0;
   Napi::Promise::Deferred deferred;
   Event event;
 };
-
-// The prefetcher of the whole process: worker threads of JavaScript share its queue as they share
-// the disk. Its thread ends with the process.
-PageCachePrefetcher& prefetcher() {
-  static auto* shared = new PageCachePrefetcher;
-  return *shared;
-}
 
 template <typename Record>
 std::vector<Record> records(Napi::Value value) {
@@ -121,36 +139,45 @@ std::vector<Record> records(Napi::Value value) {
   return copied;
 }
 
-// prefetchPageCache(paths, touches: Uint32Array of page, microseconds; pagesPerTouch;
+// prefetchPageCache(device, paths, touches: Uint32Array of page, microseconds; pagesPerTouch;
 //   diskExtents: Uint32Array of disk, page, pages, microseconds; budgetBytes)
 //   => [job, Promise<[Float64Array, failure | null]>]
 Napi::Value prefetch_page_cache(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
-  std::vector<std::string> paths = strings(info[0]);
+  const auto device = static_cast<uint64_t>(info[0].As<Napi::Number>().Int64Value());
+  std::vector<std::string> paths = strings(info[1]);
   PageCachePlan plan;
-  plan.touches = records<PageCachePlan::Touch>(info[1]);
-  plan.pages_per_touch = info[2].As<Napi::Number>().Uint32Value();
-  plan.disk_extents = records<PageCachePlan::DiskExtent>(info[3]);
-  const double budget = info[4].As<Napi::Number>().DoubleValue();
-  auto* prefetch = new Prefetch(env);
+  plan.touches = records<PageCachePlan::Touch>(info[2]);
+  plan.pages_per_touch = info[3].As<Napi::Number>().Uint32Value();
+  plan.disk_extents = records<PageCachePlan::DiskExtent>(info[4]);
+  const double budget = info[5].As<Napi::Number>().DoubleValue();
+  auto* prefetch = new Prefetch(env, device);
   prefetch->event = Prefetch::Event::New(env, "reap-trace", 0, 1, prefetch);
   const Napi::Promise promise = prefetch->deferred.Promise();
-  const uint64_t job =
-      prefetcher().start(std::move(paths), std::move(plan), static_cast<uint64_t>(budget),
-                         [event = prefetch->event](const PageCacheReport& report) {
-                           auto* owned = new PageCacheReport(report);
-                           if (event.NonBlockingCall(owned) != napi_ok) delete owned;
-                           event.Release();
-                         });
+  prefetch->job =
+      prefetcher_of(device).start(std::move(paths), std::move(plan), static_cast<uint64_t>(budget),
+                                  [event = prefetch->event](const PageCacheReport& report) {
+                                    auto* owned = new PageCacheReport(report);
+                                    // A function that is closing is not ours to release.
+                                    if (event.NonBlockingCall(owned) == napi_ok) {
+                                      event.Release();
+                                    } else {
+                                      delete owned;
+                                    }
+                                  });
+  napi_add_env_cleanup_hook(env, Prefetch::end, prefetch);
   Napi::Array result = Napi::Array::New(env, 2);
-  result[0U] = static_cast<double>(job);
+  result[0U] = static_cast<double>(prefetch->job);
   result[1U] = promise;
   return result;
 }
 
-// cancelPrefetch(job)
+// cancelPrefetch(device, job)
 void cancel_prefetch(const Napi::CallbackInfo& info) {
-  prefetcher().cancel(static_cast<uint64_t>(info[0].As<Napi::Number>().Int64Value()));
+  const auto number = [&info](size_t i) {
+    return static_cast<uint64_t>(info[i].As<Napi::Number>().Int64Value());
+  };
+  prefetcher_of(number(0)).cancel(number(1));
 }
 
 class StartRecording : public Task {
@@ -194,7 +221,7 @@ class StopRecording : public Task {
   Napi::Value result(Napi::Env env) override {
     const auto touches = [env](const std::vector<PageCacheRecorder::Touch>& from) {
       Napi::Uint32Array array = Napi::Uint32Array::New(env, from.size() * 3);
-      if (!from.empty()) std::memcpy(array.Data(), from.data(), array.ByteLength());
+      fill(array, from.data());
       return array;
     };
     static_assert(sizeof(PageCacheRecorder::Touch) == 12, "three words");

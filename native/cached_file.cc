@@ -39,13 +39,20 @@ constexpr uint64_t kMappedOut = 512;  // pages that mincore() is asked about at 
 // set lower.
 constexpr uint64_t kTakenWhole = (128 << 10) / CachedFile::kPage;
 
-// mincore() answers "all there" instead of refusing, so the kernel's question is asked first.
+// mincore() answers "all there" instead of refusing, so the kernel's question is asked first. Root
+// has the right by what it may do to any file of its user namespace, and a read-only file system
+// takes only the write away.
 bool may_see(const std::string& path, const struct stat& status) {
-  return ::geteuid() == 0 || status.st_uid == ::geteuid() ||
-         ::faccessat(AT_FDCWD, path.c_str(), W_OK, AT_EACCESS) == 0;
+  return status.st_uid == ::geteuid() ||
+         ::faccessat(AT_FDCWD, path.c_str(), W_OK, AT_EACCESS) == 0 ||
+         (errno == EROFS && ::geteuid() == 0);
 }
 
 }  // namespace
+
+bool has_cachestat(const struct statfs& file_system) {
+  return file_system.f_type != OVERLAYFS_SUPER_MAGIC && !REAP_HOOK_SAYS(lacks_cachestat);
+}
 
 int64_t cached_pages(int fd, uint64_t first_page, uint64_t pages) {
   // A length of 0 would mean: up to the end.
@@ -64,14 +71,15 @@ int CachedFile::open(const std::string& path) {
   if (!S_ISREG(status.st_mode)) return -EINVAL;
   bytes_ = static_cast<uint64_t>(status.st_size);
   pages_ = (bytes_ + kPage - 1) / kPage;
+  // st_blocks counts in 512 bytes whatever the block size (stat(2)).
+  sparse_ = static_cast<uint64_t>(status.st_blocks) * 512 < bytes_;
   struct statfs file_system {};
   in_memory_ = ::fstatfs(fd_.get(), &file_system) == 0 && file_system.f_type == TMPFS_MAGIC;
   // Reads through this descriptor are of single pages; read-ahead for them would bring in megabytes
   // that nobody asked for.
   ::posix_fadvise(fd_.get(), 0, 0, POSIX_FADV_RANDOM);
   visible_ = may_see(path, status) && !REAP_HOOK_SAYS(hides_residency);
-  has_cachestat_ =
-      visible_ && !REAP_HOOK_SAYS(lacks_cachestat) && cached_pages(fd_.get(), 0, 1) >= 0;
+  has_cachestat_ = visible_ && has_cachestat(file_system) && cached_pages(fd_.get(), 0, 1) >= 0;
   if (visible_ && bytes_ > 0) {
     void* data = ::mmap(nullptr, bytes_, PROT_READ, MAP_SHARED, fd_.get(), 0);
     if (data == MAP_FAILED) return -errno;

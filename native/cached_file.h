@@ -1,6 +1,8 @@
 // A file as the page cache has it: which of its pages are there, and bringing others in.
 #pragma once
 
+#include <sys/statfs.h>
+
 #include <cstdint>
 #include <string>
 
@@ -8,9 +10,14 @@
 
 namespace reap {
 
+// Whether cachestat(2) tells the truth there. On overlayfs it looks at an inode that has no pages,
+// as mincore(2) and reads do not.
+bool has_cachestat(const struct statfs& file_system);
+
 // Pages of the range that are in the page cache or being read into it, or a negative errno: ENOSYS
 // before Linux 6.5, and EPERM of newer kernels for a file that the process neither owns nor may
 // write.
+// Not to be asked where has_cachestat() is false.
 int64_t cached_pages(int fd, uint64_t first_page, uint64_t pages);
 
 class CachedFile {
@@ -21,6 +28,8 @@ class CachedFile {
   int open(const std::string& path);
   uint64_t pages() const { return pages_; }
   uint64_t bytes() const { return bytes_; }
+  // Whether it has holes.
+  bool is_sparse() const { return sparse_; }
 
   // Whether the kernel tells this process which pages there are. It does for a file that the
   // process owns or may write (mincore(2), since 5.2), so that nobody learns what others read.
@@ -59,6 +68,7 @@ class CachedFile {
   uint64_t pages_ = 0;
   bool visible_ = false;
   bool has_cachestat_ = false;
+  bool sparse_ = false;
   bool in_memory_ = false;  // on tmpfs
 };
 

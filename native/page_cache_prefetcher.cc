@@ -22,6 +22,26 @@ uint64_t since_us(Clock::time_point start) {
 }
 
 constexpr size_t kPagesInWindow = 256;
+// What is asked for, counted and cancelled at once: 1 MiB.
+constexpr uint32_t kMostPages = 256;
+
+Failure read_failure(int error, const char* syscall, uint64_t offset) {
+  Failure failure;
+  failure.code = ErrorCode::source_read;
+  failure.err = error;
+  failure.syscall = syscall;
+  failure.offset = offset;
+  return failure;
+}
+
+void add(std::vector<FileExtent>* extents, FileExtent extent) {
+  while (extent.page_count > kMostPages) {
+    extents->push_back({extent.file, extent.first_page, kMostPages});
+    extent.first_page += kMostPages;
+    extent.page_count -= kMostPages;
+  }
+  extents->push_back(extent);
+}
 
 }  // namespace
 
@@ -36,24 +56,24 @@ std::vector<FileExtent> PageCachePlan::extents() const {
     // later one.
     for (; disk < disk_extents.size() && disk_extents[disk].time_us <= touches[i].time_us; ++disk) {
       const DiskExtent& extent = disk_extents[disk];
-      found.push_back({extent.disk + 1, extent.first_page, extent.page_count});
+      add(&found, {extent.disk + 1, extent.first_page, extent.page_count});
     }
     window.clear();
     for (; i < end; ++i) window.push_back(touches[i].page);
     std::sort(window.begin(), window.end());
-    const size_t first = found.size();
+    FileExtent run{0, window.front(), 0};
     for (const uint32_t page : window) {
-      FileExtent* last = found.size() > first ? &found.back() : nullptr;
-      if (last && last->first_page + last->page_count == page) {
-        last->page_count += pages_per_touch;
-      } else {
-        found.push_back({0, page, pages_per_touch});
+      if (run.first_page + run.page_count != page) {
+        add(&found, run);
+        run = {0, page, 0};
       }
+      run.page_count += pages_per_touch;
     }
+    add(&found, run);
   }
   for (; disk < disk_extents.size(); ++disk) {
     const DiskExtent& extent = disk_extents[disk];
-    found.push_back({extent.disk + 1, extent.first_page, extent.page_count});
+    add(&found, {extent.disk + 1, extent.first_page, extent.page_count});
   }
   return found;
 }
@@ -67,10 +87,12 @@ struct PageCachePrefetcher::Job {
   uint64_t budget_pages = 0;
   Done done;
   std::atomic<bool> cancelled{false};
+  bool was_alone = true;  // guarded by mutex_
 
   Clock::time_point started = Clock::now();
-  size_t next = 0;                  // to ask for
-  std::vector<FileExtent> fetched;  // and to wait for
+  size_t next = 0;  // to ask for
+  std::vector<FileExtent>
+      awaited;  // also those that were counted as there: they may be on their way
   size_t waited = 0;
   PageCacheReport report;
 };
@@ -94,6 +116,8 @@ uint64_t PageCachePrefetcher::start(std::vector<std::string> paths, PageCachePla
   job->done = std::move(done);
   const std::lock_guard<std::mutex> lock(mutex_);
   job->id = ++last_id_;
+  job->was_alone = jobs_.empty();
+  for (const auto& other : jobs_) other->was_alone = false;
   jobs_.push_back(job);
   if (!thread_.joinable()) thread_ = std::thread([this] { work(); });
   changed_.notify_all();
@@ -107,6 +131,14 @@ void PageCachePrefetcher::cancel(uint64_t id) {
   }
 }
 
+void PageCachePrefetcher::end(uint64_t id) {
+  cancel(id);
+  std::unique_lock<std::mutex> lock(mutex_);
+  changed_.wait(lock, [this, id] {
+    return std::none_of(jobs_.begin(), jobs_.end(), [id](auto& job) { return job->id == id; });
+  });
+}
+
 void PageCachePrefetcher::work() {
   std::unique_lock<std::mutex> lock(mutex_);
   for (;;) {
@@ -118,16 +150,32 @@ void PageCachePrefetcher::work() {
     REAP_HOOK(before_page_cache_turn);
     const bool has_more = advance(*job);
     lock.lock();
-    jobs_.remove(job);
     if (has_more) {
+      jobs_.remove(job);
       jobs_.push_back(job);
       continue;
     }
+    job->report.was_alone = job->was_alone;
     lock.unlock();
     finish(*job);
+    lock.lock();
+    jobs_.remove(job);
+    changed_.notify_all();
+    // What `done` holds may call us when it goes.
+    lock.unlock();
     job.reset();
     lock.lock();
   }
+}
+
+// Of the memory file it is the end of the job, a disk image is left out.
+bool PageCachePrefetcher::fail(Job& job, uint32_t file, const Failure& failure) {
+  if (!job.report.failure || file == 0) {
+    job.report.failure = failure;
+    job.report.file = file;
+  }
+  job.files[file] = CachedFile();
+  return file == 0;
 }
 
 bool PageCachePrefetcher::advance(Job& job) {
@@ -137,12 +185,7 @@ bool PageCachePrefetcher::advance(Job& job) {
     for (uint32_t i = 0; i < job.files.size(); ++i) {
       if (job.paths[i].empty()) continue;  // left out: a file without pages
       const int error = job.files[i].open(job.paths[i]);
-      if (error == 0) continue;
-      report.failure.code = ErrorCode::source_read;
-      report.failure.err = error;
-      report.failure.syscall = "open";
-      report.file = i;
-      return false;
+      if (error != 0 && fail(job, i, read_failure(error, "open", 0))) return false;
     }
     job.extents = job.plan.extents();
     job.plan = {};
@@ -161,7 +204,10 @@ bool PageCachePrefetcher::advance(Job& job) {
     const uint64_t there = file.is_visible() ? file.count(extent.first_page, pages) : 0;
     report.pages += pages;
     report.resident += std::min(there, pages);
-    if (there >= pages) continue;
+    if (there >= pages) {
+      job.awaited.push_back(extent);
+      continue;
+    }
     if (report.fetched_pages + pages - there > job.budget_pages) {
       report.pages -= pages;
       report.resident -= there;
@@ -172,27 +218,23 @@ bool PageCachePrefetcher::advance(Job& job) {
     file.will_need(extent.first_page, pages);
     report.fetched_pages += pages - there;
     ++report.extents;
-    job.fetched.push_back(extent);
+    job.awaited.push_back(extent);
   }
   if (job.next < job.extents.size()) return true;
   if (report.asked_us == 0) report.asked_us = since_us(job.started);
-  for (size_t turn = 0; job.waited < job.fetched.size() && turn < kExtentsInTurn; ++turn) {
+  for (size_t turn = 0; job.waited < job.awaited.size() && turn < kExtentsInTurn; ++turn) {
     if (job.cancelled) {
       report.cancelled = true;
       return false;
     }
-    const FileExtent& extent = job.fetched[job.waited++];
+    const FileExtent& extent = job.awaited[job.waited++];
     const CachedFile& file = job.files[extent.file];
     if (const int error = file.wait_for(extent.first_page, extent.page_count)) {
-      report.failure.code = ErrorCode::source_read;
-      report.failure.err = error;
-      report.failure.syscall = "pread";
-      report.failure.offset = extent.first_page * CachedFile::kPage;
-      report.file = extent.file;
-      return false;
+      const uint64_t offset = extent.first_page * CachedFile::kPage;
+      if (fail(job, extent.file, read_failure(error, "pread", offset))) return false;
     }
   }
-  return job.waited < job.fetched.size();
+  return job.waited < job.awaited.size();
 }
 
 void PageCachePrefetcher::finish(Job& job) {

@@ -1,6 +1,6 @@
 // Brings pages of files into the page cache, for VMMs that map or read them: nothing is copied, and
-// no handler is there. One thread for however many restores: it fills the device's queue, and more
-// threads make that no deeper.
+// no handler is there. One thread of a disk for however many restores: it fills the device's queue,
+// and more threads make that no deeper.
 #pragma once
 
 #include <condition_variable>
@@ -54,8 +54,9 @@ struct PageCacheReport {
   uint64_t there_us = 0;       // until all was there
   bool in_budget = true;       // false: ended early
   bool cancelled = false;
-  uint32_t file = 0;  // of the failure
-  Failure failure;
+  bool was_alone = true;  // no other job had turns meanwhile: the times are its own
+  uint32_t file = 0;      // of the failure
+  Failure failure;        // the first; the job has gone on where it is a disk image's
 };
 
 class PageCachePrefetcher {
@@ -71,6 +72,8 @@ class PageCachePrefetcher {
   uint64_t start(std::vector<std::string> paths, PageCachePlan plan, uint64_t budget_bytes,
                  Done done);
   void cancel(uint64_t job);
+  // Cancels it, and waits until its `done` has returned.
+  void end(uint64_t job);
 
  private:
   struct Job;
@@ -78,6 +81,7 @@ class PageCachePrefetcher {
   void work();
   // A part of the job, so that others get their turn. Whether there is more to do.
   static bool advance(Job& job);
+  static bool fail(Job& job, uint32_t file, const Failure& failure);
   static void finish(Job& job);
 
   std::mutex mutex_;

@@ -18,8 +18,11 @@ constexpr uint64_t kChunk = 512;  // pages that are looked at as one: 2 MiB
 // A page that is under I/O, or that an ending process still maps, stays for a moment.
 constexpr int kEvictAttempts = 50;
 constexpr milliseconds kEvictPause{10};
-// Processes are searched through for mappings this often: it takes a millisecond or more.
+// Processes are searched through for mappings this often, at the most a fifth of the time, which is
+// a millisecond or more for a hundred of them; one that was found does not come again soon.
 constexpr milliseconds kSearchInterval{20};
+constexpr milliseconds kFoundInterval{100};
+constexpr int kSearchShare = 4;
 
 Failure failed(uint32_t file, int error, const char* syscall) {
   Failure failure;
@@ -84,6 +87,10 @@ PageCacheRecorder::Record PageCacheRecorder::stop() {
   }
   changed_.notify_all();
   thread_.join();
+  // Whoever has the record may unmount them.
+  files_.clear();
+  tables_.clear();
+  mappings_.clear();
   return std::move(record_);
 }
 
@@ -112,12 +119,15 @@ void PageCacheRecorder::look(bool is_last) {
   last_look_ = now;
   const auto time_us = static_cast<uint32_t>(std::min<uint64_t>(elapsed(started_), UINT32_MAX));
   for (uint32_t i = 0; i < files_.size(); ++i) look_at_cache(i, time_us, is_last);
-  if (record_.looks == 1 || now - last_search_ >= kSearchInterval || is_last) {
+  if (now >= next_search_ || is_last) {
+    const Clock::time_point began = Clock::now();
     mappings_ = mappings_of(files_[0].cached.view());
     // A page table is that of one program. A process that has begun another since, as a VMM's does
     // between fork and exec, has a new one.
     tables_.clear();
-    last_search_ = Clock::now();
+    const Clock::time_point ended = Clock::now();
+    const milliseconds pause = record_.mapper == 0 ? kSearchInterval : kFoundInterval;
+    next_search_ = ended + std::max<Clock::duration>(pause, (ended - began) * kSearchShare);
     REAP_HOOK(before_page_tables);
   }
   look_at_mappings(time_us);

@@ -61,7 +61,7 @@ class PageCacheRecorder {
   std::vector<bool> mapped_;
   std::map<pid_t, std::unique_ptr<PageTable>> tables_;  // of the mappings below
   std::vector<FileMapping> mappings_;
-  std::chrono::steady_clock::time_point started_, last_look_, last_search_;
+  std::chrono::steady_clock::time_point started_, last_look_, next_search_;
   std::chrono::microseconds interval_{};
   Record record_;
 

@@ -35,7 +35,10 @@ int PageSource::open(const std::string& path) {
   // st_blocks counts in 512 bytes whatever the block size (stat(2)).
   sparse_ = static_cast<uint64_t>(status.st_blocks) * 512 < bytes_;
   struct statfs file_system {};
-  in_memory_ = ::fstatfs(fd_.get(), &file_system) == 0 && file_system.f_type == TMPFS_MAGIC;
+  if (::fstatfs(fd_.get(), &file_system) == 0) {
+    in_memory_ = file_system.f_type == TMPFS_MAGIC;
+    tells_ = has_cachestat(file_system);
+  }
   direct_.reset(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT));
   return 0;
 }
@@ -83,7 +86,7 @@ PageSource::Result PageSource::read_streaming(uint64_t offset, void* buffer,
   // A read that does not wait starts to read ahead all the same, so that what comes past the page
   // cache would be read twice: the kernel is asked first. Where it does not tell, that is taken.
   const int64_t there =
-      direct_ && !in_memory_ ? cached_pages(fd_.get(), offset / kPage, length / kPage) : -ENOSYS;
+      direct_ && tells_ ? cached_pages(fd_.get(), offset / kPage, length / kPage) : -ENOSYS;
   if (there < 0 || static_cast<uint64_t>(there) >= length / kPage) {
     const Result cached = read_cached(offset, buffer, length);
     if (cached.read != Read::would_block) return cached;

@@ -56,6 +56,7 @@ class PageSource {
   uint64_t bytes_ = 0;
   Stamp stamp_{};
   bool sparse_ = false;     // has holes at all
+  bool tells_ = false;      // what is cached, by cachestat(2)
   bool in_memory_ = false;  // on tmpfs: no read waits, and RWF_NOWAIT is not known there
 };
 

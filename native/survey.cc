@@ -34,7 +34,7 @@ constexpr size_t kChecksumAt = 124;
 
 // The fields of the header that are looked at (docs/working-set-format.md).
 struct Header {
-  uint64_t memory_bytes, index_offset, data_offset, data_pages;
+  uint64_t memory_bytes, index_offset, data_offset, data_pages, zero_pages;
   uint32_t page_size, groups, extents, disks;
 };
 
@@ -57,6 +57,7 @@ bool read_header(int fd, Header* header) {
   copy(64, &header->groups);
   copy(68, &header->extents);
   copy(88, &header->data_pages);
+  copy(96, &header->zero_pages);
   copy(128, &header->disks);  // 0 in files of version 1.0
   return true;
 }
@@ -76,7 +77,9 @@ bool fits(const Header& header, uint64_t file_bytes) {
   if (header.index_offset > file_bytes || header.data_offset > file_bytes) return false;
   const uint64_t tables =
       header.groups * uint64_t{sizeof(PlanGroup)} + header.extents * uint64_t{sizeof(PlanExtent)};
-  return tables <= file_bytes - header.index_offset &&
+  const uint64_t memory_pages = header.memory_bytes / kPage;
+  return tables <= file_bytes - header.index_offset && header.zero_pages <= memory_pages &&
+         header.data_pages <= memory_pages - header.zero_pages &&
          header.data_pages <= (file_bytes - header.data_offset) / kPage;
 }
 
@@ -99,7 +102,9 @@ void survey_memory(const CachedFile& memory, int set, const Header& header, Surv
     ::posix_fadvise(set, static_cast<off_t>(table + first_of(block) * sizeof(PlanExtent)),
                     kExtentsInBlock * sizeof(PlanExtent), POSIX_FADV_WILLNEED);
   }
-  uint64_t extents = 0, pages = 0, missing_extents = 0, missing_pages = 0;
+  // Pages of zeros are on the disk as others are, unless they are holes, which nothing is read for.
+  const bool has_holes = memory.is_sparse();
+  uint64_t sampled_extents = 0, extents = 0, pages = 0, missing_extents = 0, missing_pages = 0;
   for (uint64_t block = 0; block < blocks; ++block) {
     PlanExtent sampled[kExtentsInBlock];
     const uint64_t count = std::min<uint64_t>(kExtentsInBlock, header.extents - first_of(block));
@@ -109,7 +114,8 @@ void survey_memory(const CachedFile& memory, int set, const Header& header, Surv
       return;
     }
     for (uint64_t i = 0; i < count; ++i) {
-      if (sampled[i].flags & kZeroExtent || sampled[i].page_count == 0) continue;
+      ++sampled_extents;
+      if ((sampled[i].flags & kZeroExtent && has_holes) || sampled[i].page_count == 0) continue;
       // Each page of a hidden file is a call, and one that is not there is read for it.
       const uint64_t length =
           std::min<uint64_t>(sampled[i].page_count, memory.is_visible() ? kMostGroupPages : 1);
@@ -122,10 +128,9 @@ void survey_memory(const CachedFile& memory, int set, const Header& header, Surv
     }
   }
   if (extents == 0) return;
-  // The pages of all extents are known, the number of those that are not zero is not.
-  found->extents = std::min<uint64_t>(header.extents, header.data_pages);
-  found->missing_pages = header.data_pages * missing_pages / pages;
-  found->missing_extents = found->extents * missing_extents / extents;
+  const uint64_t read_pages = header.data_pages + (has_holes ? 0 : header.zero_pages);
+  found->missing_pages = read_pages * missing_pages / pages;
+  found->missing_extents = header.extents * missing_extents / sampled_extents;
 }
 
 void survey_data(const CachedFile& set, const Header& header, Survey* found) {
@@ -162,7 +167,8 @@ Failure survey(const std::string& memory_file, const std::string& working_set, S
   if (!fd || !read_header(fd.get(), &header) || !fits(header, set.bytes())) return {};
   found->page_size = header.page_size;
   found->memory_bytes = header.memory_bytes;
-  found->pages = header.data_pages;
+  found->pages = header.data_pages + header.zero_pages;
+  found->extents = header.extents;
   found->disks = header.disks;
   survey_memory(memory, fd.get(), header, found);
   survey_data(set, header, found);

@@ -13,7 +13,7 @@ namespace reap {
 struct Survey {
   uint64_t page_size = 0;     // of the guest; 0: the working-set file cannot be made out
   uint64_t memory_bytes = 0;  // that the working set is for
-  uint64_t pages = 0;         // 4 KiB pages of the working set that are not zero
+  uint64_t pages = 0;         // 4 KiB pages of the working set
   uint64_t extents = 0;       // in which they lie
   uint64_t disks = 0;         // disk images of which it has pages too
   uint64_t memory_device = 0;

@@ -1,5 +1,8 @@
+import { execFile } from 'node:child_process'
 import { open } from 'node:fs/promises'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
 import { describe, expect, test } from 'vitest'
 import { prefetchPageCache, WorkingSet } from '../src/index.js'
 import { evict, residentPages } from './page-cache-helpers.js'
@@ -16,6 +19,8 @@ import {
 
 const range = (first: number, count: number) => Array.from({ length: count }, (_, i) => first + i)
 const sorted = (pages: Iterable<number>) => [...pages].sort((a, b) => a - b)
+
+const terminated = fileURLToPath(new URL('fixtures/worker-prefetches.mjs', import.meta.url))
 
 /** A page of the file is not what it was any more. */
 async function spoil(path: string, page: number): Promise<void> {
@@ -109,7 +114,7 @@ describe('a prefetch into the page cache', () => {
     expect(workingSet.disks[0]!.extents).toHaveLength(1)
     await evict(image)
     const result = await prefetchPageCache({ memoryFile, workingSet, diskImages: [image] })
-    expect(result).toMatchObject({ pages: count, bytes: count * PAGE, extents: 1, complete: true })
+    expect(result).toMatchObject({ pages: count, bytes: count * PAGE, complete: true })
     expect(residentPages(image)).toEqual(range(first, count))
   })
 
@@ -200,6 +205,14 @@ describe('a prefetch into the page cache', () => {
     const s = await recorded()
     const misuse = prefetchPageCache({ ...s, diskImages: [...s.diskImages, makeDisk(PAGE)] })
     await expect(misuse).rejects.toThrow(/no more diskImages than the working set has, 2, got 3/)
+  })
+
+  test('may be under way when its worker thread or its process ends', async () => {
+    const { memoryFile, workingSet, diskImages } = await recorded()
+    const moments = Array.from({ length: 12 }, (_, i) => String(i % 6))
+    const words = [terminated, memoryFile, workingSet as string, diskImages[0]!, ...moments]
+    // Rejects when the process was ended by a signal, as a fault in the addon does.
+    await promisify(execFile)(process.execPath, words)
   })
 
   test('says when the working set is missing or damaged', async () => {

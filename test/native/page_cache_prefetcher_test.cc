@@ -97,10 +97,10 @@ TEST(page_cache_plan_sorts_and_merges_windows_of_touches) {
   CHECK_EQ(text_of(touches({UINT32_MAX, 0}).extents()), "0:0+1 0:4294967295+1");
 }
 
-TEST(page_cache_plan_takes_each_touch_of_2_mib_by_itself) {
+TEST(page_cache_plan_takes_each_touch_of_2_mib_by_itself_in_pieces_of_1_mib) {
   PageCachePlan plan = touches({1024, 0, 512});
   plan.pages_per_touch = 512;
-  CHECK_EQ(text_of(plan.extents()), "0:1024+512 0:0+512 0:512+512");
+  CHECK_EQ(text_of(plan.extents()), "0:1024+256 0:1280+256 0:0+256 0:256+256 0:512+256 0:768+256");
 }
 
 TEST(page_cache_plan_has_disks_between_the_touches_by_their_times) {
@@ -271,19 +271,80 @@ TEST(page_cache_prefetcher_lets_jobs_take_turns) {
   CHECK(memory.there() == fixture::every(2, 0, 4096));
 }
 
-TEST(page_cache_prefetcher_says_which_file_cannot_be_opened) {
+TEST(page_cache_prefetcher_goes_on_without_a_disk_image_that_cannot_be_opened) {
   const PageFile memory(64);
-  if (!memory.evict()) SKIP(fixture::kNeedsEviction);
+  const PageFile disk(64);
+  if (!memory.evict() || !disk.evict()) SKIP(fixture::kNeedsEviction);
   const uint64_t descriptors = fixture::descriptors_here();
+  PageCachePlan plan = touches({5});
+  plan.disk_extents = {{0, 1, 2, 0}, {1, 9, 1, 0}};
   const PageCacheReport report =
-      bring_in({memory.path(), "", memory.path() + "-missing"}, touches({5}));
+      bring_in({memory.path(), memory.path() + "-missing", disk.path()}, std::move(plan));
   CHECK(report.failure.code == reap::ErrorCode::source_read);
   CHECK_EQ(report.failure.err, -ENOENT);
   CHECK_EQ(report.failure.syscall, "open");
-  CHECK_EQ(report.file, 2);
-  CHECK_EQ(report.pages, 0);
-  CHECK(memory.there().empty());
+  CHECK_EQ(report.file, 1);
+  CHECK_EQ(report.pages, 2);
+  CHECK(memory.there() == std::vector<uint32_t>({5}));
+  CHECK(disk.there() == std::vector<uint32_t>({9}));
   CHECK_EQ(fixture::descriptors_here(), descriptors);
+}
+
+TEST(page_cache_prefetcher_ends_where_the_memory_file_cannot_be_opened) {
+  const PageFile disk(64);
+  if (!disk.evict()) SKIP(fixture::kNeedsEviction);
+  PageCachePlan plan = touches({5});
+  plan.disk_extents = {{0, 1, 2, 0}};
+  const PageCacheReport report = bring_in({disk.path() + "-missing", disk.path()}, std::move(plan));
+  CHECK_EQ(report.failure.err, -ENOENT);
+  CHECK_EQ(report.file, 0);
+  CHECK_EQ(report.pages, 0);
+  CHECK(disk.there().empty());
+}
+
+TEST(page_cache_prefetcher_says_whose_times_are_not_its_own) {
+  const PageFile memory(64);
+  CHECK(bring_in({memory.path()}, touches({5})).was_alone);
+  HeldTurn turn(1);
+  End first, second;
+  PageCachePrefetcher prefetcher;
+  prefetcher.start({memory.path()}, touches({5}), kNoBudget, first.done());
+  prefetcher.start({memory.path()}, touches({6}), kNoBudget, second.done());
+  turn.release();
+  CHECK(!first.wait().was_alone);
+  CHECK(!second.wait().was_alone);
+}
+
+TEST(page_cache_prefetcher_ends_a_job_and_has_told_its_end_by_then) {
+  const PageFile memory(64);
+  HeldTurn turn(1);
+  End end;
+  PageCachePrefetcher prefetcher;
+  const uint64_t job = prefetcher.start({memory.path()}, touches({5}), kNoBudget, end.done());
+  turn.wait();
+  bool has_come = false;
+  std::thread ending([&] {
+    prefetcher.end(job);
+    has_come = end.has_come();
+  });
+  turn.release();
+  ending.join();
+  CHECK(has_come);
+  prefetcher.end(job);  // nothing to wait for
+}
+
+TEST(page_cache_prefetcher_waits_for_what_others_are_reading) {
+  const PageFile memory(64);
+  if (!memory.evict()) SKIP(fixture::kNeedsEviction);
+  memory.read({5, 6});
+  fixture::Hooks hooks;
+  // Counted as there, and not to be read yet: each page is waited for.
+  std::atomic<int> looks{0};
+  reap::hooks::reads_are_unfinished = [&looks] { return ++looks > 0; };
+  const PageCacheReport report = bring_in({memory.path()}, touches({5, 6}));
+  CHECK_EQ(report.resident, 2);
+  CHECK_EQ(report.fetched_pages, 0);
+  CHECK_EQ(looks.load(), 1);
 }
 
 TEST(page_cache_prefetcher_leaves_out_a_file_without_a_path) {

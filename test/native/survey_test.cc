@@ -42,7 +42,8 @@ struct Set {
     header.extents = static_cast<uint32_t>(extents.size());
     header.groups = (header.extents + 255) / 256;
     for (const auto& extent : extents) {
-      if (!(extent.flags & reap::kZeroExtent)) header.data_pages += extent.page_count;
+      (extent.flags & reap::kZeroExtent ? header.zero_pages : header.data_pages) +=
+          extent.page_count;
     }
     table += header.groups * sizeof(reap::PlanGroup);
     const uint64_t index_end = table + extents.size() * sizeof(reap::PlanExtent);
@@ -176,7 +177,7 @@ TEST(survey_tells_pages_from_extents_that_lack_some) {
   CHECK_EQ(found.missing_pages, 768);
 }
 
-TEST(survey_leaves_out_zero_extents) {
+TEST(survey_leaves_out_zero_extents_that_are_holes) {
   std::vector<reap::PlanExtent> extents = extents_at(fixture::every(2, 0, 1024));
   // Every second one is of zeros, and not in the page cache.
   for (size_t i = 1; i < extents.size(); i += 2) {
@@ -187,7 +188,14 @@ TEST(survey_leaves_out_zero_extents) {
   files.memory().evict(1024, 1024);
   if (files.memory().there().size() != 1024) SKIP(fixture::kNeedsEviction);
   reap::Survey found = files.survey();
-  CHECK_EQ(found.pages, 256);
+  CHECK_EQ(found.pages, 512);
+  CHECK_EQ(found.extents, 512);
+  CHECK_EQ(found.missing_pages, 256);
+  CHECK_EQ(found.missing_extents, 256);
+  // A file with holes has them where its zeros are.
+  CHECK_EQ(::truncate(files.memory().path().c_str(), kMemoryPages * 4096 + (1 << 20)), 0);
+  found = files.survey();
+  CHECK_EQ(found.pages, 512);
   CHECK_EQ(found.missing_pages, 0);
   CHECK_EQ(found.missing_extents, 0);
   CHECK(files.memory().evict());
@@ -197,8 +205,9 @@ TEST(survey_leaves_out_zero_extents) {
 
   const Files zeros(Set(extents_at(fixture::every(2, 0, 1024), 1, reap::kZeroExtent)));
   CHECK_EQ(zeros.survey().page_size, 4096);
-  CHECK_EQ(zeros.survey().pages, 0);
+  CHECK_EQ(zeros.survey().pages, 512);
   CHECK_EQ(zeros.survey().missing_pages, 0);
+  CHECK_EQ(zeros.survey().missing_bytes, 0);
 }
 
 TEST(survey_of_data_that_is_partly_there_has_whole_groups_missing) {
