@@ -7,7 +7,7 @@ export type Backend = 'uffd' | 'page-cache'
 
 /** What a restore would find now; estimates from samples. */
 export interface Residency {
-  /** 4 KiB pages of the working set that are not zeros. */
+  /** 4 KiB pages of the working set. */
   readonly pages: number
   /** Runs of pages in which those lie. */
   readonly extents: number
@@ -79,8 +79,8 @@ export function estimate(
   isIndexKnown = true,
 ): Record<Backend, Estimate> | undefined {
   const guest = guestCosts(model.costs, vcpus)
-  const memoryDisk = model.diskCosts(survey.memoryDevice)?.costs
-  const setDisk = model.diskCosts(survey.setDevice)?.costs
+  const memoryDisk = model.diskCosts(survey.memoryDevice)
+  const setDisk = model.diskCosts(survey.setDevice)
   if (!guest || !memoryDisk || !setDisk) return undefined
   const of = (costs: TouchCosts, readMs: number): Estimate => {
     const { fixedMs, pageUs, extentUs } = costs
@@ -118,8 +118,8 @@ export interface Wishes {
   readonly record: boolean
   /** `places` are of a set that is in no file, so that nothing can be installed in bulk. */
   readonly workingSet: 'file' | 'places' | 'refused' | 'none'
-  /** Of the guest, where the caller says it. */
-  readonly pageSize: number | undefined
+  /** Of the guest, where the caller says it, or 0. */
+  readonly pageSize: number
 }
 
 /** A choice, and why: a sentence without a full stop. */
@@ -152,7 +152,7 @@ export function choose(
   if (wishes.record) {
     return { backend: 'uffd', reason: 'a fault handler records each page as it is touched' }
   }
-  if ((wishes.pageSize ?? survey.pageSize) === 2 * 2 ** 20) {
+  if (Math.max(wishes.pageSize, survey.pageSize ?? 0) === 2 * 2 ** 20) {
     return { backend: 'uffd', reason: 'a guest with 2 MiB pages can be restored in no other way' }
   }
   if (wishes.workingSet !== 'file')

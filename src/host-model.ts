@@ -1,8 +1,9 @@
-import { access, constants, mkdir, readFile } from 'node:fs/promises'
-import { availableParallelism, cpus, homedir, release } from 'node:os'
+import { access, constants, mkdir, readFile, stat } from 'node:fs/promises'
+import { availableParallelism, homedir, release } from 'node:os'
 import { dirname, join } from 'node:path'
 import { ReapTraceError } from './errors.js'
 import { replaceFile, writeWhole } from './files.js'
+import { stamp } from './snapshot.js'
 
 /** What touches the guest's memory: vCPUs of KVM, or threads of the VMM (QEMU's TCG). */
 export type Vcpus = 'kvm' | 'threads'
@@ -41,8 +42,10 @@ export interface HostCosts {
   /** What a process takes to read the index of a working-set file that it has not read before, a page. */
   readonly indexUs: number
   readonly guests: Partial<Readonly<Record<Vcpus, GuestCosts>>>
-  /** By device number; `default` is the disk on which it was measured. */
-  readonly disks: Readonly<Record<string, DiskCosts>>
+  /** Of the disk on which it was measured. */
+  readonly disk: DiskCosts
+  /** What restores have shown of others, by device number. */
+  readonly disks: Readonly<Record<string, Partial<DiskCosts>>>
 }
 
 /** The rate of workers that have read for so long in all; the engine has two to four (native/engine.cc). */
@@ -53,7 +56,12 @@ export const readRate = (bytes: number, fetchMs: number): number =>
 const NEWS = 0.2
 const SAVE_AFTER_MS = 1000
 
-const cpuName = (): string => `${cpus().length} × ${cpus()[0]?.model.trim() ?? 'unknown'}`
+/** The processors, as costs depend on them. */
+async function cpuName(): Promise<string> {
+  const text = await readFile('/proc/cpuinfo', 'utf8').catch(() => '')
+  const [, model = 'unknown'] = /^(?:model name|CPU part)\s*:\s*(.*)$/m.exec(text) ?? []
+  return `${text.match(/^processor\s*:/gm)?.length ?? 0} × ${model.trim()}`
+}
 
 /** Where the costs of this host are kept, unless `REAP_TRACE_HOST_COSTS` names another file. */
 export function hostCostsPath(): string {
@@ -68,42 +76,65 @@ const isCost = (value: unknown): boolean => value === 0 || isPositive(value)
 const areCosts = (costs: TouchCosts | undefined): boolean =>
   isCost(costs?.fixedMs) && isPositive(costs?.pageUs) && isCost(costs?.extentUs)
 
-/** What of a file can be believed: nothing of another kernel or other processors. */
-function believable(costs: HostCosts): boolean {
-  return (
-    costs.kernel === release() &&
-    costs.cpu === cpuName() &&
-    isPositive(costs.indexUs) &&
-    Object.values(costs.guests).every(
-      ({ mapped, installed }) => areCosts(mapped) && areCosts(installed),
-    ) &&
-    Object.values(costs.disks).every(
-      ({ bytesPerMs, cachedBytesPerMs, extentUs }) =>
-        isPositive(bytesPerMs) && isPositive(cachedBytesPerMs) && isPositive(extentUs),
-    )
-  )
+const areDiskCosts = (costs: Partial<DiskCosts> | undefined): boolean =>
+  [costs?.bytesPerMs, costs?.cachedBytesPerMs, costs?.extentUs].every(isPositive)
+
+/** What a file has that can be believed: nothing of another kernel or other processors. */
+async function readCosts(path: string): Promise<HostCosts | undefined> {
+  try {
+    const [text, cpu] = await Promise.all([readFile(path, 'utf8'), cpuName()])
+    const costs = JSON.parse(text) as HostCosts
+    const isOurs = costs.kernel === release() && costs.cpu === cpu
+    const isWhole =
+      isPositive(costs.indexUs) &&
+      areDiskCosts(costs.disk) &&
+      Object.values(costs.guests).every(
+        ({ mapped, installed }) => areCosts(mapped) && areCosts(installed),
+      ) &&
+      Object.values(costs.disks).every((disk) => areDiskCosts({ ...costs.disk, ...disk }))
+    return isOurs && isWhole ? costs : undefined
+  } catch {
+    return undefined // measured again when somebody asks for it
+  }
 }
+
+/** The state of a file, to see that another process has written it. */
+const stateOf = (path: string): Promise<string> =>
+  stat(path, { bigint: true })
+    .then(stamp, () => 'none')
+    .then(String)
 
 /** The measured costs of this host: kept in a file, refreshed by what restores show. */
 export class HostModel {
   readonly path: string
   #costs: HostCosts | undefined
+  #state: string
+  /** What this process has seen and not yet kept. */
+  readonly #seen = new Map<string, Partial<DiskCosts>>()
   #saving: NodeJS.Timeout | undefined
 
-  private constructor(path: string, costs: HostCosts | undefined) {
+  private constructor(path: string, costs: HostCosts | undefined, state: string) {
     this.path = path
     this.#costs = costs
+    this.#state = state
   }
 
   /** Reads it from its file. A file that is missing or cannot be believed is as none. */
   static async load(path = hostCostsPath()): Promise<HostModel> {
-    try {
-      const costs = JSON.parse(await readFile(path, 'utf8')) as HostCosts
-      if (believable(costs)) return new HostModel(path, costs)
-    } catch {
-      // Measured again when somebody asks for it.
+    const state = await stateOf(path)
+    return new HostModel(path, await readCosts(path), state)
+  }
+
+  /** Takes what another process has measured or seen since. */
+  async refresh(): Promise<void> {
+    const state = await stateOf(this.path)
+    if (state === this.#state) return
+    this.#state = state
+    const costs = await readCosts(this.path)
+    this.#costs = costs && {
+      ...costs,
+      disks: { ...costs.disks, ...Object.fromEntries(this.#seen) },
     }
-    return new HostModel(path, undefined)
   }
 
   /** `undefined` before anything was measured. */
@@ -116,39 +147,46 @@ export class HostModel {
    *
    * @throws ReapTraceError `ERR_WORKING_SET_IO` where that cannot be; the costs count all the same.
    */
-  async replace(costs: Omit<HostCosts, 'measuredAt' | 'kernel' | 'cpu'>): Promise<HostCosts> {
+  async replace(
+    costs: Omit<HostCosts, 'measuredAt' | 'kernel' | 'cpu' | 'disks'>,
+  ): Promise<HostCosts> {
+    this.#seen.clear()
     this.#costs = {
       measuredAt: new Date().toISOString(),
       kernel: release(),
-      cpu: cpuName(),
+      cpu: await cpuName(),
       ...costs,
+      disks: {},
     }
     await this.#save()
     return this.#costs
   }
 
-  diskCosts(device: number): { costs: DiskCosts; isKnown: boolean } | undefined {
-    const disks = this.#costs?.disks
-    const own = disks?.[String(device)]
-    const costs = own ?? disks?.default
-    return costs && { costs, isKnown: own !== undefined }
+  /** What is known of a disk, and for the rest what was measured. */
+  diskCosts(device: number): DiskCosts | undefined {
+    const costs = this.#costs
+    return costs && { ...costs.disk, ...costs.disks[String(device)] }
   }
 
-  /** What one restore has shown of a disk. */
+  /** What one restore has shown of a disk: the first sight counts, the others move it. */
   sawDisk(device: number, seen: Partial<DiskCosts>): void {
-    const before = this.diskCosts(device)
-    if (!this.#costs || !before) return
-    const mix = (old: number, fresh: number | undefined) =>
-      isPositive(fresh) ? (before.isKnown ? old + NEWS * (fresh - old) : fresh) : old
-    const costs = {
-      bytesPerMs: mix(before.costs.bytesPerMs, seen.bytesPerMs),
-      cachedBytesPerMs: mix(before.costs.cachedBytesPerMs, seen.cachedBytesPerMs),
-      extentUs: mix(before.costs.extentUs, seen.extentUs),
+    if (!this.#costs) return
+    const name = String(device)
+    const known: Partial<Record<keyof DiskCosts, number>> = { ...this.#costs.disks[name] }
+    const fresh = Object.entries(seen).filter(([, value]) => isPositive(value))
+    if (fresh.length === 0) return
+    for (const [field, value] of fresh as [keyof DiskCosts, number][]) {
+      const old = known[field]
+      known[field] = old === undefined ? value : old + NEWS * (value - old)
     }
-    this.#costs = { ...this.#costs, disks: { ...this.#costs.disks, [device]: costs } }
+    this.#seen.set(name, known)
+    this.#costs = { ...this.#costs, disks: { ...this.#costs.disks, [name]: known } }
     this.#saving ??= setTimeout(() => {
       this.#saving = undefined
-      this.#save().catch(() => {}) // it is measured again
+      // Over what others have written meanwhile, of which ours is a part.
+      this.refresh()
+        .then(() => this.#save())
+        .catch(() => {}) // it is measured again
     }, SAVE_AFTER_MS).unref()
   }
 
@@ -168,11 +206,14 @@ export class HostModel {
   }
 
   async #save(): Promise<void> {
+    if (!this.#costs) return
     const bytes = Buffer.from(`${JSON.stringify(this.#costs, undefined, 2)}\n`)
     await this.prepare()
     await replaceFile(this.path, (file) => writeWhole(file, bytes, 0)).catch((error) => {
       throw this.#unkept(error instanceof ReapTraceError ? error.cause : error)
     })
+    this.#seen.clear()
+    this.#state = await stateOf(this.path)
   }
 
   #unkept(cause: unknown): ReapTraceError {
@@ -193,9 +234,14 @@ export class HostModel {
 
 let model: { readonly path: string; readonly loaded: Promise<HostModel> } | undefined
 
-/** The model of this process, read when it is first needed, and when another file is named. */
-export function hostModel(): Promise<HostModel> {
+/** The model of this process, as its file is now. */
+export async function hostModel(): Promise<HostModel> {
   const path = hostCostsPath()
-  if (model?.path !== path) model = { path, loaded: HostModel.load(path) }
+  if (model?.path === path) {
+    const loaded = await model.loaded
+    await loaded.refresh()
+    return loaded
+  }
+  model = { path, loaded: HostModel.load(path) }
   return model.loaded
 }

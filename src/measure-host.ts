@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { randomFillSync } from 'node:crypto'
 import { once } from 'node:events'
-import { mkdir, mkdtemp, rm, stat, statfs, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, rm, statfs, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { performance } from 'node:perf_hooks'
 import { createInterface } from 'node:readline'
@@ -182,12 +182,11 @@ class Measurement {
       }
     }
     const disk = await this.#measureDisk(middle, long, step)
-    const device = Number((await stat(this.#memoryFile)).dev)
     this.#onProgress?.({ share: 1 })
     return model.replace({
       indexUs: await indexUs(middle),
       guests,
-      disks: { default: disk, [device]: disk },
+      disk,
     })
   }
 
@@ -305,7 +304,8 @@ class Measurement {
 /** A recording begins with an eviction that is checked. */
 async function evict(paths: readonly string[]): Promise<void> {
   const recorder = await native().startRecording(paths, 1e6)
-  if (isFailure(recorder)) throw toError(recorder, { memoryFile: paths[Number(recorder.offset)]! })
+  if (isFailure(recorder))
+    throw toError({ ...recorder, offset: 0n }, { memoryFile: paths[Number(recorder.offset)]! })
   await native().stopRecording(recorder)
 }
 

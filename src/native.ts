@@ -74,13 +74,14 @@ interface Addon {
   probe(): [device: number, syscall: number, userModeOnly: number, features: bigint]
   survey(memoryFile: string, workingSet: string): Promise<NativeFailure | Float64Array>
   prefetchPageCache(
+    device: number,
     paths: readonly string[],
     touches: Uint32Array,
     pagesPerTouch: number,
     diskExtents: Uint32Array,
     budgetBytes: number,
   ): [job: number, end: Promise<[figures: Float64Array, failure: NativeFailure | null]>]
-  cancelPrefetch(job: number): void
+  cancelPrefetch(device: number, job: number): void
   startRecording(
     paths: readonly string[],
     intervalUs: number,

@@ -20,7 +20,7 @@ import {
   statMemoryFile,
 } from './snapshot.js'
 import { PAGE } from './trace.js'
-import { diskTableOf, planOf, Trace, touchTableOf, WorkingSet } from './working-set.js'
+import { diskCountOf, diskTableOf, planOf, Trace, touchTableOf, WorkingSet } from './working-set.js'
 
 /** A list of paths, as `diskImages` is. */
 export const pathsRule: OptionRule = {
@@ -255,7 +255,8 @@ export interface PageCachePrefetchResult {
  * Resolves when all is there. A guest can run meanwhile; it finds what was brought in.
  *
  * A disk image that changed since the record, or that cannot be read, is left out, and `error` says
- * so: the places are of no use then, and only time would be lost.
+ * so: the places are of no use then, and only time would be lost. Where nothing is brought in, nothing of
+ * the working set is used, and it is not checked.
  *
  * @throws TypeError for options that make no sense, or more `diskImages` than the set has.
  * @throws ReapTraceError
@@ -313,37 +314,52 @@ export async function bringIn(
 ): Promise<PageCachePrefetchResult> {
   signal?.throwIfAborted()
   const set = typeof workingSet === 'string' ? await readOnce(workingSet) : workingSet
-  if (diskImages.length > set.disks.length) {
+  const disks = diskCountOf(set)
+  if (diskImages.length > disks) {
     throw new TypeError(
-      `Expected no more diskImages than the working set has, ${set.disks.length}, got ${diskImages.length}`,
+      `Expected no more diskImages than the working set has, ${disks}, got ${diskImages.length}`,
     )
   }
+  let device = 0
   if (memoryFile !== undefined) {
-    checkSize(memoryFile, Number((await statMemoryFile(memoryFile)).size), set.memoryBytes)
+    const { size, dev } = await statMemoryFile(memoryFile)
+    checkSize(memoryFile, Number(size), set.memoryBytes)
+    device = Number(dev)
   }
-  const { paths, error } = await usable(diskImages, set)
+  const images = await usable(diskImages, set)
   signal?.throwIfAborted()
 
   const [job, end] = native().prefetchPageCache(
-    [memoryFile ?? '', ...paths],
+    device || images.device,
+    [memoryFile ?? '', ...images.paths],
     memoryFile === undefined ? new Uint32Array() : touchTableOf(set),
     set.pageSize / PAGE,
     diskTableOf(set),
     budgetBytes ?? Math.floor(freemem() / 2),
   )
-  const cancel = () => native().cancelPrefetch(job)
-  signal?.addEventListener('abort', cancel, { once: true })
+  const cancel = () => native().cancelPrefetch(device || images.device, job)
+  let onAbort: () => void = () => {}
+  // Not for the thread, which may wait for a disk that does not answer.
+  const aborted = new Promise<never>((_, reject) => {
+    onAbort = () => {
+      cancel()
+      reject(signal?.reason)
+    }
+  })
+  aborted.catch(() => {})
+  signal?.addEventListener('abort', onAbort, { once: true })
   try {
     // Meanwhile, as the samples are mostly pages that are on their way.
     const checked =
       memoryFile !== undefined && set.identity ? checkIdentity(memoryFile, set) : undefined
     checked?.catch(cancel)
-    const [[figures, failure]] = await Promise.all([end, checked])
-    signal?.throwIfAborted()
+    const [[figures, failure]] = await Promise.race([Promise.all([end, checked]), aborted])
     const [pages = 0, resident = 0, fetched = 0, extents = 0, ...rest] = figures
-    const [askedUs = 0, thereUs = 0, isInBudget = 0, , file = 0] = rest
-    if (failure) throw fileError(failure, [memoryFile ?? '', ...diskImages], file)
-    return {
+    const [askedUs = 0, thereUs = 0, isInBudget = 0, wasAlone = 0, file = 0] = rest
+    const failed = failure ? fileError(failure, [memoryFile ?? '', ...diskImages], file) : undefined
+    if (failed && file === 0) throw failed
+    const error = images.error ?? failed
+    const result: PageCachePrefetchResult = {
       pages,
       residentPages: resident,
       bytes: fetched * PAGE,
@@ -353,10 +369,17 @@ export async function bringIn(
       complete: isInBudget === 1 && error === undefined,
       ...(error && { error }),
     }
+    if (wasAlone === 1) alone.add(result)
+    return result
   } finally {
-    signal?.removeEventListener('abort', cancel)
+    signal?.removeEventListener('abort', onAbort)
   }
 }
+
+const alone = new WeakSet<PageCachePrefetchResult>()
+
+/** Whether no other prefetch had a part in the times of one: what it says of the disk is its own. */
+export const wasAlone = (result: PageCachePrefetchResult): boolean => alone.has(result)
 
 async function checkImage(path: string, set: WorkingSet, disk: number): Promise<void> {
   const stored = planOf(set)?.disks[disk]
@@ -371,13 +394,18 @@ async function checkImage(path: string, set: WorkingSet, disk: number): Promise<
   await sampleDiskPages(path, new Uint32Array()) // opens it
 }
 
-/** The disk images whose places are still good, and why others are not; those have an empty path. */
+/**
+ * The disk images whose places are still good, and why others are not; those have an empty path. The
+ * device is that of the first.
+ */
 async function usable(diskImages: readonly string[], set: WorkingSet) {
   let error: ReapTraceError | undefined
+  let device = 0
   const paths = await Promise.all(
     diskImages.map(async (path, i) => {
       try {
         await checkImage(path, set, i)
+        device ||= Number((await statDiskImage(path)).dev)
         return path
       } catch (reason) {
         if (!(reason instanceof ReapTraceError)) throw reason
@@ -386,5 +414,5 @@ async function usable(diskImages: readonly string[], set: WorkingSet) {
       }
     }),
   )
-  return { paths, error }
+  return { paths, error, device }
 }

@@ -1,3 +1,4 @@
+import { resolve } from 'node:path'
 import { isWorkingSetError, readOnce, wasRead } from './checked-plan.js'
 import {
   type Backend,
@@ -17,17 +18,23 @@ import {
   nothingToBring,
   type PageCachePrefetchResult,
   pathsRule,
+  wasAlone,
   workingSetRule,
 } from './page-cache.js'
 import { report, serve, serveRules } from './serve.js'
 import { checkIdentity, checkSize, statMemoryFile } from './snapshot.js'
-import { planOf, WorkingSet } from './working-set.js'
+import { diskCountOf, planOf, WorkingSet } from './working-set.js'
 
 /**
  * All options of {@link serve} as well: they count where the choice is a fault handler. `socketPath` is
  * bound only then.
  */
 export interface PrepareRestoreOptions extends ServeOptions {
+  /**
+   * Note the pages that the guest asks for, for `handler.takeTrace()`; needs a fault handler.
+   * @default false
+   */
+  readonly record?: boolean | undefined
   /**
    * Which way to take.
    * @default 'auto'
@@ -54,7 +61,7 @@ export interface PrepareRestoreOptions extends ServeOptions {
   readonly budgetBytes?: number | undefined
 }
 
-/** `mem_backend` of Firecracker's `PUT /snapshot/load`, as it stands there. */
+/** `mem_backend` of Firecracker's `PUT /snapshot/load`, as it stands there; the path is absolute. */
 export interface MemBackend {
   readonly backend_type: 'File' | 'Uffd'
   readonly backend_path: string
@@ -70,7 +77,10 @@ export interface Restore extends AsyncDisposable {
   readonly residency: Residency | undefined
   /** What each way would have taken; `undefined` on a host that was not measured. */
   readonly estimates: Readonly<Record<Backend, Estimate>> | undefined
-  /** What looking and choosing took, in milliseconds, on a pool thread for the most part. */
+  /**
+   * What looking and choosing took, in milliseconds, on a pool thread for the most part. Not in it:
+   * what `serve()` does after the choice of a handler, which reads the set's index once a process.
+   */
   readonly decidedMs: number
   /** Of a restore by userfaultfd. */
   readonly handler: FaultHandler | undefined
@@ -176,7 +186,7 @@ export async function planRestore(options: PrepareRestoreOptions): Promise<Resto
       forced: backend === 'auto' ? undefined : backend,
       record,
       workingSet: refusal ? 'refused' : !isUsable ? 'none' : isInFile ? 'file' : 'places',
-      pageSize: options.pageSize ?? set?.pageSize,
+      pageSize: Math.max(options.pageSize ?? 0, set?.pageSize ?? 0),
     } as const
     return { ...choose(wishes, survey, estimates), estimates }
   }
@@ -193,7 +203,7 @@ export async function planRestore(options: PrepareRestoreOptions): Promise<Resto
   }
   if (refusal && options.onBadWorkingSet === 'fail') throw refusal
   const { backend: way, reason, estimates } = choice
-  const disks = Math.min(set?.disks.length ?? survey.disks, options.diskImages?.length ?? 0)
+  const disks = Math.min(set ? diskCountOf(set) : survey.disks, options.diskImages?.length ?? 0)
   return { choice: way, reason, survey, estimates, isInFile, disks, refusal, decidedMs }
 }
 
@@ -261,7 +271,7 @@ async function byHandler(options: PrepareRestoreOptions, plan: RestorePlan): Pro
   return {
     ...found(plan),
     choice: 'uffd',
-    memBackend: { backend_type: 'Uffd', backend_path: handler.socketPath },
+    memBackend: { backend_type: 'Uffd', backend_path: resolve(handler.socketPath) },
     handler,
     prefetched: handler.prefetched,
     disksPrefetched,
@@ -286,7 +296,7 @@ function byPageCache(options: PrepareRestoreOptions, plan: RestorePlan): Restore
   return {
     ...found(plan),
     choice: 'page-cache',
-    memBackend: { backend_type: 'File', backend_path: memoryFile },
+    memBackend: { backend_type: 'File', backend_path: resolve(memoryFile) },
     handler: undefined,
     prefetched,
     disksPrefetched: prefetched,
@@ -311,7 +321,8 @@ async function prefetchByPageCache(
     budgetBytes,
     signal,
   })
-  learnFromPageCache(result, survey)
+  // Disk images may lie on other disks.
+  if (disks === 0) learnFromPageCache(result, survey)
   return result
 }
 
@@ -339,26 +350,37 @@ const found = ({ reason, survey, estimates, isInFile, decidedMs }: RestorePlan) 
 const ENOUGH_BYTES = 16 * 2 ** 20
 const ENOUGH_EXTENTS = 512
 
+/** Restores by a handler whose pages are being read. */
+let reading = 0
+let lastReading = 0
+
+/** What the reads of a restore took shows the rate of its disk, if no other restore read meanwhile. */
 function learnFromHandler(handler: FaultHandler, { setDevice, missingBytes }: Survey): void {
-  handler.prefetched.then(
-    async ({ complete, fetchMs }) => {
-      if (!complete || missingBytes < ENOUGH_BYTES) return
-      const model = await hostModel()
-      model.sawDisk(setDevice, { bytesPerMs: readRate(missingBytes, fetchMs) })
-    },
-    () => {}, // the session has ended before
-  )
+  const own = ++lastReading
+  const began = ++reading
+  handler.prefetched
+    .then(
+      async ({ complete, fetchMs }) => {
+        const wasAlone = began === 1 && lastReading === own
+        if (!complete || !wasAlone || missingBytes < ENOUGH_BYTES) return
+        const model = await hostModel()
+        model.sawDisk(setDevice, { bytesPerMs: readRate(missingBytes, fetchMs) })
+      },
+      () => {}, // the session has ended before
+    )
+    .finally(() => reading--)
 }
 
 /** A prefetch shows what its runs cost, or, where those are long, what its bytes do. */
 async function learnFromPageCache(
-  { bytes, extents, thereMs, complete }: PageCachePrefetchResult,
+  result: PageCachePrefetchResult,
   { memoryDevice, isVisible }: Survey,
 ): Promise<void> {
+  const { bytes, extents, thereMs, complete } = result
   // Of a hidden file all runs count, whether they were read or there.
-  if (!complete || !isVisible || extents < ENOUGH_EXTENTS) return
+  if (!complete || !isVisible || !wasAlone(result) || extents < ENOUGH_EXTENTS) return
   const model = await hostModel()
-  const costs = model.diskCosts(memoryDevice)?.costs
+  const costs = model.diskCosts(memoryDevice)
   if (!costs) return
   const isBytes = bytes / costs.cachedBytesPerMs > (extents * costs.extentUs) / 1000
   model.sawDisk(

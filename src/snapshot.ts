@@ -148,15 +148,11 @@ export async function checkIdentity(
  * - `ERR_SNAPSHOT_MISMATCH`: the sizes differ, or a page does (its `offset`),
  * - `ERR_SOURCE_READ`: the disk image cannot be read, or is none.
  */
-export async function checkDisk(
-  path: string,
-  { bytes, samples }: DiskIdentity,
-): Promise<FileStamp> {
+export async function checkDisk(path: string, { bytes, samples }: DiskIdentity): Promise<void> {
   const stats = await statDiskImage(path)
   const size = Number(stats.size)
   if (size !== bytes) throw otherDiskSize(path, size, bytes)
   await compare('disk image', path, stats, samples)
-  return stampOf(stats)
 }
 
 const readers = {

@@ -99,6 +99,9 @@ export let diskTableOf: (set: WorkingSet) => Uint32Array
  */
 export let touchTableOf: (set: WorkingSet) => Uint32Array
 
+/** How many disk images a working set has pages of. */
+export let diskCountOf: (set: WorkingSet) => number
+
 const count = (least: number, most: number) => ({
   expected: `an integer from ${least} to ${most}`,
   accepts: (value: unknown) =>
@@ -152,6 +155,7 @@ export class WorkingSet {
     // Not a member: the engine's tables are nobody else's business.
     planOf = (set) => set.#file
     diskTableOf = (set) => set.#diskTable
+    diskCountOf = (set) => set.#diskFacts.length
     touchTableOf = (set) => set.#file?.touches ?? touchesOf(set.order)
   }
 

@@ -31,7 +31,7 @@ const wishes: Wishes = {
   forced: undefined,
   record: false,
   workingSet: 'file',
-  pageSize: undefined,
+  pageSize: 0,
 }
 const model = (what: unknown = costs) => HostModel.load(hostCosts(what))
 
@@ -71,9 +71,8 @@ describe('an estimate', () => {
 
   test('has the costs of each file on its own disk', async () => {
     const disks = {
-      default: { bytesPerMs: 1, cachedBytesPerMs: 1, extentUs: 1 },
-      1: { bytesPerMs: 3, cachedBytesPerMs: 1e6, extentUs: 500 },
-      2: { bytesPerMs: 4096, cachedBytesPerMs: 5, extentUs: 7 },
+      1: { extentUs: 500 },
+      2: { bytesPerMs: 4096 },
     }
     const estimates = estimate(cold, await model({ ...costs, disks }), 'kvm')!
     expect(estimates.uffd.readMs).toBeCloseTo(4000)
@@ -89,7 +88,6 @@ describe('an estimate', () => {
   test('is none on a host that was not measured', async () => {
     expect(estimate(warm, await HostModel.load(newPath('nowhere')), 'kvm')).toBeUndefined()
     expect(estimate(warm, await model({ ...costs, guests: {} }), 'threads')).toBeUndefined()
-    expect(estimate(warm, await model({ ...costs, disks: {} }), 'threads')).toBeUndefined()
   })
 })
 
@@ -196,14 +194,8 @@ describe('the costs of a host', () => {
       'half of a guest',
       { ...costs, guests: { kvm: { mapped: { fixedMs: 1, pageUs: 1, extentUs: 1 } } } },
     ],
-    [
-      'a disk of words',
-      { ...costs, disks: { default: { bytesPerMs: 'fast', cachedBytesPerMs: 1, extentUs: 1 } } },
-    ],
-    [
-      'a disk with free runs',
-      { ...costs, disks: { default: { ...costs.disks.default, extentUs: 0 } } },
-    ],
+    ['a disk of words', { ...costs, disks: { 7: { bytesPerMs: 'fast' } } }],
+    ['a disk with free runs', { ...costs, disk: { ...costs.disk, extentUs: 0 } }],
     ['a free index', { ...costs, indexUs: 0 }],
     ['no disks', { ...costs, disks: undefined }],
   ])('are as none where their file has %s', async (_, what) => {
@@ -218,27 +210,41 @@ describe('the costs of a host', () => {
     const path = hostCosts()
     const model = await HostModel.load(path)
     model.sawDisk(7, { extentUs: 200 })
-    // The first sight of a disk counts, the others move it.
-    expect(model.diskCosts(7)).toEqual({
-      costs: { bytesPerMs: 1e6, cachedBytesPerMs: 8e5, extentUs: 200 },
-      isKnown: true,
-    })
+    // The first sight of a disk counts, the others move it; of the rest stays what was measured.
+    expect(model.diskCosts(7)).toEqual({ ...costs.disk, extentUs: 200 })
     model.sawDisk(7, { extentUs: 300, bytesPerMs: 2e6 })
-    const { costs: seen } = model.diskCosts(7)!
+    const seen = model.diskCosts(7)!
     expect(seen.extentUs).toBeCloseTo(220)
-    expect(seen.bytesPerMs).toBeCloseTo(1.2e6)
+    expect(seen.bytesPerMs).toBeCloseTo(2e6)
     for (const nonsense of [0, -1, Number.NaN, Number.POSITIVE_INFINITY]) {
       model.sawDisk(7, { extentUs: nonsense, bytesPerMs: nonsense })
+      model.sawDisk(9, { extentUs: nonsense })
     }
-    expect(model.diskCosts(7)!.costs).toEqual(seen)
-    expect(model.diskCosts(8)).toEqual({ costs: costs.disks.default, isKnown: false })
+    expect(model.diskCosts(7)).toEqual(seen)
+    for (const device of [8, 9]) expect(model.diskCosts(device)).toEqual(costs.disk)
     await expect
       .poll(() => JSON.parse(readFileSync(path, 'utf8')).disks)
-      .toEqual({
-        ...costs.disks,
-        7: seen,
-      })
+      .toEqual({ 7: { extentUs: seen.extentUs, bytesPerMs: seen.bytesPerMs } })
     expect((await HostModel.load(path)).costs).toEqual(model.costs)
+  })
+
+  test('are taken from another process that has measured since, and not written over', async () => {
+    const path = hostCosts()
+    const model = await HostModel.load(path)
+    model.sawDisk(7, { extentUs: 200 })
+    const newer = {
+      ...costs,
+      measuredAt: '2026-11-26T12:00:00.000Z',
+      disks: { 8: { extentUs: 5 } },
+    }
+    writeFileSync(path, JSON.stringify(newer))
+    await model.refresh()
+    expect(model.costs).toMatchObject({ measuredAt: newer.measuredAt })
+    expect(model.diskCosts(7)!.extentUs).toBe(200)
+    expect(model.diskCosts(8)!.extentUs).toBe(5)
+    await expect
+      .poll(() => JSON.parse(readFileSync(path, 'utf8')))
+      .toEqual({ ...newer, disks: { ...newer.disks, 7: { extentUs: 200 } } })
   })
 
   test('stay none where nothing was measured, whatever is seen', async () => {

@@ -20,7 +20,8 @@ export const costs: HostCosts = {
       installed: { fixedMs: 3, pageUs: 6, extentUs: 2 },
     },
   },
-  disks: { default: { bytesPerMs: 1e6, cachedBytesPerMs: 8e5, extentUs: 100 } },
+  disk: { bytesPerMs: 1e6, cachedBytesPerMs: 8e5, extentUs: 100 },
+  disks: {},
 }
 
 /** Writes costs where this test's process looks for them, and says where. */

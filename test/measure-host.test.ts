@@ -28,11 +28,10 @@ describe.skipIf(process.arch !== 'x64')('the measurement of a host', () => {
         expect(fixedMs).toBeGreaterThanOrEqual(0)
       }
     }
-    expect(Object.keys(costs.disks)).toHaveLength(2)
-    for (const { bytesPerMs, extentUs } of Object.values(costs.disks)) {
-      positive(bytesPerMs)
-      positive(extentUs)
-    }
+    for (const cost of Object.values(costs.disk)) positive(cost)
+    expect(Object.keys(costs.disk)).toHaveLength(3)
+    positive(costs.indexUs)
+    expect(costs.disks).toEqual({})
     expect(JSON.parse(readFileSync(path, 'utf8'))).toEqual(costs)
     // Nothing else is left.
     expect(readdirSync(join(folder, 'kept'))).toEqual(['costs.json'])

@@ -117,7 +117,7 @@ describe('a recording of the page cache', () => {
       const touched = range(0, 128).map((i) => pages - 16 - i * 32)
       const touches = touched.map((page): Touch => ({ page, write: true }))
       // Before, as its trace is made from the file.
-      const guest = threadGuest(memoryFile, touches, { spins: 2 ** 22, pause: ['ready', 'done'] })
+      const guest = threadGuest(memoryFile, touches, { spins: 2 ** 23, pause: ['ready', 'done'] })
       await guest.event('ready')
       const record = await recording({ memoryFile })
       guest.go()

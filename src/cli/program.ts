@@ -198,7 +198,11 @@ function recordCommand(command: readonly string[], found: Found): Command {
     socket(),
     disk(),
     required('--output <file>', 'the working-set file to write', path),
-    option('--for <time>', "record for so long after the VM's connection: 2s, 500ms", timeSpan),
+    option(
+      '--for <time>',
+      "record for so long, from the VM's connection or the eviction on: 2s",
+      timeSpan,
+    ),
     option('--label <text>', 'what the file shall say of itself', label),
     ...serveOptions(),
   ])

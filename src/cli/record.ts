@@ -10,7 +10,7 @@ import type { Terminal } from './terminal.js'
 import { formatBytes, formatPlural, formatShare } from './units.js'
 
 export async function record(args: RecordArguments, terminal: Terminal): Promise<void> {
-  await checkOutput(args.output, args.memory)
+  await checkOutput(args.output, args.memory, args.disks)
   if (args.backend === 'page-cache') return recordByPageCache(args, terminal)
   let failure: unknown
   await ServedSession.run(args, { record: true }, terminal, async (session) => {
@@ -123,7 +123,11 @@ async function writeTrace(
 }
 
 /** Finds out before anybody waits what would fail at the end. */
-async function checkOutput(output: string, memory: string): Promise<void> {
+async function checkOutput(
+  output: string,
+  memory: string,
+  disks: readonly string[],
+): Promise<void> {
   const folder = dirname(resolve(output))
   const refuse = (why: string, hint: string) =>
     new ReapTraceError('ERR_WORKING_SET_IO', `${output} cannot be written: ${why}`, {
@@ -137,8 +141,10 @@ async function checkOutput(output: string, memory: string): Promise<void> {
   const there = await stat(output, { bigint: true }).catch(() => undefined)
   if (!there) return
   if (!there.isFile()) throw refuse('it is not a file', 'Give --output the name of a file.')
-  const source = await stat(memory, { bigint: true }).catch(() => undefined)
-  if (source && source.dev === there.dev && source.ino === there.ino) {
-    throw refuse('it is the memory file itself', 'Give --output a name of its own.')
+  for (const path of [memory, ...disks]) {
+    const source = await stat(path, { bigint: true }).catch(() => undefined)
+    if (source?.dev !== there.dev || source.ino !== there.ino) continue
+    const what = path === memory ? 'the memory file' : 'a disk image'
+    throw refuse(`it is ${what} itself`, 'Give --output a name of its own.')
   }
 }
