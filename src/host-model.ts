@@ -55,6 +55,8 @@ export const readRate = (bytes: number, fetchMs: number): number =>
 /** The weight of one more restore among those before it. */
 const NEWS = 0.2
 const SAVE_AFTER_MS = 1000
+const LOOK_AFTER_MS = 200
+const LOOK_AGAIN_MS = 2000
 
 /** The processors, as costs depend on them. */
 async function cpuName(): Promise<string> {
@@ -109,6 +111,7 @@ export class HostModel {
   readonly path: string
   #costs: HostCosts | undefined
   #state: string
+  #nextLook = 0
   /** What this process has seen and not yet kept. */
   readonly #seen = new Map<string, Partial<DiskCosts>>()
   #saving: NodeJS.Timeout | undefined
@@ -123,6 +126,15 @@ export class HostModel {
   static async load(path = hostCostsPath()): Promise<HostModel> {
     const state = await stateOf(path)
     return new HostModel(path, await readCosts(path), state)
+  }
+
+  /**
+   * Looks soon, and seldom, for what another process has written: no restore waits for that.
+   */
+  refreshSoon(): void {
+    if (performance.now() < this.#nextLook) return
+    this.#nextLook = performance.now() + LOOK_AGAIN_MS
+    setTimeout(() => this.refresh(), LOOK_AFTER_MS).unref()
   }
 
   /** Takes what another process has measured or seen since. */
@@ -234,12 +246,12 @@ export class HostModel {
 
 let model: { readonly path: string; readonly loaded: Promise<HostModel> } | undefined
 
-/** The model of this process, as its file is now. */
+/** The model of this process, as its file was some seconds ago. */
 export async function hostModel(): Promise<HostModel> {
   const path = hostCostsPath()
   if (model?.path === path) {
     const loaded = await model.loaded
-    await loaded.refresh()
+    loaded.refreshSoon()
     return loaded
   }
   model = { path, loaded: HostModel.load(path) }
