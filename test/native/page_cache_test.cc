@@ -1,5 +1,6 @@
 // What the page cache has of a file: counted, mapped out, brought in, dropped.
 #include <fcntl.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -220,4 +221,36 @@ TEST(page_cache_views_do_not_go_into_children) {
   const PageFile other(1);
   const Mapper child(other.path());
   CHECK(reap::mappings_of(cached.view()).empty());
+}
+
+TEST(page_cache_of_a_file_on_overlayfs_is_that_of_the_file_beneath) {
+  const fixture::TempDir folder;
+  for (const char* part : {"lower", "upper", "work", "merged"}) {
+    CHECK_EQ(::mkdir(folder.path(part).c_str(), 0700), 0);
+  }
+  const std::vector<uint8_t> bytes(64 * reap::CachedFile::kPage, 7);
+  {
+    const reap::UniqueFd file(
+        ::open(folder.path("lower/file").c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+    CHECK_EQ(::write(file.get(), bytes.data(), bytes.size()), static_cast<ssize_t>(bytes.size()));
+    CHECK_EQ(::fsync(file.get()), 0);  // which a sync through overlayfs does not
+  }
+  const std::string options = "lowerdir=" + folder.path("lower") +
+                              ",upperdir=" + folder.path("upper") +
+                              ",workdir=" + folder.path("work");
+  const std::string merged = folder.path("merged");
+  if (::mount("overlay", merged.c_str(), "overlay", 0, options.c_str()) != 0) {
+    SKIP("needs root, and overlayfs");
+  }
+  {
+    reap::CachedFile file;
+    CHECK_EQ(file.open(folder.path("merged/file")), 0);
+    CHECK_EQ(file.count(0, 64), 64);
+    CHECK_EQ(file.evict(), 0);
+    CHECK_EQ(file.count(0, 64), 0);
+    file.will_need(3, 2);
+    CHECK_EQ(file.wait_for(3, 2), 0);
+    CHECK_EQ(file.count(0, 64), 2);
+  }
+  CHECK_EQ(::umount(merged.c_str()), 0);
 }
