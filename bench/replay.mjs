@@ -23,6 +23,7 @@ const usage = `usage: npm run bench -- [options]
   --rounds N     samples of each kind (15; with --quick 3); of sets above 64 MiB a third of them
   --only TEXT    cells with that in their name, such as linux-64 or kvm
   --quick        few rounds, and a part of the cells: three minutes
+  --choice       the cells that auto chooses between alone
   --list         print the names of the cells, and do nothing
   --cache DIR    where memory files are kept between runs (build/scenes; 9 GB)
   --json         one object with every sample on stdout
@@ -39,6 +40,7 @@ function parseOptions() {
       rounds: { type: 'string' },
       only: { type: 'string', default: '' },
       quick: { type: 'boolean', default: false },
+      choice: { type: 'boolean', default: false },
       list: { type: 'boolean', default: false },
       cache: { type: 'string', default: join(root, 'build/scenes') },
       json: { type: 'boolean', default: false },

@@ -10,7 +10,7 @@ import {
 } from 'node:fs'
 import { describe, expect, test, vi } from 'vitest'
 import { sampleDiskPages, samplePages } from '../src/native.js'
-import { checkDisk, checkIdentity, stampOf } from '../src/snapshot.js'
+import { checkDisk, checkIdentity } from '../src/snapshot.js'
 import { planOf, WorkingSet } from '../src/working-set.js'
 import {
   diskTrace,
@@ -142,7 +142,7 @@ describe('the identity of a disk image', () => {
     const disk = await diskOf(image)
     const copy = newPath('copy.img')
     copyFileSync(image, copy)
-    expect(await checkDisk(copy, disk)).toEqual(stampOf(statSync(copy, { bigint: true })))
+    await checkDisk(copy, disk)
   })
 
   test.each([

@@ -120,6 +120,10 @@ export const cells = [
   }),
 ]
 
+/** The part of them that shows what `auto` chooses between, and how well. */
+export const isOfChoice = (/** @type {Cell} */ { arm, paused, busy, concurrent, shared }) =>
+  [...choosable, 'auto'].includes(arm) && !paused && !busy && !concurrent && !shared
+
 /** The part of them that has every ratio but that of 1 GiB, in two minutes. */
 export const isQuick = (/** @type {Cell} */ { scene, guest, arm }) =>
   scene === small ||

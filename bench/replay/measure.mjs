@@ -8,6 +8,7 @@ import {
   cells,
   closePairs,
   isInRound,
+  isOfChoice,
   isQuick,
   MORE_PAIRS,
   middle,
@@ -18,9 +19,12 @@ import { faultCostOf, limitsOf } from './limits.mjs'
 import { takeSample } from './run.mjs'
 import { filesOf, prepareScene, sceneName } from './scene.mjs'
 
-/** @param {{ only: string, quick: boolean }} options */
-export function chooseCells({ only, quick }) {
-  const chosen = cells.filter((cell) => cell.name.includes(only) && (!quick || isQuick(cell)))
+/** @param {{ only: string, quick: boolean, choice: boolean }} options */
+export function chooseCells({ only, quick, choice }) {
+  const chosen = cells.filter(
+    (cell) =>
+      cell.name.includes(only) && (!quick || isQuick(cell)) && (!choice || isOfChoice(cell)),
+  )
   if (chosen.length === 0) throw new TypeError('no cell has that name: --list shows them')
   return chosen
 }
