@@ -125,7 +125,10 @@ describe('a recording of the page cache', () => {
       const { trace, mapper, trimmedPages } = await record.stop()
       expect(sorted(trace.pages)).toEqual(sorted(touched))
       expect(mapper).toEqual({ pid: guest.pid })
-      expect(trimmedPages).toBe(residentPages(memoryFile).length - touched.length)
+      // Pages may leave the page cache, and none comes besides.
+      const resident = residentPages(memoryFile).length
+      expect(trimmedPages).toBeGreaterThanOrEqual(resident - touched.length)
+      expect(trimmedPages).toBeLessThanOrEqual(pages - touched.length)
       expect(trimmedPages).toBeGreaterThan(0)
       const place = new Map([...trace.pages].map((page, i) => [page, i]))
       const places = touched.map((page) => place.get(page)!)
