@@ -131,10 +131,18 @@ void PageCachePrefetcher::cancel(uint64_t id) {
   }
 }
 
+// As condition_variable::wait() does, which libstdc++ 12 has made a symbol that older ones lack.
+template <typename Until>
+void PageCachePrefetcher::wait(std::unique_lock<std::mutex>& lock, Until until) {
+  while (!until()) {
+    changed_.wait_until(lock, std::chrono::system_clock::now() + std::chrono::hours(1));
+  }
+}
+
 void PageCachePrefetcher::end(uint64_t id) {
   cancel(id);
   std::unique_lock<std::mutex> lock(mutex_);
-  changed_.wait(lock, [this, id] {
+  wait(lock, [this, id] {
     return std::none_of(jobs_.begin(), jobs_.end(), [id](auto& job) { return job->id == id; });
   });
 }
@@ -142,7 +150,7 @@ void PageCachePrefetcher::end(uint64_t id) {
 void PageCachePrefetcher::work() {
   std::unique_lock<std::mutex> lock(mutex_);
   for (;;) {
-    changed_.wait(lock, [this] { return stopping_ || !jobs_.empty(); });
+    wait(lock, [this] { return stopping_ || !jobs_.empty(); });
     if (jobs_.empty()) return;
     // It stays in the list, where cancel() looks for it.
     std::shared_ptr<Job> job = jobs_.front();

@@ -78,6 +78,8 @@ class PageCachePrefetcher {
  private:
   struct Job;
 
+  template <typename Until>
+  void wait(std::unique_lock<std::mutex>& lock, Until until);
   void work();
   // A part of the job, so that others get their turn. Whether there is more to do.
   static bool advance(Job& job);
