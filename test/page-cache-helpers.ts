@@ -1,4 +1,4 @@
-import { spawn } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { chmodSync, closeSync, fstatSync, openSync, readSync } from 'node:fs'
 import { dirname, join } from 'node:path'
@@ -8,6 +8,7 @@ import koffi from 'koffi'
 import { expect, onTestFinished } from 'vitest'
 import { PageCache } from '../bench/lib/page-cache.mjs'
 import { KvmGuest, type KvmOptions, type Touch, writeKvmTrace } from './kvm-guest.mjs'
+import { isRoot } from './scratch.js'
 import { newPath, PAGE } from './working-set-helpers.js'
 
 const libc = koffi.load('libc.so.6')
@@ -67,8 +68,6 @@ export function threadGuest(
   return guest
 }
 
-const NOBODY = 65534
-
 /** Makes what is in a folder readable to every user, and writable to its owner alone. */
 export function readableToAll(...paths: string[]): void {
   for (const path of paths) {
@@ -77,21 +76,31 @@ export function readableToAll(...paths: string[]): void {
   }
 }
 
+const index = join(fileURLToPath(new URL('..', import.meta.url)), 'dist/index.js')
+const nobody = { uid: 65534, gid: 65534, cwd: '/' }
+
+/** Why another user cannot run this build, or nothing. */
+export function nobodyMissing(): string | undefined {
+  if (!isRoot) return 'without root to become another'
+  const words = ['-e', `fs.accessSync(${JSON.stringify(index)})`]
+  const { status } = spawnSync(process.execPath, words, { ...nobody, stdio: 'ignore' })
+  return status === 0
+    ? undefined
+    : 'where others may not enter the folder of Node or of this checkout'
+}
+
 /**
  * What a module's code resolves to as another user than the files' owner: it has `api`, the package, and
  * `args`. A failure is what is known of it.
  */
 export async function asNobody(code: string, args: unknown): Promise<unknown> {
-  const index = join(fileURLToPath(new URL('..', import.meta.url)), 'dist/index.js')
   const script = `
     const api = await import(${JSON.stringify(index)})
     const args = ${JSON.stringify(args)}
     const outcome = await (async () => { ${code} })().catch((error) => ({ ...error, message: error.message }))
     console.log(JSON.stringify(outcome))`
   const child = spawn(process.execPath, ['--input-type=module', '--eval', script], {
-    uid: NOBODY,
-    gid: NOBODY,
-    cwd: '/',
+    ...nobody,
     env: { PATH: process.env.PATH },
     stdio: ['ignore', 'pipe', 'inherit'],
   })

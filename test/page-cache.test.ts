@@ -22,13 +22,13 @@ import type { Touch } from './kvm-guest.mjs'
 import {
   asNobody,
   evict,
+  nobodyMissing,
   pageCache,
   readableToAll,
   readPages,
   residentPages,
   threadGuest,
 } from './page-cache-helpers.js'
-import { isRoot } from './scratch.js'
 import {
   diskTrace,
   failureOf,
@@ -286,8 +286,9 @@ test.skipIf(needsX64)('what one run mapped and read is there for the next', asyn
   expect(await next.event('verified')).toMatchObject({ wrong: 0 })
 })
 
-const because = isRoot ? '' : ', skipped without root to become another'
-describe.skipIf(!isRoot)(`as a user who may only read the files${because}`, () => {
+const missing = nobodyMissing()
+const because = missing ? `, skipped ${missing}` : ''
+describe.skipIf(missing)(`as a user who may only read the files${because}`, () => {
   beforeAll(checkBuild)
 
   test('nothing can be recorded', async () => {
