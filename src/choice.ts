@@ -17,7 +17,7 @@ export interface Residency {
   readonly missingExtents: number
   /** Bytes of the working-set file's data that are not in the page cache. */
   readonly missingBytes: number
-  /** Whether the kernel tells this user; where not, pages are tried one by one, which is as good. */
+  /** Whether the kernel tells this user; where not, one page of each sampled run is tried. */
   readonly isVisible: boolean
 }
 
@@ -42,7 +42,7 @@ export interface Survey extends Residency {
   readonly setDevice: number
 }
 
-/** Looks at a pool thread, for a fraction of a millisecond. Throws what `serve()` would. */
+/** Looks on a pool thread, for a fraction of a millisecond. Throws what `serve()` would. */
 export async function surveyFiles(memoryFile: string, workingSet: string): Promise<Survey> {
   const found = await native().survey(memoryFile, workingSet)
   if (isFailure(found)) throw toError(found, { memoryFile, workingSetPath: workingSet })
