@@ -115,7 +115,7 @@ export function buildImage(userland) {
 export function buildDiskLoader({ parts, guestFolder }) {
   const archive = new Archive()
   archive.characterDevice('/dev/console', 5, 1)
-  archive.folder('/root')
+  archive.folder('/newroot')
   addBase(archive, parts.busybox)
   addDrivers(archive, parts.modules, [...portDrivers, ...diskDrivers])
   addHostFile(archive, join(guestFolder, 'init-disk'), { as: '/init' })
