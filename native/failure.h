@@ -32,4 +32,14 @@ struct Failure {
   explicit operator bool() const { return code != ErrorCode::none; }
 };
 
+// Of a system call that failed.
+inline Failure failed_call(ErrorCode code, int err, const char* syscall, uint64_t offset = 0) {
+  Failure failure;
+  failure.code = code;
+  failure.err = err;
+  failure.syscall = syscall;
+  failure.offset = offset;
+  return failure;
+}
+
 }  // namespace reap

@@ -25,15 +25,6 @@ constexpr size_t kPagesInWindow = 256;
 // What is asked for, counted and cancelled at once: 1 MiB.
 constexpr uint32_t kMostPages = 256;
 
-Failure read_failure(int error, const char* syscall, uint64_t offset) {
-  Failure failure;
-  failure.code = ErrorCode::source_read;
-  failure.err = error;
-  failure.syscall = syscall;
-  failure.offset = offset;
-  return failure;
-}
-
 void add(std::vector<FileExtent>* extents, FileExtent extent) {
   while (extent.page_count > kMostPages) {
     extents->push_back({extent.file, extent.first_page, kMostPages});
@@ -193,7 +184,8 @@ bool PageCachePrefetcher::advance(Job& job) {
     for (uint32_t i = 0; i < job.files.size(); ++i) {
       if (job.paths[i].empty()) continue;  // left out: a file without pages
       const int error = job.files[i].open(job.paths[i]);
-      if (error != 0 && fail(job, i, read_failure(error, "open", 0))) return false;
+      if (error != 0 && fail(job, i, failed_call(ErrorCode::source_read, error, "open")))
+        return false;
     }
     job.extents = job.plan.extents();
     job.plan = {};
@@ -239,7 +231,8 @@ bool PageCachePrefetcher::advance(Job& job) {
     const CachedFile& file = job.files[extent.file];
     if (const int error = file.wait_for(extent.first_page, extent.page_count)) {
       const uint64_t offset = extent.first_page * CachedFile::kPage;
-      if (fail(job, extent.file, read_failure(error, "pread", offset))) return false;
+      if (fail(job, extent.file, failed_call(ErrorCode::source_read, error, "pread", offset)))
+        return false;
     }
   }
   return job.waited < job.awaited.size();

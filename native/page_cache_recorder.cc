@@ -24,15 +24,6 @@ constexpr milliseconds kSearchInterval{20};
 constexpr milliseconds kFoundInterval{100};
 constexpr int kSearchShare = 4;
 
-Failure failed(uint32_t file, int error, const char* syscall) {
-  Failure failure;
-  failure.code = ErrorCode::source_read;
-  failure.err = error;
-  failure.syscall = syscall;
-  failure.offset = file;
-  return failure;
-}
-
 Failure refused(uint32_t file, const char* check, uint64_t got) {
   Failure failure;
   failure.code = ErrorCode::page_cache;
@@ -53,7 +44,8 @@ Failure PageCacheRecorder::start(const std::vector<std::string>& paths, microsec
   files_.resize(paths.size());
   for (uint32_t i = 0; i < files_.size(); ++i) {
     File& file = files_[i];
-    if (const int error = file.cached.open(paths[i])) return failed(i, error, "open");
+    if (const int error = file.cached.open(paths[i]))
+      return failed_call(ErrorCode::source_read, error, "open", i);
     if (!file.cached.is_visible()) return refused(i, "hidden", 0);
     file.seen.resize(file.cached.pages());
     file.counts.resize((file.cached.pages() + kChunk - 1) / kChunk);
@@ -70,7 +62,8 @@ Failure PageCacheRecorder::start(const std::vector<std::string>& paths, microsec
 Failure PageCacheRecorder::evict(File& file, uint32_t index) {
   for (int attempt = 0; attempt < kEvictAttempts; ++attempt) {
     if (attempt > 0) std::this_thread::sleep_for(kEvictPause);
-    if (const int error = file.cached.evict()) return failed(index, error, "posix_fadvise");
+    if (const int error = file.cached.evict())
+      return failed_call(ErrorCode::source_read, error, "posix_fadvise", index);
     if (file.cached.count(0, file.cached.pages()) == 0) return {};
   }
   const auto mappings = mappings_of(file.cached.view());

@@ -13,11 +13,7 @@ Failure sample_pages(const std::string& path, const std::vector<uint32_t>& pages
   constexpr uint64_t kPage = 4096;
   PageSource file;
   if (const int error = file.open(path)) {
-    Failure failure;
-    failure.code = ErrorCode::source_read;
-    failure.err = error;
-    failure.syscall = "open";
-    return failure;
+    return failed_call(ErrorCode::source_read, error, "open");
   }
   for (const uint32_t page : pages) file.will_need(page * kPage, kPage);
   checksums->reserve(pages.size());

@@ -62,14 +62,6 @@ bool read_header(int fd, Header* header) {
   return true;
 }
 
-Failure failed(ErrorCode code, int error) {
-  Failure failure;
-  failure.code = code;
-  failure.err = error;
-  failure.syscall = "open";
-  return failure;
-}
-
 // Whether the tables and the data that the header tells of are inside the file. Nothing else is
 // relied on.
 bool fits(const Header& header, uint64_t file_bytes) {
@@ -153,14 +145,16 @@ void survey_data(const CachedFile& set, const Header& header, Survey* found) {
 
 Failure survey(const std::string& memory_file, const std::string& working_set, Survey* found) {
   CachedFile memory;
-  if (const int error = memory.open(memory_file)) return failed(ErrorCode::source_read, error);
+  if (const int error = memory.open(memory_file))
+    return failed_call(ErrorCode::source_read, error, "open");
   found->memory_file_bytes = memory.bytes();
   found->memory_device = device_of(memory_file);
   found->is_visible = memory.is_visible();
   if (working_set.empty()) return {};
 
   CachedFile set;
-  if (const int error = set.open(working_set)) return failed(ErrorCode::working_set_io, error);
+  if (const int error = set.open(working_set))
+    return failed_call(ErrorCode::working_set_io, error, "open");
   found->set_device = device_of(working_set);
   const UniqueFd fd(::open(working_set.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   Header header{};
