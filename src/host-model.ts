@@ -220,11 +220,13 @@ export class HostModel {
   async #save(): Promise<void> {
     if (!this.#costs) return
     const bytes = Buffer.from(`${JSON.stringify(this.#costs, undefined, 2)}\n`)
+    const kept = new Map(this.#seen)
     await this.prepare()
     await replaceFile(this.path, (file) => writeWhole(file, bytes, 0)).catch((error) => {
       throw this.#unkept(error instanceof ReapTraceError ? error.cause : error)
     })
-    this.#seen.clear()
+    // Not what was seen while the file was written.
+    for (const [name, seen] of kept) if (this.#seen.get(name) === seen) this.#seen.delete(name)
     this.#state = await stateOf(this.path)
   }
 

@@ -15,13 +15,15 @@ export { type InterposerOptions, interposerEnvironment } from './interpose.js'
 export { type MeasureHostOptions, measureHost } from './measure-host.js'
 export {
   type PageCachePrefetchResult,
-  type PageCacheRecord,
-  type PageCacheRecording,
   type PrefetchPageCacheOptions,
   prefetchPageCache,
+} from './page-cache.js'
+export {
+  type PageCacheRecord,
+  type PageCacheRecording,
   type RecordPageCacheOptions,
   recordPageCache,
-} from './page-cache.js'
+} from './page-cache-record.js'
 export {
   type MemBackend,
   type PrepareRestoreOptions,

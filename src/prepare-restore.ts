@@ -9,18 +9,12 @@ import {
   type Survey,
   surveyFiles,
 } from './choice.js'
+import { diskImagesRule } from './disk-images.js'
 import { ReapTraceError } from './errors.js'
 import type { FaultHandler, PrefetchResult, ServeOptions } from './fault-handler.js'
 import { hostModel, readRate, type Vcpus } from './host-model.js'
-import { checkOptions, type OptionRule, oneOf, required, rules } from './options.js'
-import {
-  bringIn,
-  nothingToBring,
-  type PageCachePrefetchResult,
-  pathsRule,
-  wasAlone,
-  workingSetRule,
-} from './page-cache.js'
+import { checkOptions, type OptionRule, oneOf, rules } from './options.js'
+import { bringIn, nothingToBring, type PageCachePrefetchResult, wasAlone } from './page-cache.js'
 import { report, serve, serveRules } from './serve.js'
 import { checkIdentity, checkSize, statMemoryFile } from './snapshot.js'
 import { diskCountOf, planOf, WorkingSet } from './working-set.js'
@@ -97,7 +91,7 @@ export interface Restore extends AsyncDisposable {
 
 const own: Record<Exclude<keyof PrepareRestoreOptions, keyof ServeOptions>, OptionRule> = {
   backend: oneOf('auto', 'uffd', 'page-cache'),
-  diskImages: pathsRule,
+  diskImages: diskImagesRule,
   vcpus: oneOf('kvm', 'threads'),
   pageSize: {
     expected: '4096 or 2097152',
@@ -107,9 +101,7 @@ const own: Record<Exclude<keyof PrepareRestoreOptions, keyof ServeOptions>, Opti
 }
 const prepareRules = {
   ...serveRules,
-  workingSet: workingSetRule,
   ...own,
-  memoryFile: required(rules.path),
 }
 
 /**
@@ -163,7 +155,9 @@ interface RestorePlan {
   readonly isInFile: boolean
   /** How many of the disk images the working set has pages of. */
   readonly disks: number
-  /** Why the working set is not used. */
+  /** The working set as it was given, or as it was read and checked: no other reads it again. */
+  readonly workingSet: WorkingSet | string | undefined
+  /** Why it is not used. */
   readonly refusal: ReapTraceError | undefined
   readonly decidedMs: number
 }
@@ -190,6 +184,7 @@ export async function planRestore(options: PrepareRestoreOptions): Promise<Resto
     } as const
     return { ...choose(wishes, survey, estimates), estimates }
   }
+  let usable = workingSet
   let choice = decide()
   const decidedMs = performance.now() - startedAt
   // A handler reads and checks the set in any case, and without one it is the slowest way.
@@ -198,13 +193,25 @@ export async function planRestore(options: PrepareRestoreOptions): Promise<Resto
     choice.backend === 'uffd' ||
     (isInFile && (survey.pageSize === undefined || survey.memoryBytes !== survey.memoryFileBytes))
   if (workingSet !== undefined && !refusal && mustCheck) {
-    refusal = await refusalOf(workingSet, memoryFile)
+    const checked = await checkSet(workingSet, memoryFile)
+    if (checked instanceof WorkingSet) usable = checked
+    else refusal = checked
     if (refusal) choice = decide()
   }
   if (refusal && options.onBadWorkingSet === 'fail') throw refusal
   const { backend: way, reason, estimates } = choice
   const disks = Math.min(set ? diskCountOf(set) : survey.disks, options.diskImages?.length ?? 0)
-  return { choice: way, reason, survey, estimates, isInFile, disks, refusal, decidedMs }
+  return {
+    choice: way,
+    reason,
+    survey,
+    estimates,
+    isInFile,
+    disks,
+    workingSet: usable,
+    refusal,
+    decidedMs,
+  }
 }
 
 async function look(
@@ -219,16 +226,16 @@ async function look(
   }
 }
 
-/** Why a working set cannot be used for this memory file. */
-async function refusalOf(
+/** The working set, or why it cannot be used for this memory file. */
+async function checkSet(
   workingSet: WorkingSet | string,
   memoryFile: string,
-): Promise<ReapTraceError | undefined> {
+): Promise<WorkingSet | ReapTraceError> {
   try {
     const set = typeof workingSet === 'string' ? await readOnce(workingSet) : workingSet
     if (set.identity) await checkIdentity(memoryFile, set)
     else checkSize(memoryFile, Number((await statMemoryFile(memoryFile)).size), set.memoryBytes)
-    return undefined
+    return set
   } catch (error) {
     if (!isWorkingSetError(error)) throw error
     return error
@@ -245,8 +252,9 @@ function endingWith(signal: AbortSignal | undefined): AbortController {
 
 async function byHandler(options: PrepareRestoreOptions, plan: RestorePlan): Promise<Restore> {
   const { backend: _, diskImages, vcpus: __, pageSize: ___, budgetBytes, ...served } = options
-  const { workingSet, signal } = options
-  const handler = await serve({ ...served, record: options.record ?? false })
+  const { signal } = options
+  const { workingSet } = plan
+  const handler = await serve({ ...served, workingSet, record: options.record ?? false })
   const ending = endingWith(signal)
   handler.closed.catch(() => {}).finally(() => ending.abort(new Error('the restore has ended')))
   const disksPrefetched =
@@ -306,8 +314,8 @@ function byPageCache(options: PrepareRestoreOptions, plan: RestorePlan): Restore
 }
 
 async function prefetchByPageCache(
-  { memoryFile, workingSet, diskImages = [], budgetBytes }: PrepareRestoreOptions,
-  { survey, isInFile, disks, refusal }: RestorePlan,
+  { memoryFile, diskImages = [], budgetBytes }: PrepareRestoreOptions,
+  { survey, isInFile, disks, workingSet, refusal }: RestorePlan,
   signal: AbortSignal,
 ): Promise<PageCachePrefetchResult> {
   if (refusal) throw refusal
