@@ -108,7 +108,7 @@ const prepareRules = {
  * Chooses how a snapshot's memory reaches its guest, and prepares that: a fault handler that installs
  * the working set, or the kernel's own mapping with the working set in the page cache.
  *
- * The choice takes a fraction of a millisecond, on a pool thread. It goes by what must be (`record`,
+ * The choice takes about a millisecond, most of it on a pool thread. It goes by what must be (`record`,
  * 2 MiB pages), then by an estimate for each way: samples of the working set are looked for in the page
  * cache, and {@link measureHost} has measured what pages and reads cost here. Restores refresh the
  * costs of reads. A working set that cannot be used leads to the page cache.

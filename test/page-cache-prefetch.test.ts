@@ -1,10 +1,12 @@
 import { execFile } from 'node:child_process'
+import { statSync } from 'node:fs'
 import { open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
-import { describe, expect, test } from 'vitest'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { prefetchPageCache, WorkingSet } from '../src/index.js'
+import { native } from '../src/native.js'
 import { evict, residentPages } from './page-cache-helpers.js'
 import {
   diskTrace,
@@ -205,6 +207,23 @@ describe('a prefetch into the page cache', () => {
     const s = await recorded()
     const misuse = prefetchPageCache({ ...s, diskImages: [...s.diskImages, makeDisk(PAGE)] })
     await expect(misuse).rejects.toThrow(/no more diskImages than the working set has, 2, got 3/)
+  })
+
+  test('ends with its signal, and does not wait for a disk that does not answer', async () => {
+    const { memoryFile, workingSet } = await recorded()
+    await evict(memoryFile)
+    const addon = native()
+    vi.spyOn(addon, 'prefetchPageCache').mockReturnValueOnce([7, new Promise(() => {})])
+    const cancelled = vi.spyOn(addon, 'cancelPrefetch')
+    onTestFinished(() => void vi.restoreAllMocks())
+    const reason = new Error('no longer needed')
+    const controller = new AbortController()
+    const { signal } = controller
+    const prefetched = prefetchPageCache({ memoryFile, workingSet, signal })
+    await vi.waitFor(() => expect(addon.prefetchPageCache).toHaveBeenCalledOnce())
+    controller.abort(reason)
+    await expect(prefetched).rejects.toBe(reason)
+    expect(cancelled).toHaveBeenCalledExactlyOnceWith(statSync(memoryFile).dev, 7)
   })
 
   test('may be under way when its worker thread or its process ends', async () => {

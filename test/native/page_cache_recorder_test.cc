@@ -96,6 +96,22 @@ TEST(page_cache_recorder_finds_what_was_read_between_the_marks_in_its_order) {
   CHECK(record.looks >= 9);
 }
 
+TEST(page_cache_recorder_has_closed_its_files_when_it_has_told_what_it_saw) {
+  const PageFile memory(64);
+  if (!memory.evict()) SKIP(fixture::kNeedsEviction);
+  const Mapper mapper(memory.path());
+  const uint64_t descriptors = fixture::descriptors_here();
+  const Looks looks;
+  PageCacheRecorder recorder;
+  CHECK(!recorder.start({memory.path()}, kInterval));
+  CHECK(mapper.touch(3));
+  looks.another();
+  // The file and a page table, and what a look has open for a moment.
+  CHECK(fixture::descriptors_here() >= descriptors + 2);
+  recorder.stop();
+  CHECK_EQ(fixture::descriptors_here(), descriptors);
+}
+
 TEST(page_cache_recorder_finds_the_same_without_cachestat) {
   const PageFile memory(2048);
   if (!memory.evict()) SKIP(fixture::kNeedsEviction);
