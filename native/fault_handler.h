@@ -106,7 +106,8 @@ class FaultHandler {
   bool really_present(uint64_t page);
   uint64_t next_run(uint64_t offset, uint64_t end) const;
   Step fail(const Failure& failure);
-  void put_back(const uint64_t* faults, size_t count);
+  void put_back(uint64_t fault);
+  void put_back_untried(const std::vector<uint64_t>& faults, size_t first);
   Served left_over();
   int unregister(uint64_t address, uint64_t length);
 

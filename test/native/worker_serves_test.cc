@@ -100,11 +100,12 @@ TEST(a_worker_serves_a_fault_on_another_page_from_the_page_cache) {
   CHECK(restore.guest.is_present(page));
 }
 
-TEST(a_cold_fault_does_not_keep_a_worker_from_those_behind_it) {
-  fixture::Hooks hooks;
+namespace {
+
+// Three faults, of which the first has to wait for the disk and the others are at hand.
+void serve_those_behind_a_cold_fault() {
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
-  reap::hooks::is_cold = [] { return true; };
   std::vector<std::thread> vcpus;
   std::atomic<int> served{0};
   for (const uint64_t page : {5, 6, 7}) {
@@ -119,14 +120,35 @@ TEST(a_cold_fault_does_not_keep_a_worker_from_those_behind_it) {
   const auto all_but_the_first = [&](uint64_t offset) {
     return offset == 5 * 4096 ? nullptr : restore.bytes_of(offset / 4096);
   };
-  CHECK_EQ(restore.handler->serve_once(buffers, all_but_the_first), Served::later);
-  fixture::eventually([&] { return served == 2; });
+  // Once, or a few times where the machine is so busy that a turn is over after its first fault.
+  CHECK(fixture::in_time([&] {
+    CHECK_EQ(restore.handler->serve_once(buffers, all_but_the_first), Served::later);
+    return served == 2;
+  }));
   CHECK(!restore.guest.is_present(5));
   CHECK_EQ(restore.get(Counter::bytes_read), 0);
   // A demand thread takes what was left, and waits.
-  CHECK_EQ(restore.handler->serve(buffers, std::chrono::nanoseconds(0), [] { return true; }),
-           Served::idle);
+  fixture::eventually([&] {
+    return restore.handler->serve(buffers, std::chrono::nanoseconds(0), [] { return true; }) ==
+           Served::idle;
+  });
   for (std::thread& vcpu : vcpus) vcpu.join();
+}
+
+}  // namespace
+
+TEST(a_cold_fault_does_not_keep_a_worker_from_those_behind_it) {
+  fixture::Hooks hooks;
+  reap::hooks::is_cold = [] { return true; };
+  serve_those_behind_a_cold_fault();
+}
+
+TEST(a_cold_fault_does_not_keep_a_worker_without_time_from_those_behind_it) {
+  fixture::Hooks hooks;
+  reap::hooks::is_cold = [] { return true; };
+  // Longer than a turn, which ends with its first fault.
+  reap::hooks::before_serve = [] { std::this_thread::sleep_for(std::chrono::milliseconds(1)); };
+  serve_those_behind_a_cold_fault();
 }
 
 TEST(a_page_that_was_removed_is_not_served_from_the_group_at_hand) {
