@@ -53,6 +53,15 @@ std::vector<std::string> strings(Napi::Value value) {
   return found;
 }
 
+Napi::Value to_js(Napi::Env env, const Survey& found) {
+  const auto number = [](uint64_t value) { return static_cast<double>(value); };
+  return numbers(env, {number(found.page_size), number(found.memory_bytes), number(found.pages),
+                       number(found.extents), number(found.disks), number(found.memory_device),
+                       number(found.set_device), number(found.memory_file_bytes),
+                       number(found.missing_pages), number(found.missing_extents),
+                       number(found.missing_bytes), found.is_visible ? 1.0 : 0.0});
+}
+
 class SurveyTask : public Task {
  public:
   SurveyTask(Napi::Env env, std::string memory_file, std::string working_set)
@@ -61,14 +70,7 @@ class SurveyTask : public Task {
  protected:
   void Execute() override { failure_ = survey(memory_file_, working_set_, &found_); }
   Napi::Value result(Napi::Env env) override {
-    if (failure_) return to_js(env, failure_);
-    const auto number = [](uint64_t value) { return static_cast<double>(value); };
-    return numbers(env,
-                   {number(found_.page_size), number(found_.memory_bytes), number(found_.pages),
-                    number(found_.extents), number(found_.disks), number(found_.memory_device),
-                    number(found_.set_device), number(found_.memory_file_bytes),
-                    number(found_.missing_pages), number(found_.missing_extents),
-                    number(found_.missing_bytes), found_.is_visible ? 1.0 : 0.0});
+    return failure_ ? to_js(env, failure_) : to_js(env, found_);
   }
 
  private:
@@ -77,6 +79,15 @@ class SurveyTask : public Task {
   Survey found_;
   Failure failure_;
 };
+
+// surveyAtOnce(memoryFile, workingSet: '' for none) => Float64Array, or undefined where that would
+// wait
+Napi::Value survey_files_at_once(const Napi::CallbackInfo& info) {
+  Survey found;
+  const bool is_had = survey_at_once(info[0].As<Napi::String>().Utf8Value(),
+                                     info[1].As<Napi::String>().Utf8Value(), &found);
+  return is_had ? to_js(info.Env(), found) : info.Env().Undefined();
+}
 
 // survey(memoryFile, workingSet: '' for none) => Promise<failure | Float64Array>
 Napi::Value survey_files(const Napi::CallbackInfo& info) {
@@ -256,6 +267,7 @@ Napi::Value stop_recording(const Napi::CallbackInfo& info) {
 }  // namespace
 
 void add_page_cache(Napi::Env env, Napi::Object exports) {
+  exports["surveyAtOnce"] = Napi::Function::New(env, survey_files_at_once);
   exports["survey"] = Napi::Function::New(env, survey_files);
   exports["prefetchPageCache"] = Napi::Function::New(env, prefetch_page_cache);
   exports["cancelPrefetch"] = Napi::Function::New(env, cancel_prefetch);

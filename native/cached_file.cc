@@ -6,11 +6,14 @@
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <mutex>
+#include <vector>
 
 #include "hooks.h"
 
@@ -31,6 +34,62 @@ struct Cachestat {
   uint64_t writeback;
   uint64_t evicted;
   uint64_t recently_evicted;
+};
+
+// So are that of openat2(2), 5.6, and its flag since 5.12: a name that is not in memory is EAGAIN.
+constexpr long kOpenat2 = 437;
+constexpr uint64_t kResolveCached = 0x20;
+struct OpenHow {
+  uint64_t flags;
+  uint64_t mode;
+  uint64_t resolve;
+};
+
+UniqueFd open_cached_name(const std::string& path, uint64_t flags) {
+  const OpenHow how{flags | O_CLOEXEC, 0, kResolveCached};
+  return UniqueFd(static_cast<int>(::syscall(kOpenat2, AT_FDCWD, path.c_str(), &how, sizeof how)));
+}
+
+// Of kernels with cachestat(2), file systems that open a file whose inode is in memory by
+// themselves. linux/magic.h has no XFS.
+bool is_local(const struct statfs& file_system) {
+  constexpr uint32_t kXfs = 0x58465342;
+  switch (static_cast<uint32_t>(file_system.f_type)) {
+    case EXT4_SUPER_MAGIC:
+    case BTRFS_SUPER_MAGIC:
+    case F2FS_SUPER_MAGIC:
+    case kXfs:
+      return true;
+  }
+  return false;
+}
+
+// The devices of such file systems, as far as files of them were opened: the last ones, since each
+// snapshot of btrfs is a device of its own.
+class LocalDevices {
+ public:
+  static LocalDevices& of_process() {
+    static auto* all = new LocalDevices;
+    return *all;
+  }
+  void add(uint64_t device) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (has_locked(device)) return;
+    if (devices_.size() == kMost) devices_.erase(devices_.begin());
+    devices_.push_back(device);
+  }
+  bool has(uint64_t device) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return has_locked(device);
+  }
+
+ private:
+  static constexpr size_t kMost = 64;
+  bool has_locked(uint64_t device) const {
+    return std::find(devices_.begin(), devices_.end(), device) != devices_.end();
+  }
+  std::mutex mutex_;
+  std::vector<uint64_t> devices_;
 };
 
 constexpr uint64_t kMappedOut = 512;  // pages that mincore() is asked about at a time
@@ -64,29 +123,74 @@ int64_t cached_pages(int fd, uint64_t first_page, uint64_t pages) {
 
 int CachedFile::open(const std::string& path) {
   // Without O_NONBLOCK the open of a named pipe would wait for somebody to write to it.
-  fd_.reset(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  if (!fd_) return -errno;
+  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  if (!fd) return -errno;
+  if (const int error = take(std::move(fd), path)) return error;
+  if (local_) LocalDevices::of_process().add(device_);
+  return map_view();
+}
+
+int CachedFile::open_at_once(const std::string& path) {
+  // Before the device is known nothing may be asked of its file system, not even attributes.
+  const UniqueFd place = open_cached_name(path, O_PATH);
+  struct statx status {};
+  if (!place ||
+      ::statx(place.get(), "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE, &status) != 0) {
+    return -EAGAIN;
+  }
+  const uint64_t device = ::makedev(status.stx_dev_major, status.stx_dev_minor);
+  if (!LocalDevices::of_process().has(device)) return -EAGAIN;
+  UniqueFd fd = open_cached_name(path, O_RDONLY | O_NONBLOCK);
+  if (!fd) return -EAGAIN;
+  const int error = take(std::move(fd), path);
+  return error == 0 && !has_cachestat_ ? -EAGAIN : error;
+}
+
+int CachedFile::take(UniqueFd fd, const std::string& path) {
   struct stat status {};
-  if (::fstat(fd_.get(), &status) != 0) return -errno;
+  if (::fstat(fd.get(), &status) != 0) return -errno;
   if (!S_ISREG(status.st_mode)) return -EINVAL;
+  fd_ = std::move(fd);
+  device_ = status.st_dev;
   bytes_ = static_cast<uint64_t>(status.st_size);
   pages_ = (bytes_ + kPage - 1) / kPage;
   // st_blocks counts in 512 bytes whatever the block size (stat(2)).
   sparse_ = static_cast<uint64_t>(status.st_blocks) * 512 < bytes_;
   struct statfs file_system {};
-  in_memory_ = ::fstatfs(fd_.get(), &file_system) == 0 && file_system.f_type == TMPFS_MAGIC;
+  if (::fstatfs(fd_.get(), &file_system) == 0) {
+    in_memory_ = file_system.f_type == TMPFS_MAGIC;
+    local_ = is_local(file_system);
+  }
   // Reads through this descriptor are of single pages; read-ahead for them would bring in megabytes
   // that nobody asked for.
   ::posix_fadvise(fd_.get(), 0, 0, POSIX_FADV_RANDOM);
   visible_ = may_see(path, status) && !REAP_HOOK_SAYS(hides_residency);
   has_cachestat_ = visible_ && has_cachestat(file_system) && cached_pages(fd_.get(), 0, 1) >= 0;
-  if (visible_ && bytes_ > 0) {
-    void* data = ::mmap(nullptr, bytes_, PROT_READ, MAP_SHARED, fd_.get(), 0);
-    if (data == MAP_FAILED) return -errno;
-    view_ = Mapping::adopt(data, bytes_);
-    // A child would be found to map the file (mappings_of()), as if it were the VMM that it is
-    // about to become.
-    ::madvise(data, bytes_, MADV_DONTFORK);
+  return 0;
+}
+
+int CachedFile::map_view() {
+  if (!visible_ || bytes_ == 0) return 0;
+  void* data = ::mmap(nullptr, bytes_, PROT_READ, MAP_SHARED, fd_.get(), 0);
+  if (data == MAP_FAILED) return -errno;
+  view_ = Mapping::adopt(data, bytes_);
+  // A child would be found to map the file (mappings_of()), as if it were the VMM that it is about
+  // to become.
+  ::madvise(data, bytes_, MADV_DONTFORK);
+  return 0;
+}
+
+int CachedFile::read(uint64_t offset, void* buffer, uint64_t length, int flags) const {
+  auto* to = static_cast<uint8_t*>(buffer);
+  while (length > 0) {
+    iovec part{to, length};
+    const ssize_t got = ::preadv2(fd_.get(), &part, 1, static_cast<off_t>(offset), flags);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return -errno;
+    if (got == 0) return -ENODATA;
+    to += got;
+    offset += static_cast<uint64_t>(got);
+    length -= static_cast<uint64_t>(got);
   }
   return 0;
 }

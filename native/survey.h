@@ -31,4 +31,8 @@ struct Survey {
 // for a choice between two ways that both check it.
 Failure survey(const std::string& memory_file, const std::string& working_set, Survey* found);
 
+// The same for a thread that may not wait, if it can be had so: for files on a local disk of which
+// one was surveyed before, whose names and tables are in memory.
+bool survey_at_once(const std::string& memory_file, const std::string& working_set, Survey* found);
+
 }  // namespace reap

@@ -42,9 +42,13 @@ export interface Survey extends Residency {
   readonly setDevice: number
 }
 
-/** Looks on a pool thread, for a fraction of a millisecond. Throws what `serve()` would. */
+/**
+ * Takes a fraction of a millisecond: on the JavaScript thread where nothing of it can wait, and else on a
+ * pool thread, which is that far away again. Throws what `serve()` would.
+ */
 export async function surveyFiles(memoryFile: string, workingSet: string): Promise<Survey> {
-  const found = await native().survey(memoryFile, workingSet)
+  const { survey, surveyAtOnce } = native()
+  const found = surveyAtOnce(memoryFile, workingSet) ?? (await survey(memoryFile, workingSet))
   if (isFailure(found)) throw toError(found, { memoryFile, workingSetPath: workingSet })
   const [pageSize, memoryBytes, pages, extents, disks, memoryDevice, setDevice, ...rest] =
     found as unknown as number[]

@@ -72,6 +72,8 @@ interface Addon {
     padsLastPage: boolean,
   ): Promise<NativeFailure | Uint32Array>
   probe(): [device: number, syscall: number, userModeOnly: number, features: bigint]
+  /** `undefined` where it would wait, and where something fails: `survey()` says what. */
+  surveyAtOnce(memoryFile: string, workingSet: string): Float64Array | undefined
   survey(memoryFile: string, workingSet: string): Promise<NativeFailure | Float64Array>
   prefetchPageCache(
     device: number,

@@ -72,8 +72,8 @@ export interface Restore extends AsyncDisposable {
   /** What each way would have taken; `undefined` on a host that was not measured. */
   readonly estimates: Readonly<Record<Backend, Estimate>> | undefined
   /**
-   * What looking and choosing took, in milliseconds, on a pool thread for the most part. Not in it:
-   * what `serve()` does after the choice of a handler, which reads the set's index once a process.
+   * What looking and choosing took, in milliseconds. Not in it: what `serve()` does after the choice of a
+   * handler, which reads the set's index once a process.
    */
   readonly decidedMs: number
   /** Of a restore by userfaultfd. */
@@ -108,10 +108,12 @@ const prepareRules = {
  * Chooses how a snapshot's memory reaches its guest, and prepares that: a fault handler that installs
  * the working set, or the kernel's own mapping with the working set in the page cache.
  *
- * The choice takes about a millisecond, most of it on a pool thread. It goes by what must be (`record`,
- * 2 MiB pages), then by an estimate for each way: samples of the working set are looked for in the page
- * cache, and {@link measureHost} has measured what pages and reads cost here. Restores refresh the
- * costs of reads. A working set that cannot be used leads to the page cache.
+ * The choice takes some tenths of a millisecond: on the JavaScript thread where the files' names and
+ * tables are in memory and on a disk that the process knows, on a pool thread where it would wait for
+ * them. It goes by what must be (`record`, 2 MiB pages), then by an estimate for each way: samples of
+ * the working set are looked for in the page cache, and {@link measureHost} has measured what pages
+ * and reads cost here. Restores refresh the costs of reads. A working set that cannot be used leads to
+ * the page cache.
  *
  * @throws TypeError for options that make no sense, or that only a fault handler can fulfil with
  * `backend: 'page-cache'`.

@@ -2,13 +2,16 @@
 #include "survey.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
 
+#include "cached_file.h"
 #include "check.h"
 #include "crc32c.h"
 #include "page_cache_fixture.h"
@@ -80,6 +83,9 @@ std::vector<reap::PlanExtent> extents_at(const std::vector<uint32_t>& pages,
   return extents;
 }
 
+// Whether the kernel tells of the page cache, and by cachestat(2): as in_every_way() has it.
+bool kernel_tells = true;
+
 // A memory file and a working set.
 class Files {
  public:
@@ -90,10 +96,26 @@ class Files {
   reap::Survey survey() const {
     reap::Survey found;
     CHECK(!reap::survey(memory_.path(), path_, &found));
+    check_at_once(found);
     return found;
+  }
+  bool survey_at_once(reap::Survey* found) const {
+    return reap::survey_at_once(memory_.path(), path_, found);
   }
 
  private:
+  // What had to be read for the first survey is there now.
+  void check_at_once(const reap::Survey& wanted) const {
+    reap::Survey found;
+    const bool is_had = survey_at_once(&found);
+    CHECK_EQ(is_had, wanted.page_size != 0 && kernel_tells && is_on_local_disk());
+    if (is_had) CHECK_EQ(std::memcmp(&found, &wanted, sizeof found), 0);
+  }
+  bool is_on_local_disk() const {
+    reap::Survey found;
+    return reap::survey_at_once(memory_.path(), "", &found);
+  }
+
   const PageFile memory_{kMemoryPages};
   const fixture::TempDir directory_;
   const std::string path_;
@@ -109,12 +131,20 @@ void in_every_way(Run run) {
   run();
   fixture::Hooks hooks;
   reap::hooks::lacks_cachestat = [] { return true; };
+  kernel_tells = false;
   check::about = "mincore";
   run();
   reap::hooks::hides_residency = [] { return true; };
   check::about = "reads that do not wait";
   run();
+  kernel_tells = true;
   check::about.clear();
+}
+
+bool is_known_local(const std::string& directory) {
+  struct statfs file_system {};
+  return ::statfs(directory.c_str(), &file_system) == 0 && reap::has_cachestat(file_system) &&
+         (file_system.f_type == EXT4_SUPER_MAGIC || file_system.f_type == BTRFS_SUPER_MAGIC);
 }
 
 }  // namespace
@@ -364,4 +394,56 @@ TEST(survey_takes_an_empty_memory_file) {
   CHECK_EQ(found.memory_file_bytes, 0);
   CHECK_EQ(found.pages, 3);
   CHECK_EQ(found.missing_pages, 3);
+}
+
+TEST(survey_at_once_tells_what_is_in_memory) {
+  const Files files(Set(extents_at(fixture::every(2, 0, 2048))));
+  if (!is_known_local(files.memory().path())) SKIP("needs a temporary folder on ext4 or btrfs");
+  reap::Survey found;
+  CHECK(!reap::survey(files.memory().path(), files.set(), &found));
+  reap::Survey at_once;
+  if (!files.survey_at_once(&at_once)) SKIP("needs Linux 6.5 and a sandbox that has openat2(2)");
+  CHECK_EQ(at_once.pages, 1024);
+  CHECK_EQ(at_once.missing_pages, 0);
+  CHECK_EQ(at_once.memory_device, found.memory_device);
+  CHECK_EQ(at_once.set_device, found.set_device);
+  // What the memory file lacks is not waited for.
+  if (!files.memory().evict()) SKIP(fixture::kNeedsEviction);
+  CHECK(files.survey_at_once(&at_once));
+  CHECK_EQ(at_once.missing_pages, 1024);
+  CHECK(files.memory().there().empty());
+}
+
+TEST(survey_at_once_leaves_what_would_wait) {
+  const uint64_t descriptors = fixture::descriptors_here();
+  {
+    const Files files(Set(extents_at(fixture::every(2, 0, 2048))));
+    reap::Survey found;
+    CHECK(!reap::survey(files.memory().path(), files.set(), &found));
+    reap::CachedFile set;
+    CHECK_EQ(set.open(files.set()), 0);
+    // A page that is being read stays until it is there.
+    const auto is_evicted = [&] {
+      CHECK_EQ(set.evict(), 0);
+      return set.count(0, set.pages()) == 0;
+    };
+    if (!fixture::in_time(is_evicted)) SKIP(fixture::kNeedsEviction);
+    CHECK(!files.survey_at_once(&found));
+    // Its header alone.
+    CHECK(fixture::in_time(is_evicted));
+    CHECK_EQ(set.wait_for(0, 1), 0);
+    CHECK_EQ(set.count(0, set.pages()), 1);
+    CHECK(!files.survey_at_once(&found));
+  }
+  CHECK_EQ(fixture::descriptors_here(), descriptors);
+}
+
+TEST(survey_at_once_asks_no_file_system_that_it_does_not_know) {
+  // In memory, but what it is stands for a server: it is none of those that are known.
+  const PageFile memory(16, "/dev/shm");
+  reap::Survey found;
+  CHECK(!reap::survey(memory.path(), "", &found));
+  CHECK(!reap::survey_at_once(memory.path(), "", &found));
+  CHECK(!reap::survey_at_once("/proc/self/status", "", &found));
+  CHECK(!reap::survey_at_once(memory.path() + ".missing", "", &found));
 }
