@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { cells, huge, middle, nameOf, small } from '../bench/replay/cells.mjs'
 import { drawChart } from '../bench/replay/chart.mjs'
+import { orderOf } from '../bench/replay/measure.mjs'
 import { printReport } from '../bench/replay/print.mjs'
 import { makeReport, pairedRatio, type Sample } from '../bench/replay/report.mjs'
 
@@ -33,6 +34,31 @@ const measured = (samples: Sample[]) => ({
 })
 const timesOf = (cell: object, times: readonly number[]): Sample[] =>
   times.map((responseMs, round) => ({ cell: nameOf(cell), round, responseMs }))
+
+describe('the order of a round', () => {
+  const ofMiddle = cells.filter(({ scene }) => scene === middle)
+  const isWarm = ({ guest, cache }: (typeof cells)[number]) =>
+    guest === 'process' && cache === 'warm'
+
+  test('has each cell once, and those that are compared one after the other', () => {
+    const order = orderOf(ofMiddle, 4)
+    expect([...order].sort((a, b) => a.name.localeCompare(b.name))).toEqual(
+      [...ofMiddle].sort((a, b) => a.name.localeCompare(b.name)),
+    )
+    const first = order.findIndex(isWarm)
+    const warm = ofMiddle.filter(isWarm)
+    expect(order.slice(first, first + warm.length).every(isWarm)).toBe(true)
+  })
+
+  test('lets each come first and last, and is the same again for a round', () => {
+    const warm = ofMiddle.filter(isWarm)
+    const orders = Array.from({ length: 200 }, (_, round) => orderOf(warm, round))
+    for (const at of [0, warm.length - 1]) {
+      expect(new Set(orders.map((order) => order[at]!.name)).size).toBe(warm.length)
+    }
+    expect(orderOf(warm, 7)).toEqual(orders[7])
+  })
+})
 
 describe('the report of the bench', () => {
   test('takes ratios round by round, so that a machine that drifts does not show in them', () => {

@@ -16,6 +16,7 @@ import {
   warmUpScene,
 } from './cells.mjs'
 import { faultCostOf, limitsOf } from './limits.mjs'
+import { randomNumbers, shuffle } from './patterns.mjs'
 import { takeSample } from './run.mjs'
 import { filesOf, prepareScene, sceneName } from './scene.mjs'
 
@@ -27,6 +28,26 @@ export function chooseCells({ only, quick, choice }) {
   )
   if (chosen.length === 0) throw new TypeError('no cell has that name: --list shows them')
   return chosen
+}
+
+/**
+ * Cells that are compared, those of one guest and one state of the page cache, stay together. Which of
+ * them comes first is drawn: what an arm leaves behind (memory just freed, a disk still busy) must not
+ * always meet the same one.
+ *
+ * @param {readonly import('./cells.mjs').Cell[]} ofScene
+ * @param {number} round
+ */
+export function orderOf(ofScene, round) {
+  /** @type {Map<string, import('./cells.mjs').Cell[]>} */
+  const groups = new Map()
+  for (const cell of ofScene) {
+    const group = `${cell.guest} ${cell.cache}`
+    groups.set(group, [...(groups.get(group) ?? []), cell])
+  }
+  const random = randomNumbers(round + 1)
+  for (const group of groups.values()) shuffle(group, random)
+  return [...groups.values()].flat()
 }
 
 /** @param {string} path */
@@ -91,7 +112,8 @@ export async function measure(chosen, context) {
   /** @param {import('./cells.mjs').Cell} cell @param {number} round */
   const sampleCell = async (cell, round) => {
     const scene = /** @type {import('./scene.mjs').Scene} */ (prepared.get(cell.scene))
-    await cache.set(cell.cache, filesOf(scene))
+    // All arms of a round find the same half.
+    await cache.set(cell.cache, filesOf(scene), Math.floor(round) + 1)
     const sample = await takeSample(cell, { scene, warmUp, folder }, signal)
     measured.samples.push({ cell: cell.name, round, ...sample })
   }
@@ -119,13 +141,14 @@ export async function measure(chosen, context) {
     const steps = measured.scenes
       .filter(({ name }) => isInRound(name, round))
       .flatMap((scene) => [
-        ...wanted
-          .filter((cell) => cell.scene === scene.name)
-          .map((cell) => ({ name: cell.name, take: () => sampleCell(cell, round) })),
+        ...orderOf(
+          wanted.filter((cell) => cell.scene === scene.name),
+          round,
+        ).map((cell) => ({ name: cell.name, take: () => sampleCell(cell, round) })),
         { name: `limits of ${scene.name}`, take: () => sampleLimits(scene, round) },
         ...(scene.name === middle ? closeSteps(round) : []),
       ])
-    // Each comes before its neighbours in one round and behind them in the next.
+    // Cold before warm in one round and behind it in the next.
     return round % 2 === 0 ? steps : steps.reverse()
   }
   const all = Array.from({ length: rounds }, (_, round) => ({ round, steps: stepsOf(round) }))

@@ -20,11 +20,12 @@ export function randomNumbers(seed) {
 }
 
 /**
+ * In place.
  * @template T
  * @param {T[]} list
  * @param {() => number} random
  */
-function shuffle(list, random) {
+export function shuffle(list, random) {
   for (let i = list.length - 1; i > 0; i--) {
     const other = Math.floor(random() * (i + 1))
     ;[list[i], list[other]] = [/** @type {T} */ (list[other]), /** @type {T} */ (list[i])]
