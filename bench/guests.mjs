@@ -17,6 +17,7 @@ import { checks, makeReport, printReport } from './guests/report.mjs'
 import { describeMachine, root } from './lib/machine.mjs'
 import { PageCache } from './lib/page-cache.mjs'
 import { Progress } from './lib/progress.mjs'
+import { randomNumbers, shuffle } from './lib/random.mjs'
 import { packReapPages } from './lib/reap-handler.mjs'
 import { diskFunctionNames, functionNames, prepareGuests } from './linux-guest/index.mjs'
 
@@ -135,10 +136,11 @@ async function measure(results, { rounds, arms, caches }, { run, cache, progress
   let done = 0
   for (let round = 0; round < rounds; round++) {
     for (const { result, state, input, which } of cells) {
-      // Each arm has its turn to be the first after an eviction.
-      for (let i = 0; i < arms.length; i++) {
-        const arm = arms[(i + round) % arms.length]
-        const { guest } = result
+      const { guest } = result
+      // Drawn for each cell of a round, so that no arm always follows the same one.
+      const order = [...arms]
+      shuffle(order, randomNumbers(done))
+      for (const arm of order) {
         progress.say(`${guest.name}: ${arm}, ${state}, round ${round + 1}`, done++ / total)
         signal.throwIfAborted()
         const scene = { ...run(), guest, record: result.record, input, cache: state }

@@ -4,6 +4,7 @@ import { constants } from 'node:fs'
 import { access } from 'node:fs/promises'
 import { join } from 'node:path'
 import { measureHost } from '../../dist/index.js'
+import { randomNumbers, shuffle } from '../lib/random.mjs'
 import {
   cells,
   closePairs,
@@ -16,7 +17,6 @@ import {
   warmUpScene,
 } from './cells.mjs'
 import { faultCostOf, limitsOf } from './limits.mjs'
-import { randomNumbers, shuffle } from './patterns.mjs'
 import { takeSample } from './run.mjs'
 import { filesOf, prepareScene, sceneName } from './scene.mjs'
 

@@ -7,8 +7,9 @@ import { mkdir, open, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Trace, WorkingSet } from '../../dist/index.js'
 import { writeKvmTrace } from '../../test/kvm-guest.mjs'
+import { randomNumbers } from '../lib/random.mjs'
 import { packReapPages } from '../lib/reap-handler.mjs'
-import { linuxPattern, pagesOf, randomNumbers, syntheticPattern } from './patterns.mjs'
+import { linuxPattern, pagesOf, syntheticPattern } from './patterns.mjs'
 
 const PAGE = 4096
 const MIB = 2 ** 20
