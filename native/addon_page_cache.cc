@@ -59,7 +59,8 @@ Napi::Value to_js(Napi::Env env, const Survey& found) {
                        number(found.extents), number(found.disks), number(found.memory_device),
                        number(found.set_device), number(found.memory_file_bytes),
                        number(found.missing_pages), number(found.missing_extents),
-                       number(found.missing_bytes), found.is_visible ? 1.0 : 0.0});
+                       number(found.missing_bytes), found.is_visible ? 1.0 : 0.0,
+                       number(found.windows), found.share_around, found.look_ns});
 }
 
 class SurveyTask : public Task {

@@ -165,7 +165,8 @@ int CachedFile::take(UniqueFd fd, const std::string& path) {
   // that nobody asked for.
   ::posix_fadvise(fd_.get(), 0, 0, POSIX_FADV_RANDOM);
   visible_ = may_see(path, status) && !REAP_HOOK_SAYS(hides_residency);
-  has_cachestat_ = visible_ && has_cachestat(file_system) && cached_pages(fd_.get(), 0, 1) >= 0;
+  has_cachestat_ =
+      visible_ && reap::has_cachestat(file_system) && cached_pages(fd_.get(), 0, 1) >= 0;
   return 0;
 }
 

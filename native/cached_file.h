@@ -37,6 +37,9 @@ class CachedFile {
   // Whether it has holes.
   bool is_sparse() const { return sparse_; }
 
+  // Whether count() asks cachestat(2).
+  bool has_cachestat() const { return has_cachestat_; }
+
   // Whether the kernel tells this process which pages there are. It does for a file that the
   // process owns or may write (mincore(2), since 5.2), so that nobody learns what others read.
   bool is_visible() const { return visible_; }

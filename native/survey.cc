@@ -3,7 +3,10 @@
 #include <sys/uio.h>
 
 #include <algorithm>
+#include <chrono>
+#include <cmath>
 #include <cstring>
+#include <numeric>
 
 #include "cached_file.h"
 #include "crc32c.h"
@@ -23,6 +26,11 @@ constexpr uint64_t kExtentsInBlock = 8;
 constexpr uint64_t kBlocksForSample = 64;
 constexpr uint64_t kPiecesForSample = 8;
 constexpr uint64_t kLooksInPiece = 8;
+// What one read fault maps of what is in the page cache (fault_around_bytes, mm/memory.c).
+constexpr uint64_t kWindowPages = 16;
+// Of which it takes 5 us to look for those in small folios; some stretches are timed, not all.
+constexpr uint64_t kTimedPages = 64;
+constexpr double kLeastTimedShare = 0.25;
 
 uint64_t samples_of(uint64_t count, uint64_t for_each) {
   return std::min(count, std::clamp(count / for_each, kLeastSamples, kMostSamples));
@@ -73,8 +81,94 @@ bool fits(const Header& header, uint64_t file_bytes) {
          header.data_pages <= (file_bytes - header.data_offset) / kPage;
 }
 
-// The place of sample `i` of `samples` among `count`.
-uint64_t place(uint64_t i, uint64_t samples, uint64_t count) { return i * count / samples; }
+// How many different ones the extents lie in. Those of a block were counted; that extents of other
+// groups lie in them too is taken to be chance, which is within a fifth for the traces of the
+// bench.
+uint64_t windows_of(const Header& header, uint64_t sampled, uint64_t sampled_extents) {
+  if (sampled_extents == 0) return 0;
+  const double all = static_cast<double>(header.memory_bytes) / (kWindowPages * kPage);
+  const double met =
+      static_cast<double>(sampled) * header.extents / static_cast<double>(sampled_extents);
+  return static_cast<uint64_t>(std::llround(all * -std::expm1(-met / all)));
+}
+
+// The place of sample `i` of `samples` among `count`: in each of as many parts one, not always the
+// same: extents are by address in each group of 1 MiB, and its first ones lie low in the memory.
+uint64_t place(uint64_t i, uint64_t samples, uint64_t count) {
+  // By the golden ratio, as a fraction of 2^32.
+  const uint64_t into = static_cast<uint32_t>(i * 0x9e3779b9);
+  return (i * count + (into * count >> 32)) / samples;
+}
+
+// A look at the stretch of memory around a page.
+struct Around {
+  double share;    // that is there
+  double look_ns;  // what it took to pass a page of it, beside what a call takes
+};
+Around look_around(const CachedFile& memory, uint64_t page) {
+  const uint64_t first = page / kTimedPages * kTimedPages;
+  uint64_t there = 0;
+  const auto timed = [&](uint64_t pages) {
+    const auto start = std::chrono::steady_clock::now();
+    there = memory.count(first, pages);
+    return std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - start)
+        .count();
+  };
+  const double call = timed(1);
+  const double all = timed(kTimedPages);
+  return {static_cast<double>(there) / kTimedPages,
+          std::max(all - call, 0.0) / static_cast<double>(std::max<uint64_t>(there, 1))};
+}
+
+double mean(const std::vector<double>& values) {
+  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
+}
+
+// A thread that was put aside meanwhile looks slow. 0 for no times, and else 1 at least.
+double mean_but_the_largest(std::vector<double> times) {
+  if (times.empty()) return 0;
+  std::sort(times.begin(), times.end());
+  if (times.size() > 1) times.pop_back();
+  return std::max(mean(times), 1.0);
+}
+
+// What the samples of a memory file add up to.
+struct Samples {
+  uint64_t table_extents = 0;  // looked at in the table
+  uint64_t extents = 0;        // of them, looked for in the page cache
+  uint64_t pages = 0;
+  uint64_t windows = 0;
+  uint64_t missing_extents = 0;
+  uint64_t missing_pages = 0;
+  // Of the stretches around some of them.
+  std::vector<double> shares;
+  std::vector<double> look_ns;
+};
+
+// `extents` are by address, as those of a group are.
+void survey_extents(const CachedFile& memory, const PlanExtent* extents, uint64_t count,
+                    bool has_holes, Samples* found) {
+  uint64_t last_window = UINT64_MAX;
+  for (uint64_t i = 0; i < count; ++i) {
+    const PlanExtent& extent = extents[i];
+    ++found->table_extents;
+    if (extent.page_count == 0) continue;
+    const uint64_t first = extent.first_page / kWindowPages;
+    const uint64_t last = (uint64_t{extent.first_page} + extent.page_count - 1) / kWindowPages;
+    found->windows += last - first + (first == last_window ? 0 : 1);
+    last_window = last;
+    if (extent.flags & kZeroExtent && has_holes) continue;
+    // Each page of a hidden file is a call, and one that is not there is read for it.
+    const uint64_t length =
+        std::min<uint64_t>(extent.page_count, memory.is_visible() ? kMostGroupPages : 1);
+    const uint64_t there = memory.count(extent.first_page, length);
+    const uint64_t missing = length > there ? length - there : 0;
+    ++found->extents;
+    found->pages += length;
+    found->missing_extents += missing > 0;
+    found->missing_pages += missing;
+  }
+}
 
 // Whether the table of extents could be read.
 bool survey_memory(const CachedFile& memory, const CachedFile& set, const Header& header, int flags,
@@ -93,30 +187,28 @@ bool survey_memory(const CachedFile& memory, const CachedFile& set, const Header
   }
   // Pages of zeros are on the disk as others are, unless they are holes, which nothing is read for.
   const bool has_holes = memory.is_sparse();
-  uint64_t sampled_extents = 0, extents = 0, pages = 0, missing_extents = 0, missing_pages = 0;
+  Samples samples;
   for (uint64_t block = 0; block < blocks; ++block) {
-    PlanExtent sampled[kExtentsInBlock];
+    PlanExtent extents[kExtentsInBlock];
     const uint64_t count = std::min<uint64_t>(kExtentsInBlock, header.extents - first_of(block));
     const uint64_t at = table + first_of(block) * sizeof(PlanExtent);
-    if (set.read(at, sampled, count * sizeof(PlanExtent), flags) != 0) return false;
-    for (uint64_t i = 0; i < count; ++i) {
-      ++sampled_extents;
-      if ((sampled[i].flags & kZeroExtent && has_holes) || sampled[i].page_count == 0) continue;
-      // Each page of a hidden file is a call, and one that is not there is read for it.
-      const uint64_t length =
-          std::min<uint64_t>(sampled[i].page_count, memory.is_visible() ? kMostGroupPages : 1);
-      const uint64_t there = memory.count(sampled[i].first_page, length);
-      const uint64_t missing = length > there ? length - there : 0;
-      ++extents;
-      pages += length;
-      missing_extents += missing > 0;
-      missing_pages += missing;
+    if (set.read(at, extents, count * sizeof(PlanExtent), flags) != 0) return false;
+    survey_extents(memory, extents, count, has_holes, &samples);
+    if (!memory.is_visible() || block % std::max<uint64_t>(1, blocks / kLeastSamples) != 0)
+      continue;
+    const Around around = look_around(memory, extents[0].first_page);
+    samples.shares.push_back(around.share);
+    if (memory.has_cachestat() && around.share >= kLeastTimedShare) {
+      samples.look_ns.push_back(around.look_ns);
     }
   }
-  if (extents == 0) return true;
+  found->windows = windows_of(header, samples.windows, samples.table_extents);
+  if (!samples.shares.empty()) found->share_around = mean(samples.shares);
+  found->look_ns = mean_but_the_largest(samples.look_ns);
+  if (samples.extents == 0) return true;
   const uint64_t read_pages = header.data_pages + (has_holes ? 0 : header.zero_pages);
-  found->missing_pages = read_pages * missing_pages / pages;
-  found->missing_extents = header.extents * missing_extents / sampled_extents;
+  found->missing_pages = read_pages * samples.missing_pages / samples.pages;
+  found->missing_extents = header.extents * samples.missing_extents / samples.table_extents;
   return true;
 }
 

@@ -1,4 +1,11 @@
-import type { DiskCosts, HostCosts, HostModel, TouchCosts, Vcpus } from './host-model.js'
+import type {
+  DiskCosts,
+  GuestCosts,
+  HostCosts,
+  HostModel,
+  TouchCosts,
+  Vcpus,
+} from './host-model.js'
 import { isFailure, native, toError } from './native.js'
 import { PAGE } from './trace.js'
 
@@ -40,6 +47,15 @@ export interface Survey extends Residency {
   readonly disks: number
   readonly memoryDevice: number
   readonly setDevice: number
+  /** Aligned stretches of 64 KiB that have pages of the working set; an estimate from samples. */
+  readonly windows: number
+  /** Of the memory file's pages in those, which a fault maps together, how many are in the page cache. */
+  readonly shareAround: number
+  /**
+   * What the kernel takes to pass one of them, in nanoseconds; `undefined` where that cannot be told. It
+   * says how large the pieces are in which they lie there.
+   */
+  readonly lookNs: number | undefined
 }
 
 /**
@@ -52,7 +68,8 @@ export async function surveyFiles(memoryFile: string, workingSet: string): Promi
   if (isFailure(found)) throw toError(found, { memoryFile, workingSetPath: workingSet })
   const [pageSize, memoryBytes, pages, extents, disks, memoryDevice, setDevice, ...rest] =
     found as unknown as number[]
-  const [memoryFileBytes, missingPages, missingExtents, missingBytes, isVisible] = rest
+  const [memoryFileBytes, missingPages, missingExtents, missingBytes, isVisible, ...more] = rest
+  const [windows, shareAround, lookNs] = more
   return {
     pageSize: pageSize || undefined,
     memoryBytes: memoryBytes!,
@@ -66,6 +83,9 @@ export async function surveyFiles(memoryFile: string, workingSet: string): Promi
     missingExtents: missingExtents!,
     missingBytes: missingBytes!,
     isVisible: isVisible === 1,
+    windows: windows!,
+    shareAround: shareAround!,
+    lookNs: lookNs || undefined,
   }
 }
 
@@ -82,25 +102,49 @@ export function estimate(
   vcpus: Vcpus,
   isIndexKnown = true,
 ): Record<Backend, Estimate> | undefined {
-  const guest = guestCosts(model.costs, vcpus)
+  const { costs } = model
+  const guest = guestCosts(costs, vcpus)
   const memoryDisk = model.diskCosts(survey.memoryDevice)
   const setDisk = model.diskCosts(survey.setDevice)
-  if (!guest || !memoryDisk || !setDisk) return undefined
-  const of = (costs: TouchCosts, readMs: number): Estimate => {
-    const { fixedMs, pageUs, extentUs } = costs
-    const touchMs = fixedMs + (survey.pages * pageUs + survey.extents * extentUs) / 1000
+  if (!costs || !guest || !memoryDisk || !setDisk) return undefined
+  const of = (touch: TouchCosts, runs: number, readMs: number): Estimate => {
+    const { fixedMs, pageUs, runUs } = touch
+    const touchMs = fixedMs + (survey.pages * pageUs + runs * runUs) / 1000
     return { ms: Math.max(touchMs, readMs) + NOT_OVERLAPPED * Math.min(touchMs, readMs), readMs }
   }
-  const { ms: installedMs, readMs } = of(guest.installed, survey.missingBytes / setDisk.bytesPerMs)
+  const { ms: installedMs, readMs } = of(
+    guest.installed,
+    survey.extents,
+    survey.missingBytes / setDisk.bytesPerMs,
+  )
   // Nothing overlaps with this: the handler comes after it.
-  const indexMs = isIndexKnown ? 0 : (survey.pages * (model.costs?.indexUs ?? 0)) / 1000
+  const indexMs = isIndexKnown ? 0 : (survey.pages * costs.indexUs) / 1000
   return {
     uffd: { ms: installedMs + indexMs, readMs },
     'page-cache': of(
-      guest.mapped,
+      mixed(guest.mapped, survey, costs.smallLookNs),
+      survey.windows,
       bringInMs(memoryDisk, survey.missingPages, survey.missingExtents),
     ),
   }
+}
+
+/**
+ * The costs of small pieces as far as the page cache has such, and those of large ones for the rest. What
+ * is still to be read will lie in small ones.
+ */
+function mixed(
+  { large, small }: GuestCosts['mapped'],
+  { pages, missingPages, windows, shareAround, lookNs }: Survey,
+  smallLookNs: number,
+): TouchCosts {
+  const there = pages > 0 ? 1 - missingPages / pages : 0
+  const areSmall = lookNs === undefined ? 1 : Math.min(1, lookNs / smallLookNs)
+  const share = 1 - there + there * areSmall
+  const mix = (cost: keyof TouchCosts, of = share) => of * small[cost] + (1 - of) * large[cost]
+  // A fault maps small pieces one by one, as many as there are: at the least those of the set.
+  const around = Math.min(1, Math.max(shareAround, pages / (windows * WINDOW_PAGES)))
+  return { fixedMs: mix('fixedMs'), pageUs: mix('pageUs'), runUs: mix('runUs', share * around) }
 }
 
 /** What it takes to bring runs of pages into the page cache: a disk does so many bytes, or so many runs. */
@@ -111,6 +155,8 @@ export const bringInMs = (
 ): number => Math.max((pages * PAGE) / cachedBytesPerMs, (extents * extentUs) / 1000)
 
 const NOT_OVERLAPPED = 0.25
+/** What one read fault maps of what is in the page cache: 64 KiB. */
+export const WINDOW_PAGES = 16
 
 /** KVM's costs where they were measured, or else those of threads. */
 export const guestCosts = (costs: HostCosts | undefined, vcpus: Vcpus) =>
@@ -133,7 +179,7 @@ export interface Choice {
 }
 
 /** How much shorter a fault handler's estimate must be: the page cache needs none, and is shared. */
-const MARGIN = 0.9
+const MARGIN = 0.95
 
 const ms = (value: number) => `${value < 10 ? value.toFixed(1) : Math.round(value)} ms`
 const percent = (part: number, whole: number) =>

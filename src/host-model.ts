@@ -8,17 +8,23 @@ import { stamp } from './snapshot.js'
 /** What touches the guest's memory: vCPUs of KVM, or threads of the VMM (QEMU's TCG). */
 export type Vcpus = 'kvm' | 'threads'
 
-/** What it takes a guest to touch its working set: a constant, a time a page, and a time a run of pages. */
+/**
+ * What it takes a guest to touch its working set: a constant, a time a page, and a time for each run: of
+ * pages that are installed an extent, of mapped ones an aligned stretch of 64 KiB, which one read fault maps.
+ */
 export interface TouchCosts {
   readonly fixedMs: number
   readonly pageUs: number
-  readonly extentUs: number
+  readonly runUs: number
 }
 
 /** From a restore request until the guest has touched its working set, with all in the page cache. */
 export interface GuestCosts {
-  /** The memory file is mapped, and the kernel serves the faults. */
-  readonly mapped: TouchCosts
+  /**
+   * The memory file is mapped, and the kernel serves the faults. The page cache has it in large pieces
+   * (folios), as after reading or writing it from one end to the other, or in pages, as after faults.
+   */
+  readonly mapped: { readonly large: TouchCosts; readonly small: TouchCosts }
   /** A fault handler installs the pages. */
   readonly installed: TouchCosts
 }
@@ -41,6 +47,11 @@ export interface HostCosts {
   readonly cpu: string
   /** What a process takes to read the index of a working-set file that it has not read before, a page. */
   readonly indexUs: number
+  /**
+   * What it takes to pass a page that lies by itself in the page cache, in nanoseconds: large pieces are
+   * passed as fast as one of those. 1 where it cannot be told.
+   */
+  readonly smallLookNs: number
   readonly guests: Partial<Readonly<Record<Vcpus, GuestCosts>>>
   /** Of the disk on which it was measured. */
   readonly disk: DiskCosts
@@ -76,7 +87,9 @@ const isPositive = (value: unknown): value is number =>
   typeof value === 'number' && Number.isFinite(value) && value > 0
 const isCost = (value: unknown): boolean => value === 0 || isPositive(value)
 const areCosts = (costs: TouchCosts | undefined): boolean =>
-  isCost(costs?.fixedMs) && isPositive(costs?.pageUs) && isCost(costs?.extentUs)
+  isCost(costs?.fixedMs) && isPositive(costs?.pageUs) && isCost(costs?.runUs)
+const areGuestCosts = ({ mapped, installed }: GuestCosts): boolean =>
+  [mapped?.large, mapped?.small, installed].every(areCosts)
 
 const areDiskCosts = (costs: Partial<DiskCosts> | undefined): boolean =>
   [costs?.bytesPerMs, costs?.cachedBytesPerMs, costs?.extentUs].every(isPositive)
@@ -89,10 +102,9 @@ async function readCosts(path: string): Promise<HostCosts | undefined> {
     const isOurs = costs.kernel === release() && costs.cpu === cpu
     const isWhole =
       isPositive(costs.indexUs) &&
+      isPositive(costs.smallLookNs) &&
       areDiskCosts(costs.disk) &&
-      Object.values(costs.guests).every(
-        ({ mapped, installed }) => areCosts(mapped) && areCosts(installed),
-      ) &&
+      Object.values(costs.guests).every(areGuestCosts) &&
       Object.values(costs.disks).every((disk) => areDiskCosts({ ...costs.disk, ...disk }))
     return isOurs && isWhole ? costs : undefined
   } catch {

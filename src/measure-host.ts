@@ -1,7 +1,9 @@
 import { randomFillSync } from 'node:crypto'
+import { createReadStream } from 'node:fs'
 import { mkdir, mkdtemp, rm, statfs, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { performance } from 'node:perf_hooks'
+import { surveyFiles, WINDOW_PAGES } from './choice.js'
 import { ReapTraceError } from './errors.js'
 import type { PrefetchResult } from './fault-handler.js'
 import {
@@ -35,8 +37,8 @@ export interface MeasureHostOptions {
 
 /** Working sets whose differences show what a page and a run of pages cost: an eighth of the memory each. */
 const SCENES = [
-  { pages: 1024, run: 4 },
-  { pages: 8192, run: 4 },
+  { pages: 1024, run: 2 },
+  { pages: 8192, run: 2 },
   { pages: 8192, run: 64 },
 ] as const
 const MEMORY_PAGES = 65536
@@ -48,6 +50,7 @@ const WARM_UPS = 3
 interface Scene {
   readonly pages: number
   readonly extents: number
+  readonly windows: number
   readonly trace: string
   readonly workingSet: string
 }
@@ -117,6 +120,27 @@ async function refuseMemory(folder: string): Promise<void> {
   )
 }
 
+const PIECES = ['large', 'small'] as const
+/** In what the page cache has a file: {@link GuestCosts}. */
+type Pieces = (typeof PIECES)[number]
+
+/** Of a kind of guest: for each scene what its restores took, in milliseconds. */
+class Times {
+  readonly mapped = { large: noTimes(), small: noTimes() }
+  readonly installed = noTimes()
+
+  costs(scenes: readonly Scene[]): GuestCosts {
+    const mapped = (pieces: Pieces) =>
+      touchCosts(scenes, this.mapped[pieces].map(middleOf), ({ windows }) => windows)
+    return {
+      mapped: { large: mapped('large'), small: mapped('small') },
+      installed: touchCosts(scenes, this.installed.map(middleOf), ({ extents }) => extents),
+    }
+  }
+}
+
+const noTimes = (): number[][] => SCENES.map(() => [])
+
 class Measurement {
   readonly #folder: string
   readonly #memoryFile: string
@@ -142,7 +166,7 @@ class Measurement {
     const scenes = await this.#makeScenes()
     const [, middle, long] = scenes
     const kinds: Vcpus[] = (await this.#kvmIsUsable(middle)) ? ['threads', 'kvm'] : ['threads']
-    const total = WARM_UPS + kinds.length * SCENES.length * ROUNDS + ROUNDS
+    const total = WARM_UPS + PIECES.length * kinds.length * SCENES.length * ROUNDS + ROUNDS
     const step = () => {
       this.#signal?.throwIfAborted()
       this.#onProgress?.({ share: Math.min(1, this.#done++ / total) })
@@ -151,37 +175,30 @@ class Measurement {
       step()
       await this.#restore(middle, 'threads', true)
     }
-    // A file that was just written lies in the page cache in larger pieces than one that restores
-    // have brought there, and its faults are cheaper.
-    await evict([this.#memoryFile])
-    for (const { workingSet } of scenes) {
-      await prefetchPageCache({ memoryFile: this.#memoryFile, workingSet })
-    }
-    const guests: Partial<Record<Vcpus, GuestCosts>> = {}
-    for (const kind of kinds) {
-      const times = SCENES.map(() => ({ mapped: [] as number[], installed: [] as number[] }))
+    const times = new Map(kinds.map((kind) => [kind, new Times()]))
+    let smallLookNs = 1
+    for (const pieces of PIECES) {
+      await this.#fillPageCache(pieces)
       for (let round = 0; round < ROUNDS; round++) {
-        for (const [i, scene] of scenes.entries()) {
-          step()
-          times[i]!.mapped.push(await this.#restore(scene, kind, false))
-          times[i]!.installed.push(await this.#restore(scene, kind, true))
+        for (const [kind, { mapped, installed }] of times) {
+          for (const [i, scene] of scenes.entries()) {
+            step()
+            mapped[pieces][i]!.push(await this.#restore(scene, kind, false))
+            installed[i]!.push(await this.#restore(scene, kind, true))
+          }
         }
       }
-      guests[kind] = {
-        mapped: touchCosts(
-          scenes,
-          times.map(({ mapped }) => quiet(mapped)),
-        ),
-        installed: touchCosts(
-          scenes,
-          times.map(({ installed }) => quiet(installed)),
-        ),
-      }
+      const { lookNs } = await surveyFiles(this.#memoryFile, middle.workingSet)
+      if (pieces === 'small') smallLookNs = lookNs ?? 1
     }
+    const guests = Object.fromEntries(
+      [...times].map(([kind, each]) => [kind, each.costs(scenes)] as const),
+    )
     const disk = await this.#measureDisk(middle, long, step)
     this.#onProgress?.({ share: 1 })
     return model.replace({
       indexUs: await indexUs(middle),
+      smallLookNs,
       guests,
       disk,
     })
@@ -219,9 +236,24 @@ class Measurement {
         }),
       ])
       await set.write(workingSet, { memoryFile: this.#memoryFile, signal: this.#signal })
-      return { pages: count, extents: set.extents.length, trace, workingSet }
+      const windows = new Set(pages.map((page) => Math.floor(page / WINDOW_PAGES))).size
+      return { pages: count, extents: set.extents.length, windows, trace, workingSet }
     }
     return [await make(SCENES[0]), await make(SCENES[1]), await make(SCENES[2])]
+  }
+
+  /**
+   * Large pieces come of reading in one go, small ones of single requests. A file that was just written
+   * lies in large ones.
+   */
+  async #fillPageCache(pieces: Pieces): Promise<void> {
+    await evict([this.#memoryFile])
+    if (pieces === 'large') {
+      for await (const _ of createReadStream(this.#memoryFile, { highWaterMark: 2 ** 20 }));
+    } else {
+      const pages = Uint32Array.from({ length: MEMORY_PAGES }, (_, page) => page)
+      await prefetchPageCache({ memoryFile: this.#memoryFile, workingSet: placesOf(pages) })
+    }
   }
 
   /** Milliseconds from the request until the guest has touched all of the set. */
@@ -262,7 +294,9 @@ class Measurement {
     const bytesPerMs: number[] = []
     const singleMs: number[] = []
     const longMs: number[] = []
-    const single = this.#singlePages()
+    // Far from each other: what they take is not their bytes.
+    const pages = scattered(SINGLE_PAGES, 1, MEMORY_PAGES / SINGLE_PAGES)
+    const single = placesOf(pages)
     const broughtInMs = async (workingSet: WorkingSet | string) => {
       await evict([this.#memoryFile])
       const { thereMs } = await prefetchPageCache({ memoryFile: this.#memoryFile, workingSet })
@@ -283,20 +317,18 @@ class Measurement {
       extentUs: (quiet(singleMs) * 1000) / single.pages,
     }
   }
-
-  /** Pages that are far from each other: what they take is not their bytes. */
-  #singlePages(): WorkingSet {
-    const pages = scattered(SINGLE_PAGES, 1, MEMORY_PAGES / SINGLE_PAGES)
-    return WorkingSet.fromTraces([
-      new Trace({
-        pageSize: PAGE,
-        memoryBytes: MEMORY_PAGES * PAGE,
-        pages,
-        timesUs: new Uint32Array(pages.length),
-      }),
-    ])
-  }
 }
+
+/** A working set that is in no file. */
+const placesOf = (pages: Uint32Array): WorkingSet =>
+  WorkingSet.fromTraces([
+    new Trace({
+      pageSize: PAGE,
+      memoryBytes: MEMORY_PAGES * PAGE,
+      pages,
+      timesUs: new Uint32Array(pages.length),
+    }),
+  ])
 
 /** A recording begins with an eviction that is checked. */
 async function evict(paths: readonly string[]): Promise<void> {
@@ -324,18 +356,25 @@ const clockOffsetMs = (): number => Number(process.hrtime.bigint()) / 1e6 - perf
  * Splits the times of the three scenes into what is constant, a page's and a run's. A cost below
  * nothing is noise.
  */
-function touchCosts(scenes: readonly Scene[], times: readonly number[]): TouchCosts {
+function touchCosts(
+  scenes: readonly Scene[],
+  times: readonly number[],
+  runsOf: (scene: Scene) => number,
+): TouchCosts {
   const [small, middle, long] = scenes as [Scene, Scene, Scene]
   const [smallMs = 0, middleMs = 0, longMs = 0] = times
-  const extentMs = Math.max(0, (middleMs - longMs) / (middle.extents - long.extents))
-  const moreMs = middleMs - smallMs - extentMs * (middle.extents - small.extents)
+  const runMs = Math.max(0, (middleMs - longMs) / (runsOf(middle) - runsOf(long)))
+  const moreMs = middleMs - smallMs - runMs * (runsOf(middle) - runsOf(small))
   const pageMs = Math.max(1e-5, moreMs / (middle.pages - small.pages))
   return {
-    fixedMs: Math.max(0, smallMs - pageMs * small.pages - extentMs * small.extents),
+    fixedMs: Math.max(0, smallMs - pageMs * small.pages - runMs * runsOf(small)),
     pageUs: pageMs * 1000,
-    extentUs: extentMs * 1000,
+    runUs: runMs * 1000,
   }
 }
+
+const middleOf = (values: readonly number[]): number =>
+  [...values].sort((a, b) => a - b)[values.length >> 1] ?? 0
 
 /** The second shortest: neighbours only ever make a restore longer. */
 const quiet = (values: readonly number[]): number =>

@@ -20,6 +20,9 @@ const warm: Survey = {
   disks: 0,
   memoryDevice: 1,
   setDevice: 2,
+  windows: 1000,
+  shareAround: 1,
+  lookNs: undefined,
 }
 const cold: Survey = {
   ...warm,
@@ -61,6 +64,44 @@ describe('an estimate', () => {
       expect(estimates['page-cache'].readMs).toBeCloseTo(cache.readMs)
     },
   )
+
+  test.each([
+    // Passed as fast as what lies in pages by itself, or faster.
+    [warm, 50, 5.5],
+    [warm, 80, 5.5],
+    [warm, 1e-9, 1.5],
+    [warm, 25, (5.5 + 1.5) / 2],
+    // What is to be read comes in pages, and the other half is in large pieces.
+    [{ ...warm, missingPages: 2000 }, 1e-9, (5.5 + 1.5) / 2],
+    [{ ...warm, missingPages: 4000 }, 1e-9, 5.5],
+  ])('has what is mapped from pieces of the size that is there', async (survey, lookNs, ms) => {
+    const disks = { 1: { cachedBytesPerMs: 1e12 } }
+    const estimates = estimate({ ...survey, lookNs }, await model({ ...costs, disks }), 'threads')!
+    expect(estimates['page-cache'].ms).toBeCloseTo(ms)
+  })
+
+  test.each([
+    [1, 0.5],
+    [0.5, 0.25],
+    // At the least what the set has there.
+    [0, 0.0625],
+  ])('has windows of small pieces by the share of %f that is there', async (shareAround, ms) => {
+    const part = { ...warm, windows: 2000, shareAround }
+    const more = { ...part, windows: 2000 + 1000, pages: 6000 }
+    const now = await model()
+    const [before, after] = [part, more].map((survey) => estimate(survey, now, 'threads')!)
+    expect(after!['page-cache'].ms - before!['page-cache'].ms - 2).toBeCloseTo(ms)
+  })
+
+  test('counts what a fault maps at once for a mapping, and extents for a handler', async () => {
+    const before = estimate(warm, await model(), 'threads')!
+    const windows = estimate({ ...warm, windows: 3000 }, await model(), 'threads')!
+    const extents = estimate({ ...warm, extents: 3000 }, await model(), 'threads')!
+    expect(windows['page-cache'].ms - before['page-cache'].ms).toBeCloseTo(1)
+    expect(windows.uffd).toEqual(before.uffd)
+    expect(extents.uffd.ms - before.uffd.ms).toBeCloseTo(2)
+    expect(extents['page-cache']).toEqual(before['page-cache'])
+  })
 
   test('has the index of a working set that is read for the first time', async () => {
     const known = estimate(cold, await model(), 'kvm')!
@@ -127,8 +168,8 @@ describe('the choice', () => {
   })
 
   test.each([
-    [85, 100, 'uffd'],
-    [91, 100, 'page-cache'],
+    [94, 100, 'uffd'],
+    [96, 100, 'page-cache'],
     [100, 100, 'page-cache'],
     [110, 100, 'page-cache'],
   ])('between a handler of %i ms and a page cache of %i ms is %s', (uffd, cache, backend) => {
@@ -160,43 +201,27 @@ describe('the choice', () => {
 })
 
 describe('the costs of a host', () => {
+  const kvm = costs.guests.kvm!
+  const withKvm = (other: object) => ({ ...costs, guests: { kvm: { ...kvm, ...other } } })
+
   test.each([
     ['no JSON', '{'],
     ['nothing', 'null'],
     ['something else', '[]'],
     ['those of another kernel', { ...costs, kernel: '5.10.0' }],
     ['those of other processors', { ...costs, cpu: '64 × another' }],
-    [
-      'a page that costs nothing',
-      {
-        ...costs,
-        guests: {
-          kvm: {
-            mapped: { fixedMs: 1, pageUs: 0, extentUs: 1 },
-            installed: { fixedMs: 1, pageUs: 1, extentUs: 1 },
-          },
-        },
-      },
-    ],
+    ['a page that costs nothing', withKvm({ installed: { ...kvm.installed, pageUs: 0 } })],
     [
       'a start before its beginning',
-      {
-        ...costs,
-        guests: {
-          kvm: {
-            mapped: { fixedMs: -1, pageUs: 1, extentUs: 1 },
-            installed: { fixedMs: 1, pageUs: 1, extentUs: 1 },
-          },
-        },
-      },
+      withKvm({ mapped: { ...kvm.mapped, large: { ...kvm.mapped.large, fixedMs: -1 } } }),
     ],
-    [
-      'half of a guest',
-      { ...costs, guests: { kvm: { mapped: { fixedMs: 1, pageUs: 1, extentUs: 1 } } } },
-    ],
+    ['half of a guest', withKvm({ installed: undefined })],
+    ['one size of pieces', withKvm({ mapped: { small: kvm.mapped.small } })],
+    ['costs of before', withKvm({ mapped: kvm.mapped.small })],
     ['a disk of words', { ...costs, disks: { 7: { bytesPerMs: 'fast' } } }],
     ['a disk with free runs', { ...costs, disk: { ...costs.disk, extentUs: 0 } }],
     ['a free index', { ...costs, indexUs: 0 }],
+    ['no look at small pieces', { ...costs, smallLookNs: undefined }],
     ['no disks', { ...costs, disks: undefined }],
   ])('are as none where their file has %s', async (_, what) => {
     expect((await model(what)).costs).toBeUndefined()

@@ -10,14 +10,21 @@ export const costs: HostCosts = {
   kernel: release(),
   cpu: `${cpus().length} × ${cpus()[0]?.model.trim()}`,
   indexUs: 0.5,
+  smallLookNs: 50,
   guests: {
     threads: {
-      mapped: { fixedMs: 1, pageUs: 1, extentUs: 0.5 },
-      installed: { fixedMs: 2, pageUs: 5, extentUs: 1 },
+      mapped: {
+        large: { fixedMs: 0.5, pageUs: 0.25, runUs: 0 },
+        small: { fixedMs: 1, pageUs: 1, runUs: 0.5 },
+      },
+      installed: { fixedMs: 2, pageUs: 5, runUs: 1 },
     },
     kvm: {
-      mapped: { fixedMs: 2, pageUs: 2, extentUs: 0 },
-      installed: { fixedMs: 3, pageUs: 6, extentUs: 2 },
+      mapped: {
+        large: { fixedMs: 1, pageUs: 1.5, runUs: 0 },
+        small: { fixedMs: 2, pageUs: 2, runUs: 0 },
+      },
+      installed: { fixedMs: 3, pageUs: 6, runUs: 2 },
     },
   },
   disk: { bytesPerMs: 1e6, cachedBytesPerMs: 8e5, extentUs: 100 },

@@ -23,7 +23,7 @@ describe.skipIf(process.arch !== 'x64')('the measurement of a host', () => {
     const costs = await measureHost({ onProgress: ({ share }) => shares.push(share) })
     expect(Object.keys(costs.guests)).toEqual(kvmMissing() ? ['threads'] : ['threads', 'kvm'])
     for (const { mapped, installed } of Object.values(costs.guests)) {
-      for (const { fixedMs, pageUs } of [mapped, installed]) {
+      for (const { fixedMs, pageUs } of [mapped.large, mapped.small, installed]) {
         positive(pageUs)
         expect(fixedMs).toBeGreaterThanOrEqual(0)
       }
@@ -31,6 +31,7 @@ describe.skipIf(process.arch !== 'x64')('the measurement of a host', () => {
     for (const cost of Object.values(costs.disk)) positive(cost)
     expect(Object.keys(costs.disk)).toHaveLength(3)
     positive(costs.indexUs)
+    positive(costs.smallLookNs)
     expect(costs.disks).toEqual({})
     expect(JSON.parse(readFileSync(path, 'utf8'))).toEqual(costs)
     // Nothing else is left.

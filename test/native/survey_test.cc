@@ -108,6 +108,7 @@ class Files {
   void check_at_once(const reap::Survey& wanted) const {
     reap::Survey found;
     const bool is_had = survey_at_once(&found);
+    found.look_ns = wanted.look_ns;  // a time
     CHECK_EQ(is_had, wanted.page_size != 0 && kernel_tells && is_on_local_disk());
     if (is_had) CHECK_EQ(std::memcmp(&found, &wanted, sizeof found), 0);
   }
@@ -246,20 +247,31 @@ TEST(survey_of_data_that_is_partly_there_has_whole_groups_missing) {
   const Files files(set);
   fixture::forget_cached(files.set());
   {
-    // The index, the first half of each even group, and all of each odd one.
+    // The index, and the first half of each group.
     const reap::UniqueFd file(::open(files.set().c_str(), O_RDONLY | O_CLOEXEC));
     CHECK_EQ(::posix_fadvise(file.get(), 0, 0, POSIX_FADV_RANDOM), 0);
-    std::vector<uint8_t> group(1 << 20);
+    std::vector<uint8_t> half(512 << 10);
     for (uint64_t i = 0; i < 8; ++i) {
-      const uint64_t bytes = i % 2 == 0 ? group.size() / 2 : group.size();
-      CHECK_EQ(::pread(file.get(), group.data(), bytes,
-                       static_cast<off_t>(set.header.data_offset + i * group.size())),
-               bytes);
+      CHECK_EQ(::pread(file.get(), half.data(), half.size(),
+                       static_cast<off_t>(set.header.data_offset + 2 * i * half.size())),
+               half.size());
     }
   }
+  CHECK_EQ(files.survey().missing_bytes, 2048 * 4096);
+}
+
+TEST(survey_looks_at_low_and_high_addresses_of_groups) {
+  // 64 groups of 32 extents from all over the memory, of which the lower half is there.
+  std::vector<uint32_t> pages;
+  for (uint32_t group = 0; group < 64; ++group) {
+    for (uint32_t i = 0; i < 32; ++i) pages.push_back(i * 64 + group);
+  }
+  const Files files(Set(extents_at(pages)));
+  files.memory().evict(kMemoryPages / 2, kMemoryPages / 2);
+  if (files.memory().there().size() != kMemoryPages / 2) SKIP(fixture::kNeedsEviction);
   const reap::Survey found = files.survey();
-  // The four samples fall on even groups.
-  CHECK_EQ(found.missing_bytes, 2048 * 4096);
+  CHECK(found.missing_pages > 0);
+  CHECK(found.missing_pages < 2048);
 }
 
 TEST(survey_takes_a_set_without_pages) {
@@ -446,4 +458,41 @@ TEST(survey_at_once_asks_no_file_system_that_it_does_not_know) {
   CHECK(!reap::survey_at_once(memory.path(), "", &found));
   CHECK(!reap::survey_at_once("/proc/self/status", "", &found));
   CHECK(!reap::survey_at_once(memory.path() + ".missing", "", &found));
+}
+
+TEST(survey_counts_what_a_fault_maps_at_once) {
+  const auto windows = [](const std::vector<reap::PlanExtent>& extents) {
+    return Files(Set(extents)).survey().windows;
+  };
+  CHECK_EQ(windows({}), 0);
+  // Few among many: no two in one.
+  CHECK_EQ(windows(extents_at({5})), 1);
+  CHECK_EQ(windows(extents_at({15}, 2)), 2);
+  // All in the same few.
+  CHECK(is_about(windows(extents_at(fixture::every(2, 0, 256))), 16));
+  // In each one.
+  CHECK_EQ(windows(extents_at(fixture::every(16, 0, 2048))), 81);
+  CHECK_EQ(windows(extents_at(fixture::every(16, 0, 2048), 16)), 81);
+}
+
+TEST(survey_times_looks_where_pages_are_there) {
+  const Files files(Set(extents_at(fixture::every(32, 0, 2048))));
+  if (!is_known_local(files.memory().path())) SKIP("needs a temporary folder on ext4 or btrfs");
+  if (!files.memory().evict()) SKIP(fixture::kNeedsEviction);
+  CHECK_EQ(files.survey().look_ns, 0.0);
+  CHECK_EQ(files.survey().share_around, 0.0);
+  files.memory().read(fixture::every(32, 0, 2048));
+  CHECK_EQ(files.survey().share_around, 1.0 / 32);
+  files.memory().read(fixture::every(1, 0, 2048));
+  CHECK(files.survey().look_ns >= 1);
+  CHECK_EQ(files.survey().share_around, 1.0);
+  fixture::Hooks hooks;
+  reap::hooks::lacks_cachestat = [] { return true; };
+  reap::Survey found;
+  CHECK(!reap::survey(files.memory().path(), files.set(), &found));
+  CHECK_EQ(found.look_ns, 0.0);
+  CHECK_EQ(found.share_around, 1.0);
+  reap::hooks::hides_residency = [] { return true; };
+  if (!files.memory().evict()) SKIP(fixture::kNeedsEviction);
+  CHECK_EQ(files.survey().share_around, 1.0);
 }
