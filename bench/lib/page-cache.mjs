@@ -29,6 +29,8 @@ async function dataBytes(file) {
 export class PageCache {
   #child
   #answers
+  /** Files that were read from one end to the other, and nothing else has been done to since. */
+  #whole = new Set()
 
   static async open() {
     const child = spawn(join(root, 'build/Release/reap-guest'), ['vmm'], {
@@ -52,11 +54,13 @@ export class PageCache {
   }
 
   /**
-   * `state` is `cold` (no page of the files is there), `warm` (all are) or `half-warm` (of each file
-   * a half, in blocks of 64 KiB that `seed` chooses). Rejects when it fails.
+   * `state` is `cold` (no page of the files is there), `warm` (all are, read in one go and so in the
+   * large folios that the file system makes of that) or `half-warm` (of each file a half, in blocks of
+   * 64 KiB that `seed` chooses). Rejects when it fails.
    */
   async set(state, files, seed = 1) {
     for (const [i, file] of files.entries()) {
+      if (state !== 'warm') this.#whole.delete(file)
       if (state === 'cold') await this.#evict(file)
       else if (state === 'half-warm') await this.#halve(file, seed * files.length + i)
       else if (state === 'warm') await this.#warm(file)
@@ -95,6 +99,9 @@ export class PageCache {
 
   async #warm(file) {
     const wanted = await dataBytes(file)
+    // Of what faults or a prefetch have brought in, some lies in single pages, which cost more to map.
+    if (!this.#whole.has(file)) await this.#ask(`evict ${file}`)
+    this.#whole.add(file)
     const { resident } = await this.#ask(`resident ${file}`)
     if (resident * PAGE >= wanted) return
     // A host that reclaims ahead of need may take pages back while others come in.
