@@ -312,9 +312,9 @@ class Measurement {
       longMs.push(await broughtInMs(long.workingSet))
     }
     return {
-      bytesPerMs: -quiet(bytesPerMs.map((rate) => -rate)),
-      cachedBytesPerMs: (long.pages * PAGE) / quiet(longMs),
-      extentUs: (quiet(singleMs) * 1000) / single.pages,
+      bytesPerMs: middleOf(bytesPerMs),
+      cachedBytesPerMs: (long.pages * PAGE) / middleOf(longMs),
+      extentUs: (middleOf(singleMs) * 1000) / single.pages,
     }
   }
 }
@@ -346,7 +346,7 @@ async function indexUs({ workingSet, pages }: Scene): Promise<number> {
     await WorkingSet.read(workingSet)
     times.push(performance.now() - startedAt)
   }
-  return (quiet(times) * 1000) / pages
+  return (middleOf(times) * 1000) / pages
 }
 
 /** CLOCK_MONOTONIC, which guests tell, when performance.now() is 0. */
@@ -375,7 +375,3 @@ function touchCosts(
 
 const middleOf = (values: readonly number[]): number =>
   [...values].sort((a, b) => a - b)[values.length >> 1] ?? 0
-
-/** The second shortest: neighbours only ever make a restore longer. */
-const quiet = (values: readonly number[]): number =>
-  [...values].sort((a, b) => a - b)[Math.min(1, values.length - 1)] ?? 0

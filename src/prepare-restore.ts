@@ -12,9 +12,10 @@ import {
 import { diskImagesRule } from './disk-images.js'
 import { ReapTraceError } from './errors.js'
 import type { FaultHandler, PrefetchResult, ServeOptions } from './fault-handler.js'
-import { hostModel, readRate, type Vcpus } from './host-model.js'
+import { hostModel, type Vcpus } from './host-model.js'
+import { learnFromHandler, learnFromPageCache } from './learn-costs.js'
 import { checkOptions, type OptionRule, oneOf, rules } from './options.js'
-import { bringIn, nothingToBring, type PageCachePrefetchResult, wasAlone } from './page-cache.js'
+import { bringIn, nothingToBring, type PageCachePrefetchResult } from './page-cache.js'
 import { report, serve, serveRules } from './serve.js'
 import { checkIdentity, checkSize, statMemoryFile } from './snapshot.js'
 import { diskCountOf, planOf, WorkingSet } from './working-set.js'
@@ -354,47 +355,4 @@ const found = ({ reason, survey, estimates, isInFile, decidedMs }: RestorePlan) 
   const { pages, extents, missingPages, missingExtents, missingBytes, isVisible } = survey
   const residency = { pages, extents, missingPages, missingExtents, missingBytes, isVisible }
   return { reason, estimates, decidedMs, residency: isInFile ? residency : undefined }
-}
-
-/** Restores that read too little say nothing about the disk. */
-const ENOUGH_BYTES = 16 * 2 ** 20
-const ENOUGH_EXTENTS = 512
-
-/** Restores by a handler whose pages are being read. */
-let reading = 0
-let lastReading = 0
-
-/** What the reads of a restore took shows the rate of its disk, if no other restore read meanwhile. */
-function learnFromHandler(handler: FaultHandler, { setDevice, missingBytes }: Survey): void {
-  const own = ++lastReading
-  const began = ++reading
-  handler.prefetched
-    .then(
-      async ({ complete, fetchMs }) => {
-        const wasAlone = began === 1 && lastReading === own
-        if (!complete || !wasAlone || missingBytes < ENOUGH_BYTES) return
-        const model = await hostModel()
-        model.sawDisk(setDevice, { bytesPerMs: readRate(missingBytes, fetchMs) })
-      },
-      () => {}, // the session has ended before
-    )
-    .finally(() => reading--)
-}
-
-/** A prefetch shows what its runs cost, or, where those are long, what its bytes do. */
-async function learnFromPageCache(
-  result: PageCachePrefetchResult,
-  { memoryDevice, isVisible }: Survey,
-): Promise<void> {
-  const { bytes, extents, thereMs, complete } = result
-  // Of a hidden file all runs count, whether they were read or there.
-  if (!complete || !isVisible || !wasAlone(result) || extents < ENOUGH_EXTENTS) return
-  const model = await hostModel()
-  const costs = model.diskCosts(memoryDevice)
-  if (!costs) return
-  const isBytes = bytes / costs.cachedBytesPerMs > (extents * costs.extentUs) / 1000
-  model.sawDisk(
-    memoryDevice,
-    isBytes ? { cachedBytesPerMs: bytes / thereMs } : { extentUs: (thereMs * 1000) / extents },
-  )
 }

@@ -40,19 +40,26 @@ const model = (what: unknown = costs) => HostModel.load(hostCosts(what))
 
 describe('an estimate', () => {
   const readMs = (4000 * 4096) / 1e6
-  // The longer of touching and reading, and a quarter of the shorter.
+  // Bytes, and for a run what a page takes above its bytes.
+  const cachedMs = (4000 * 4096) / 8e5
+  const runsMs = (runs: number) => cachedMs + runs * (0.1 - 4096 / 8e5)
+  // The longer of touching and reading, and a part of the shorter.
   test.each([
     ['threads', 'warm', warm, { ms: 23, readMs: 0 }, { ms: 5.5, readMs: 0 }],
-    ['threads', 'cold', cold, { ms: 23 + readMs / 4, readMs }, { ms: 100 + 5.5 / 4, readMs: 100 }],
+    [
+      'threads',
+      'cold',
+      cold,
+      { ms: 23 + 0.7 * readMs, readMs },
+      { ms: runsMs(1000) + 5.5 / 4, readMs: runsMs(1000) },
+    ],
     ['kvm', 'warm', warm, { ms: 29, readMs: 0 }, { ms: 10, readMs: 0 }],
-    ['kvm', 'cold', cold, { ms: 29 + readMs / 4, readMs }, { ms: 100 + 10 / 4, readMs: 100 }],
-    // So few runs that their bytes take longer.
     [
       'kvm',
       'cold',
       { ...cold, missingExtents: 10 },
-      { ms: 29 + readMs / 4, readMs },
-      { ms: 20.48 + 10 / 4, readMs: 20.48 },
+      { ms: 29 + 0.7 * readMs, readMs },
+      { ms: runsMs(10) + 10 / 4, readMs: runsMs(10) },
     ],
   ] as const)(
     'for %s and a %s page cache follows from the costs',
@@ -117,7 +124,7 @@ describe('an estimate', () => {
     }
     const estimates = estimate(cold, await model({ ...costs, disks }), 'kvm')!
     expect(estimates.uffd.readMs).toBeCloseTo(4000)
-    expect(estimates['page-cache'].readMs).toBeCloseTo(500)
+    expect(estimates['page-cache'].readMs).toBeCloseTo(runsMs(1000) + 1000 * 0.4)
   })
 
   test('takes the costs of threads where KVM was not measured', async () => {

@@ -1,0 +1,49 @@
+// What restores show of the disks that they read.
+import { bringInMs, type Survey } from './choice.js'
+import type { FaultHandler } from './fault-handler.js'
+import { hostModel, readRate } from './host-model.js'
+import { type PageCachePrefetchResult, wasAlone } from './page-cache.js'
+import { PAGE } from './trace.js'
+
+/** Restores that read too little say nothing about the disk. */
+const ENOUGH_BYTES = 16 * 2 ** 20
+const ENOUGH_EXTENTS = 512
+
+/** Restores by a handler whose pages are being read. */
+let reading = 0
+let lastReading = 0
+
+/** What the reads of a restore took shows the rate of its disk, if no other restore read meanwhile. */
+export function learnFromHandler(handler: FaultHandler, { setDevice, missingBytes }: Survey): void {
+  const own = ++lastReading
+  const began = ++reading
+  handler.prefetched
+    .then(
+      async ({ complete, fetchMs }) => {
+        const wasAlone = began === 1 && lastReading === own
+        if (!complete || !wasAlone || missingBytes < ENOUGH_BYTES) return
+        const model = await hostModel()
+        model.sawDisk(setDevice, { bytesPerMs: readRate(missingBytes, fetchMs) })
+      },
+      () => {}, // the session has ended before
+    )
+    .finally(() => reading--)
+}
+
+/** A prefetch shows by how much its disk is slower than it was known to be. */
+export async function learnFromPageCache(
+  result: PageCachePrefetchResult,
+  { memoryDevice, isVisible }: Survey,
+): Promise<void> {
+  const { bytes, extents, thereMs, complete } = result
+  // Of a hidden file all runs count, whether they were read or there.
+  if (!complete || !isVisible || !wasAlone(result) || extents < ENOUGH_EXTENTS) return
+  const model = await hostModel()
+  const costs = model.diskCosts(memoryDevice)
+  if (!costs) return
+  const slower = thereMs / bringInMs(costs, bytes / PAGE, extents)
+  model.sawDisk(memoryDevice, {
+    cachedBytesPerMs: costs.cachedBytesPerMs / slower,
+    extentUs: costs.extentUs * slower,
+  })
+}
