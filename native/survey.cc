@@ -26,6 +26,8 @@ constexpr uint64_t kExtentsInBlock = 8;
 constexpr uint64_t kBlocksForSample = 64;
 constexpr uint64_t kPiecesForSample = 8;
 constexpr uint64_t kLooksInPiece = 8;
+// Of an extent: no more than 3 us in pages that lie by themselves.
+constexpr uint64_t kMostLookedAt = 32;
 // What one read fault maps of what is in the page cache (fault_around_bytes, mm/memory.c).
 constexpr uint64_t kWindowPages = 16;
 // Of which it takes 5 us to look for those in small folios; some stretches are timed, not all.
@@ -36,6 +38,7 @@ uint64_t samples_of(uint64_t count, uint64_t for_each) {
   return std::min(count, std::clamp(count / for_each, kLeastSamples, kMostSamples));
 }
 
+constexpr uint64_t kReadAheadPages = 32;
 constexpr size_t kChecksumAt = 124;
 
 // The fields of the header that are looked at (docs/working-set-format.md).
@@ -92,12 +95,15 @@ uint64_t windows_of(const Header& header, uint64_t sampled, uint64_t sampled_ext
   return static_cast<uint64_t>(std::llround(all * -std::expm1(-met / all)));
 }
 
+// Somewhere below `count`, for each `i` elsewhere: by the golden ratio, as a fraction of 2^32.
+uint64_t somewhere(uint64_t i, uint64_t count) {
+  return static_cast<uint32_t>(i * 0x9e3779b9) * count >> 32;
+}
+
 // The place of sample `i` of `samples` among `count`: in each of as many parts one, not always the
 // same: extents are by address in each group of 1 MiB, and its first ones lie low in the memory.
 uint64_t place(uint64_t i, uint64_t samples, uint64_t count) {
-  // By the golden ratio, as a fraction of 2^32.
-  const uint64_t into = static_cast<uint32_t>(i * 0x9e3779b9);
-  return (i * count + (into * count >> 32)) / samples;
+  return (i * count + somewhere(i, count)) / samples;
 }
 
 // A look at the stretch of memory around a page.
@@ -146,10 +152,10 @@ struct Samples {
 };
 
 // `extents` are by address, as those of a group are.
-void survey_extents(const CachedFile& memory, const PlanExtent* extents, uint64_t count,
+void survey_extents(const CachedFile& memory, const PlanExtent* extents, uint64_t extent_count,
                     bool has_holes, Samples* found) {
   uint64_t last_window = UINT64_MAX;
-  for (uint64_t i = 0; i < count; ++i) {
+  for (uint64_t i = 0; i < extent_count; ++i) {
     const PlanExtent& extent = extents[i];
     ++found->table_extents;
     if (extent.page_count == 0) continue;
@@ -159,14 +165,15 @@ void survey_extents(const CachedFile& memory, const PlanExtent* extents, uint64_
     last_window = last;
     if (extent.flags & kZeroExtent && has_holes) continue;
     // Each page of a hidden file is a call, and one that is not there is read for it.
-    const uint64_t length =
-        std::min<uint64_t>(extent.page_count, memory.is_visible() ? kMostGroupPages : 1);
-    const uint64_t there = memory.count(extent.first_page, length);
-    const uint64_t missing = length > there ? length - there : 0;
+    const uint64_t count =
+        std::min<uint64_t>(extent.page_count, memory.is_visible() ? kMostLookedAt : 1);
+    const uint64_t skipped = somewhere(found->extents, extent.page_count - count + 1);
+    const uint64_t there = memory.count(extent.first_page + skipped, count);
+    const uint64_t missing = count > there ? count - there : 0;
     ++found->extents;
-    found->pages += length;
+    found->pages += extent.page_count;
     found->missing_extents += missing > 0;
-    found->missing_pages += missing;
+    found->missing_pages += uint64_t{extent.page_count} * missing / count;
   }
 }
 
@@ -207,7 +214,10 @@ bool survey_memory(const CachedFile& memory, const CachedFile& set, const Header
   found->look_ns = mean_but_the_largest(samples.look_ns);
   if (samples.extents == 0) return true;
   const uint64_t read_pages = header.data_pages + (has_holes ? 0 : header.zero_pages);
-  found->missing_pages = read_pages * samples.missing_pages / samples.pages;
+  // In floating point, since nobody has checked how long the extents say they are.
+  found->missing_pages =
+      static_cast<uint64_t>(static_cast<double>(read_pages) *
+                            (static_cast<double>(samples.missing_pages) / samples.pages));
   found->missing_extents = header.extents * samples.missing_extents / samples.table_extents;
   return true;
 }
@@ -240,6 +250,8 @@ void survey_data(const CachedFile& set, const Header& header, Survey* found) {
 
 // What a working set that cannot be made out leaves is what is known of the memory file.
 bool survey_set(const CachedFile& memory, const CachedFile& set, int flags, Survey* found) {
+  // With the header come the tables of a small set, and the next reader's part of a large one.
+  if (!(flags & RWF_NOWAIT)) set.will_need(0, kReadAheadPages);
   Header header{};
   if (!read_header(set, flags, &header) || !fits(header, set.bytes())) return false;
   found->page_size = header.page_size;

@@ -260,6 +260,33 @@ TEST(survey_of_data_that_is_partly_there_has_whole_groups_missing) {
   CHECK_EQ(files.survey().missing_bytes, 2048 * 4096);
 }
 
+TEST(survey_looks_at_parts_of_long_extents) {
+  const Files files(Set(extents_at(fixture::every(256, 0, 2048), 256)));
+  files.memory().evict(kMemoryPages / 2, kMemoryPages / 2);
+  if (files.memory().there().size() != kMemoryPages / 2) SKIP(fixture::kNeedsEviction);
+  CHECK_EQ(files.survey().missing_pages, 1024);
+  CHECK_EQ(files.survey().missing_extents, 4);
+  // Each has its first quarter, where not all looks may be.
+  if (!files.memory().evict()) SKIP(fixture::kNeedsEviction);
+  for (uint32_t first = 0; first < kMemoryPages; first += 256) {
+    files.memory().read(fixture::every(1, first, first + 64));
+  }
+  CHECK(files.survey().missing_pages > 1024);
+}
+
+TEST(survey_counts_pages_of_long_extents_for_more) {
+  // 7 pages that lie alone, and one extent of 993.
+  std::vector<reap::PlanExtent> extents = extents_at(fixture::every(2, 0, 14));
+  extents.push_back({1024, 993, 7, 0});
+  const Set set(extents);
+  const Files files(set);
+  files.memory().evict(1024, 1024);
+  if (files.memory().there().size() != 1024) SKIP(fixture::kNeedsEviction);
+  CHECK_EQ(files.survey().pages, 1000);
+  CHECK_EQ(files.survey().missing_pages, 993);
+  CHECK_EQ(files.survey().missing_extents, 1);
+}
+
 TEST(survey_looks_at_low_and_high_addresses_of_groups) {
   // 64 groups of 32 extents from all over the memory, of which the lower half is there.
   std::vector<uint32_t> pages;
