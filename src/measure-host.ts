@@ -58,7 +58,7 @@ interface Scene {
 /**
  * Measures on this host what a restore costs in each way, and keeps it for `prepareRestore()`: small
  * snapshots are restored from the page cache and from the disk, by threads and, where /dev/kvm may be
- * used, by a vCPU. Takes a few seconds and both cores of a small machine: at a service's start, say.
+ * used, by a vCPU. Takes seven to ten seconds and both cores of a small machine: at a service's start, say.
  *
  * Guests are measured on x86-64 only; elsewhere `prepareRestore()` chooses without.
  *

@@ -4,6 +4,7 @@
 // the VMM started and waiting for its snapshot, as pooled ones are.
 import { join } from 'node:path'
 import { performance } from 'node:perf_hooks'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { prefetchPageCache, prepareRestore, serve, WorkingSet } from '../../dist/index.js'
 import { KvmGuest } from '../../test/kvm-guest.mjs'
 import { onOurClock, ReapHandler } from '../lib/reap-handler.mjs'
@@ -16,6 +17,7 @@ import { onOurClock, ReapHandler } from '../lib/reap-handler.mjs'
  * @property {import('./scene.mjs').Scene} warmUp another one
  * @property {Arm} arm
  * @property {string} folder for sockets
+ * @property {'cold' | 'half-warm' | 'warm'} cache
  * @property {'kvm' | 'process'} guest
  * @property {boolean} [paused] the guest does not run before its working set is there
  * @property {boolean} [busy] the JavaScript thread is blocked for a second from the request on
@@ -24,6 +26,7 @@ import { onOurClock, ReapHandler } from '../lib/reap-handler.mjs'
 /** Restores after which the next takes no longer than the one before; those without a handler are short. */
 const WARM_UPS = 8
 const CHOICES = 60
+const KEPT_AFTER_MS = 1500
 const WARM_UP_GUESTS = 2
 
 /** @type {Request} */
@@ -131,6 +134,8 @@ async function run() {
     const done = await vm.event('done')
     await restore.prefetched
     await restore.close()
+    // A service lives on, and keeps what its restores have shown of the disk for the next.
+    if (request.cache !== 'warm') await sleep(KEPT_AFTER_MS)
     const { estimates } = restore
     return {
       startedAt,
