@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <shared_mutex>
+#include <unordered_set>
 #include <utility>
 
 #include "hooks.h"
@@ -27,8 +28,10 @@ constexpr int kReadsPerDrain = 8;
 void forget_repeated(std::vector<uint64_t>* faults) {
   constexpr size_t kFew = 64;
   if (faults->size() < kFew) return;
-  std::sort(faults->begin(), faults->end());
-  faults->erase(std::unique(faults->begin(), faults->end()), faults->end());
+  // In their order: put_back_untried() has its reasons.
+  std::unordered_set<uint64_t> seen;
+  const auto is_repeated = [&seen](uint64_t fault) { return !seen.insert(fault).second; };
+  faults->erase(std::remove_if(faults->begin(), faults->end(), is_repeated), faults->end());
 }
 
 // Zeros as long as the largest page, never written.
