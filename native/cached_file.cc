@@ -6,12 +6,12 @@
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
-#include <sys/sysmacros.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <mutex>
 #include <vector>
 
@@ -45,51 +45,67 @@ struct OpenHow {
   uint64_t resolve;
 };
 
-UniqueFd open_cached_name(const std::string& path, uint64_t flags) {
-  const OpenHow how{flags | O_CLOEXEC, 0, kResolveCached};
+// A place in a file system, of which nothing is opened yet.
+UniqueFd cached_place(const std::string& path) {
+  const OpenHow how{O_PATH | O_CLOEXEC, 0, kResolveCached};
   return UniqueFd(static_cast<int>(::syscall(kOpenat2, AT_FDCWD, path.c_str(), &how, sizeof how)));
 }
 
-// Of kernels with cachestat(2), file systems that open a file whose inode is in memory by
-// themselves. linux/magic.h has no XFS.
-bool is_local(const struct statfs& file_system) {
-  constexpr uint32_t kXfs = 0x58465342;
-  switch (static_cast<uint32_t>(file_system.f_type)) {
-    case EXT4_SUPER_MAGIC:
-    case BTRFS_SUPER_MAGIC:
-    case F2FS_SUPER_MAGIC:
-    case kXfs:
-      return true;
+// Which mount a descriptor is on, by a number that no later mount gets (STATX_MNT_ID_UNIQUE, 6.8),
+// or 0; and whether it is a regular file. Asks no server.
+struct Place {
+  uint64_t mount = 0;
+  bool is_regular = false;
+};
+Place place_of(int fd) {
+  constexpr unsigned kMountIdUnique = 0x4000;
+  constexpr size_t kMountIdAt = 0x90;  // in struct statx, which older headers have without it
+  struct statx status {};
+  Place place;
+  if (::statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE | kMountIdUnique, &status) !=
+      0)
+    return place;
+  place.is_regular = S_ISREG(status.stx_mode);
+  if (status.stx_mask & kMountIdUnique) {
+    std::memcpy(&place.mount, reinterpret_cast<const uint8_t*>(&status) + kMountIdAt,
+                sizeof place.mount);
   }
-  return false;
+  return place;
 }
 
-// The devices of such file systems, as far as files of them were opened: the last ones, since each
-// snapshot of btrfs is a device of its own.
-class LocalDevices {
+// File systems that open and read a file whose inode and pages are in memory by themselves.
+// linux/magic.h has no XFS. F2FS is none: its open takes the lock of an inode.
+bool is_local(const struct statfs& file_system) {
+  constexpr uint32_t kXfs = 0x58465342;
+  const auto type = static_cast<uint32_t>(file_system.f_type);
+  return type == EXT4_SUPER_MAGIC || type == BTRFS_SUPER_MAGIC || type == kXfs;
+}
+
+// The mounts of such file systems on which files were opened, the last ones.
+class LocalMounts {
  public:
-  static LocalDevices& of_process() {
-    static auto* all = new LocalDevices;
+  static LocalMounts& of_process() {
+    static auto* all = new LocalMounts;
     return *all;
   }
-  void add(uint64_t device) {
+  void add(uint64_t mount) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (has_locked(device)) return;
-    if (devices_.size() == kMost) devices_.erase(devices_.begin());
-    devices_.push_back(device);
+    if (mount == 0 || has_locked(mount)) return;
+    if (mounts_.size() == kMost) mounts_.erase(mounts_.begin());
+    mounts_.push_back(mount);
   }
-  bool has(uint64_t device) {
+  bool has(uint64_t mount) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    return has_locked(device);
+    return has_locked(mount);
   }
 
  private:
   static constexpr size_t kMost = 64;
-  bool has_locked(uint64_t device) const {
-    return std::find(devices_.begin(), devices_.end(), device) != devices_.end();
+  bool has_locked(uint64_t mount) const {
+    return std::find(mounts_.begin(), mounts_.end(), mount) != mounts_.end();
   }
   std::mutex mutex_;
-  std::vector<uint64_t> devices_;
+  std::vector<uint64_t> mounts_;
 };
 
 constexpr uint64_t kMappedOut = 512;  // pages that mincore() is asked about at a time
@@ -98,12 +114,18 @@ constexpr uint64_t kMappedOut = 512;  // pages that mincore() is asked about at 
 // set lower.
 constexpr uint64_t kTakenWhole = (128 << 10) / CachedFile::kPage;
 
+// Whether this process may write to an open file. Before faccessat2(2), 5.8, only a path can be
+// asked about.
+bool may_write(int fd, const std::string& path) {
+  if (::faccessat(fd, "", W_OK, AT_EACCESS | AT_EMPTY_PATH) == 0) return true;
+  return errno == EINVAL && ::faccessat(AT_FDCWD, path.c_str(), W_OK, AT_EACCESS) == 0;
+}
+
 // mincore() answers "all there" instead of refusing, so the kernel's question is asked first. Root
 // has the right by what it may do to any file of its user namespace, and a read-only file system
 // takes only the write away.
-bool may_see(const std::string& path, const struct stat& status) {
-  return status.st_uid == ::geteuid() ||
-         ::faccessat(AT_FDCWD, path.c_str(), W_OK, AT_EACCESS) == 0 ||
+bool may_see(int fd, const std::string& path, const struct stat& status) {
+  return status.st_uid == ::geteuid() || may_write(fd, path) ||
          (errno == EROFS && ::geteuid() == 0);
 }
 
@@ -126,23 +148,22 @@ int CachedFile::open(const std::string& path) {
   UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (!fd) return -errno;
   if (const int error = take(std::move(fd), path)) return error;
-  if (local_) LocalDevices::of_process().add(device_);
+  if (local_) LocalMounts::of_process().add(place_of(fd_.get()).mount);
   return map_view();
 }
 
 int CachedFile::open_at_once(const std::string& path) {
-  // Before the device is known nothing may be asked of its file system, not even attributes.
-  const UniqueFd place = open_cached_name(path, O_PATH);
-  struct statx status {};
-  if (!place ||
-      ::statx(place.get(), "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE, &status) != 0) {
-    return -EAGAIN;
-  }
-  const uint64_t device = ::makedev(status.stx_dev_major, status.stx_dev_minor);
-  if (!LocalDevices::of_process().has(device)) return -EAGAIN;
-  UniqueFd fd = open_cached_name(path, O_RDONLY | O_NONBLOCK);
+  // Before the mount is known its file system may not be told to open anything.
+  const UniqueFd found = cached_place(path);
+  if (!found) return -EAGAIN;
+  const Place place = place_of(found.get());
+  if (!place.is_regular || !LocalMounts::of_process().has(place.mount)) return -EAGAIN;
+  // The same file, whatever the path names by now. A read that changed the time of access would
+  // wait for the journal.
+  const std::string same = "/proc/self/fd/" + std::to_string(found.get());
+  UniqueFd fd(::open(same.c_str(), O_RDONLY | O_CLOEXEC | O_NOATIME));
   if (!fd) return -EAGAIN;
-  const int error = take(std::move(fd), path);
+  const int error = take(std::move(fd), same);
   return error == 0 && !has_cachestat_ ? -EAGAIN : error;
 }
 
@@ -164,7 +185,7 @@ int CachedFile::take(UniqueFd fd, const std::string& path) {
   // Reads through this descriptor are of single pages; read-ahead for them would bring in megabytes
   // that nobody asked for.
   ::posix_fadvise(fd_.get(), 0, 0, POSIX_FADV_RANDOM);
-  visible_ = may_see(path, status) && !REAP_HOOK_SAYS(hides_residency);
+  visible_ = may_see(fd_.get(), path, status) && !REAP_HOOK_SAYS(hides_residency);
   has_cachestat_ =
       visible_ && reap::has_cachestat(file_system) && cached_pages(fd_.get(), 0, 1) >= 0;
   return 0;

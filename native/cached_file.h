@@ -26,9 +26,11 @@ class CachedFile {
 
   // 0 or a negative errno; -EINVAL for what is no regular file.
   int open(const std::string& path);
-  // The same for a thread that may not wait: -EAGAIN where a name or an inode is not in memory, for
-  // a file system of which open() has not seen before that it asks no server and no daemon, and
-  // without cachestat(2), beside which all else is slow. There is no map() and no view() then.
+  // The same for a thread that may not wait: -EAGAIN where a name or an inode is not in memory,
+  // without cachestat(2), beside which all else is slow, and on a mount of which open() has not
+  // seen before that its file system asks no server and no daemon. (A scanner that has asked for
+  // fanotify(7) permission events holds up every open, this one too.) There is no map() and no
+  // view() then.
   int open_at_once(const std::string& path);
   uint64_t pages() const { return pages_; }
   uint64_t bytes() const { return bytes_; }

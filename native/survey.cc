@@ -88,7 +88,7 @@ bool fits(const Header& header, uint64_t file_bytes) {
 // groups lie in them too is taken to be chance, which is within a fifth for the traces of the
 // bench.
 uint64_t windows_of(const Header& header, uint64_t sampled, uint64_t sampled_extents) {
-  if (sampled_extents == 0) return 0;
+  if (sampled_extents == 0 || header.memory_bytes == 0) return 0;
   const double all = static_cast<double>(header.memory_bytes) / (kWindowPages * kPage);
   const double met =
       static_cast<double>(sampled) * header.extents / static_cast<double>(sampled_extents);
@@ -106,7 +106,7 @@ uint64_t place(uint64_t i, uint64_t samples, uint64_t count) {
   return (i * count + somewhere(i, count)) / samples;
 }
 
-// A look at the stretch of memory around a page.
+// A look at a stretch of four windows around a page.
 struct Around {
   double share;    // that is there
   double look_ns;  // what it took to pass a page of it, beside what a call takes
@@ -215,9 +215,9 @@ bool survey_memory(const CachedFile& memory, const CachedFile& set, const Header
   if (samples.extents == 0) return true;
   const uint64_t read_pages = header.data_pages + (has_holes ? 0 : header.zero_pages);
   // In floating point, since nobody has checked how long the extents say they are.
-  found->missing_pages =
-      static_cast<uint64_t>(static_cast<double>(read_pages) *
-                            (static_cast<double>(samples.missing_pages) / samples.pages));
+  const double missing =
+      static_cast<double>(samples.missing_pages) / static_cast<double>(samples.pages);
+  found->missing_pages = static_cast<uint64_t>(static_cast<double>(read_pages) * missing);
   found->missing_extents = header.extents * samples.missing_extents / samples.table_extents;
   return true;
 }
@@ -248,19 +248,19 @@ void survey_data(const CachedFile& set, const Header& header, Survey* found) {
   if (pages > 0) found->missing_bytes = header.data_pages * kPage * missing / pages;
 }
 
-// What a working set that cannot be made out leaves is what is known of the memory file.
+// Whether the working set could be made out: it leaves no figures otherwise.
 bool survey_set(const CachedFile& memory, const CachedFile& set, int flags, Survey* found) {
   // With the header come the tables of a small set, and the next reader's part of a large one.
   if (!(flags & RWF_NOWAIT)) set.will_need(0, kReadAheadPages);
   Header header{};
   if (!read_header(set, flags, &header) || !fits(header, set.bytes())) return false;
+  if (!survey_memory(memory, set, header, flags, found)) return false;
+  survey_data(set, header, found);
   found->page_size = header.page_size;
   found->memory_bytes = header.memory_bytes;
   found->pages = header.data_pages + header.zero_pages;
   found->extents = header.extents;
   found->disks = header.disks;
-  if (!survey_memory(memory, set, header, flags, found)) return false;
-  survey_data(set, header, found);
   return true;
 }
 

@@ -27,8 +27,8 @@ struct Survey {
   uint64_t missing_extents = 0;
   uint64_t missing_bytes = 0;
   bool is_visible = false;  // whether the kernel tells about the memory file
-  // Of the pages around those of the working set, which a fault maps too, the share that is there;
-  // where that is not told, all.
+  // Of the pages around those of the working set (256 KiB; a fault maps a quarter of that), the
+  // share that is there; where that is not told, all.
   double share_around = 1;
   // What it takes cachestat(2) to pass one of them, in nanoseconds; 0: not known. It passes folios:
   // where they are large this is a tenth, and they are mapped at less cost too.

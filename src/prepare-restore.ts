@@ -110,7 +110,7 @@ const prepareRules = {
  * the working set, or the kernel's own mapping with the working set in the page cache.
  *
  * The choice takes some tenths of a millisecond: on the JavaScript thread where the files' names and
- * tables are in memory and on a disk that the process knows, on a pool thread where it would wait for
+ * tables are in memory and on a mount that the process knows, on a pool thread where it would wait for
  * them. It goes by what must be (`record`, 2 MiB pages), then by an estimate for each way: samples of
  * the working set are looked for in the page cache, and {@link measureHost} has measured what pages
  * and reads cost here. Restores refresh the costs of reads. A working set that cannot be used leads to
