@@ -49,7 +49,7 @@ export interface Survey extends Residency {
   readonly setDevice: number
   /** Aligned stretches of 64 KiB that have pages of the working set; an estimate from samples. */
   readonly windows: number
-  /** Of the memory file's pages in those, which a fault maps together, how many are in the page cache. */
+  /** Of the memory file's pages in and around those, the share that is in the page cache. */
   readonly shareAround: number
   /**
    * What the kernel takes to pass one of them, in nanoseconds; `undefined` where that cannot be told. It
@@ -137,7 +137,8 @@ function mixed(
   const share = 1 - there + there * areSmall
   const mix = (cost: keyof TouchCosts, of = share) => of * small[cost] + (1 - of) * large[cost]
   // A fault maps small pieces one by one, as many as there are: at the least those of the set.
-  const around = Math.min(1, Math.max(shareAround, pages / (windows * WINDOW_PAGES)))
+  const own = windows > 0 ? pages / (windows * WINDOW_PAGES) : 0
+  const around = Math.min(1, Math.max(shareAround, own))
   return { fixedMs: mix('fixedMs'), pageUs: mix('pageUs'), runUs: mix('runUs', share * around) }
 }
 

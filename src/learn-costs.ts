@@ -8,6 +8,8 @@ import { PAGE } from './trace.js'
 /** Restores that read too little say nothing about the disk. */
 const ENOUGH_BYTES = 16 * 2 ** 20
 const ENOUGH_EXTENTS = 512
+/** The survey looks at a part of the pages: where some groups seem to be cached, more of them may be read. */
+const NEARLY_ALL = 0.95
 
 /** Restores by a handler whose pages are being read. */
 let reading = 0
@@ -19,11 +21,12 @@ export function learnFromHandler(handler: FaultHandler, { setDevice, missingByte
   const began = ++reading
   handler.prefetched
     .then(
-      async ({ complete, fetchMs }) => {
+      async ({ complete, bytes, fetchMs }) => {
         const wasAlone = began === 1 && lastReading === own
-        if (!complete || !wasAlone || missingBytes < ENOUGH_BYTES) return
+        if (!complete || !wasAlone || bytes < ENOUGH_BYTES || missingBytes < NEARLY_ALL * bytes)
+          return
         const model = await hostModel()
-        model.sawDisk(setDevice, { bytesPerMs: readRate(missingBytes, fetchMs) })
+        model.sawDisk(setDevice, { bytesPerMs: readRate(bytes, fetchMs) })
       },
       () => {}, // the session has ended before
     )
@@ -35,9 +38,11 @@ export async function learnFromPageCache(
   result: PageCachePrefetchResult,
   { memoryDevice, isVisible }: Survey,
 ): Promise<void> {
-  const { bytes, extents, thereMs, complete } = result
+  const { bytes, extents, residentPages, thereMs, complete } = result
   // Of a hidden file all runs count, whether they were read or there.
   if (!complete || !isVisible || !wasAlone(result) || extents < ENOUGH_EXTENTS) return
+  // Looking at what is there takes its time too.
+  if (residentPages * PAGE > 2 * bytes) return
   const model = await hostModel()
   const costs = model.diskCosts(memoryDevice)
   if (!costs) return

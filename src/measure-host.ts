@@ -249,11 +249,20 @@ class Measurement {
   async #fillPageCache(pieces: Pieces): Promise<void> {
     await evict([this.#memoryFile])
     if (pieces === 'large') {
-      for await (const _ of createReadStream(this.#memoryFile, { highWaterMark: 2 ** 20 }));
-    } else {
-      const pages = Uint32Array.from({ length: MEMORY_PAGES }, (_, page) => page)
-      await prefetchPageCache({ memoryFile: this.#memoryFile, workingSet: placesOf(pages) })
+      for await (const _ of createReadStream(this.#memoryFile, { highWaterMark: 2 ** 20 })) {
+        this.#signal?.throwIfAborted()
+      }
+      return
     }
+    const pages = Uint32Array.from({ length: MEMORY_PAGES }, (_, page) => page)
+    const { error } = await prefetchPageCache({
+      memoryFile: this.#memoryFile,
+      workingSet: placesOf(pages),
+      budgetBytes: MEMORY_PAGES * PAGE,
+      signal: this.#signal,
+    })
+    this.#signal?.throwIfAborted()
+    if (error) throw error
   }
 
   /** Milliseconds from the request until the guest has touched all of the set. */

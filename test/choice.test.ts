@@ -100,6 +100,13 @@ describe('an estimate', () => {
     expect(after!['page-cache'].ms - before!['page-cache'].ms - 2).toBeCloseTo(ms)
   })
 
+  test('is no puzzle for a set without pages', async () => {
+    const empty = { ...warm, pages: 0, extents: 0, windows: 0 }
+    const { uffd, 'page-cache': cache } = estimate(empty, await model(), 'threads')!
+    expect(uffd.ms).toBeCloseTo(2)
+    expect(cache.ms).toBeCloseTo(1)
+  })
+
   test('counts what a fault maps at once for a mapping, and extents for a handler', async () => {
     const before = estimate(warm, await model(), 'threads')!
     const windows = estimate({ ...warm, windows: 3000 }, await model(), 'threads')!
