@@ -6,6 +6,7 @@
 // A guest replays a trace (bench/replay): arms in turns, one process a sample, with a warm and a cold
 // page cache. Between them stand limits (bench/native), which do nothing but the system calls.
 // bench/README.md says what each figure means.
+import { randomInt } from 'node:crypto'
 import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
@@ -70,8 +71,9 @@ async function run(options, signal) {
   const cache = await PageCache.open()
   try {
     const { rounds, cache: scenesFolder } = options
-    const machine = { ...describeMachine(scenesFolder), rounds }
-    const context = { rounds, scenesFolder, folder, cache, progress, signal }
+    const seed = randomInt(2 ** 31)
+    const machine = { ...describeMachine(scenesFolder), rounds, seed }
+    const context = { rounds, seed, scenesFolder, folder, cache, progress, signal }
     const measured = await measure(chooseCells(options), context)
     if (measured.samples.length === 0) signal.throwIfAborted()
     return makeReport({ machine, ...measured })

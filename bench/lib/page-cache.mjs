@@ -99,14 +99,15 @@ export class PageCache {
 
   async #warm(file) {
     const wanted = await dataBytes(file)
-    // Of what faults or a prefetch have brought in, some lies in single pages, which cost more to map.
-    if (!this.#whole.has(file)) await this.#ask(`evict ${file}`)
-    this.#whole.add(file)
     const { resident } = await this.#ask(`resident ${file}`)
-    if (resident * PAGE >= wanted) return
+    if (this.#whole.has(file) && resident * PAGE >= wanted) return
+    // Of what faults or a prefetch have brought in, some lies in single pages, which cost more to map.
+    await this.#evict(file).catch(() => {}) // what cannot be evicted is there in any case
     // A host that reclaims ahead of need may take pages back while others come in.
     for (let attempt = 0; attempt < WARM_ATTEMPTS; attempt++) {
-      if ((await this.#ask(`warm ${file}`)).resident * PAGE >= wanted) return
+      if ((await this.#ask(`warm ${file}`)).resident * PAGE < wanted) continue
+      this.#whole.add(file)
+      return
     }
     throw new Error(`${file} does not stay in the page cache: this machine is short of memory`)
   }

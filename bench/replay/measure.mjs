@@ -36,19 +36,22 @@ export function chooseCells({ only, quick, choice }) {
  * always meet the same one.
  *
  * @param {readonly import('./cells.mjs').Cell[]} ofScene
- * @param {number} round
+ * @param {number} seed of its own for each round and scene of a run
  */
-export function orderOf(ofScene, round) {
+export function orderOf(ofScene, seed) {
   /** @type {Map<string, import('./cells.mjs').Cell[]>} */
   const groups = new Map()
   for (const cell of ofScene) {
     const group = `${cell.guest} ${cell.cache}`
     groups.set(group, [...(groups.get(group) ?? []), cell])
   }
-  const random = randomNumbers(round + 1)
+  const random = randomNumbers(seed)
   for (const group of groups.values()) shuffle(group, random)
   return [...groups.values()].flat()
 }
+
+/** In which restores that choose show the next ones what the disk is like: each lives on for it. */
+const KEPT_ROUNDS = 2
 
 /** @param {string} path */
 const mayOpen = (path) =>
@@ -63,6 +66,7 @@ const mayOpen = (path) =>
  * @param {readonly import('./cells.mjs').Cell[]} chosen
  * @param {object} context
  * @param {number} context.rounds
+ * @param {number} context.seed of the order
  * @param {string} context.scenesFolder
  * @param {string} context.folder for sockets
  * @param {import('../lib/page-cache.mjs').PageCache} context.cache
@@ -71,7 +75,7 @@ const mayOpen = (path) =>
  * @returns {Promise<Omit<import('./report.mjs').Measured, 'machine'>>}
  */
 export async function measure(chosen, context) {
-  const { rounds, scenesFolder, folder, cache, progress, signal } = context
+  const { rounds, seed, scenesFolder, folder, cache, progress, signal } = context
   let wanted = [...chosen]
   if (wanted.some(({ guest }) => guest === 'kvm') && !(await mayOpen('/dev/kvm'))) {
     progress.note(
@@ -114,7 +118,11 @@ export async function measure(chosen, context) {
     const scene = /** @type {import('./scene.mjs').Scene} */ (prepared.get(cell.scene))
     // All arms of a round find the same half.
     await cache.set(cell.cache, filesOf(scene), Math.floor(round) + 1)
-    const sample = await takeSample(cell, { scene, warmUp, folder }, signal)
+    const sample = await takeSample(
+      cell,
+      { scene, warmUp, folder, keeps: round < KEPT_ROUNDS },
+      signal,
+    )
     measured.samples.push({ cell: cell.name, round, ...sample })
   }
   /** @param {import('./scene.mjs').Scene} scene @param {number} round */
@@ -143,7 +151,7 @@ export async function measure(chosen, context) {
       .flatMap((scene) => [
         ...orderOf(
           wanted.filter((cell) => cell.scene === scene.name),
-          round,
+          draw() * 2 ** 32,
         ).map((cell) => ({ name: cell.name, take: () => sampleCell(cell, round) })),
         { name: `limits of ${scene.name}`, take: () => sampleLimits(scene, round) },
         ...(scene.name === middle ? closeSteps(round) : []),
@@ -151,6 +159,7 @@ export async function measure(chosen, context) {
     // Cold before warm in one round and behind it in the next.
     return round % 2 === 0 ? steps : steps.reverse()
   }
+  const draw = randomNumbers(seed)
   const all = Array.from({ length: rounds }, (_, round) => ({ round, steps: stepsOf(round) }))
   const total = all.reduce((sum, { steps }) => sum + steps.length, 0)
   const startedAt = Date.now()

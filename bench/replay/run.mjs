@@ -12,7 +12,7 @@ const programs = {
 /**
  * One sample of a cell, measured by a process of its own.
  * @param {import('./cells.mjs').Cell} cell
- * @param {{ scene: import('./scene.mjs').Scene, warmUp: import('./scene.mjs').Scene, folder: string }} parts
+ * @param {{ scene: import('./scene.mjs').Scene, warmUp: import('./scene.mjs').Scene, folder: string, keeps?: boolean }} parts
  * @param {AbortSignal} signal
  * @returns {Promise<Record<string, number>>}
  */

@@ -19,6 +19,7 @@ import { onOurClock, ReapHandler } from '../lib/reap-handler.mjs'
  * @property {string} folder for sockets
  * @property {'cold' | 'half-warm' | 'warm'} cache
  * @property {'kvm' | 'process'} guest
+ * @property {boolean} [keeps] what the restore shows of the disk, as a service would
  * @property {boolean} [paused] the guest does not run before its working set is there
  * @property {boolean} [busy] the JavaScript thread is blocked for a second from the request on
  */
@@ -26,7 +27,7 @@ import { onOurClock, ReapHandler } from '../lib/reap-handler.mjs'
 /** Restores after which the next takes no longer than the one before; those without a handler are short. */
 const WARM_UPS = 8
 const CHOICES = 60
-const KEPT_AFTER_MS = 1500
+const KEPT_AFTER_MS = 2000
 const WARM_UP_GUESTS = 2
 
 /** @type {Request} */
@@ -135,7 +136,7 @@ async function run() {
     await restore.prefetched
     await restore.close()
     // A service lives on, and keeps what its restores have shown of the disk for the next.
-    if (request.cache !== 'warm') await sleep(KEPT_AFTER_MS)
+    if (request.keeps && request.cache !== 'warm') await sleep(KEPT_AFTER_MS)
     const { estimates } = restore
     return {
       startedAt,
