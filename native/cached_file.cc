@@ -203,6 +203,13 @@ int CachedFile::map_view() {
 }
 
 int CachedFile::read(uint64_t offset, void* buffer, uint64_t length, int flags) const {
+  // A read that does not wait starts to read what is missing, and that waits for room in the
+  // device's queue.
+  if (flags & RWF_NOWAIT) {
+    const uint64_t first = offset / kPage;
+    const uint64_t pages = (offset + length + kPage - 1) / kPage - first;
+    if (count(first, pages) < pages) return -EAGAIN;
+  }
   auto* to = static_cast<uint8_t*>(buffer);
   while (length > 0) {
     iovec part{to, length};
