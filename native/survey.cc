@@ -17,9 +17,10 @@ namespace reap {
 namespace {
 
 constexpr uint64_t kPage = CachedFile::kPage;
-// Blocks of the table of extents and pieces of the data that are looked at, and extents in a block.
-// What they cost grows with the set up to a fifth of a millisecond: a hundredth of its restore.
 constexpr uint64_t kMostGroupPages = kMostGroupBytes / kPage;
+// Blocks of the table of extents and pieces of the data that are looked at, extents in a block, and
+// looks in a piece. What they cost grows with the set up to a fifth of a millisecond: a hundredth
+// of its restore.
 constexpr uint64_t kLeastSamples = 4;
 constexpr uint64_t kMostSamples = 16;
 constexpr uint64_t kExtentsInBlock = 8;
@@ -30,16 +31,17 @@ constexpr uint64_t kLooksInPiece = 8;
 constexpr uint64_t kMostLookedAt = 32;
 // What one read fault maps of what is in the page cache (fault_around_bytes, mm/memory.c).
 constexpr uint64_t kWindowPages = 16;
-// Of which it takes 5 us to look for those in small folios; some stretches are timed, not all.
+// Of a stretch that is timed: 5 us in pages that lie by themselves. With fewer of them there the
+// call is most of the time.
 constexpr uint64_t kTimedPages = 64;
 constexpr double kLeastTimedShare = 0.25;
+// Brought in with the header of a set.
+constexpr uint64_t kReadAheadPages = 32;
+constexpr size_t kChecksumAt = 124;
 
 uint64_t samples_of(uint64_t count, uint64_t for_each) {
   return std::min(count, std::clamp(count / for_each, kLeastSamples, kMostSamples));
 }
-
-constexpr uint64_t kReadAheadPages = 32;
-constexpr size_t kChecksumAt = 124;
 
 // The fields of the header that are looked at (docs/working-set-format.md).
 struct Header {

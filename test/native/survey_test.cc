@@ -4,11 +4,14 @@
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/utsname.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstddef>
+#include <cstdio>
 #include <cstring>
 
 #include "cached_file.h"
@@ -151,10 +154,23 @@ void in_every_way(Run run) {
   check::about.clear();
 }
 
-bool is_known_local(const std::string& directory) {
+constexpr char kNeedsLocalDisk[] =
+    "needs Linux 6.8, openat2(2), and a temporary folder on ext4 or btrfs";
+
+bool is_known_local(const std::string& path) {
   struct statfs file_system {};
-  return ::statfs(directory.c_str(), &file_system) == 0 && reap::has_cachestat(file_system) &&
-         (file_system.f_type == EXT4_SUPER_MAGIC || file_system.f_type == BTRFS_SUPER_MAGIC);
+  if (::statfs(path.c_str(), &file_system) != 0 || !reap::has_cachestat(file_system)) return false;
+  if (file_system.f_type != EXT4_SUPER_MAGIC && file_system.f_type != BTRFS_SUPER_MAGIC) {
+    return false;
+  }
+  utsname kernel{};
+  int major = 0, minor = 0;
+  if (::uname(&kernel) != 0 || std::sscanf(kernel.release, "%d.%d", &major, &minor) != 2 ||
+      major * 1000 + minor < 6008) {
+    return false;
+  }
+  // Without arguments it is EFAULT or EINVAL; a sandbox says ENOSYS or EPERM.
+  return ::syscall(437, AT_FDCWD, nullptr, nullptr, 0) < 0 && errno != ENOSYS && errno != EPERM;
 }
 
 }  // namespace
@@ -446,11 +462,17 @@ TEST(survey_takes_an_empty_memory_file) {
 
 TEST(survey_at_once_tells_what_is_in_memory) {
   const Files files(Set(extents_at(fixture::every(2, 0, 2048))));
-  if (!is_known_local(files.memory().path())) SKIP("needs a temporary folder on ext4 or btrfs");
+  if (!is_known_local(files.memory().path())) SKIP(kNeedsLocalDisk);
   reap::Survey found;
   CHECK(!reap::survey(files.memory().path(), files.set(), &found));
+  // Older than the file, so that a read would make it new.
+  const timespec times[] = {{1000000000, 0}, {0, UTIME_OMIT}};
+  CHECK_EQ(::utimensat(AT_FDCWD, files.set().c_str(), times, 0), 0);
   reap::Survey at_once;
-  if (!files.survey_at_once(&at_once)) SKIP("needs Linux 6.5 and a sandbox that has openat2(2)");
+  CHECK(files.survey_at_once(&at_once));
+  struct stat status {};
+  CHECK_EQ(::stat(files.set().c_str(), &status), 0);
+  CHECK_EQ(status.st_atim.tv_sec, times[0].tv_sec);
   CHECK_EQ(at_once.pages, 1024);
   CHECK_EQ(at_once.missing_pages, 0);
   CHECK_EQ(at_once.memory_device, found.memory_device);
@@ -477,11 +499,13 @@ TEST(survey_at_once_leaves_what_would_wait) {
     };
     if (!fixture::in_time(is_evicted)) SKIP(fixture::kNeedsEviction);
     CHECK(!files.survey_at_once(&found));
+    // Not even a read that somebody else waits for was begun.
+    CHECK_EQ(set.count(0, set.pages()), 0);
     // Its header alone.
-    CHECK(fixture::in_time(is_evicted));
     CHECK_EQ(set.wait_for(0, 1), 0);
     CHECK_EQ(set.count(0, set.pages()), 1);
     CHECK(!files.survey_at_once(&found));
+    CHECK_EQ(set.count(0, set.pages()), 1);
   }
   CHECK_EQ(fixture::descriptors_here(), descriptors);
 }
@@ -513,7 +537,7 @@ TEST(survey_counts_what_a_fault_maps_at_once) {
 
 TEST(survey_times_looks_where_pages_are_there) {
   const Files files(Set(extents_at(fixture::every(32, 0, 2048))));
-  if (!is_known_local(files.memory().path())) SKIP("needs a temporary folder on ext4 or btrfs");
+  if (!is_known_local(files.memory().path())) SKIP(kNeedsLocalDisk);
   if (!files.memory().evict()) SKIP(fixture::kNeedsEviction);
   CHECK_EQ(files.survey().look_ns, 0.0);
   CHECK_EQ(files.survey().share_around, 0.0);
