@@ -1,14 +1,20 @@
 import { getEventListeners } from 'node:events'
 import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { setImmediate } from 'node:timers/promises'
 import { describe, expect, onTestFinished, test } from 'vitest'
+import { hostModel, readRate } from '../src/host-model.js'
 import {
+  type FaultHandler,
   type PrepareRestoreOptions,
+  prefetchPageCache,
   prepareRestore,
   type Restore,
   Trace,
   WorkingSet,
 } from '../src/index.js'
+import { learnFromHandler } from '../src/learn-costs.js'
+import { planRestore } from '../src/prepare-restore.js'
 import { costs, hostCosts, withoutHostCosts } from './host-costs.js'
 import { evict, readPages, residentPages, threadGuest } from './page-cache-helpers.js'
 import { eventLog, fakeVmm, scratchFolder } from './scratch.js'
@@ -455,6 +461,45 @@ describe('the model learns', () => {
         cachedBytesPerMs: expect.closeTo(cachedBytesPerMs / slower, -2),
         extentUs: expect.closeTo(extentUs * slower, 3),
       })
+  })
+
+  test('nothing from one that has found most pages there', async () => {
+    hostCosts()
+    const pages = range(0, 2048).map((i) => 2 * i)
+    const s = await snapshot({ pages })
+    await s.evict()
+    await prefetchPageCache({
+      memoryFile: s.all.memoryFile,
+      workingSet: setOf(s.all.memoryFile, pages.slice(0, 1500)),
+    })
+    const restore = await prepared({ ...s.all, backend: 'page-cache' })
+    const result = await restore.prefetched
+    if (!('thereMs' in result)) throw new Error('expected a prefetch of the page cache')
+    // As many runs as make it learn otherwise.
+    expect(result.extents).toBeGreaterThan(512)
+    expect(result.residentPages).toBeGreaterThanOrEqual(1500)
+    await setImmediate()
+    const { dev } = statSync(s.all.memoryFile)
+    expect((await hostModel()).diskCosts(dev)).toEqual(costs.disk)
+  })
+
+  test.each([
+    [1, 64e6 / 100],
+    [0.96, 64e6 / 100],
+    [0.9, undefined],
+  ])('from a handler that had to read a share of %f of its bytes', async (share, rate) => {
+    hostCosts()
+    const s = await snapshot()
+    const { survey } = await planRestore(s.all)
+    const prefetched = { complete: true, bytes: 64e6, fetchMs: 100 }
+    learnFromHandler({ prefetched: Promise.resolve(prefetched) } as unknown as FaultHandler, {
+      ...survey,
+      missingBytes: share * 64e6,
+    })
+    await setImmediate()
+    const { bytesPerMs } = (await hostModel()).diskCosts(survey.setDevice)!
+    const workers = readRate(1, 1)
+    expect(bytesPerMs).toBeCloseTo(rate === undefined ? costs.disk.bytesPerMs : rate * workers)
   })
 
   test('from what a handler has read', async () => {
