@@ -18,6 +18,9 @@ namespace {
 
 // Threads that may wait for the disk on behalf of a fault at the same time.
 constexpr unsigned kDemandThreads = 4;
+// And for a prefetch, while its workers install: with both reading as well, enough for the queue of
+// one disk.
+constexpr unsigned kReaders = 2;
 constexpr auto kSpin = std::chrono::microseconds(50);
 // epoll data: a session's id and role, or one of the engine's own descriptors (id 0).
 constexpr unsigned kRoleBits = 8;
@@ -47,7 +50,7 @@ std::unique_ptr<Engine> Engine::create(Emit emit, int* err) {
     *err = -errno;
     return nullptr;
   }
-  engine->prefetcher_ = std::make_unique<Prefetcher>(std::clamp(cores(), 2U, 4U));
+  engine->prefetcher_ = std::make_unique<Prefetcher>(std::clamp(cores(), 2U, 4U), kReaders);
   for (unsigned i = 0; i < kDemandThreads; ++i) {
     engine->threads_.emplace_back([&engine = *engine, i] { engine.work(i); });
   }

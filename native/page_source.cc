@@ -87,16 +87,18 @@ PageSource::Result PageSource::read_streaming(uint64_t offset, void* buffer,
   // cache would be read twice: the kernel is asked first. Where it does not tell, that is taken.
   const int64_t there =
       direct_ && tells_ ? cached_pages(fd_.get(), offset / kPage, length / kPage) : -ENOSYS;
-  if (there < 0 || static_cast<uint64_t>(there) >= length / kPage) {
+  const bool all_there = there >= 0 && static_cast<uint64_t>(there) >= length / kPage;
+  if (there < 0 || all_there) {
     const Result cached = read_cached(offset, buffer, length);
     if (cached.read != Read::would_block) return cached;
   }
-  if (direct_) {
-    const Result direct = read_fully(direct_.get(), offset, buffer, length);
-    // Some file systems open with O_DIRECT and then refuse the read.
-    if (direct.read != Read::failed || direct.err != -EINVAL) return direct;
-  }
-  return read(offset, buffer, length);
+  Result result{Read::failed, -EINVAL};
+  // Where all is there and a read would wait, it is being read already.
+  if (direct_ && !all_there) result = read_fully(direct_.get(), offset, buffer, length);
+  // Some file systems open with O_DIRECT and then refuse the read.
+  if (result.read == Read::failed && result.err == -EINVAL) result = read(offset, buffer, length);
+  result.waited = true;
+  return result;
 }
 
 void PageSource::will_need(uint64_t offset, uint64_t length) const {

@@ -31,15 +31,17 @@ class PageSource {
   };
   struct Result {
     Read read;
-    int err = 0;  // negative errno
+    int err = 0;          // negative errno
+    bool waited = false;  // for the disk, as far as is known (read_streaming only)
   };
 
   // Reads only what the page cache has, without waiting for the disk.
   Result read_cached(uint64_t offset, void* buffer, uint64_t length) const;
   // Reads through the page cache, waiting as long as it takes.
   Result read(uint64_t offset, void* buffer, uint64_t length) const;
-  // Takes what the page cache has and reads the rest past it (O_DIRECT), which is about twice as
-  // fast for data that is read once. Buffer, offset and length are multiples of 4096.
+  // Takes what the page cache has, or is about to, whole, and reads all else past it (O_DIRECT),
+  // which is about twice as fast for data that is read once. Buffer, offset and length are
+  // multiples of 4096.
   Result read_streaming(uint64_t offset, void* buffer, uint64_t length) const;
 
   // Asks the kernel to bring this into the page cache; does not wait.

@@ -74,6 +74,8 @@ bool Prefetcher::fetch_group(const Job& job, Task& task, uint8_t* buffer) {
     failure = read_failure(ErrorCode::working_set_invalid, read, group.data_offset);
   } else {
     job.client->ledger().add(Counter::bytes_read, group.data_bytes);
+    task.fetched = true;
+    task.waited = read.waited;
     const uint32_t checksum = crc32c(buffer, group.data_bytes);
     if (checksum == group.checksum) return true;
     failure.code = ErrorCode::working_set_invalid;
@@ -97,6 +99,8 @@ bool Prefetcher::fetch_block(const Job& job, Task& task, uint8_t* buffer) {
     return false;
   }
   job.client->ledger().add(Counter::bytes_read, block.length);
+  task.fetched = true;
+  task.waited = read.waited;
   return true;
 }
 

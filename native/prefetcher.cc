@@ -14,17 +14,21 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Filled = FaultHandler::Filled;
 
-// What all restores together may hold fetched while their VMMs are still starting.
+// What all restores together may hold fetched: while their VMMs are still starting, and ahead of
+// the workers.
 constexpr size_t kPoolBuffers = 24;
+// Of that, what a restore that has its VM takes: enough for a disk that answers unevenly.
+constexpr size_t kMostAhead = 8;
 constexpr auto kNoMemoryPatience = std::chrono::seconds(2);
 
 }  // namespace
 
-Prefetcher::Prefetcher(unsigned workers) {
+Prefetcher::Prefetcher(unsigned workers, unsigned readers) {
   for (size_t i = 0; i < kPoolBuffers; ++i) {
     if (Mapping buffer = Mapping::buffer(kBufferBytes)) pool_.push_back(std::move(buffer));
   }
-  for (unsigned i = 0; i < workers; ++i) workers_.emplace_back([this, i] { work(i); });
+  for (unsigned i = 0; i < workers; ++i) threads_.emplace_back([this] { work(Role::worker); });
+  for (unsigned i = 0; i < readers; ++i) threads_.emplace_back([this] { work(Role::reader); });
 }
 
 Prefetcher::~Prefetcher() {
@@ -33,7 +37,8 @@ Prefetcher::~Prefetcher() {
     stopping_ = true;
   }
   changed_.notify_all();
-  for (std::thread& worker : workers_) worker.join();
+  waits_.notify_all();
+  for (std::thread& thread : threads_) thread.join();
 }
 
 void Prefetcher::start(std::shared_ptr<PrefetchClient> client, std::shared_ptr<const Plan> plan) {
@@ -98,12 +103,13 @@ void Prefetcher::cancel(PrefetchClient* client) {
 void Prefetcher::recycle(Mapping buffer) {
   if (buffer) pool_.push_back(std::move(buffer));
   changed_.notify_one();
+  waits_.notify_one();
 }
 
-void Prefetcher::work(unsigned index) {
-  char name[16];
-  std::snprintf(name, sizeof name, "reap-fetch-%u", index);
-  pthread_setname_np(pthread_self(), name);
+void Prefetcher::work(Role role) {
+  pthread_setname_np(pthread_self(), role == Role::worker ? "reap-fetch" : "reap-read-ahead");
+  std::condition_variable& changed = role == Role::worker ? changed_ : waits_;
+  const unsigned counted = role == Role::worker ? 1 : 0;
   Own own;
   own.fetched = Mapping::buffer(kBufferBytes);
 
@@ -112,18 +118,18 @@ void Prefetcher::work(unsigned index) {
     Task task;
     // Not wait(): gcc 12 binds it to a symbol that the libstdc++ of RHEL 9 does not have. Not
     // wait_for(): its thread sanitizer does not know the clock that takes.
-    while (!stopping_ && !next_task(&task)) {
-      changed_.wait_until(lock, std::chrono::system_clock::now() + std::chrono::hours(1));
+    while (!stopping_ && !next_task(role, &task)) {
+      changed.wait_until(lock, std::chrono::system_clock::now() + std::chrono::hours(1));
     }
     if (stopping_) return;
     Job* job = task.job;
     if (!job->over) {
       ++job->busy;
-      busy_workers_.fetch_add(1, std::memory_order_relaxed);
+      busy_workers_.fetch_add(counted, std::memory_order_relaxed);
       lock.unlock();
       perform(task, own);
       lock.lock();
-      busy_workers_.fetch_sub(1, std::memory_order_relaxed);
+      busy_workers_.fetch_sub(counted, std::memory_order_relaxed);
       --job->busy;
       settle(task);
     }
@@ -132,9 +138,9 @@ void Prefetcher::work(unsigned index) {
 }
 
 // The next thing to do, of the restore that has waited longest.
-bool Prefetcher::next_task(Task* task) {
+bool Prefetcher::next_task(Role role, Task* task) {
   for (auto it = jobs_.begin(); it != jobs_.end(); ++it) {
-    if (!task_of(**it, task)) continue;
+    if (!(role == Role::worker ? task_of(**it, task) : read_ahead_of(**it, task))) continue;
     jobs_.splice(jobs_.end(), jobs_, it);
     return true;
   }
@@ -169,6 +175,7 @@ bool Prefetcher::task_of(Job& job, Task* task) {
     task->buffer = std::move(job.ready.front().buffer);
     task->hole = job.ready.front().hole;
     job.ready.pop_front();
+    waits_.notify_one();
     return true;
   }
   if (job.next == job.units()) {
@@ -176,15 +183,27 @@ bool Prefetcher::task_of(Job& job, Task* task) {
     job.over = job.connected && job.installed == job.units();
     return job.over && job.busy == 0;
   }
-  if (job.connected) {
-    task->step = Step::fetch_and_install;
-  } else {
-    if (pool_.empty()) return false;
-    task->step = Step::fetch_ahead;
-    task->buffer = std::move(pool_.back());
-    pool_.pop_back();
-  }
+  if (!job.connected) return fetch_ahead(job, task);
+  task->step = Step::fetch_and_install;
   task->unit = job.next++;
+  return true;
+}
+
+// What a reader does: keeps the disk busy while the workers install.
+bool Prefetcher::read_ahead_of(Job& job, Task* task) {
+  if (job.over || job.filling || job.replan || !job.waits || job.next == job.units()) return false;
+  if (job.connected && job.ready.size() + job.fetching >= kMostAhead) return false;
+  return fetch_ahead(job, task);
+}
+
+bool Prefetcher::fetch_ahead(Job& job, Task* task) {
+  if (pool_.empty()) return false;
+  task->job = &job;
+  task->step = Step::fetch_ahead;
+  task->buffer = std::move(pool_.back());
+  pool_.pop_back();
+  task->unit = job.next++;
+  ++job.fetching;
   return true;
 }
 
@@ -201,6 +220,11 @@ void Prefetcher::settle(Task& task) {
   }
   if (task.report.failure && !job.report.failure) job.report.failure = task.report.failure;
 
+  if (task.step == Step::fetch_ahead) --job.fetching;
+  if (task.fetched) {
+    job.waits = task.waited;
+    if (job.waits) waits_.notify_all();
+  }
   const bool dead = task.filled == Filled::gone || task.filled == Filled::stopped;
   job.dead = job.dead || dead;
   job.over = job.over || dead || job.report.failure;

@@ -1,5 +1,5 @@
 // Brings working sets into guests: workers that fetch a group and install its extents, for however
-// many restores there are.
+// many restores there are, and readers that fetch ahead of them where a fetch waits for the disk.
 #pragma once
 
 #include <condition_variable>
@@ -49,7 +49,7 @@ class PrefetchClient {
 
 class Prefetcher {
  public:
-  explicit Prefetcher(unsigned workers);
+  explicit Prefetcher(unsigned workers, unsigned readers = 0);
   ~Prefetcher();
 
   // Starts to fetch; installs begin with connected(). A working-set file that cannot be opened is
@@ -61,6 +61,7 @@ class Prefetcher {
   // Forgets the client as soon as no worker is busy with it.
   void cancel(PrefetchClient* client);
 
+  // Without the readers, which wait more than they work.
   unsigned busy_workers() const { return busy_workers_.load(std::memory_order_relaxed); }
 
  private:
@@ -83,12 +84,14 @@ class Prefetcher {
     bool replan = false;    // the guest's page size is not the recorded one
     bool filling = false;   // the job of fill(): `next` is an offset of the memory file
     bool connected = false;
-    bool over = false;  // finished, failed or canceled; goes when no worker is busy with it
+    bool waits = false;  // the last fetch waited for the disk
+    bool over = false;   // finished, failed or canceled; goes when no worker is busy with it
     bool canceled = false;
     bool dead = false;       // the VM is gone: there is nothing to report
     uint64_t next = 0;       // unit to fetch next
     uint64_t installed = 0;  // units done
     unsigned busy = 0;
+    unsigned fetching = 0;  // of `busy`, those that fetch ahead
     std::deque<Fetched> ready;
     PrefetchReport report;
     FaultHandler::Filled filled = FaultHandler::Filled::all;
@@ -103,6 +106,8 @@ class Prefetcher {
     uint64_t unit = 0;
     Mapping buffer;         // of the pool: to fetch into, or fetched already
     bool hole = false;      // nothing was fetched: the block is a hole of the memory file
+    bool fetched = false;   // bytes, from a file
+    bool waited = false;    // for them
     int pauses = 0;         // spent waiting for the VMM to finish a REMOVE
     PrefetchReport report;  // what this task adds to the job's
     FaultHandler::Filled filled = FaultHandler::Filled::all;
@@ -121,9 +126,12 @@ class Prefetcher {
   };
   using Jobs = std::list<std::unique_ptr<Job>>;
 
-  void work(unsigned index);
-  bool next_task(Task* task);
+  enum class Role { worker, reader };
+  void work(Role role);
+  bool next_task(Role role, Task* task);
   bool task_of(Job& job, Task* task);
+  bool read_ahead_of(Job& job, Task* task);
+  bool fetch_ahead(Job& job, Task* task);
   static bool needs_blocks(const Job& job) {
     return job.page_size != kPlanPage || job.plan->path.empty();
   }
@@ -143,12 +151,13 @@ class Prefetcher {
   void recycle(Mapping buffer);
 
   std::mutex mutex_;  // guards the jobs and the pool; not held while a task is performed
-  std::condition_variable changed_;
-  Jobs jobs_;                  // served in turn, one task each
-  std::vector<Mapping> pool_;  // buffers to fetch into before the handshake
+  std::condition_variable changed_;  // there may be a task for a worker
+  std::condition_variable waits_;    // or for a reader
+  Jobs jobs_;                        // served in turn, one task each
+  std::vector<Mapping> pool_;        // buffers to fetch ahead into
   bool stopping_ = false;
   std::atomic<unsigned> busy_workers_{0};
-  std::vector<std::thread> workers_;
+  std::vector<std::thread> threads_;
 };
 
 }  // namespace reap

@@ -2,6 +2,7 @@
 #include "page_source.h"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -156,6 +157,57 @@ TEST(a_streaming_read_leaves_the_page_cache_as_it_is) {
     CHECK(source.read_streaming(page * kPage, buffer.data(), 256 * kPage).read == Read::done);
   }
   CHECK_EQ(reap::cached_pages(file.get(), 0, 512), 0);
+}
+
+TEST(a_streaming_read_waits_for_pages_that_are_being_read_and_reads_them_no_second_time) {
+  fixture::Hooks hooks;
+  fixture::Shape shape;
+  shape.region_pages = {256};
+  const fixture::TempDir temporary;
+  const std::string path = temporary.path("memory");
+  const std::vector<uint8_t> bytes = fixture::memory_bytes(shape);
+  CHECK(fixture::write_memory_file(path, shape, bytes));
+  const reap::UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  const int64_t there = reap::cached_pages(file.get(), 0, 256);
+  if (there < 0) SKIP("needs cachestat(2), of Linux 6.5");
+  if (there < 256) SKIP("needs a file system that keeps what was written in the page cache");
+  ::fsync(file.get());
+  const auto blocks_read = [] {
+    struct rusage usage {};
+    ::getrusage(RUSAGE_SELF, &usage);
+    return usage.ru_inblock;
+  };
+  reap::PageSource source;
+  CHECK_EQ(source.open(path), 0);
+  const reap::Mapping buffer = room(256);
+  for (const bool unfinished : {false, true}) {
+    reap::hooks::is_cold = [&] { return unfinished; };
+    const auto before = blocks_read();
+    const reap::PageSource::Result read = source.read_streaming(0, buffer.data(), 256 * kPage);
+    CHECK(read.read == Read::done);
+    CHECK_EQ(read.waited, unfinished);
+    CHECK_EQ(blocks_read(), before);
+    CHECK_EQ(std::memcmp(buffer.data(), bytes.data(), bytes.size()), 0);
+  }
+  fixture::forget_cached(path);
+  if (reap::cached_pages(file.get(), 0, 256) > 0) SKIP("needs a file system that lets go of pages");
+  reap::hooks::is_cold = nullptr;
+  CHECK(source.read_streaming(0, buffer.data(), 256 * kPage).waited);
+}
+
+TEST(a_buffer_for_reads_is_made_for_huge_pages_if_it_has_the_size_of_one) {
+  constexpr size_t kHuge = 2 << 20;
+  for (const size_t size : {kHuge, 3 * kHuge, kHuge + kPage}) {
+    const reap::Mapping before = reap::Mapping::anonymous(kPage);
+    const reap::Mapping buffer = reap::Mapping::buffer(size);
+    CHECK(buffer);
+    CHECK_EQ(buffer.size(), size);
+    CHECK_EQ(reinterpret_cast<uintptr_t>(buffer.data()) % kHuge, 0);
+    std::memset(buffer.data(), 1, size);
+  }
+  const reap::Mapping small = reap::Mapping::buffer(kPage);
+  CHECK_EQ(small.size(), kPage);
+  small.data()[kPage - 1] = 1;
 }
 
 TEST(a_page_source_opens_regular_files_only) {

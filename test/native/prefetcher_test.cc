@@ -39,6 +39,34 @@ void prefetch(Prefetcher& prefetcher, const std::shared_ptr<Client>& client, Pla
   client->wait_for_prefetched();
 }
 
+// What has been read when the worker is about to install the `held`th group of sixty, of which the
+// pool's 24 were there before the VM came.
+uint64_t read_while_installing(Restore& restore, uint64_t held, bool cold) {
+  fixture::Hooks hooks;
+  std::vector<uint32_t> order;
+  for (uint32_t page = 0; page < 60; ++page) order.push_back(page);
+  if (cold) reap::hooks::is_cold = [] { return true; };
+  fixture::Hold hold;
+  std::atomic<uint64_t> installs{0};
+  reap::hooks::before_prefetch_install = [&] {
+    if (++installs == held) hold();
+  };
+  Prefetcher prefetcher(1, 2);
+  const auto client = std::make_shared<Client>(restore);
+  prefetcher.start(client, shared(write_working_set(restore, fixture::one_page_groups(order))));
+  const auto groups_read = [&] { return restore.get(Counter::bytes_read) / 4096; };
+  fixture::eventually([&] { return groups_read() == 24; });
+  prefetcher.connected(client.get());
+  hold.wait_until_held();
+  CHECK(!fixture::Flag().set_within_a_moment());
+  const uint64_t read = groups_read();
+  hold.release();
+  CHECK_EQ(client->wait_for_prefetched().pages, 60);
+  for (const uint32_t page : order) CHECK(restore.has_file_bytes(page));
+  CHECK_EQ(groups_read(), 60);
+  return read;
+}
+
 }  // namespace
 
 TEST(groups_are_installed_in_the_order_of_the_plan) {
@@ -126,6 +154,24 @@ TEST(what_is_fetched_before_the_handshake_is_bounded) {
   CHECK_EQ(restore.get(Counter::bytes_read), kGroups * 4096);
 }
 
+TEST(readers_fetch_ahead_of_a_worker_where_reads_wait_for_the_disk) {
+  Restore restore;
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  CHECK_EQ(read_while_installing(restore, 30, true), 30 + 8);
+}
+
+TEST(readers_leave_what_the_page_cache_has_to_the_workers) {
+  Restore restore;
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  CHECK_EQ(read_while_installing(restore, 30, false), 30);
+}
+
+TEST(readers_take_no_more_from_the_pool_than_before_the_vm_came) {
+  Restore restore;
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  CHECK_EQ(read_while_installing(restore, 10, true), 24);
+}
+
 TEST(a_damaged_group_ends_the_prefetch_and_the_rest_comes_on_demand) {
   for (const bool connected_first : {true, false}) {
     check::about = connected_first ? "handshake before the damage" : "handshake after the damage";
@@ -199,7 +245,7 @@ TEST(several_restores_share_the_workers_and_one_that_fails_leaves_the_others_alo
   for (uint32_t page = 64; page-- > 0;) order.push_back(page);
   std::vector<std::unique_ptr<Restore>> restores;
   std::vector<std::shared_ptr<Client>> clients;
-  Prefetcher prefetcher(2);
+  Prefetcher prefetcher(2, 2);
   for (size_t i = 0; i < kRestores; ++i) {
     restores.push_back(std::make_unique<Restore>());
     if (!restores[i]->missing().empty()) SKIP(restores[i]->missing());
@@ -231,7 +277,10 @@ TEST(a_restore_that_is_canceled_at_any_moment_is_forgotten) {
     restores.push_back(std::make_unique<Restore>());
     if (!restores[i]->missing().empty()) SKIP(restores[i]->missing());
   }
-  Prefetcher prefetcher(2);
+  fixture::Hooks hooks;
+  std::atomic<uint64_t> reads{0};
+  reap::hooks::is_cold = [&] { return ++reads % 3 != 0; };
+  Prefetcher prefetcher(2, 2);
   uint64_t random = 1;
   const auto next = [&](uint64_t below) {
     random = random * 6364136223846793005 + 1442695040888963407;
@@ -295,9 +344,11 @@ TEST(a_guest_of_huge_pages_gets_whole_blocks_of_the_memory_file) {
 TEST(a_working_set_of_small_pages_serves_a_guest_of_huge_pages) {
   Restore restore(huge_shape());
   if (!restore.missing().empty()) SKIP(restore.missing());
+  fixture::Hooks hooks;
+  reap::hooks::is_cold = [] { return true; };
   Plan plan = write_working_set(restore, {{{5, 1}}, {{7 * 512 + 9, 3}}, {{6, 1}}});
   plan.page_size = fixture::kSmallPage;
-  Prefetcher prefetcher(2);
+  Prefetcher prefetcher(2, 2);
   const auto client = std::make_shared<Client>(restore);
   prefetcher.start(client, shared(plan));
   fixture::eventually([&] { return restore.get(Counter::bytes_read) >= 5 * 4096; });
