@@ -245,11 +245,16 @@ async function checkSet(
   }
 }
 
-/** Ends when the restore does, and with the caller's signal. */
+/** Ends when the restore does, and with the caller's signal, which it lets go of then. */
 function endingWith(signal: AbortSignal | undefined): AbortController {
   const ending = new AbortController()
   const pass = () => ending.abort(signal?.reason)
-  signal?.addEventListener('abort', pass, { once: true, signal: ending.signal })
+  signal?.addEventListener('abort', pass, { once: true })
+  // Not with the listener's option `signal`: Node 20 keeps one such listener of a target, and for the
+  // others it depends on the garbage collection whether they are taken away.
+  ending.signal.addEventListener('abort', () => signal?.removeEventListener('abort', pass), {
+    once: true,
+  })
   return ending
 }
 

@@ -86,7 +86,7 @@ class Session implements FaultHandler {
   readonly #options: ServeOptions
   readonly #prefetches: boolean
   readonly #context: FailureContext
-  readonly #lifetime = new AbortController()
+  readonly #onAbort = () => this.#abort()
   #guest: GuestInfo | undefined
   #ended = false
   #abortReason: { readonly reason: unknown } | undefined
@@ -125,9 +125,7 @@ class Session implements FaultHandler {
         (error) => prefetched.reject(error),
       )
     }
-    options.signal?.addEventListener('abort', () => this.#abort(), {
-      signal: this.#lifetime.signal,
-    })
+    options.signal?.addEventListener('abort', this.#onAbort, { once: true })
   }
 
   stats(): FaultStats {
@@ -243,7 +241,7 @@ class Session implements FaultHandler {
 
   #onEnded(event: NativeEvent): void {
     this.#ended = true
-    this.#lifetime.abort()
+    this.#options.signal?.removeEventListener('abort', this.#onAbort)
     const state = endStates[event.state ?? 0] ?? 'closed'
     const result: ServeResult = { state, stats: this.stats() }
     if (sessions.size <= 1) {
