@@ -12,6 +12,7 @@
       'target_name': 'reap_trace',
       'sources': [
         'native/addon.cc',
+        'native/addon_files.cc',
         'native/addon_page_cache.cc',
         'native/cached_file.cc',
         'native/crc32c.cc',
@@ -34,6 +35,7 @@
         'native/session_handshake.cc',
         'native/survey.cc',
         'native/uffd.cc',
+        'native/working_set_index.cc',
       ],
       'include_dirs': ["<!(node -p \"require('node-addon-api').include_dir\")"],
       # In a worker thread that is being terminated no exception can be thrown; without the last one that

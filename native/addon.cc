@@ -7,9 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "crc32c.h"
 #include "engine.h"
-#include "page_samples.h"
 #include "uffd.h"
 
 namespace reap {
@@ -263,57 +261,6 @@ Napi::Value take_trace(const Napi::CallbackInfo& info) {
 // shutdown(): ends every session as its options say and joins the threads
 void shutdown(const Napi::CallbackInfo& info) { Environment::of(info).shutdown(); }
 
-// crc32c(bytes, seed) => number
-Napi::Value crc32c(const Napi::CallbackInfo& info) {
-  const auto bytes = info[0].As<Napi::Uint8Array>();
-  const uint32_t seed = info[1].As<Napi::Number>().Uint32Value();
-  return Napi::Number::New(info.Env(), reap::crc32c(bytes.Data(), bytes.ByteLength(), seed));
-}
-
-class SamplePages : public Napi::AsyncWorker {
- public:
-  SamplePages(Napi::Env env, std::string path, std::vector<uint32_t> pages,
-              reap::PartialPage partial)
-      : AsyncWorker(env, "reap-trace"),
-        deferred_(Napi::Promise::Deferred::New(env)),
-        path_(std::move(path)),
-        pages_(std::move(pages)),
-        partial_(partial) {}
-  Napi::Promise promise() const { return deferred_.Promise(); }
-
- protected:
-  void Execute() override { failure_ = reap::sample_pages(path_, pages_, partial_, &checksums_); }
-  void OnOK() override {
-    Napi::Env env = Env();
-    if (failure_) {
-      deferred_.Resolve(to_js(env, failure_));
-      return;
-    }
-    Napi::Uint32Array checksums = Napi::Uint32Array::New(env, checksums_.size());
-    reap::fill(checksums, checksums_.data());
-    deferred_.Resolve(checksums);
-  }
-
- private:
-  Napi::Promise::Deferred deferred_;
-  const std::string path_;
-  const std::vector<uint32_t> pages_;
-  const reap::PartialPage partial_;
-  std::vector<uint32_t> checksums_;
-  Failure failure_;
-};
-
-// samplePages(path, pages: Uint32Array, padsLastPage) => Promise<failure | Uint32Array>
-Napi::Value sample_pages(const Napi::CallbackInfo& info) {
-  const auto pages = info[1].As<Napi::Uint32Array>();
-  auto* worker = new SamplePages(
-      info.Env(), info[0].As<Napi::String>().Utf8Value(),
-      std::vector<uint32_t>(pages.Data(), pages.Data() + pages.ElementLength()),
-      info[2].As<Napi::Boolean>() ? reap::PartialPage::padded : reap::PartialPage::refused);
-  worker->Queue();
-  return worker->promise();
-}
-
 // probe() => [device, syscall, userModeOnly: 0 or a negative errno each; features: bigint]
 Napi::Value probe(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
@@ -335,9 +282,8 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports["stats"] = Napi::Function::New(env, stats);
   exports["takeTrace"] = Napi::Function::New(env, take_trace);
   exports["shutdown"] = Napi::Function::New(env, shutdown);
-  exports["crc32c"] = Napi::Function::New(env, crc32c);
-  exports["samplePages"] = Napi::Function::New(env, sample_pages);
   exports["probe"] = Napi::Function::New(env, probe);
+  reap::add_files(env, exports);
   reap::add_page_cache(env, exports);
   return exports;
 }

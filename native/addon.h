@@ -1,4 +1,4 @@
-// What the two files of the seam share: addon.cc (sessions) and addon_page_cache.cc.
+// What the files of the seam share: addon.cc (sessions), addon_files.cc and addon_page_cache.cc.
 #pragma once
 
 #ifndef NAPI_VERSION
@@ -24,6 +24,26 @@ void fill(Array& array, const void* from) {
   }
 }
 
+// Work for a pool thread, whose end is a promise.
+class Task : public Napi::AsyncWorker {
+ public:
+  explicit Task(Napi::Env env)
+      : AsyncWorker(env, "reap-trace"), deferred_(Napi::Promise::Deferred::New(env)) {}
+  Napi::Promise run() {
+    const Napi::Promise promise = deferred_.Promise();
+    Queue();
+    return promise;
+  }
+
+ protected:
+  virtual Napi::Value result(Napi::Env env) = 0;
+  void OnOK() override { deferred_.Resolve(result(Env())); }
+
+ private:
+  Napi::Promise::Deferred deferred_;
+};
+
+void add_files(Napi::Env env, Napi::Object exports);
 void add_page_cache(Napi::Env env, Napi::Object exports);
 
 }  // namespace reap

@@ -19,25 +19,6 @@ namespace {
 
 constexpr napi_type_tag kRecorderTag = {0x51c7a90e2f6b4d83, 0xb04e8d17c9a3f265};
 
-// Work for a pool thread, whose end is a promise.
-class Task : public Napi::AsyncWorker {
- public:
-  explicit Task(Napi::Env env)
-      : AsyncWorker(env, "reap-trace"), deferred_(Napi::Promise::Deferred::New(env)) {}
-  Napi::Promise run() {
-    const Napi::Promise promise = deferred_.Promise();
-    Queue();
-    return promise;
-  }
-
- protected:
-  virtual Napi::Value result(Napi::Env env) = 0;
-  void OnOK() override { deferred_.Resolve(result(Env())); }
-
- private:
-  Napi::Promise::Deferred deferred_;
-};
-
 Napi::Float64Array numbers(Napi::Env env, std::initializer_list<double> values) {
   Napi::Float64Array array = Napi::Float64Array::New(env, values.size());
   fill(array, values.begin());

@@ -71,6 +71,18 @@ interface Addon {
     pages: Uint32Array,
     padsLastPage: boolean,
   ): Promise<NativeFailure | Uint32Array>
+  /** `fileBytes` is null when it is not a regular file. */
+  readIndex(
+    path: string,
+  ): Promise<
+    | NativeFailure
+    | [
+        fileBytes: number | null,
+        header: Uint8Array,
+        index: Uint8Array,
+        broken: [check: string, offset: number, what: string] | null,
+      ]
+  >
   probe(): [device: number, syscall: number, userModeOnly: number, features: bigint]
   /** `undefined` where it would wait, and where something fails: `survey()` says what. */
   surveyAtOnce(memoryFile: string, workingSet: string): Float64Array | undefined
@@ -223,6 +235,39 @@ export async function sampleDiskPages(path: string, pages: Uint32Array): Promise
   const result = await native().samplePages(path, pages, true)
   if (result instanceof Uint32Array) return result
   throw toError(result, { diskImage: path })
+}
+
+/** The header and the index of a working-set file. */
+export interface RawIndex {
+  /** `undefined` when it is not a regular file; there are no bytes then. */
+  readonly fileBytes: number | undefined
+  /** Shorter where the file is. */
+  readonly header: Uint8Array
+  /** Shorter where the file is. */
+  readonly index: Uint8Array
+  /**
+   * The first broken rule of those for the index's checksum and its tables of groups, extents and
+   * touches. It means nothing where the header breaks one.
+   */
+  readonly broken:
+    | { readonly check: string; readonly offset: number; readonly what: string }
+    | undefined
+}
+
+/**
+ * Reads the header and the index of a working-set file, and checks the index, on a pool thread.
+ *
+ * @throws ReapTraceError `ERR_WORKING_SET_IO` when the file cannot be opened or read.
+ */
+export async function readIndex(path: string): Promise<RawIndex> {
+  const result = await native().readIndex(path)
+  if (isFailure(result)) throw toError(result, { workingSetPath: path })
+  const [fileBytes, header, index, rule] = result
+  // Buffers, whose slice() does not copy.
+  const bytes = ({ buffer, byteOffset, byteLength }: Uint8Array) =>
+    new Uint8Array(buffer, byteOffset, byteLength)
+  const broken = rule ? { check: rule[0], offset: rule[1], what: rule[2] } : undefined
+  return { fileBytes: fileBytes ?? undefined, header: bytes(header), index: bytes(index), broken }
 }
 
 /** The three ways to get a userfaultfd: 0 or a negative errno each. */

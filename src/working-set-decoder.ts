@@ -1,10 +1,7 @@
-import { constants } from 'node:fs'
-import { type FileHandle, open } from 'node:fs/promises'
 import { ReapTraceError } from './errors.js'
-import { ioError, readWhole } from './files.js'
-import { crc32c } from './native.js'
+import { crc32c, readIndex } from './native.js'
 import { firstOutside, MOST_MEMORY, PAGE } from './trace.js'
-import { checkDiskExtents, decodeDisks } from './working-set-disk-tables.js'
+import { checkDiskExtents, decodeDisks, type Refuse } from './working-set-disk-tables.js'
 import {
   DISK_BYTES,
   DISK_EXTENT_BYTES,
@@ -23,7 +20,6 @@ import {
   TOUCH_BYTES,
   type WorkingSetFile,
 } from './working-set-file.js'
-import { checkTables, type Refuse, type Tables } from './working-set-tables.js'
 
 /**
  * Reads and checks the header and the index of a working-set file, never its data.
@@ -39,36 +35,24 @@ export async function readWorkingSetFile(path: string): Promise<WorkingSetFile> 
       `${path} is no sound working set: ${what} (check ${check}, at byte ${offset})`,
       { path, check, offset, hint: 'Record it again.' },
     )
-  let file: FileHandle | undefined
-  try {
-    // Without O_NONBLOCK the open of a named pipe would wait for somebody to write to it.
-    file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
-    const stats = await file.stat()
-    if (!stats.isFile()) throw refuse('regular-file', 0, 'it is not a regular file')
-    const start = await readBytes(file, 0, Math.min(stats.size, HEADER_BYTES), refuse)
-    const header = decodeHeader(start, stats.size, refuse)
-    const index = await readBytes(file, HEADER_BYTES, header.indexBytes, refuse)
-    return { path, fileBytes: stats.size, ...decodeIndex(header, index, refuse) }
-  } catch (error) {
-    throw ioError('read', path, error)
-  } finally {
-    await file?.close()
+  const { fileBytes, header: start, index, broken } = await readIndex(path)
+  if (fileBytes === undefined) throw refuse('regular-file', 0, 'it is not a regular file')
+  const header = decodeHeader(start, fileBytes, refuse)
+  if (index.length < header.indexBytes) {
+    throw refuse('truncated', HEADER_BYTES + index.length, 'it ends there')
   }
+  if (broken) throw refuse(broken.check, broken.offset, broken.what)
+  return { path, fileBytes, ...decodeIndex(header, index, refuse) }
 }
 
-async function readBytes(
-  file: FileHandle,
-  offset: number,
-  length: number,
-  refuse: Refuse,
-): Promise<Uint8Array> {
-  const bytes = new Uint8Array(length)
-  const done = await readWhole(file, bytes, offset)
-  if (done < length) throw refuse('truncated', offset + done, 'it ends there')
-  return bytes
-}
-
-interface Header extends Tables {
+interface Header {
+  readonly memoryBytes: number
+  readonly pageSize: number
+  readonly dataOffset: number
+  readonly groups: number
+  readonly extents: number
+  readonly touches: number
+  readonly zeroPages: number
   readonly indexBytes: number
   readonly samples: number
   readonly runs: number
@@ -77,11 +61,10 @@ interface Header extends Tables {
   readonly disks: number
   readonly diskExtents: number
   readonly key: Uint8Array
-  readonly indexChecksum: number
 }
 
 function decodeHeader(bytes: Uint8Array, fileBytes: number, refuse: Refuse): Header {
-  const view = new DataView(bytes.buffer)
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
   const u32 = (offset: number) => view.getUint32(offset, true)
   // Above 2^53 this is inexact, and far above every limit that it is compared with.
   const u64 = (offset: number) => Number(view.getBigUint64(offset, true))
@@ -100,11 +83,8 @@ function decodeHeader(bytes: Uint8Array, fileBytes: number, refuse: Refuse): Hea
     throw refuse('header-checksum', 124, 'the checksum of its header is wrong')
   }
   const reservedAt = minor === 0 ? 128 : 136
-  const reserved = Buffer.from(bytes.buffer, reservedAt)
-  if (!reserved.equals(Buffer.alloc(reserved.length))) {
-    const offset = reservedAt + reserved.findIndex((byte) => byte !== 0)
-    throw refuse('reserved', offset, 'a reserved byte is not zero')
-  }
+  const used = bytes.subarray(reservedAt).findIndex((byte) => byte !== 0)
+  if (used >= 0) throw refuse('reserved', reservedAt + used, 'a reserved byte is not zero')
 
   const header: Header = {
     memoryBytes: u64(24),
@@ -122,7 +102,6 @@ function decodeHeader(bytes: Uint8Array, fileBytes: number, refuse: Refuse): Hea
     disks: u32(128),
     diskExtents: u32(132),
     key: bytes.slice(104, 120),
-    indexChecksum: u32(120),
   }
   const { memoryBytes, pageSize, indexBytes, dataOffset, touches, dataPages, zeroPages } = header
   const rule = (kept: boolean, check: string, offset: number, what: string) => {
@@ -189,9 +168,6 @@ function decodeHeader(bytes: Uint8Array, fileBytes: number, refuse: Refuse): Hea
 type Index = Omit<WorkingSetFile, 'path' | 'fileBytes'>
 
 function decodeIndex(header: Header, bytes: Uint8Array, refuse: Refuse): Index {
-  if (crc32c(bytes) !== header.indexChecksum) {
-    throw refuse('index-checksum', 120, 'the checksum of its index is wrong')
-  }
   const extentsAt = header.groups * GROUP_BYTES
   const touchesAt = extentsAt + header.extents * EXTENT_BYTES
   const samplesAt = touchesAt + header.touches * TOUCH_BYTES
@@ -199,11 +175,9 @@ function decodeIndex(header: Header, bytes: Uint8Array, refuse: Refuse): Index {
   const diskExtentsAt = disksAt + header.disks * DISK_BYTES
   const manifestAt = diskExtentsAt + header.diskExtents * DISK_EXTENT_BYTES
   const table = (from: number, to: number) =>
-    new Uint32Array(bytes.buffer, from, (to - from) / Uint32Array.BYTES_PER_ELEMENT)
+    new Uint32Array(bytes.buffer, bytes.byteOffset + from, (to - from) / 4)
 
   const touches = table(touchesAt, samplesAt)
-  const extents = table(extentsAt, touchesAt)
-  checkTables(header, table(0, extentsAt), extents, touches, refuse)
   const samples = table(samplesAt, disksAt)
   const sampled = samples.filter((_, i) => i % 2 === 0)
   const checksums = samples.filter((_, i) => i % 2 === 1)

@@ -1,3 +1,4 @@
+import type { ReapTraceError } from './errors.js'
 import { PAGE } from './trace.js'
 import {
   DISK_BYTES,
@@ -11,7 +12,9 @@ import {
   SAMPLE_BYTES,
   type StoredDisk,
 } from './working-set-file.js'
-import { firstCovered, type Refuse } from './working-set-tables.js'
+
+/** Makes the error for a rule that is broken at `offset`. */
+export type Refuse = (check: string, offset: number, what: string) => ReapTraceError
 
 /**
  * The entries of a table of disks, each checked by itself.
@@ -125,6 +128,17 @@ export function checkDiskExtents(
     const offset = at + i * DISK_BYTES + 8
     throw refuse('disk-pages', offset, `disk ${i} has not the pages that its extents have`)
   })
+}
+
+/** The lowest first page of a range that is in another range too. Sorts both arrays. */
+function firstCovered(first: Float64Array, last: Float64Array): number | undefined {
+  // Sorted each for itself: where an extent begins, all that began before it must have ended.
+  first.sort()
+  last.sort()
+  for (let i = 1; i < first.length; i++) {
+    if (first[i]! <= last[i - 1]!) return first[i]
+  }
+  return undefined
 }
 
 /** A page as one number, so that pages of several disks can be sorted together. */

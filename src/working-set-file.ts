@@ -3,7 +3,8 @@ import type { DiskIdentity, SnapshotIdentity } from './snapshot.js'
 import { PAGE } from './trace.js'
 
 // The bytes are specified in docs/working-set-format.md; the names here are the ones used there.
-// This file writes them, working-set-decoder.ts reads and checks them, and no other knows them.
+// This file writes them, working-set-decoder.ts reads and checks them, the tables of the guest's memory
+// in native/working_set_index.cc, and native/survey.cc takes samples of those.
 
 export const MAGIC = 0x5445_5357_5041_4552n // "REAPWSET"
 export const MAJOR = 1

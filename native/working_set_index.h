@@ -1,0 +1,53 @@
+// The header and the index of a working-set file (docs/working-set-format.md), read and checked
+// where nobody waits for it: the tables of a set of 1 GiB take some milliseconds.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "failure.h"
+
+namespace reap {
+
+// What is brought in at once of a file of that size: the header and the index, which is less than a
+// 128th of the file where each page is by itself. Of a large set it is the part for a choice.
+constexpr uint64_t first_index_bytes(uint64_t file_bytes) {
+  return std::clamp<uint64_t>(file_bytes / 128 / 4096 * 4096, 32 << 10, 512 << 10);
+}
+// The same by ask(offset, length), in parts: a read of the first, with the header, need not wait
+// for the second.
+template <typename Ask>
+void ask_for_index(uint64_t file_bytes, Ask ask) {
+  const uint64_t all = first_index_bytes(file_bytes);
+  const uint64_t first = std::min<uint64_t>(all, 128 << 10);
+  ask(0, first);
+  if (all > first) ask(first, all - first);
+}
+
+// A rule of the format that a file breaks.
+struct BrokenRule {
+  const char* check = nullptr;  // its name there, in static storage; null: none is broken
+  uint64_t offset = 0;          // in the file
+  const char* what = "";        // static storage
+};
+
+struct WorkingSetIndex {
+  bool is_regular = false;  // else there is nothing here
+  uint64_t file_bytes = 0;
+  std::vector<uint8_t> header;  // shorter than a header where the file is
+  std::vector<uint8_t> index;  // as long as the header says; shorter where the file ends, and empty
+                               // where no index is so long
+  // Of the rules for the checksum of the index and its tables of groups, extents and touches, the
+  // first that is broken. They were looked at only where the header leaves room for these tables;
+  // its own rules, and those for what follows the touches, are src/working-set-decoder.ts's.
+  BrokenRule broken;
+};
+
+Failure read_working_set_index(const std::string& path, WorkingSetIndex* found);
+
+// The first broken rule of an index, as above.
+BrokenRule check_index(const std::vector<uint8_t>& header, const std::vector<uint8_t>& index);
+
+}  // namespace reap
