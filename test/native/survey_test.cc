@@ -210,6 +210,31 @@ TEST(survey_finds_a_working_set_that_is_not_in_the_page_cache) {
   CHECK(files.memory().there().empty());
 }
 
+TEST(survey_of_what_is_nowhere_reads_the_beginning_of_a_large_table_alone) {
+  // A table of 1 MiB, whose samples would lie all over it, in a file of hardly more.
+  std::vector<uint32_t> pages(65536);
+  for (uint32_t i = 0; i < pages.size(); ++i) pages[i] = i % kMemoryPages;
+  Set set(extents_at(pages, 1, reap::kZeroExtent));
+  set.header.zero_pages = kMemoryPages;  // as many as it may say
+  const Files files(set);
+  const reap::UniqueFd file(::open(files.set().c_str(), O_RDONLY | O_CLOEXEC));
+  constexpr uint64_t kFirstPages = 8;
+  const auto later_pages = [&] {
+    return reap::cached_pages(file.get(), kFirstPages, set.bytes / 4096 - kFirstPages);
+  };
+  for (const bool has_some : {false, true}) {
+    fixture::forget_cached(files.set());
+    if (later_pages() < 0) SKIP("needs cachestat(2), of Linux 6.5");
+    if (later_pages() > 0 || !files.memory().evict()) SKIP(fixture::kNeedsEviction);
+    if (has_some) files.memory().read({kMemoryPages - 1});
+    reap::Survey found;
+    CHECK(!reap::survey(files.memory().path(), files.set(), &found));
+    CHECK_EQ(found.extents, 65536);
+    CHECK_EQ(later_pages() > 0, has_some);
+    CHECK(is_about(found.missing_extents, 65536));
+  }
+}
+
 TEST(survey_finds_half_of_a_working_set) {
   const Set set(extents_at(fixture::every(2, 0, 2048)));
   const Files files(set);
