@@ -56,9 +56,9 @@ void Prefetcher::perform(Task& task, Own& own) {
 }
 
 bool Prefetcher::fetch(const Job& job, Task& task, uint8_t* buffer) {
-  const auto start = Clock::now();
+  task.fetch.began = Clock::now();
   const bool good = job.by_block ? fetch_block(job, task, buffer) : fetch_group(job, task, buffer);
-  task.report.fetch_us += microseconds_since(start);
+  task.fetch.ended = Clock::now();
   return good;
 }
 

@@ -210,7 +210,6 @@ bool Prefetcher::fetch_ahead(Job& job, Task* task) {
 // Adds what a task did to its job. The mutex is held.
 void Prefetcher::settle(Task& task) {
   Job& job = *task.job;
-  job.report.fetch_us += task.report.fetch_us;
   job.report.install_us += task.report.install_us;
   job.report.bytes += task.report.bytes;
   job.report.extents += task.report.extents;
@@ -222,6 +221,7 @@ void Prefetcher::settle(Task& task) {
 
   if (task.step == Step::fetch_ahead) --job.fetching;
   if (task.fetched) {
+    job.fetches.push_back(task.fetch);
     job.waits = task.waited;
     if (job.waits) waits_.notify_all();
   }
@@ -239,6 +239,19 @@ void Prefetcher::settle(Task& task) {
   if (task.buffer) recycle(std::move(task.buffer));
   if (task.step != Step::fetch_ahead) ++job.installed;
   job.over = job.over || (job.connected && !job.replan && job.installed == job.units());
+}
+
+uint64_t microseconds_in(std::vector<Span> spans) {
+  std::sort(spans.begin(), spans.end(),
+            [](const Span& one, const Span& other) { return one.began < other.began; });
+  Clock::duration all{};
+  Clock::time_point until{};
+  for (const Span& span : spans) {
+    if (span.ended <= until) continue;
+    all += span.ended - std::max(span.began, until);
+    until = span.ended;
+  }
+  return static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(all).count());
 }
 
 void Prefetcher::settle_fill(Job& job, const Task& task) {
@@ -280,6 +293,7 @@ void Prefetcher::end_if_over(Job* job, std::unique_lock<std::mutex>& lock) {
     if (owned->filling) {
       client.on_filled(owned->filled, owned->report.failure);
     } else {
+      owned->report.fetch_us = microseconds_in(std::move(owned->fetches));
       owned->report.pages = client.ledger().get(Counter::prefetched);
       owned->report.since_connect_us = client.handler().microseconds_since_connect();
       client.handler().prefetch_is_over();

@@ -2,6 +2,7 @@
 // many restores there are, and readers that fetch ahead of them where a fetch waits for the disk.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -24,11 +25,18 @@ struct PrefetchReport {
   uint64_t pages = 0;  // of the guest's page size, installed before the guest asked
   uint64_t extents = 0;
   uint64_t bytes = 0;
-  uint64_t fetch_us = 0;    // summed over the workers
+  uint64_t fetch_us = 0;    // in which at least one thread fetched
   uint64_t install_us = 0;  // summed over the workers
   uint64_t since_connect_us = 0;
   Failure failure;  // why it ended early; the guest is served on demand then
 };
+
+struct Span {
+  std::chrono::steady_clock::time_point began;
+  std::chrono::steady_clock::time_point ended;
+};
+// In which at least one of them was under way.
+uint64_t microseconds_in(std::vector<Span> spans);
 
 // One restore, as the prefetcher sees it. Its methods are called on worker threads.
 class PrefetchClient {
@@ -93,6 +101,7 @@ class Prefetcher {
     unsigned busy = 0;
     unsigned fetching = 0;  // of `busy`, those that fetch ahead
     std::deque<Fetched> ready;
+    std::vector<Span> fetches;
     PrefetchReport report;
     FaultHandler::Filled filled = FaultHandler::Filled::all;
     std::chrono::steady_clock::time_point short_of_memory_since{};
@@ -107,6 +116,7 @@ class Prefetcher {
     Mapping buffer;         // of the pool: to fetch into, or fetched already
     bool hole = false;      // nothing was fetched: the block is a hole of the memory file
     bool fetched = false;   // bytes, from a file
+    Span fetch{};           // when
     bool waited = false;    // for them
     int pauses = 0;         // spent waiting for the VMM to finish a REMOVE
     PrefetchReport report;  // what this task adds to the job's

@@ -109,8 +109,7 @@ export function estimate(
   const { pages, extents, windows, missingPages, missingExtents, missingBytes } = survey
   const touchMs = ({ fixedMs, pageUs, runUs }: TouchCosts, runs: number) =>
     fixedMs + (pages * pageUs + runs * runUs) / 1000
-  const both = (way: keyof typeof NOT_OVERLAPPED, a: number, b: number) =>
-    Math.max(a, b) + NOT_OVERLAPPED[way] * Math.min(a, b)
+  const both = (a: number, b: number) => Math.max(a, b) + NOT_OVERLAPPED * Math.min(a, b)
   const installMs = touchMs(guest.installed, extents)
   const mappedMs = touchMs(mixed(guest.mapped, survey, costs.smallLookNs), windows)
   const setReadMs = missingBytes / setDisk.bytesPerMs
@@ -118,8 +117,8 @@ export function estimate(
   // Nothing overlaps with this: the handler comes after it.
   const indexMs = isIndexKnown ? 0 : (pages * costs.indexUs) / 1000
   return {
-    uffd: { ms: both('installed', installMs, setReadMs) + indexMs, readMs: setReadMs },
-    'page-cache': { ms: both('mapped', mappedMs, memoryReadMs), readMs: memoryReadMs },
+    uffd: { ms: both(installMs, setReadMs) + indexMs, readMs: setReadMs },
+    'page-cache': { ms: both(mappedMs, memoryReadMs), readMs: memoryReadMs },
   }
 }
 
@@ -156,10 +155,10 @@ export function bringInMs(
 }
 
 /**
- * The part of the shorter one that does not overlap. A prefetch worker reads or installs; what it leaves
- * out with a cold file is the copy from the page cache. The kernel reads while the guest touches.
+ * The part of the shorter one that does not overlap: the kernel reads while the guest touches, and the
+ * engine's readers while its workers install.
  */
-const NOT_OVERLAPPED = { installed: 0.7, mapped: 0.25 } as const
+const NOT_OVERLAPPED = 0.25
 /** What one read fault maps of what is in the page cache: 64 KiB. */
 export const WINDOW_PAGES = 16
 

@@ -75,7 +75,7 @@ export interface PrefetchResult {
   readonly extents: number
   /** Bytes read for it. */
   readonly bytes: number
-  /** Time spent reading, summed over the workers, which read while they install. */
+  /** Time in which the set was being read, by one thread or several; others install meanwhile. */
   readonly fetchMs: number
   /** Time spent installing, summed over the workers. */
   readonly installMs: number

@@ -1,5 +1,5 @@
 import { access, constants, mkdir, readFile, stat } from 'node:fs/promises'
-import { availableParallelism, homedir, release } from 'node:os'
+import { homedir, release } from 'node:os'
 import { dirname, join } from 'node:path'
 import { ReapTraceError } from './errors.js'
 import { replaceFile, writeWhole } from './files.js'
@@ -58,10 +58,6 @@ export interface HostCosts {
   /** What restores have shown of others, by device number. */
   readonly disks: Readonly<Record<string, Partial<DiskCosts>>>
 }
-
-/** The rate of workers that have read for so long in all; the engine has two to four (native/engine.cc). */
-export const readRate = (bytes: number, fetchMs: number): number =>
-  (bytes / fetchMs) * Math.min(Math.max(availableParallelism(), 2), 4)
 
 /** The weight of one more restore among those before it. */
 const NEWS = 0.2

@@ -1,7 +1,7 @@
 // What restores show of the disks that they read.
 import { bringInMs, type Survey } from './choice.js'
 import type { FaultHandler } from './fault-handler.js'
-import { hostModel, readRate } from './host-model.js'
+import { hostModel } from './host-model.js'
 import { type PageCachePrefetchResult, wasAlone } from './page-cache.js'
 import { PAGE } from './trace.js'
 
@@ -26,7 +26,7 @@ export function learnFromHandler(handler: FaultHandler, { setDevice, missingByte
         if (!complete || !wasAlone || bytes < ENOUGH_BYTES || missingBytes < NEARLY_ALL * bytes)
           return
         const model = await hostModel()
-        model.sawDisk(setDevice, { bytesPerMs: readRate(bytes, fetchMs) })
+        model.sawDisk(setDevice, { bytesPerMs: bytes / fetchMs })
       },
       () => {}, // the session has ended before
     )

@@ -11,7 +11,6 @@ import {
   type GuestCosts,
   type HostCosts,
   hostModel,
-  readRate,
   type TouchCosts,
   type Vcpus,
 } from './host-model.js'
@@ -315,7 +314,7 @@ class Measurement {
       step()
       await evict([this.#memoryFile, middle.workingSet])
       await this.#restore(middle, 'threads', true, ({ bytes, fetchMs }) => {
-        bytesPerMs.push(readRate(bytes, fetchMs))
+        bytesPerMs.push(bytes / fetchMs)
       })
       singleMs.push(await broughtInMs(single))
       longMs.push(await broughtInMs(long.workingSet))

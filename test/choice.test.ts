@@ -50,7 +50,7 @@ describe('an estimate', () => {
       'threads',
       'cold',
       cold,
-      { ms: 23 + 0.7 * readMs, readMs },
+      { ms: 23 + 0.25 * readMs, readMs },
       { ms: runsMs(1000) + 5.5 / 4, readMs: runsMs(1000) },
     ],
     ['kvm', 'warm', warm, { ms: 29, readMs: 0 }, { ms: 10, readMs: 0 }],
@@ -58,7 +58,7 @@ describe('an estimate', () => {
       'kvm',
       'cold',
       { ...cold, missingExtents: 10 },
-      { ms: 29 + 0.7 * readMs, readMs },
+      { ms: 29 + 0.25 * readMs, readMs },
       { ms: runsMs(10) + 10 / 4, readMs: runsMs(10) },
     ],
   ] as const)(

@@ -172,6 +172,22 @@ TEST(readers_take_no_more_from_the_pool_than_before_the_vm_came) {
   CHECK_EQ(read_while_installing(restore, 10, true), 24);
 }
 
+TEST(time_in_which_several_threads_fetch_counts_once) {
+  using Spans = std::vector<reap::Span>;
+  const auto span = [](int began, int ended) {
+    const std::chrono::steady_clock::time_point zero{std::chrono::seconds(100)};
+    return reap::Span{zero + std::chrono::microseconds(began),
+                      zero + std::chrono::microseconds(ended)};
+  };
+  CHECK_EQ(reap::microseconds_in({}), 0);
+  CHECK_EQ(reap::microseconds_in(Spans{span(5, 9)}), 4);
+  // Apart, side by side, one inside another, and told in any order.
+  CHECK_EQ(reap::microseconds_in(Spans{span(20, 30), span(0, 10)}), 20);
+  CHECK_EQ(reap::microseconds_in(Spans{span(5, 15), span(0, 10)}), 15);
+  CHECK_EQ(reap::microseconds_in(Spans{span(0, 10), span(2, 4), span(8, 9)}), 10);
+  CHECK_EQ(reap::microseconds_in(Spans{span(10, 12), span(0, 10), span(11, 12)}), 12);
+}
+
 TEST(a_damaged_group_ends_the_prefetch_and_the_rest_comes_on_demand) {
   for (const bool connected_first : {true, false}) {
     check::about = connected_first ? "handshake before the damage" : "handshake after the damage";
