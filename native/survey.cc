@@ -197,7 +197,7 @@ bool survey_memory(const CachedFile& memory, const CachedFile& set, const Header
   const uint64_t table = header.index_offset + uint64_t{header.groups} * sizeof(PlanGroup);
   constexpr uint64_t kBlockBytes = kExtentsInBlock * sizeof(PlanExtent);
   uint64_t all_blocks = (header.extents + kExtentsInBlock - 1) / kExtentsInBlock;
-  const uint64_t asked_for = first_index_bytes(set.bytes());
+  const uint64_t asked_for = least_bytes(set.bytes());
   if (!(flags & RWF_NOWAIT) && table + kBlockBytes <= asked_for && has_nothing(memory)) {
     // Those that came with the header, which is one wait for the disk instead of two.
     all_blocks = std::min(all_blocks, (asked_for - table) / kBlockBytes);
@@ -270,16 +270,16 @@ void survey_data(const CachedFile& set, const Header& header, Survey* found) {
 
 // Whether the working set could be made out: it leaves no figures otherwise.
 bool survey_set(const CachedFile& memory, const CachedFile& set, int flags, Survey* found) {
-  // With the header come the tables of all but large sets, for the next reader too.
-  if (!(flags & RWF_NOWAIT)) {
-    ask_for_index(set.bytes(), [&set](uint64_t offset, uint64_t length) {
-      set.will_need(offset / kPage, length / kPage);
-    });
-  }
+  const uint64_t least = least_bytes(set.bytes());
+  if (!(flags & RWF_NOWAIT)) set.will_need(0, least / kPage);
   Header header{};
   if (!read_header(set, flags, &header) || !fits(header, set.bytes())) return false;
   if (!survey_memory(memory, set, header, flags, found)) return false;
   survey_data(set, header, found);
+  if (!(flags & RWF_NOWAIT) && found->missing_bytes > 0) {
+    // For the reader of the whole index, who comes next where a handler is chosen.
+    set.will_need(least / kPage, (first_bytes(set.bytes()) - least) / kPage);
+  }
   found->page_size = header.page_size;
   found->memory_bytes = header.memory_bytes;
   found->pages = header.data_pages + header.zero_pages;

@@ -274,10 +274,14 @@ Failure read_working_set_index(const std::string& path, WorkingSetIndex* found) 
   // No reading ahead into the data, which is read past the page cache.
   ::posix_fadvise(file.get(), 0, 0, POSIX_FADV_RANDOM);
   const auto will_need = [&file](uint64_t offset, uint64_t length) {
+    if (length == 0) return;  // that means: up to the end of the file
     ::posix_fadvise(file.get(), static_cast<off_t>(offset), static_cast<off_t>(length),
                     POSIX_FADV_WILLNEED);
   };
-  ask_for_index(found->file_bytes, will_need);
+  // In two parts: a read of the header need not wait for all.
+  const uint64_t least = least_bytes(found->file_bytes);
+  will_need(0, least);
+  will_need(least, first_bytes(found->file_bytes) - least);
   if (const int error = read_upto(file.get(), 0, kHeaderBytes, &found->header)) {
     return failed("pread", error);
   }

@@ -11,19 +11,14 @@
 
 namespace reap {
 
-// What is brought in at once of a file of that size: the header and the index, which is less than a
-// 128th of the file where each page is by itself. Of a large set it is the part for a choice.
-constexpr uint64_t first_index_bytes(uint64_t file_bytes) {
+// What is read with the header, by the size of a file: its index, which is less than a 128th of it
+// where each page is by itself. Of a large set it is a part.
+constexpr uint64_t first_bytes(uint64_t file_bytes) {
   return std::clamp<uint64_t>(file_bytes / 128 / 4096 * 4096, 32 << 10, 512 << 10);
 }
-// The same by ask(offset, length), in parts: a read of the first, with the header, need not wait
-// for the second.
-template <typename Ask>
-void ask_for_index(uint64_t file_bytes, Ask ask) {
-  const uint64_t all = first_index_bytes(file_bytes);
-  const uint64_t first = std::min<uint64_t>(all, 128 << 10);
-  ask(0, first);
-  if (all > first) ask(first, all - first);
+// Of that, what a choice waits for: a read of 512 KiB takes twice as long.
+constexpr uint64_t least_bytes(uint64_t file_bytes) {
+  return std::min<uint64_t>(first_bytes(file_bytes), 128 << 10);
 }
 
 // A rule of the format that a file breaks.

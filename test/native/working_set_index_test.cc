@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <random>
@@ -208,20 +209,24 @@ TEST(an_index_of_no_file_is_not_waited_for) {
 }
 
 TEST(an_index_is_read_without_the_data_behind_it) {
-  const fixture::TempDir temporary;
-  const std::string path = temporary.path("set");
-  Bytes bytes = sound_file(1000).all();  // of 1.1 MiB
-  const uint64_t index_pages = (bytes.size() + 4095) / 4096;
-  bytes.resize(bytes.size() + (16 << 20), 1);
-  write(path, bytes);
-  fixture::forget_cached(path);
-  const reap::UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  const uint64_t data_pages = bytes.size() / 4096 - index_pages;
-  const int64_t before = reap::cached_pages(file.get(), index_pages, data_pages);
-  if (before < 0) SKIP("needs cachestat(2), of Linux 6.5");
-  if (before > 0) SKIP(fixture::kNeedsEviction);
-  reap::WorkingSetIndex found;
-  CHECK_EQ(reap::read_working_set_index(path, &found).code, reap::ErrorCode::none);
-  CHECK(!found.broken.check);
-  CHECK_EQ(reap::cached_pages(file.get(), index_pages, data_pages), 0);
+  // Of 1.1 KiB and 1.1 MiB: shorter and longer than what is read with the header.
+  for (const uint32_t groups : {1, 1000}) {
+    const fixture::TempDir temporary;
+    const std::string path = temporary.path("set");
+    Bytes bytes = sound_file(groups).all();
+    const uint64_t index_bytes = bytes.size();
+    bytes.resize((bytes.size() + (16 << 20)) / 4096 * 4096, 1);
+    write(path, bytes);
+    fixture::forget_cached(path);
+    const reap::UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    const uint64_t first_page =
+        (std::max(index_bytes, reap::first_bytes(bytes.size())) + 4095) / 4096;
+    const uint64_t data_pages = bytes.size() / 4096 - first_page;
+    const int64_t before = reap::cached_pages(file.get(), first_page, data_pages);
+    if (before < 0) SKIP("needs cachestat(2), of Linux 6.5");
+    if (before > 0) SKIP(fixture::kNeedsEviction);
+    reap::WorkingSetIndex found;
+    CHECK_EQ(reap::read_working_set_index(path, &found).code, reap::ErrorCode::none);
+    CHECK_EQ(reap::cached_pages(file.get(), first_page, data_pages), 0);
+  }
 }
