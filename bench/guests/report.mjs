@@ -268,8 +268,8 @@ export function printReport(report, stream) {
   stream.write(
     `\nphases of a cold start with the recorded input, page cache ${cache}, medians in ms\n` +
       phaseTable(report, cache) +
-      '\nset there: since the restore request. fetch and install of working-set are sums over its workers,\n' +
-      'which overlap each other and the VMM; reap fetches before the VMM is started, as published, past\n' +
+      '\nset there: since the restore request. fetch of working-set is the time in which it was read, install\n' +
+      'a sum over its workers; they overlap each other and the VMM. reap fetches before the VMM is started, as published, past\n' +
       'the page cache unless it is warm. p99 of few rounds is next to their most.\n',
   )
   const { kernel, cpu, storage, node, commit, date, rounds } = machine
