@@ -36,8 +36,9 @@ constexpr uint64_t kWindowPages = 16;
 // call is most of the time.
 constexpr uint64_t kTimedPages = 64;
 constexpr double kLeastTimedShare = 0.25;
-// Of a memory file that has perhaps nothing in the page cache, asked about at once: 0.1 ms if there
-// are pages, by themselves.
+// Of a memory file that has perhaps nothing in the page cache: first a look at some places, then at
+// all of it, in pieces that take 0.1 ms if there are pages, by themselves.
+constexpr uint64_t kPlaces = 16;
 constexpr uint64_t kPagesAtOnce = 4096;
 constexpr size_t kChecksumAt = 124;
 
@@ -184,6 +185,9 @@ void survey_extents(const CachedFile& memory, const PlanExtent* extents, uint64_
 // Where this is so, any sample says it.
 bool has_nothing(const CachedFile& file) {
   if (!file.is_visible() || !file.has_cachestat()) return false;
+  for (uint64_t i = 0; i < kPlaces; ++i) {
+    if (file.count(place(i, kPlaces, file.pages()), kTimedPages) > 0) return false;
+  }
   const uint64_t step = std::max(kPagesAtOnce, file.pages() / 64);
   for (uint64_t page = 0; page < file.pages(); page += step) {
     if (file.count(page, step) > 0) return false;
@@ -197,10 +201,14 @@ bool survey_memory(const CachedFile& memory, const CachedFile& set, const Header
   const uint64_t table = header.index_offset + uint64_t{header.groups} * sizeof(PlanGroup);
   constexpr uint64_t kBlockBytes = kExtentsInBlock * sizeof(PlanExtent);
   uint64_t all_blocks = (header.extents + kExtentsInBlock - 1) / kExtentsInBlock;
+  // Pages of zeros are on the disk as others are, unless they are holes, which nothing is read for.
+  const bool has_holes = memory.is_sparse();
   const uint64_t asked_for = least_bytes(set.bytes());
-  if (!(flags & RWF_NOWAIT) && table + kBlockBytes <= asked_for && has_nothing(memory)) {
+  const uint64_t came_along = table < asked_for ? (asked_for - table) / kBlockBytes : 0;
+  if (!(flags & RWF_NOWAIT) && came_along >= samples_of(all_blocks, kBlocksForSample) &&
+      !(has_holes && header.zero_pages > 0) && has_nothing(memory)) {
     // Those that came with the header, which is one wait for the disk instead of two.
-    all_blocks = std::min(all_blocks, (asked_for - table) / kBlockBytes);
+    all_blocks = std::min(all_blocks, came_along);
   }
   const uint64_t blocks = samples_of(all_blocks, kBlocksForSample);
   const auto first_of = [&](uint64_t block) {
@@ -212,8 +220,6 @@ bool survey_memory(const CachedFile& memory, const CachedFile& set, const Header
     const uint64_t end = at + kExtentsInBlock * sizeof(PlanExtent);
     set.will_need(at / kPage, (end - 1) / kPage - at / kPage + 1);
   }
-  // Pages of zeros are on the disk as others are, unless they are holes, which nothing is read for.
-  const bool has_holes = memory.is_sparse();
   Samples samples;
   for (uint64_t block = 0; block < blocks; ++block) {
     PlanExtent extents[kExtentsInBlock];
@@ -232,7 +238,12 @@ bool survey_memory(const CachedFile& memory, const CachedFile& set, const Header
   found->windows = windows_of(header, samples.windows, samples.table_extents);
   if (!samples.shares.empty()) found->share_around = mean(samples.shares);
   found->look_ns = mean_but_the_largest(samples.look_ns);
-  if (samples.extents == 0) return true;
+  if (samples.extents == 0) {
+    // Holes alone. Of the others nothing is known, and what is not there must be brought in.
+    found->missing_pages = header.data_pages;
+    found->missing_extents = std::min<uint64_t>(header.extents, header.data_pages);
+    return true;
+  }
   const uint64_t read_pages = header.data_pages + (has_holes ? 0 : header.zero_pages);
   // In floating point, since nobody has checked how long the extents say they are.
   const double missing =

@@ -291,6 +291,22 @@ TEST(survey_leaves_out_zero_extents_that_are_holes) {
   CHECK_EQ(zeros.survey().missing_bytes, 0);
 }
 
+TEST(survey_of_which_all_samples_are_holes_does_not_say_that_the_rest_is_there) {
+  // So many that no sample meets the one with data.
+  std::vector<uint32_t> pages(8192);
+  for (uint32_t i = 0; i < pages.size(); ++i) pages[i] = i % kMemoryPages;
+  Set set(extents_at(pages, 1, reap::kZeroExtent));
+  set.extents.back().flags = 0;
+  set.header.zero_pages = kMemoryPages - 1;
+  set.header.data_pages = 1;
+  set.bytes += 4096;
+  const Files files(set);
+  CHECK_EQ(::truncate(files.memory().path().c_str(), kMemoryPages * 4096 + (1 << 20)), 0);
+  if (!files.memory().evict()) SKIP(fixture::kNeedsEviction);
+  CHECK_EQ(files.survey().missing_pages, 1);
+  CHECK_EQ(files.survey().missing_extents, 1);
+}
+
 TEST(survey_of_data_that_is_partly_there_has_whole_groups_missing) {
   // 8 groups of 1 MiB.
   const Set set(extents_at(fixture::every(256, 0, 2048), 256));
