@@ -55,13 +55,13 @@ Napi::Value start_sampling(const Napi::CallbackInfo& info) {
 // The bytes themselves where JavaScript may have memory of others, as in Node, and else a copy.
 Napi::Value give(Napi::Env env, std::vector<uint8_t> bytes) {
   if (bytes.empty()) return Napi::Uint8Array::New(env, 0);
-  auto owned = std::make_unique<std::vector<uint8_t>>(std::move(bytes));
-  const Napi::Value given = Napi::Buffer<uint8_t>::NewOrCopy(
-      env, owned->data(), owned->size(),
-      [](Napi::Env, uint8_t*, std::vector<uint8_t>* all) { delete all; }, owned.get());
-  // Empty in a worker thread that is being terminated.
-  if (!given.IsEmpty()) owned.release();
-  return given;
+  using Owner = std::shared_ptr<std::vector<uint8_t>>;
+  const auto owned = std::make_shared<std::vector<uint8_t>>(std::move(bytes));
+  // What cannot be made, in a worker thread that is being terminated, stays allocated: whether the
+  // finalizer was called then is not told.
+  return Napi::Buffer<uint8_t>::NewOrCopy(
+      env, owned->data(), owned->size(), [](Napi::Env, uint8_t*, Owner* owner) { delete owner; },
+      new Owner(owned));
 }
 
 class ReadIndex : public Task {

@@ -63,11 +63,13 @@ class Checker {
         touches_(index, extents_.end(), field<uint32_t>(header, 72)) {}
 
   BrokenRule check() {
+    step_ = page_size_ / kPlanPage;
+    // The last bounds the work.
     const bool has_room = index_.size() == index_bytes_ &&
                           touches_.end() <= kHeaderBytes + index_bytes_ &&
-                          (page_size_ == kPlanPage || page_size_ == kHugePageBytes);
+                          (page_size_ == kPlanPage || page_size_ == kHugePageBytes) &&
+                          touches_.size() * step_ <= memory_bytes_ / kPlanPage;
     if (!has_room) return {};
-    step_ = page_size_ / kPlanPage;
     if (crc32c(index_.data(), index_.size()) != checksum_) {
       return {"index-checksum", 120, "the checksum of its index is wrong"};
     }
@@ -235,6 +237,17 @@ class Checker {
   std::vector<uint32_t> by_address_;
 };
 
+// Whether it begins as a working set does and its checksum is right.
+bool is_sealed(const std::vector<uint8_t>& header) {
+  constexpr size_t kChecksumAt = 124;
+  uint32_t checksum = 0;
+  std::memcpy(&checksum, header.data() + kChecksumAt, sizeof checksum);
+  std::vector<uint8_t> bytes = header;
+  std::memset(bytes.data() + kChecksumAt, 0, sizeof checksum);
+  return std::memcmp(bytes.data(), "REAPWSET", 8) == 0 &&
+         crc32c(bytes.data(), bytes.size()) == checksum;
+}
+
 // Reads up to `length` bytes, fewer where the file ends. A negative errno, or 0.
 int read_upto(int fd, uint64_t offset, uint64_t length, std::vector<uint8_t>* bytes) {
   bytes->resize(length);
@@ -287,6 +300,8 @@ Failure read_working_set_index(const std::string& path, WorkingSetIndex* found) 
   }
   // One that grows meanwhile is as long as it was.
   if (std::min<uint64_t>(found->file_bytes, found->header.size()) < kHeaderBytes) return {};
+  // What any bytes say is not allocated.
+  if (!is_sealed(found->header)) return {};
   uint64_t index_bytes = 0;
   std::memcpy(&index_bytes, found->header.data() + 48, sizeof index_bytes);
   if (index_bytes > kMostIndexBytes) return {};

@@ -33,7 +33,7 @@ struct WorkingSetIndex {
   uint64_t file_bytes = 0;
   std::vector<uint8_t> header;  // shorter than a header where the file is
   std::vector<uint8_t> index;  // as long as the header says; shorter where the file ends, and empty
-                               // where no index is so long
+                               // where the header is damaged or no index is so long
   // Of the rules for the checksum of the index and its tables of groups, extents and touches, the
   // first that is broken. They were looked at only where the header leaves room for these tables;
   // its own rules, and those for what follows the touches, are src/working-set-decoder.ts's.

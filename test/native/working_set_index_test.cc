@@ -23,7 +23,7 @@ namespace {
 using Bytes = std::vector<uint8_t>;
 
 constexpr uint64_t kHeaderBytes = 4096;
-constexpr uint32_t kIndexBytesAt = 48, kChecksumAt = 120;
+constexpr uint32_t kIndexBytesAt = 48, kChecksumAt = 120, kHeaderChecksumAt = 124;
 
 struct File {
   Bytes header = Bytes(kHeaderBytes);
@@ -41,6 +41,12 @@ struct File {
   void seal() {
     set<uint64_t>(kIndexBytesAt, index.size());
     set<uint32_t>(kChecksumAt, reap::crc32c(index.data(), index.size()));
+    seal_header();
+  }
+  void seal_header() {
+    std::memcpy(header.data(), "REAPWSET", 8);
+    set<uint32_t>(kHeaderChecksumAt, 0);
+    set<uint32_t>(kHeaderChecksumAt, reap::crc32c(header.data(), header.size()));
   }
   Bytes all() const {
     Bytes bytes = header;
@@ -155,8 +161,7 @@ TEST(an_index_of_any_bytes_under_any_header_is_read_inside_its_bounds) {
 TEST(an_index_is_read_as_long_as_it_is) {
   const fixture::TempDir temporary;
   const std::string path = temporary.path("set");
-  const File file = sound_file(40);
-  const Bytes all = file.all();
+  File file = sound_file(40);
   struct Row {
     const char* name;
     uint64_t says;  // how long the index is
@@ -164,21 +169,23 @@ TEST(an_index_is_read_as_long_as_it_is) {
     uint64_t header, index;
   };
   const uint64_t index = file.index.size();
+  const uint64_t whole = kHeaderBytes + index;
   const Row rows[] = {
-      {"whole", index, all.size(), kHeaderBytes, index},
-      {"with data behind it", index - 100, all.size(), kHeaderBytes, index - 100},
-      {"cut in the index", index, all.size() - 100, kHeaderBytes, index - 100},
+      {"whole", index, whole, kHeaderBytes, index},
+      {"with data behind it", index - 100, whole, kHeaderBytes, index - 100},
+      {"cut in the index", index, whole - 100, kHeaderBytes, index - 100},
       {"cut behind the header", index, kHeaderBytes, kHeaderBytes, 0},
       {"cut in the header", index, 100, 100, 0},
       {"empty", index, 0, 0, 0},
-      {"longer than a file can be", UINT64_MAX, all.size(), kHeaderBytes, 0},
-      {"longer than is read", (1 << 28) + 1, all.size(), kHeaderBytes, 0},
-      {"as long as is read", 1 << 28, all.size(), kHeaderBytes, index},
+      {"longer than a file can be", UINT64_MAX, whole, kHeaderBytes, 0},
+      {"longer than is read", (1 << 28) + 1, whole, kHeaderBytes, 0},
+      {"as long as is read", 1 << 28, whole, kHeaderBytes, index},
   };
   for (const Row& row : rows) {
     check::about = row.name;
-    Bytes bytes = all;
-    std::memcpy(bytes.data() + kIndexBytesAt, &row.says, sizeof row.says);
+    file.set<uint64_t>(kIndexBytesAt, row.says);
+    file.seal_header();
+    Bytes bytes = file.all();
     bytes.resize(row.size);
     write(path, bytes);
     reap::WorkingSetIndex found;
@@ -190,6 +197,21 @@ TEST(an_index_is_read_as_long_as_it_is) {
     CHECK(std::equal(found.header.begin(), found.header.end(), bytes.begin()));
     CHECK(std::equal(found.index.begin(), found.index.end(),
                      bytes.begin() + static_cast<long>(row.index ? kHeaderBytes : 0)));
+  }
+}
+
+TEST(an_index_of_a_damaged_header_is_not_read) {
+  const fixture::TempDir temporary;
+  const std::string path = temporary.path("set");
+  for (const size_t at : {0, 24, 124, 4000}) {
+    Bytes bytes = sound_file(1).all();
+    bytes[at] ^= 1;
+    write(path, bytes);
+    reap::WorkingSetIndex found;
+    CHECK_EQ(reap::read_working_set_index(path, &found).code, reap::ErrorCode::none);
+    CHECK_EQ(found.header.size(), kHeaderBytes);
+    CHECK(found.index.empty());
+    CHECK(!found.broken.check);
   }
 }
 
