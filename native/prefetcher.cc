@@ -168,6 +168,7 @@ bool Prefetcher::task_of(Job& job, Task* task) {
                      : std::vector<Block>();
     job.replan = false;
     changed_.notify_all();
+    waits_.notify_all();
   }
   if (job.connected && !job.ready.empty()) {
     task->step = Step::install;

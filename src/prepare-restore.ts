@@ -255,6 +255,8 @@ function endingWith(signal: AbortSignal | undefined): AbortController {
   ending.signal.addEventListener('abort', () => signal?.removeEventListener('abort', pass), {
     once: true,
   })
+  // By who was told that the socket listens.
+  if (signal?.aborted) pass()
   return ending
 }
 

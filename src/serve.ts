@@ -372,6 +372,8 @@ export async function serve(options: ServeOptions): Promise<FaultHandler> {
     const error = toError(opened as NativeFailure, context)
     if (error.code === 'ERR_SNAPSHOT_MISMATCH') {
       plan = refuse(error)
+      // Who was told of it may have aborted.
+      options.signal?.throwIfAborted()
       opened = open()
     }
   }

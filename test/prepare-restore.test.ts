@@ -449,6 +449,21 @@ describe('the end', () => {
       expect(existsSync(s.all.socketPath)).toBe(false)
     }
   })
+
+  test('on an event that is told before there is a restore leaves the disk images alone', async () => {
+    const s = await snapshot({ disk: true })
+    await s.evict()
+    const caller = new AbortController()
+    const restore = await prepared({
+      ...s.all,
+      backend: 'uffd',
+      signal: caller.signal,
+      onEvent: ({ type }) => type === 'listening' && caller.abort('enough'),
+    })
+    expect(await restore.disksPrefetched).toMatchObject({ complete: false })
+    expect(residentPages(s.all.diskImages![0]!)).toEqual([])
+    await expect(restore.handler!.closed).rejects.toBe('enough')
+  })
 })
 
 describe('the model learns', () => {

@@ -76,6 +76,15 @@ test('a memory file that is replaced after the check is served on demand with a 
   expect((await s.vmm.verify(s.memoryFile)).wrong).toEqual([])
 })
 
+test('who aborts on the warning of a replaced memory file gets no session', async () => {
+  const s = await scene({ pages: PAGES })
+  const workingSet = await set(s)
+  await replaceAfterCheck(s)
+  const caller = new AbortController()
+  const options = { workingSet, signal: caller.signal, onEvent: () => caller.abort('enough') }
+  await expect(serveScene(s, options)).rejects.toBe('enough')
+})
+
 test('a memory file that stays is prefetched', async () => {
   const s = await scene({ pages: PAGES })
   const workingSet = await set(s)
