@@ -233,7 +233,7 @@ class Reader {
     return peek() == kEndOfMessage ? refuse_byte() : refuse("utf8", start, 0, got);
   }
 
-  // The `uXXXX` of an escape.
+  // The `u` of an escape, and its four hexadecimal digits.
   bool read_code_unit(uint32_t* unit) {
     ++position_;
     *unit = 0;

@@ -269,8 +269,9 @@ export function printReport(report, stream) {
     `\nphases of a cold start with the recorded input, page cache ${cache}, medians in ms\n` +
       phaseTable(report, cache) +
       '\nset there: since the restore request. fetch of working-set is the time in which it was read, install\n' +
-      'a sum over its workers; they overlap each other and the VMM. reap fetches before the VMM is started, as published, past\n' +
-      'the page cache unless it is warm. p99 of few rounds is next to their most.\n',
+      'a sum over its workers; they overlap each other and the VMM. reap fetches before the VMM is\n' +
+      'started, as published, past the page cache unless it is warm. p99 of few rounds is next to their\n' +
+      'most.\n',
   )
   const { kernel, cpu, storage, node, commit, date, rounds } = machine
   const samples = functions.reduce((sum, { samples }) => sum + samples.length, 0)
