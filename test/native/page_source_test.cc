@@ -8,6 +8,8 @@
 
 #include <cerrno>
 #include <cstring>
+#include <fstream>
+#include <sstream>
 #include <string>
 
 #include "cached_file.h"
@@ -195,14 +197,34 @@ TEST(a_streaming_read_waits_for_pages_that_are_being_read_and_reads_them_no_seco
   CHECK(source.read_streaming(0, buffer.data(), 256 * kPage).waited);
 }
 
+// By the flags of its mapping (proc(5), smaps).
+static bool asks_for_huge_pages(const void* data) {
+  std::ifstream maps("/proc/self/smaps");
+  const auto address = reinterpret_cast<uintptr_t>(data);
+  bool is_there = false;
+  for (std::string line; std::getline(maps, line);) {
+    uintptr_t first = 0, end = 0;
+    char dash = 0;
+    std::istringstream words(line);
+    if (words >> std::hex >> first >> dash >> end && dash == '-') {
+      is_there = first <= address && address < end;
+    }
+    if (is_there && line.rfind("VmFlags:", 0) == 0) return line.find(" hg") != std::string::npos;
+  }
+  return false;
+}
+
 TEST(a_buffer_for_reads_is_made_for_huge_pages_if_it_has_the_size_of_one) {
   constexpr size_t kHuge = 2 << 20;
+  const bool kernel_has_huge_pages =
+      ::access("/sys/kernel/mm/transparent_hugepage/enabled", F_OK) == 0;
   for (const size_t size : {kHuge, 3 * kHuge, kHuge + kPage}) {
     const reap::Mapping before = reap::Mapping::anonymous(kPage);
     const reap::Mapping buffer = reap::Mapping::buffer(size);
     CHECK(buffer);
     CHECK_EQ(buffer.size(), size);
     CHECK_EQ(reinterpret_cast<uintptr_t>(buffer.data()) % kHuge, 0);
+    CHECK(asks_for_huge_pages(buffer.data()) || !kernel_has_huge_pages);
     std::memset(buffer.data(), 1, size);
   }
   const reap::Mapping small = reap::Mapping::buffer(kPage);
