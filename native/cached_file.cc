@@ -210,18 +210,9 @@ int CachedFile::read(uint64_t offset, void* buffer, uint64_t length, int flags) 
     const uint64_t pages = (offset + length + kPage - 1) / kPage - first;
     if (count(first, pages) < pages) return -EAGAIN;
   }
-  auto* to = static_cast<uint8_t*>(buffer);
-  while (length > 0) {
-    iovec part{to, length};
-    const ssize_t got = ::preadv2(fd_.get(), &part, 1, static_cast<off_t>(offset), flags);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return -errno;
-    if (got == 0) return -ENODATA;
-    to += got;
-    offset += static_cast<uint64_t>(got);
-    length -= static_cast<uint64_t>(got);
-  }
-  return 0;
+  const int64_t done = read_whole(fd_.get(), offset, buffer, length, flags);
+  if (done < 0) return static_cast<int>(done);
+  return static_cast<uint64_t>(done) == length ? 0 : -ENODATA;
 }
 
 uint64_t CachedFile::within(uint64_t first_page, uint64_t pages) const {

@@ -60,19 +60,10 @@ PageSource::Result PageSource::read_cached(uint64_t offset, void* buffer, uint64
 namespace {
 
 PageSource::Result read_fully(int fd, uint64_t offset, void* buffer, uint64_t length) {
-  auto* to = static_cast<uint8_t*>(buffer);
-  while (length > 0) {
-    const ssize_t got = ::pread(fd, to, length, static_cast<off_t>(offset));
-    if (got < 0) {
-      if (errno == EINTR) continue;
-      return {PageSource::Read::failed, -errno};
-    }
-    if (got == 0) return {PageSource::Read::cut_short};
-    to += got;
-    offset += static_cast<uint64_t>(got);
-    length -= static_cast<uint64_t>(got);
-  }
-  return {PageSource::Read::done};
+  const int64_t done = read_whole(fd, offset, buffer, length);
+  if (done < 0) return {PageSource::Read::failed, static_cast<int>(done)};
+  const bool all = static_cast<uint64_t>(done) == length;
+  return {all ? PageSource::Read::done : PageSource::Read::cut_short};
 }
 
 }  // namespace

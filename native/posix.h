@@ -1,9 +1,12 @@
-// Owners of what the kernel hands out: the only places that call close() and munmap().
+// Owners of what the kernel hands out: the only places that call close() and munmap(). And reads
+// that go on until all is there.
 #pragma once
 
 #include <sys/mman.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <utility>
@@ -34,6 +37,21 @@ class UniqueFd {
  private:
   int fd_ = -1;
 };
+
+// Reads until `length` bytes are there or the file ends, by preadv2(2) and its flags; one call does
+// up to 2 GiB less a page (read(2)). How many there were, or a negative errno.
+inline int64_t read_whole(int fd, uint64_t offset, void* buffer, uint64_t length, int flags = 0) {
+  uint64_t done = 0;
+  while (done < length) {
+    iovec part{static_cast<uint8_t*>(buffer) + done, length - done};
+    const ssize_t got = ::preadv2(fd, &part, 1, static_cast<off_t>(offset + done), flags);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return -errno;
+    if (got == 0) break;
+    done += static_cast<uint64_t>(got);
+  }
+  return static_cast<int64_t>(done);
+}
 
 class Mapping {
  public:

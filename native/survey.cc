@@ -9,7 +9,6 @@
 #include <numeric>
 
 #include "cached_file.h"
-#include "crc32c.h"
 #include "plan.h"
 #include "working_set_index.h"
 
@@ -40,7 +39,6 @@ constexpr double kLeastTimedShare = 0.25;
 // all of it, in pieces that take 0.1 ms if there are pages, by themselves.
 constexpr uint64_t kPlaces = 16;
 constexpr uint64_t kPagesAtOnce = 4096;
-constexpr size_t kChecksumAt = 124;
 
 uint64_t samples_of(uint64_t count, uint64_t for_each) {
   return std::min(count, std::clamp(count / for_each, kLeastSamples, kMostSamples));
@@ -56,14 +54,13 @@ struct Header {
 bool read_header(const CachedFile& set, int flags, Header* header) {
   uint8_t bytes[kPage];
   if (set.read(0, bytes, sizeof bytes, flags) != 0) return false;
-  if (std::memcmp(bytes, "REAPWSET\1\0", 10) != 0) return false;
+  if (!is_sealed(bytes)) return false;
   const auto copy = [&bytes](size_t at, auto* field) {
     std::memcpy(field, bytes + at, sizeof *field);
   };
-  uint32_t checksum = 0;
-  copy(kChecksumAt, &checksum);
-  std::memset(bytes + kChecksumAt, 0, sizeof checksum);
-  if (crc32c(bytes, sizeof bytes) != checksum) return false;
+  uint16_t major = 0;
+  copy(8, &major);
+  if (major != 1) return false;
   copy(24, &header->memory_bytes);
   copy(36, &header->page_size);
   copy(40, &header->index_offset);

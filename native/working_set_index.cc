@@ -16,7 +16,6 @@ namespace reap {
 
 namespace {
 
-constexpr uint64_t kHeaderBytes = 4096;
 constexpr uint64_t kMostIndexBytes = 1 << 28;  // what a reader may be made to allocate
 constexpr uint64_t kMostGroupPages = 4096;
 constexpr uint64_t kHugePageBytes = 2 << 20;
@@ -69,7 +68,7 @@ class Checker {
                           touches_.end() <= kHeaderBytes + index_bytes_ &&
                           (page_size_ == kPlanPage || page_size_ == kHugePageBytes) &&
                           touches_.size() * step_ <= memory_bytes_ / kPlanPage;
-    if (!has_room) return {};
+    if (!has_room) return {"index-bytes", 48, "its index has no room for its tables"};
     if (crc32c(index_.data(), index_.size()) != checksum_) {
       return {"index-checksum", 120, "the checksum of its index is wrong"};
     }
@@ -237,37 +236,29 @@ class Checker {
   std::vector<uint32_t> by_address_;
 };
 
-// Whether it begins as a working set does and its checksum is right.
-bool is_sealed(const std::vector<uint8_t>& header) {
-  constexpr size_t kChecksumAt = 124;
-  uint32_t checksum = 0;
-  std::memcpy(&checksum, header.data() + kChecksumAt, sizeof checksum);
-  std::vector<uint8_t> bytes = header;
-  std::memset(bytes.data() + kChecksumAt, 0, sizeof checksum);
-  return std::memcmp(bytes.data(), "REAPWSET", 8) == 0 &&
-         crc32c(bytes.data(), bytes.size()) == checksum;
-}
-
-// Reads up to `length` bytes, fewer where the file ends. A negative errno, or 0.
+// As long as the file goes on. A negative errno, or 0.
 int read_upto(int fd, uint64_t offset, uint64_t length, std::vector<uint8_t>* bytes) {
   bytes->resize(length);
-  uint64_t done = 0;
-  while (done < length) {
-    const ssize_t got =
-        ::pread(fd, bytes->data() + done, length - done, static_cast<off_t>(offset + done));
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return -errno;
-    if (got == 0) break;
-    done += static_cast<uint64_t>(got);
-  }
-  bytes->resize(done);
+  const int64_t done = read_whole(fd, offset, bytes->data(), length);
+  if (done < 0) return static_cast<int>(done);
+  bytes->resize(static_cast<uint64_t>(done));
   return 0;
 }
 
 }  // namespace
 
+bool is_sealed(const uint8_t* header) {
+  constexpr size_t kChecksumAt = 124;
+  uint8_t bytes[kHeaderBytes];
+  std::memcpy(bytes, header, sizeof bytes);
+  uint32_t checksum = 0;
+  std::memcpy(&checksum, bytes + kChecksumAt, sizeof checksum);
+  std::memset(bytes + kChecksumAt, 0, sizeof checksum);
+  return std::memcmp(bytes, "REAPWSET", 8) == 0 && crc32c(bytes, sizeof bytes) == checksum;
+}
+
 BrokenRule check_index(const std::vector<uint8_t>& header, const std::vector<uint8_t>& index) {
-  if (header.size() < kHeaderBytes) return {};
+  if (header.size() < kHeaderBytes) return {"truncated", header.size(), "it ends there"};
   return Checker(header, index).check();
 }
 
@@ -301,7 +292,7 @@ Failure read_working_set_index(const std::string& path, WorkingSetIndex* found) 
   // One that grows meanwhile is as long as it was.
   if (std::min<uint64_t>(found->file_bytes, found->header.size()) < kHeaderBytes) return {};
   // What any bytes say is not allocated.
-  if (!is_sealed(found->header)) return {};
+  if (!is_sealed(found->header.data())) return {};
   uint64_t index_bytes = 0;
   std::memcpy(&index_bytes, found->header.data() + 48, sizeof index_bytes);
   if (index_bytes > kMostIndexBytes) return {};

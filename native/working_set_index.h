@@ -11,6 +11,8 @@
 
 namespace reap {
 
+constexpr uint64_t kHeaderBytes = 4096;
+
 // What is read with the header, by the size of a file: its index, which is less than a 128th of it
 // where each page is by itself. Of a large set it is a part.
 constexpr uint64_t first_bytes(uint64_t file_bytes) {
@@ -35,12 +37,15 @@ struct WorkingSetIndex {
   std::vector<uint8_t> index;  // as long as the header says; shorter where the file ends, and empty
                                // where the header is damaged or no index is so long
   // Of the rules for the checksum of the index and its tables of groups, extents and touches, the
-  // first that is broken. They were looked at only where the header leaves room for these tables;
-  // its own rules, and those for what follows the touches, are src/working-set-decoder.ts's.
+  // first that is broken, wherever there is an index. The header's own rules come before them, and
+  // those for what follows the touches behind: they are src/working-set-decoder.ts's.
   BrokenRule broken;
 };
 
 Failure read_working_set_index(const std::string& path, WorkingSetIndex* found);
+
+// Whether a header begins as a working set's does and its checksum is right.
+bool is_sealed(const uint8_t* header);
 
 // The first broken rule of an index, as above.
 BrokenRule check_index(const std::vector<uint8_t>& header, const std::vector<uint8_t>& index);

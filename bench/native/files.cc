@@ -70,14 +70,10 @@ uint64_t file_bytes(int fd, const std::string& path) {
 }
 
 void read_fully(int fd, const std::string& path, uint64_t offset, uint8_t* buffer, uint64_t bytes) {
-  // One call does up to 2 GiB less one page (read(2)).
-  for (uint64_t done = 0; done < bytes;) {
-    const ssize_t got = ::pread(fd, buffer + done, bytes - done, static_cast<off_t>(offset + done));
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) fail("read " + path, errno);
-    if (got == 0) fail(path + " ends before " + std::to_string(offset + bytes));
-    done += static_cast<uint64_t>(got);
-  }
+  const int64_t done = read_whole(fd, offset, buffer, bytes);
+  if (done < 0) fail("read " + path, static_cast<int>(-done));
+  if (static_cast<uint64_t>(done) < bytes)
+    fail(path + " ends before " + std::to_string(offset + bytes));
 }
 
 }  // namespace reap::bench
