@@ -62,9 +62,13 @@ Napi::Object to_js(Napi::Env env, const Event& event) {
   } else if (event.kind == Event::Kind::prefetched) {
     const reap::PrefetchReport& report = event.prefetch;
     const auto number = [](uint64_t value) { return static_cast<double>(value); };
-    const double fields[] = {number(report.pages),      number(report.extents),
-                             number(report.bytes),      number(report.fetch_us),
-                             number(report.install_us), number(report.since_connect_us)};
+    const double fields[] = {number(report.pages),
+                             number(report.extents),
+                             number(report.bytes),
+                             number(report.fetch_us),
+                             number(report.install_us),
+                             number(report.since_connect_us),
+                             report.from_working_set ? 1.0 : 0.0};
     Napi::Float64Array numbers = Napi::Float64Array::New(env, std::size(fields));
     reap::fill(numbers, fields);
     object["prefetch"] = numbers;
@@ -162,7 +166,8 @@ Napi::Value start(const Napi::CallbackInfo& info) {
 }
 
 // open(socketPath, memoryFile, flags, peerUid | -1, connectTimeoutMs,
-//      planPath | null, planPageSize, groups, extents, planIsFor: BigUint64Array)
+//      planPath | null, planPageSize, groups, extents,
+//      proof: BigUint64Array of the stamps of memory file and working set | null)
 //   => failure | [id, session]
 Napi::Value open(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
@@ -186,11 +191,15 @@ Napi::Value open(const Napi::CallbackInfo& info) {
     plan->page_size = info[6].As<Napi::Number>().Uint32Value();
     plan->groups = records<reap::PlanGroup>(info[7]);
     plan->extents = records<reap::PlanExtent>(info[8]);
-    options.plan = std::move(plan);
-    const auto stamp = info[9].As<Napi::BigUint64Array>();
-    for (size_t i = 0; i < options.plan_is_for.size() && i < stamp.ElementLength(); ++i) {
-      options.plan_is_for[i] = stamp[i];
+    if (info[9].IsTypedArray()) {
+      const auto stamps = info[9].As<Napi::BigUint64Array>();
+      reap::Proof proof{};
+      if (stamps.ByteLength() == sizeof proof) {
+        std::memcpy(&proof, stamps.Data(), sizeof proof);
+        plan->proof = proof;
+      }
     }
+    options.plan = std::move(plan);
   }
 
   auto handle = std::make_unique<SessionHandle>();

@@ -47,6 +47,7 @@ FaultHandler::FaultHandler(GuestMemory memory, UniqueFd uffd, const PageSource& 
     : memory_(std::move(memory)),
       uffd_(std::move(uffd)),
       memory_file_(memory_file),
+      memory_stamp_(memory_file.look()),
       ledger_(ledger),
       trace_(trace),
       connected_at_(Clock::now()),
@@ -259,6 +260,7 @@ FaultHandler::Step FaultHandler::serve_fault(uint64_t address, uint8_t* page_buf
     if (read.read != PageSource::Read::done) {
       return fail(read_failure(ErrorCode::source_read, read, offset));
     }
+    if (memory_file_changed()) return fail(changed_failure(offset));
     ledger_.add(Counter::bytes_read, page_size);
   }
 

@@ -38,6 +38,12 @@ class FaultHandler {
   // False when there was no memory for the bitmaps.
   bool ready() const;
   const GuestMemory& memory() const { return memory_; }
+  // The state of the memory file at the handshake, and whether its content is another now: what was
+  // installed is of that state.
+  const FileStamp& memory_stamp() const { return memory_stamp_; }
+  bool memory_file_changed() const {
+    return change_of(memory_stamp_, memory_file_.look()) == FileChange::content;
+  }
   int fd() const { return uffd_.get(); }
 
   enum class Served {
@@ -114,6 +120,7 @@ class FaultHandler {
   const GuestMemory memory_;
   const UniqueFd uffd_;
   const PageSource& memory_file_;
+  const FileStamp memory_stamp_;
   Ledger& ledger_;
   TraceRecorder& trace_;
   const std::chrono::steady_clock::time_point connected_at_;

@@ -6,10 +6,11 @@
 #include <functional>
 
 namespace reap::hooks {
-inline std::function<void()> before_event;    // about to handle an event or timer of a session
-inline std::function<void()> before_drain;    // about to read the userfaultfd
-inline std::function<void()> before_serve;    // a fault was read and is about to be served
-inline std::function<void()> before_install;  // a page is read and about to be installed
+inline std::function<void()> before_direct_open;  // of a file that is open already
+inline std::function<void()> before_event;        // about to handle an event or timer of a session
+inline std::function<void()> before_drain;        // about to read the userfaultfd
+inline std::function<void()> before_serve;        // a fault was read and is about to be served
+inline std::function<void()> before_install;      // a page is read and about to be installed
 inline std::function<void()> before_prefetch_install;
 // The gate is held, the page was seen to be missing and not removed, and the ioctl is next.
 inline std::function<void()> before_ioctl;

@@ -7,6 +7,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "cached_file.h"
@@ -18,7 +19,21 @@ namespace {
 
 constexpr uint64_t kPage = CachedFile::kPage;
 
+FileStamp stamp_of(const struct stat& status) {
+  const auto nanoseconds = [](const timespec& time) {
+    return static_cast<uint64_t>(time.tv_sec) * 1000000000 + static_cast<uint64_t>(time.tv_nsec);
+  };
+  return {status.st_dev, status.st_ino, static_cast<uint64_t>(status.st_size),
+          nanoseconds(status.st_mtim), nanoseconds(status.st_ctim)};
+}
+
 }  // namespace
+
+FileChange change_of(const FileStamp& before, const FileStamp& after) {
+  if (before == after) return FileChange::none;
+  return std::equal(before.begin(), before.end() - 1, after.begin()) ? FileChange::status
+                                                                     : FileChange::content;
+}
 
 int PageSource::open(const std::string& path) {
   fd_.reset(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
@@ -27,11 +42,7 @@ int PageSource::open(const std::string& path) {
   if (::fstat(fd_.get(), &status) != 0) return -errno;
   if (!S_ISREG(status.st_mode)) return -EINVAL;
   bytes_ = static_cast<uint64_t>(status.st_size);
-  const auto nanoseconds = [](const timespec& time) {
-    return static_cast<uint64_t>(time.tv_sec) * 1000000000 + static_cast<uint64_t>(time.tv_nsec);
-  };
-  stamp_ = {status.st_dev, status.st_ino, bytes_, nanoseconds(status.st_mtim),
-            nanoseconds(status.st_ctim)};
+  stamp_ = stamp_of(status);
   // st_blocks counts in 512 bytes whatever the block size (stat(2)).
   sparse_ = static_cast<uint64_t>(status.st_blocks) * 512 < bytes_;
   struct statfs file_system {};
@@ -39,8 +50,21 @@ int PageSource::open(const std::string& path) {
     in_memory_ = file_system.f_type == TMPFS_MAGIC;
     tells_ = has_cachestat(file_system);
   }
+  // By now the path may name another file. Test: "a file that is replaced while it is opened is
+  // read through one descriptor".
+  REAP_HOOK(before_direct_open);
   direct_.reset(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT));
+  struct stat direct {};
+  if (direct_ && (::fstat(direct_.get(), &direct) != 0 || direct.st_dev != status.st_dev ||
+                  direct.st_ino != status.st_ino)) {
+    direct_.reset();
+  }
   return 0;
+}
+
+FileStamp PageSource::look() const {
+  struct stat status {};
+  return ::fstat(fd_.get(), &status) == 0 ? stamp_of(status) : FileStamp{};
 }
 
 PageSource::Result PageSource::read_cached(uint64_t offset, void* buffer, uint64_t length) const {
@@ -113,6 +137,14 @@ uint64_t PageSource::data_end(uint64_t offset) const {
   if (!sparse_) return bytes_;
   const off_t hole = ::lseek(fd_.get(), static_cast<off_t>(offset), SEEK_HOLE);
   return hole >= 0 ? static_cast<uint64_t>(hole) : bytes_;
+}
+
+Failure changed_failure(uint64_t offset) {
+  Failure failure;
+  failure.code = ErrorCode::source_read;
+  failure.check = "changed";
+  failure.offset = offset;
+  return failure;
 }
 
 Failure read_failure(ErrorCode code, const PageSource::Result& result, uint64_t offset) {

@@ -10,18 +10,34 @@
 
 namespace reap {
 
+// Which file it is, and in which state: device, inode, size, and the times of the last change of
+// data and of status in nanoseconds.
+using FileStamp = std::array<uint64_t, 5>;
+
+// What the difference of two stamps tells. A write shows in the stamp before any byte of it can be
+// read: the kernel sets the times first (file_modified(), and file_update_time() when a page that
+// is mapped becomes writable). So bytes that were read before a stamp that did not change are those
+// of that state. Not seen: another write within one tick of the kernel's coarse clock (before
+// 6.13), and one through a shared mapping to a page that is dirty already.
+enum class FileChange {
+  none,
+  status,   // owner, mode, links, or times that were set; perhaps a write whose time was set back
+  content,  // another file, another size, or a write
+};
+FileChange change_of(const FileStamp& before, const FileStamp& after);
+
 // A file read by many threads at once, at explicit offsets.
 class PageSource {
  public:
   // 0 or a negative errno.
   int open(const std::string& path);
 
+  explicit operator bool() const { return static_cast<bool>(fd_); }
   uint64_t bytes() const { return bytes_; }
 
-  // Which file it is, and in which state: device, inode, size, and the times of the last change of
-  // data and of status in nanoseconds.
-  using Stamp = std::array<uint64_t, 5>;
-  const Stamp& stamp() const { return stamp_; }
+  // The state of the file when it was opened, and now.
+  const FileStamp& stamp() const { return stamp_; }
+  FileStamp look() const;
 
   enum class Read {
     done,         // every byte asked for
@@ -56,11 +72,14 @@ class PageSource {
   UniqueFd fd_;
   UniqueFd direct_;  // empty where the file system has no O_DIRECT (tmpfs)
   uint64_t bytes_ = 0;
-  Stamp stamp_{};
+  FileStamp stamp_{};
   bool sparse_ = false;     // has holes at all
   bool tells_ = false;      // what is cached, by cachestat(2)
   bool in_memory_ = false;  // on tmpfs: no read waits, and RWF_NOWAIT is not known there
 };
+
+// The failure of a memory file that was written to while it was served.
+Failure changed_failure(uint64_t offset);
 
 // The failure to report for a read that did not come to `done`.
 Failure read_failure(ErrorCode code, const PageSource::Result& result, uint64_t offset);

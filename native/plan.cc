@@ -27,6 +27,44 @@ bool fits(const Plan& plan, uint64_t memory_bytes) {
   });
 }
 
+Plan places_of(const Plan& plan) {
+  Plan places;
+  places.page_size = plan.page_size;
+  std::vector<PlanExtent> ordered = plan.extents;
+  // Those of a file follow its groups; others come by address.
+  if (plan.groups.empty()) {
+    std::sort(ordered.begin(), ordered.end(),
+              [](const PlanExtent& a, const PlanExtent& b) { return a.rank < b.rank; });
+  }
+  uint32_t pages = 0;  // in the group that is filled
+  const auto end_group = [&] {
+    if (pages == 0) return;
+    PlanGroup group{};
+    if (!places.groups.empty()) {
+      group.first_extent = places.groups.back().first_extent + places.groups.back().extent_count;
+    }
+    group.extent_count = static_cast<uint32_t>(places.extents.size()) - group.first_extent;
+    std::sort(places.extents.begin() + group.first_extent, places.extents.end(),
+              [](const PlanExtent& a, const PlanExtent& b) { return a.first_page < b.first_page; });
+    places.groups.push_back(group);
+    pages = 0;
+  };
+  for (PlanExtent extent : ordered) {
+    while (extent.page_count > 0) {
+      PlanExtent part = extent;
+      part.page_count = std::min(extent.page_count, static_cast<uint32_t>(kMostPlacePages) - pages);
+      part.flags = 0;
+      places.extents.push_back(part);
+      extent.first_page += part.page_count;
+      extent.page_count -= part.page_count;
+      pages += part.page_count;
+      if (pages == kMostPlacePages) end_group();
+    }
+  }
+  end_group();
+  return places;
+}
+
 std::vector<Block> blocks_of(const Plan& plan, uint64_t page_size, uint64_t memory_bytes) {
   std::vector<PlanExtent> by_rank = plan.extents;
   std::sort(by_rank.begin(), by_rank.end(),

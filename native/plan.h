@@ -2,8 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
+
+#include "page_source.h"
 
 namespace reap {
 
@@ -29,17 +32,30 @@ constexpr uint32_t kZeroExtent = 1;
 constexpr uint64_t kPlanPage = 4096;
 constexpr uint64_t kMostGroupBytes = 1 << 20;
 
+// The states of both files in which every page of the set was found to be that of the memory file.
+struct Proof {
+  FileStamp memory_file;
+  FileStamp working_set;
+};
+
 struct Plan {
-  std::string path;                // empty: the bytes are in the memory file alone
+  std::string path;                // of the working-set file; empty: there is none
   uint64_t page_size = kPlanPage;  // of the guest that was recorded
   std::vector<PlanGroup> groups;   // in first-touch order
   std::vector<PlanExtent> extents;
+  // Whether bytes may come from the working-set file. Without it they come from the memory file.
+  std::optional<Proof> proof;
 };
 
 // Whether every table entry stays inside the tables and the memory: what workers rely on.
 bool fits(const Plan& plan, uint64_t memory_bytes);
 
-// A stretch of the memory file, for guests whose page is not 4 KiB and plans without a file.
+// The same pages in about the same order, for bytes that come from the memory file: in groups of up
+// to kMostPlacePages pages, zero pages like others. There is no path, and groups have no data.
+constexpr uint64_t kMostPlacePages = kMostGroupBytes / kPlanPage;
+Plan places_of(const Plan& plan);
+
+// A stretch of the memory file, for guests whose page is not 4 KiB.
 struct Block {
   uint64_t offset;
   uint64_t length;

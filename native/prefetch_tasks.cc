@@ -44,7 +44,8 @@ void Prefetcher::perform(Task& task, Own& own) {
       fetch(job, task, task.buffer.data());
       break;
     case Step::install:
-      install(job, task, task.buffer.data(), own);
+      // It was fetched before, perhaps before the VM connected.
+      if (is_still_that(job, task, 0)) install(job, task, task.buffer.data(), own);
       break;
     case Step::fetch_and_install:
       if (fetch(job, task, own.fetched.data())) install(job, task, own.fetched.data(), own);
@@ -57,9 +58,27 @@ void Prefetcher::perform(Task& task, Own& own) {
 
 bool Prefetcher::fetch(const Job& job, Task& task, uint8_t* buffer) {
   task.fetch.began = Clock::now();
-  const bool good = job.by_block ? fetch_block(job, task, buffer) : fetch_group(job, task, buffer);
+  const bool good = job.source == Source::working_set ? fetch_group(job, task, buffer)
+                    : job.source == Source::places    ? fetch_places(job, task, buffer)
+                                                      : fetch_block(job, task, buffer);
   task.fetch.ended = Clock::now();
   return good;
+}
+
+// Whether what was fetched is of the states of the files that it should be of. A memory file that
+// is written to under a running VM has no right bytes any more: a part of the guest is of the old
+// content. Before that, and where no write shows, it is fetched anew.
+bool Prefetcher::is_still_that(const Job& job, Task& task, uint64_t offset) {
+  const FileStamp now = job.client->memory_file().look();
+  const FileChange change = change_of(task.memory_stamp, now);
+  if (change == FileChange::content && task.is_connected) {
+    task.report.failure = changed_failure(offset);
+    return false;
+  }
+  task.is_void = change != FileChange::none || (job.source == Source::working_set &&
+                                                job.file.look() != job.plan->proof->working_set);
+  task.memory_stamp = now;
+  return !task.is_void;
 }
 
 bool Prefetcher::fetch_group(const Job& job, Task& task, uint8_t* buffer) {
@@ -67,6 +86,8 @@ bool Prefetcher::fetch_group(const Job& job, Task& task, uint8_t* buffer) {
   if (group.data_bytes == 0) return true;
   const PageSource::Result read =
       job.file.read_streaming(group.data_offset, buffer, group.data_bytes);
+  // A file that was written to breaks the rules below; the memory file does not.
+  if (!is_still_that(job, task, group.data_offset)) return false;
   Failure& failure = task.report.failure;
   if (read.read == PageSource::Read::failed) {
     failure = read_failure(ErrorCode::working_set_io, read, group.data_offset);
@@ -87,12 +108,45 @@ bool Prefetcher::fetch_group(const Job& job, Task& task, uint8_t* buffer) {
   return false;
 }
 
+// The extents of a group from all over the memory file. What the page cache has is copied; from the
+// first page on that it does not have, the disk is asked for all at once and then waited for: one
+// after the other took twice as long as the same reads with a full queue.
+bool Prefetcher::fetch_places(const Job& job, Task& task, uint8_t* buffer) {
+  const PageSource& source = job.client->memory_file();
+  const PlanGroup& group = job.places.groups[task.unit];
+  const PlanExtent* extents = job.places.extents.data() + group.first_extent;
+  uint64_t bytes = 0;
+  for (uint32_t i = 0; i < group.extent_count; ++i) {
+    const uint64_t offset = extents[i].first_page * kPlanPage;
+    const uint64_t length = extents[i].page_count * kPlanPage;
+    task.holes[i] = source.hole_end(offset) >= offset + length;
+    if (task.holes[i]) continue;
+    PageSource::Result read{PageSource::Read::would_block};
+    if (!task.waited) read = source.read_cached(offset, buffer + bytes, length);
+    if (read.read == PageSource::Read::would_block) {
+      for (uint32_t next = i; !task.waited && next < group.extent_count; ++next) {
+        source.will_need(extents[next].first_page * kPlanPage,
+                         extents[next].page_count * kPlanPage);
+      }
+      task.waited = true;
+      read = source.read(offset, buffer + bytes, length);
+    }
+    if (read.read != PageSource::Read::done) {
+      task.report.failure = read_failure(ErrorCode::source_read, read, offset);
+      return false;
+    }
+    bytes += length;
+  }
+  job.client->ledger().add(Counter::bytes_read, bytes);
+  task.fetched = bytes > 0;
+  return is_still_that(job, task, extents->first_page * kPlanPage);
+}
+
 bool Prefetcher::fetch_block(const Job& job, Task& task, uint8_t* buffer) {
   const Block& block = job.blocks[task.unit];
   const PageSource& source = job.client->memory_file();
-  // Asked once: an unwritten extent is a hole until somebody reads it, and data from then on.
-  task.hole = source.hole_end(block.offset) >= block.offset + block.length;
-  if (task.hole) return true;
+  task.holes[0] = source.hole_end(block.offset) >= block.offset + block.length;
+  if (task.holes[0]) return is_still_that(job, task, block.offset);
   const PageSource::Result read = source.read_streaming(block.offset, buffer, block.length);
   if (read.read != PageSource::Read::done) {
     task.report.failure = read_failure(ErrorCode::source_read, read, block.offset);
@@ -101,27 +155,31 @@ bool Prefetcher::fetch_block(const Job& job, Task& task, uint8_t* buffer) {
   job.client->ledger().add(Counter::bytes_read, block.length);
   task.fetched = true;
   task.waited = read.waited;
-  return true;
+  return is_still_that(job, task, block.offset);
 }
 
 // What was fetched for a task, as it goes into guest memory: by address within a group.
 void Prefetcher::lay_out(const Job& job, Task& task, const uint8_t* buffer,
                          std::vector<Piece>* pieces) {
   pieces->clear();
-  if (job.by_block) {
+  const auto add = [&](uint64_t offset, uint64_t length, bool zero) {
+    pieces->push_back({offset, length, zero ? nullptr : buffer});
+    if (zero) return;
+    buffer += length;
+    task.report.bytes += length;
+  };
+  if (job.source == Source::blocks) {
     const Block& block = job.blocks[task.unit];
-    pieces->push_back({block.offset, block.length, task.hole ? nullptr : buffer});
-    task.report.bytes += task.hole ? 0 : block.length;
+    add(block.offset, block.length, task.holes[0]);
   } else {
-    const PlanGroup& group = job.plan->groups[task.unit];
-    const PlanExtent* extent = job.plan->extents.data() + group.first_extent;
+    const Plan& layout = job.layout();
+    const PlanGroup& group = layout.groups[task.unit];
+    const PlanExtent* extent = layout.extents.data() + group.first_extent;
     for (uint32_t i = 0; i < group.extent_count; ++i, ++extent) {
-      const bool zero = extent->flags & kZeroExtent;
-      const uint64_t length = uint64_t{extent->page_count} * kPlanPage;
-      pieces->push_back({extent->first_page * kPlanPage, length, zero ? nullptr : buffer});
-      if (!zero) buffer += length;
+      const bool zero =
+          job.source == Source::places ? task.holes[i] : (extent->flags & kZeroExtent) != 0;
+      add(extent->first_page * kPlanPage, extent->page_count * kPlanPage, zero);
     }
-    task.report.bytes += group.data_bytes;
   }
   task.report.extents += pieces->size();
 }
@@ -205,8 +263,10 @@ void Prefetcher::fill_stretch(const Job& job, Task& task, Mapping& buffer) {
       const uint64_t data_end = (source.data_end(offset) + page_size - 1) / page_size * page_size;
       length = std::min(length, std::max(data_end - offset, page_size));
       const PageSource::Result read = source.read(offset, buffer.data(), length);
-      if (read.read != PageSource::Read::done) {
-        task.report.failure = read_failure(ErrorCode::source_read, read, offset);
+      const bool is_done = read.read == PageSource::Read::done;
+      if (!is_done || job.client->handler().memory_file_changed()) {
+        task.report.failure =
+            is_done ? changed_failure(offset) : read_failure(ErrorCode::source_read, read, offset);
         task.filled = Filled::failed;
         return;
       }

@@ -46,14 +46,12 @@ void Prefetcher::start(std::shared_ptr<PrefetchClient> client, std::shared_ptr<c
   job->client = std::move(client);
   job->plan = std::move(plan);
   job->page_size = job->plan->page_size;
-  job->replan = needs_blocks(*job);
-  const int error = job->plan->path.empty() ? 0 : job->file.open(job->plan->path);
-  if (error != 0) {
-    job->report.failure.code = ErrorCode::working_set_io;
-    job->report.failure.err = error;
-    job->report.failure.syscall = "open";
-    job->over = true;
-  }
+  job->memory_stamp = job->client->memory_file().stamp();
+  const std::optional<Proof>& proof = job->plan->proof;
+  const bool holds = proof && proof->memory_file == job->memory_stamp &&
+                     job->file.open(job->plan->path) == 0 &&
+                     job->file.stamp() == proof->working_set;
+  job->proof_is_void = !holds;
   std::lock_guard<std::mutex> lock(mutex_);
   jobs_.push_back(std::move(job));
   changed_.notify_all();
@@ -66,6 +64,13 @@ void Prefetcher::connected(PrefetchClient* client) {
     const uint64_t page_size = client->handler().memory().page_size();
     job->replan = job->replan || page_size != job->page_size;
     job->page_size = page_size;
+    // Nothing is installed yet, so that the file as the VMM found it counts. Test: "a memory file
+    // that changes before the handshake is fetched anew".
+    if (client->handler().memory_stamp() != job->memory_stamp) {
+      job->memory_stamp = client->handler().memory_stamp();
+      job->proof_is_void = true;
+      job->replan = true;
+    }
     job->connected = true;
   }
   changed_.notify_all();
@@ -159,22 +164,15 @@ bool Prefetcher::task_of(Job& job, Task* task) {
   }
   if (job.replan) {
     if (job.busy > 0) return false;
-    for (Fetched& fetched : job.ready) recycle(std::move(fetched.buffer));
-    job.ready.clear();
-    job.next = 0;
-    job.by_block = needs_blocks(job);
-    job.blocks = job.by_block
-                     ? blocks_of(*job.plan, job.page_size, job.client->memory_file().bytes())
-                     : std::vector<Block>();
-    job.replan = false;
-    changed_.notify_all();
-    waits_.notify_all();
+    replan(job);
   }
   if (job.connected && !job.ready.empty()) {
     task->step = Step::install;
     task->unit = job.ready.front().unit;
     task->buffer = std::move(job.ready.front().buffer);
-    task->hole = job.ready.front().hole;
+    task->holes = job.ready.front().holes;
+    task->memory_stamp = job.memory_stamp;
+    task->is_connected = true;
     job.ready.pop_front();
     waits_.notify_one();
     return true;
@@ -187,7 +185,31 @@ bool Prefetcher::task_of(Job& job, Task* task) {
   if (!job.connected) return fetch_ahead(job, task);
   task->step = Step::fetch_and_install;
   task->unit = job.next++;
+  task->memory_stamp = job.memory_stamp;
+  task->is_connected = true;
   return true;
+}
+
+// Says anew where the units are, and starts with the first: what is installed is passed over.
+void Prefetcher::replan(Job& job) {
+  for (Fetched& fetched : job.ready) recycle(std::move(fetched.buffer));
+  job.ready.clear();
+  job.next = job.installed = 0;
+  job.places = Plan();
+  job.blocks.clear();
+  if (job.proof_is_void) job.file = PageSource();
+  if (job.page_size != kPlanPage) {
+    job.source = Source::blocks;
+    job.blocks = blocks_of(*job.plan, job.page_size, job.client->memory_file().bytes());
+  } else if (job.file) {
+    job.source = Source::working_set;
+  } else {
+    job.source = Source::places;
+    job.places = places_of(*job.plan);
+  }
+  job.replan = false;
+  changed_.notify_all();
+  waits_.notify_all();
 }
 
 // What a reader does: keeps the disk busy while the workers install.
@@ -204,6 +226,8 @@ bool Prefetcher::fetch_ahead(Job& job, Task* task) {
   task->buffer = std::move(pool_.back());
   pool_.pop_back();
   task->unit = job.next++;
+  task->memory_stamp = job.memory_stamp;
+  task->is_connected = job.connected;
   ++job.fetching;
   return true;
 }
@@ -226,6 +250,11 @@ void Prefetcher::settle(Task& task) {
     job.waits = task.waited;
     if (job.waits) waits_.notify_all();
   }
+  if (task.is_void) {
+    job.memory_stamp = task.memory_stamp;
+    job.proof_is_void = true;
+    job.replan = true;
+  }
   const bool dead = task.filled == Filled::gone || task.filled == Filled::stopped;
   job.dead = job.dead || dead;
   job.over = job.over || dead || job.report.failure;
@@ -233,7 +262,7 @@ void Prefetcher::settle(Task& task) {
     // Two workers may come back in the other order.
     auto after = std::find_if(job.ready.begin(), job.ready.end(),
                               [&](const Fetched& other) { return other.unit > task.unit; });
-    job.ready.insert(after, Fetched{task.unit, std::move(task.buffer), task.hole});
+    job.ready.insert(after, Fetched{task.unit, std::move(task.buffer), task.holes});
     changed_.notify_one();
     return;
   }
@@ -294,6 +323,7 @@ void Prefetcher::end_if_over(Job* job, std::unique_lock<std::mutex>& lock) {
     if (owned->filling) {
       client.on_filled(owned->filled, owned->report.failure);
     } else {
+      owned->report.from_working_set = owned->source == Source::working_set;
       owned->report.fetch_us = microseconds_in(std::move(owned->fetches));
       owned->report.pages = client.ledger().get(Counter::prefetched);
       owned->report.since_connect_us = client.handler().microseconds_since_connect();

@@ -2,6 +2,7 @@
 // many restores there are, and readers that fetch ahead of them where a fetch waits for the disk.
 #pragma once
 
+#include <bitset>
 #include <chrono>
 #include <condition_variable>
 #include <deque>
@@ -28,7 +29,8 @@ struct PrefetchReport {
   uint64_t fetch_us = 0;    // in which at least one thread fetched
   uint64_t install_us = 0;  // summed over the workers
   uint64_t since_connect_us = 0;
-  Failure failure;  // why it ended early; the guest is served on demand then
+  bool from_working_set = false;  // the bytes; else they came from the memory file
+  Failure failure;                // why it ended early; the guest is served on demand then
 };
 
 struct Span {
@@ -60,8 +62,8 @@ class Prefetcher {
   explicit Prefetcher(unsigned workers, unsigned readers = 0);
   ~Prefetcher();
 
-  // Starts to fetch; installs begin with connected(). A working-set file that cannot be opened is
-  // reported like one that cannot be read.
+  // Starts to fetch; installs begin with connected(). Bytes come from the working-set file as long
+  // as both files are in the states of the plan's proof, and from the memory file otherwise.
   void start(std::shared_ptr<PrefetchClient> client, std::shared_ptr<const Plan> plan);
   void connected(PrefetchClient* client);
   // Installs every page of the memory file that the guest does not have, except the removed ones.
@@ -75,22 +77,34 @@ class Prefetcher {
  private:
   static constexpr uint64_t kBufferBytes = kMostBlockBytes;  // and what one task of fill() reads
 
+  // Extents of a group, or a block, that were holes of the memory file when they were fetched.
+  // Asked once: an unwritten extent is a hole until somebody reads it, and data from then on.
+  using Holes = std::bitset<kMostPlacePages>;
   struct Fetched {
     uint64_t unit;
     Mapping buffer;
-    bool hole;
+    Holes holes;
   };
-  // Work on one restore. Only `client`, `plan`, `file` and `blocks` are read without the mutex, by
-  // workers that are counted in `busy`.
+  // Where the units of a job are, and so where their bytes come from.
+  enum class Source {
+    working_set,  // groups of the plan
+    places,       // groups of `places`, from the memory file
+    blocks,       // `blocks` of it
+  };
+  // Work on one restore. Only `client`, `plan`, `file`, `source`, `places` and `blocks` are read
+  // without the mutex, by workers that are counted in `busy`.
   struct Job {
     std::shared_ptr<PrefetchClient> client;
     std::shared_ptr<const Plan> plan;
-    PageSource file;
+    PageSource file;  // the working-set file, while the plan's proof holds
+    Source source = Source::places;
+    Plan places;
     std::vector<Block> blocks;
+    FileStamp memory_stamp{};  // of what was fetched
     uint64_t page_size = kPlanPage;
-    bool by_block = false;  // units are `blocks` instead of the plan's groups
-    bool replan = false;    // the guest's page size is not the recorded one
-    bool filling = false;   // the job of fill(): `next` is an offset of the memory file
+    bool replan = true;  // `source` is not known yet, or not any more
+    bool proof_is_void = false;
+    bool filling = false;  // the job of fill(): `next` is an offset of the memory file
     bool connected = false;
     bool waits = false;  // the last fetch waited for the disk
     bool over = false;   // finished, failed or canceled; goes when no worker is busy with it
@@ -106,15 +120,22 @@ class Prefetcher {
     FaultHandler::Filled filled = FaultHandler::Filled::all;
     std::chrono::steady_clock::time_point short_of_memory_since{};
 
-    uint64_t units() const { return by_block ? blocks.size() : plan->groups.size(); }
+    // The groups that are fetched, unless it is blocks.
+    const Plan& layout() const { return source == Source::places ? places : *plan; }
+    uint64_t units() const {
+      return source == Source::blocks ? blocks.size() : layout().groups.size();
+    }
   };
   enum class Step { fetch_ahead, fetch_and_install, install, fill };
   struct Task {
     Job* job = nullptr;
     Step step = Step::fetch_ahead;
     uint64_t unit = 0;
-    Mapping buffer;         // of the pool: to fetch into, or fetched already
-    bool hole = false;      // nothing was fetched: the block is a hole of the memory file
+    Mapping buffer;  // of the pool: to fetch into, or fetched already
+    Holes holes;
+    FileStamp memory_stamp{};  // the job's, and what it is now if `is_void`
+    bool is_connected = false;
+    bool is_void = false;   // what was fetched may be another state of the files
     bool fetched = false;   // bytes, from a file
     Span fetch{};           // when
     bool waited = false;    // for them
@@ -142,13 +163,13 @@ class Prefetcher {
   bool task_of(Job& job, Task* task);
   bool read_ahead_of(Job& job, Task* task);
   bool fetch_ahead(Job& job, Task* task);
-  static bool needs_blocks(const Job& job) {
-    return job.page_size != kPlanPage || job.plan->path.empty();
-  }
+  void replan(Job& job);
   void perform(Task& task, Own& own);
   bool fetch(const Job& job, Task& task, uint8_t* buffer);
   bool fetch_group(const Job& job, Task& task, uint8_t* buffer);
+  bool fetch_places(const Job& job, Task& task, uint8_t* buffer);
   bool fetch_block(const Job& job, Task& task, uint8_t* buffer);
+  bool is_still_that(const Job& job, Task& task, uint64_t offset);
   static void lay_out(const Job& job, Task& task, const uint8_t* buffer,
                       std::vector<Piece>* pieces);
   void install(const Job& job, Task& task, const uint8_t* buffer, Own& own);

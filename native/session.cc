@@ -66,10 +66,8 @@ Failure Session::start() {
     failure.syscall = "open";
     return failure;
   }
-  // The plan was checked when it was read, which takes a moment, and the file may be another by
-  // now.
-  if (options_.plan && (memory_file_.stamp() != options_.plan_is_for ||
-                        !fits(*options_.plan, memory_file_.bytes()))) {
+  // The size was compared when the plan was read, and the file may be another by now.
+  if (options_.plan && !fits(*options_.plan, memory_file_.bytes())) {
     Failure failure;
     failure.code = ErrorCode::snapshot_mismatch;
     failure.check = "changed";
@@ -246,6 +244,9 @@ void Session::on_prefetched(const PrefetchReport& report) {
   event.prefetch = report;
   event.failure = report.failure;
   engine_.emit(std::move(event));
+  if (report.failure.code == ErrorCode::source_read && handler_->memory_file_changed()) {
+    fail(report.failure);
+  }
 }
 
 bool Session::detach() {

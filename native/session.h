@@ -24,7 +24,6 @@ struct SessionOptions {
   std::string socket_path;
   std::string memory_file;
   std::shared_ptr<const Plan> plan;  // null: no prefetch
-  PageSource::Stamp plan_is_for{};   // the memory file that the plan was held against
   bool record = false;
   bool kill_vm = true;  // when the session fails or the process ends while the VM is alive
   std::optional<uid_t> peer_uid;

@@ -2,20 +2,16 @@ import type { BigIntStats } from 'node:fs'
 import { stat } from 'node:fs/promises'
 import { LRUCache } from 'lru-cache'
 import { ReapTraceError } from './errors.js'
-import {
-  checkIdentity,
-  checkSize,
-  type FileStamp,
-  isSettled,
-  stamp,
-  stampOf,
-  statMemoryFile,
-} from './snapshot.js'
+import { checkIdentity, checkSize, isSettled, stamp, stampOf, statMemoryFile } from './snapshot.js'
 import { type Plan, planOf, WorkingSet } from './working-set.js'
 
-/** A working set that is sound, and the memory file that it was held against. */
+/** A working set that is sound and fits the memory file. */
 export interface CheckedPlan extends Plan {
-  readonly isFor: FileStamp
+  /**
+   * The stamps of the memory file and of the working-set file between which bytes of the set may be
+   * installed; without them all bytes come from the memory file.
+   */
+  readonly proof: BigUint64Array | null
 }
 
 /**
@@ -32,7 +28,10 @@ export async function planFor(
   const plan = planOf(set)
   if (plan) {
     const { path, pageSize, groups, extents } = plan
-    return { path, pageSize, groups, extents, isFor: await checkIdentity(memoryFile, set) }
+    const file = await stat(path, { bigint: true }).catch(() => undefined)
+    const memory = await checkIdentity(memoryFile, set)
+    const proof = file ? BigUint64Array.of(...memory, ...stampOf(file)) : null
+    return { path, pageSize, groups, extents, proof }
   }
   // Places without bytes: those come from the memory file, which is always the right one.
   const stats = await statMemoryFile(memoryFile)
@@ -46,7 +45,7 @@ export async function planFor(
     pageSize: set.pageSize,
     groups: new Uint8Array(),
     extents: new Uint8Array(extents.buffer),
-    isFor: stampOf(stats),
+    proof: null,
   }
 }
 

@@ -160,6 +160,13 @@ function explainFile(failure: NativeFailure, what: string, path: string | undefi
       path,
     }
   }
+  if (check === 'changed') {
+    return {
+      message: `${what} ${path} was written to while a VM was served from it`,
+      hint: 'Nothing may write to a snapshot that is served: write the next one to another file.',
+      path,
+    }
+  }
   if (check === 'group-checksum') {
     return {
       message: `${what} ${path} is damaged: the checksum of the group at offset ${offset} does not match`,
@@ -229,8 +236,8 @@ function explainCause(
       return explainPeer(failure, context.socketPath)
     case 'ERR_SNAPSHOT_MISMATCH':
       return {
-        message: `the memory file ${context.memoryFile} was changed while the working set was held against it`,
-        hint: 'A memory file must not change while it is used: write the next one under another name.',
+        message: `the memory file ${context.memoryFile} became shorter while the working set was read`,
+        hint: 'A memory file must not change while it is used: write the next one to another file.',
         path: context.memoryFile,
       }
     case 'ERR_SOURCE_READ':

@@ -27,7 +27,7 @@ export interface NativeEvent {
   readonly pageSize?: number
   /** Address, size and offset of each region. */
   readonly regions?: BigUint64Array
-  /** pages, extents, bytes, fetchUs, installUs, sinceConnectUs */
+  /** pages, extents, bytes, fetchUs, installUs, sinceConnectUs, fromWorkingSet */
   readonly prefetch?: Float64Array
   /** Index into {@link endStates}. */
   readonly state?: number
@@ -58,7 +58,7 @@ interface Addon {
     planPageSize: number,
     groups: Uint8Array | null,
     extents: Uint8Array | null,
-    planIsFor: BigUint64Array | null,
+    proof: BigUint64Array | null,
   ): NativeFailure | [id: number, session: NativeSession]
   close(session: NativeSession, killVm: boolean): void
   detach(session: NativeSession): boolean

@@ -365,7 +365,7 @@ export async function serve(options: ServeOptions): Promise<FaultHandler> {
       plan?.pageSize ?? 0,
       plan?.groups ?? null,
       plan?.extents ?? null,
-      plan?.isFor ?? null,
+      plan?.proof ?? null,
     )
   let opened = open()
   if (plan && !Array.isArray(opened)) {

@@ -1,4 +1,4 @@
-import { readdir, truncate } from 'node:fs/promises'
+import { chmod, link, readdir, rename, truncate, unlink, utimes } from 'node:fs/promises'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
@@ -358,7 +358,6 @@ describe('when something goes wrong', () => {
     await s.vmm.handshake(s.socketPath)
     await s.vmm.read(1)
     await truncate(s.memoryFile, 100 * 4096 + 17)
-    await s.vmm.read(99)
     await expect(s.vmm.read(100)).rejects.toThrow(/the VMM ended \(SIGKILL\)/)
     await expect(handler.closed).rejects.toMatchObject({
       code: 'ERR_SOURCE_READ',
@@ -367,6 +366,33 @@ describe('when something goes wrong', () => {
       path: s.memoryFile,
       message: expect.stringContaining('was killed'),
     })
+  })
+
+  test('a memory file that is written to kills the VM at the next page that is read', async () => {
+    const s = await scene({ pages: 256, holes: false })
+    const handler = await serveScene(s)
+    await s.vmm.handshake(s.socketPath)
+    await s.vmm.read(1)
+    await utimes(s.memoryFile, 1, 1)
+    await expect(s.vmm.read(100)).rejects.toThrow(/the VMM ended \(SIGKILL\)/)
+    await expect(handler.closed).rejects.toMatchObject({
+      code: 'ERR_SOURCE_READ',
+      check: 'changed',
+      path: s.memoryFile,
+      message: expect.stringContaining('was written to while a VM was served from it'),
+    })
+  })
+
+  test('a memory file that gets another owner, mode, name or link is served on', async () => {
+    const s = await scene({ pages: 256, holes: false })
+    await serveScene(s)
+    await s.vmm.handshake(s.socketPath)
+    await s.vmm.read(1)
+    await chmod(s.memoryFile, 0o640)
+    await link(s.memoryFile, join(s.folder, 'link'))
+    await rename(s.memoryFile, join(s.folder, 'another name'))
+    expect((await s.vmm.verify(join(s.folder, 'link'))).wrong).toEqual([])
+    await unlink(join(s.folder, 'link'))
   })
 
   test('a listener that throws is the process’s problem, not the session’s', async () => {

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { afterEach, expect, test, vi } from 'vitest'
 import { Trace, WorkingSet } from '../src/index.js'
 import { makeMemoryFile } from './fake-vmm.js'
-import { eventLog, type Scene, scene, serveScene } from './scratch.js'
+import { type Scene, scene, serveScene } from './scratch.js'
 
 // What happens between the check of the working set and the opening of the memory file.
 const race = vi.hoisted(() => ({ afterCheck: async (): Promise<void> => {} }))
@@ -50,39 +50,14 @@ async function replaceAfterCheck(s: Scene): Promise<void> {
   }
 }
 
-const changed = { code: 'ERR_SNAPSHOT_MISMATCH', check: 'changed' }
-
-test("a memory file that is replaced after the check is refused with onBadWorkingSet 'fail'", async () => {
+test('a memory file that is replaced after the check gives its own bytes, and the set none', async () => {
   const s = await scene({ pages: PAGES })
   const workingSet = await set(s)
   await replaceAfterCheck(s)
-  await expect(serveScene(s, { workingSet, onBadWorkingSet: 'fail' })).rejects.toMatchObject({
-    ...changed,
-    path: s.memoryFile,
-    hint: expect.stringContaining('must not change'),
-  })
-})
-
-test('a memory file that is replaced after the check is served on demand with a warning', async () => {
-  const s = await scene({ pages: PAGES })
-  const workingSet = await set(s)
-  await replaceAfterCheck(s)
-  const log = eventLog()
-  const handler = await serveScene(s, { workingSet, onEvent: log.onEvent })
-  expect(log.events[0]).toMatchObject({ type: 'warning', error: changed })
+  const handler = await serveScene(s, { workingSet })
   await s.vmm.handshake(s.socketPath)
-  expect(await handler.prefetched).toMatchObject({ pages: 0, complete: false, error: changed })
-  // The bytes of the file that is there now, none of the old one's.
+  expect(await handler.prefetched).toMatchObject({ pages: 700, complete: true })
   expect((await s.vmm.verify(s.memoryFile)).wrong).toEqual([])
-})
-
-test('who aborts on the warning of a replaced memory file gets no session', async () => {
-  const s = await scene({ pages: PAGES })
-  const workingSet = await set(s)
-  await replaceAfterCheck(s)
-  const caller = new AbortController()
-  const options = { workingSet, signal: caller.signal, onEvent: () => caller.abort('enough') }
-  await expect(serveScene(s, options)).rejects.toBe('enough')
 })
 
 test('a memory file that stays is prefetched', async () => {

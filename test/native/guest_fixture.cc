@@ -62,11 +62,11 @@ bool Flag::set_within_a_moment() const {
 }
 
 Hooks::~Hooks() {
-  for (auto* hook :
-       {&reap::hooks::before_event, &reap::hooks::before_drain, &reap::hooks::before_serve,
-        &reap::hooks::before_install, &reap::hooks::before_prefetch_install,
-        &reap::hooks::before_ioctl, &reap::hooks::before_page_cache_turn, &reap::hooks::after_look,
-        &reap::hooks::before_page_tables}) {
+  for (auto* hook : {&reap::hooks::before_direct_open, &reap::hooks::before_event,
+                     &reap::hooks::before_drain, &reap::hooks::before_serve,
+                     &reap::hooks::before_install, &reap::hooks::before_prefetch_install,
+                     &reap::hooks::before_ioctl, &reap::hooks::before_page_cache_turn,
+                     &reap::hooks::after_look, &reap::hooks::before_page_tables}) {
     *hook = nullptr;
   }
   for (auto* answer : {&reap::hooks::is_cold, &reap::hooks::cores_are_busy,
@@ -283,8 +283,12 @@ Restore::Restore(Shape wanted, bool record)
       guest(shape) {
   if (!missing().empty()) return;
   CHECK(write_memory_file(path, shape, bytes));
-  CHECK_EQ(memory_file.open(path), 0);
   if (record) trace.start(shape.page_size, shape.bytes());
+  connect();
+}
+
+void Restore::connect() {
+  CHECK_EQ(memory_file.open(path), 0);
   handler = std::make_unique<reap::FaultHandler>(
       reap::GuestMemory(guest.regions(), shape.page_size), guest.uffd_for_the_handler(),
       memory_file, ledger, trace);

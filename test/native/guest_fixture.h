@@ -202,6 +202,8 @@ class Restore {
   uint64_t get(Counter counter) const { return ledger.get(counter); }
   uint64_t page_size() const { return shape.page_size; }
   const uint8_t* bytes_of(uint64_t page) const { return bytes.data() + page * shape.page_size; }
+  // Opens the memory file anew, for a handler that has met no change of it.
+  void connect();
   // Touch the page, so somebody has to serve it.
   bool has_file_bytes(uint64_t page) const;
   bool is_zero(uint64_t page) const;

@@ -4,6 +4,8 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <iterator>
 #include <string>
 #include <utility>
 #include <vector>
@@ -22,6 +24,16 @@ struct Pages {
   bool zero = false;
 };
 using Group = std::vector<Pages>;
+
+// Writes the file of a plan, and takes for proven that it is the memory file's.
+inline void write_data(const Restore& restore, reap::Plan& plan, const std::vector<uint8_t>& data) {
+  const reap::UniqueFd file(
+      ::open(plan.path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+  CHECK_EQ(::write(file.get(), data.data(), data.size()), data.size());
+  reap::PageSource written;
+  CHECK_EQ(written.open(plan.path), 0);
+  plan.proof = reap::Proof{restore.memory_file.stamp(), written.stamp()};
+}
 
 // Writes the data of a working-set file as prefetchers read it: groups, each at a page.
 inline reap::Plan write_working_set(const Restore& restore, const std::vector<Group>& groups,
@@ -47,10 +59,32 @@ inline reap::Plan write_working_set(const Restore& restore, const std::vector<Gr
     group.checksum = reap::crc32c(data.data() + group.data_offset, group.data_bytes);
     plan.groups.push_back(group);
   }
-  const reap::UniqueFd file(
-      ::open(plan.path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
-  CHECK_EQ(::write(file.get(), data.data(), data.size()), data.size());
+  write_data(restore, plan, data);
   return plan;
+}
+
+// The same with every bit of the data wrong, and no checksum or stamp that says so: what the guest
+// finds tells where its bytes came from.
+inline reap::Plan write_false_set(const Restore& restore, const std::vector<Group>& groups) {
+  reap::Plan plan = write_working_set(restore, groups);
+  std::vector<uint8_t> data(kSmallPage);
+  for (reap::PlanGroup& group : plan.groups) {
+    const reap::PlanExtent* extent = plan.extents.data() + group.first_extent;
+    for (uint32_t i = 0; i < group.extent_count; ++i, ++extent) {
+      if (extent->flags & reap::kZeroExtent) continue;
+      const auto from = restore.bytes.begin() + static_cast<long>(extent->first_page * kSmallPage);
+      std::transform(from, from + static_cast<long>(extent->page_count * kSmallPage),
+                     std::back_inserter(data), [](uint8_t byte) { return ~byte; });
+    }
+    group.checksum = reap::crc32c(data.data() + group.data_offset, group.data_bytes);
+  }
+  write_data(restore, plan, data);
+  return plan;
+}
+inline bool has_false_bytes(const Restore& restore, uint64_t page) {
+  const uint8_t* in_guest = restore.guest.page(page);
+  return std::equal(in_guest, in_guest + kSmallPage, restore.bytes_of(page),
+                    [](uint8_t one, uint8_t other) { return one == static_cast<uint8_t>(~other); });
 }
 
 // Groups of one extent of one page each.

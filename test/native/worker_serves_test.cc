@@ -230,7 +230,6 @@ class HeldWorker {
     options.memory_file = restore.path;
     options.kill_vm = false;
     options.plan = std::make_shared<const reap::Plan>(write_working_set(restore, {{{0, 2}}}));
-    options.plan_is_for = restore.memory_file.stamp();
     session_ = run_.open(options);
     connection_ = fixture::connect_to(options.socket_path);
     CHECK(fixture::send(connection_.get(),
