@@ -3,6 +3,7 @@ import { defineConfig } from 'vitest/config'
 export default defineConfig({
   test: {
     include: ['test/**/*.test.ts'],
+    globalSetup: 'test/proofs-setup.ts',
     typecheck: { enabled: true, include: ['test/**/*.test-d.ts'] },
     // A native crash in a fork is one reported error; in a thread it would end the runner.
     pool: 'forks',

@@ -152,14 +152,6 @@ SessionHandle* session_of(const Napi::CallbackInfo& info) {
   return external.Data();
 }
 
-template <typename Record>
-std::vector<Record> records(Napi::Value value) {
-  const auto bytes = value.As<Napi::Uint8Array>();
-  std::vector<Record> copied(bytes.ByteLength() / sizeof(Record));
-  std::memcpy(copied.data(), bytes.Data(), copied.size() * sizeof(Record));
-  return copied;
-}
-
 // start(listener) => errno
 Napi::Value start(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), Environment::of(info).start(info[0].As<Napi::Function>()));
@@ -189,8 +181,8 @@ Napi::Value open(const Napi::CallbackInfo& info) {
     auto plan = std::make_shared<reap::Plan>();
     plan->path = info[5].As<Napi::String>().Utf8Value();
     plan->page_size = info[6].As<Napi::Number>().Uint32Value();
-    plan->groups = records<reap::PlanGroup>(info[7]);
-    plan->extents = records<reap::PlanExtent>(info[8]);
+    plan->groups = reap::records<reap::PlanGroup>(info[7]);
+    plan->extents = reap::records<reap::PlanExtent>(info[8]);
     if (info[9].IsTypedArray()) {
       const auto stamps = info[9].As<Napi::BigUint64Array>();
       reap::Proof proof{};
@@ -292,6 +284,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports["takeTrace"] = Napi::Function::New(env, take_trace);
   exports["shutdown"] = Napi::Function::New(env, shutdown);
   exports["probe"] = Napi::Function::New(env, probe);
+  reap::add_comparison(env, exports);
   reap::add_files(env, exports);
   reap::add_page_cache(env, exports);
   return exports;

@@ -1,4 +1,5 @@
-// What the files of the seam share: addon.cc (sessions), addon_files.cc and addon_page_cache.cc.
+// What the files of the seam share: addon.cc (sessions), addon_comparison.cc, addon_files.cc and
+// addon_page_cache.cc.
 #pragma once
 
 #ifndef NAPI_VERSION
@@ -6,7 +7,9 @@
 #endif
 #include <napi.h>
 
+#include <cstdint>
 #include <cstring>
+#include <vector>
 
 #include "failure.h"
 
@@ -43,6 +46,18 @@ class Task : public Napi::AsyncWorker {
   Napi::Promise::Deferred deferred_;
 };
 
+// A table of a working-set file, as bytes.
+template <typename Record>
+std::vector<Record> records(Napi::Value value) {
+  const auto bytes = value.As<Napi::TypedArray>();
+  std::vector<Record> copied(bytes.ByteLength() / sizeof(Record));
+  if (copied.empty()) return copied;
+  const auto* data = static_cast<const uint8_t*>(bytes.ArrayBuffer().Data()) + bytes.ByteOffset();
+  std::memcpy(copied.data(), data, copied.size() * sizeof(Record));
+  return copied;
+}
+
+void add_comparison(Napi::Env env, Napi::Object exports);
 void add_files(Napi::Env env, Napi::Object exports);
 void add_page_cache(Napi::Env env, Napi::Object exports);
 

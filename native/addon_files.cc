@@ -1,4 +1,6 @@
 // Node-API only: what is read of files, apart from sessions. src/native.ts has the other side.
+#include <time.h>
+
 #include <memory>
 #include <string>
 #include <utility>
@@ -7,6 +9,7 @@
 #include "addon.h"
 #include "crc32c.h"
 #include "page_samples.h"
+#include "private_file.h"
 #include "working_set_index.h"
 
 namespace reap {
@@ -22,11 +25,11 @@ Napi::Value checksum(const Napi::CallbackInfo& info) {
 
 class SamplePages : public Task {
  public:
-  SamplePages(Napi::Env env, std::string path, std::vector<uint32_t> pages, PartialPage partial)
-      : Task(env), path_(std::move(path)), pages_(std::move(pages)), partial_(partial) {}
+  SamplePages(Napi::Env env, std::string path, std::vector<uint32_t> pages)
+      : Task(env), path_(std::move(path)), pages_(std::move(pages)) {}
 
  protected:
-  void Execute() override { failure_ = sample_pages(path_, pages_, partial_, &checksums_); }
+  void Execute() override { failure_ = sample_pages(path_, pages_, &checksums_); }
   Napi::Value result(Napi::Env env) override {
     if (failure_) return to_js(env, failure_);
     Napi::Uint32Array checksums = Napi::Uint32Array::New(env, checksums_.size());
@@ -37,18 +40,16 @@ class SamplePages : public Task {
  private:
   const std::string path_;
   const std::vector<uint32_t> pages_;
-  const PartialPage partial_;
   std::vector<uint32_t> checksums_;
   Failure failure_;
 };
 
-// samplePages(path, pages: Uint32Array, padsLastPage) => Promise<failure | Uint32Array>
+// sampleDiskPages(path, pages: Uint32Array) => Promise<failure | Uint32Array>
 Napi::Value start_sampling(const Napi::CallbackInfo& info) {
   const auto pages = info[1].As<Napi::Uint32Array>();
   auto* task =
       new SamplePages(info.Env(), info[0].As<Napi::String>().Utf8Value(),
-                      std::vector<uint32_t>(pages.Data(), pages.Data() + pages.ElementLength()),
-                      info[2].As<Napi::Boolean>() ? PartialPage::padded : PartialPage::refused);
+                      std::vector<uint32_t>(pages.Data(), pages.Data() + pages.ElementLength()));
   return task->run();
 }
 
@@ -72,7 +73,7 @@ class ReadIndex : public Task {
   void Execute() override { failure_ = read_working_set_index(path_, &found_); }
   Napi::Value result(Napi::Env env) override {
     if (failure_) return to_js(env, failure_);
-    Napi::Array result = Napi::Array::New(env, 4);
+    Napi::Array result = Napi::Array::New(env, 5);
     result[0U] = found_.is_regular ? Napi::Number::New(env, static_cast<double>(found_.file_bytes))
                                    : env.Null();
     result[1U] = give(env, std::move(found_.header));
@@ -85,6 +86,9 @@ class ReadIndex : public Task {
       rule[2U] = broken.what;
       result[3U] = rule;
     }
+    Napi::BigUint64Array stamp = Napi::BigUint64Array::New(env, found_.stamp.size());
+    fill(stamp, found_.stamp.data());
+    result[4U] = stamp;
     return result;
   }
 
@@ -95,16 +99,50 @@ class ReadIndex : public Task {
 };
 
 // readIndex(path) => Promise<failure | [fileBytes | null, header, index, [check, offset, what] |
-// null]>
+// null, stamp: BigUint64Array]>
 Napi::Value read_index(const Napi::CallbackInfo& info) {
   return (new ReadIndex(info.Env(), info[0].As<Napi::String>().Utf8Value()))->run();
+}
+
+class ReadPrivateFile : public Task {
+ public:
+  ReadPrivateFile(Napi::Env env, std::string folder, std::string name)
+      : Task(env), folder_(std::move(folder)), name_(std::move(name)) {}
+
+ protected:
+  void Execute() override { is_there_ = read_private_file(folder_, name_, &bytes_); }
+  Napi::Value result(Napi::Env env) override {
+    return is_there_ ? give(env, std::move(bytes_)) : env.Null();
+  }
+
+ private:
+  const std::string folder_;
+  const std::string name_;
+  std::vector<uint8_t> bytes_;
+  bool is_there_ = false;
+};
+
+// readPrivateFile(folder, name) => Promise<Uint8Array | null>
+Napi::Value start_reading_private_file(const Napi::CallbackInfo& info) {
+  auto* task = new ReadPrivateFile(info.Env(), info[0].As<Napi::String>().Utf8Value(),
+                                   info[1].As<Napi::String>().Utf8Value());
+  return task->run();
+}
+
+// coarseTime() => nanoseconds since 1970, by the clock that the kernel sets the times of files by
+Napi::Value coarse_time(const Napi::CallbackInfo& info) {
+  timespec now{};
+  ::clock_gettime(CLOCK_REALTIME_COARSE, &now);
+  return Napi::BigInt::New(info.Env(), now.tv_sec * int64_t{1000000000} + now.tv_nsec);
 }
 
 }  // namespace
 
 void add_files(Napi::Env env, Napi::Object exports) {
   exports["crc32c"] = Napi::Function::New(env, checksum);
-  exports["samplePages"] = Napi::Function::New(env, start_sampling);
+  exports["sampleDiskPages"] = Napi::Function::New(env, start_sampling);
+  exports["readPrivateFile"] = Napi::Function::New(env, start_reading_private_file);
+  exports["coarseTime"] = Napi::Function::New(env, coarse_time);
   exports["readIndex"] = Napi::Function::New(env, read_index);
 }
 

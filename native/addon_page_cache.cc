@@ -124,14 +124,6 @@ struct Prefetch {
   Event event;
 };
 
-template <typename Record>
-std::vector<Record> records(Napi::Value value) {
-  const auto words = value.As<Napi::Uint32Array>();
-  std::vector<Record> copied(words.ByteLength() / sizeof(Record));
-  if (!copied.empty()) std::memcpy(copied.data(), words.Data(), copied.size() * sizeof(Record));
-  return copied;
-}
-
 // prefetchPageCache(device, paths, touches: Uint32Array of page, microseconds; pagesPerTouch;
 //   diskExtents: Uint32Array of disk, page, pages, microseconds; budgetBytes)
 //   => [job, Promise<[Float64Array, failure | null]>]

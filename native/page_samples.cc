@@ -9,7 +9,7 @@
 namespace reap {
 
 Failure sample_pages(const std::string& path, const std::vector<uint32_t>& pages,
-                     PartialPage partial, std::vector<uint32_t>* checksums) {
+                     std::vector<uint32_t>* checksums) {
   constexpr uint64_t kPage = 4096;
   PageSource file;
   if (const int error = file.open(path)) {
@@ -20,7 +20,7 @@ Failure sample_pages(const std::string& path, const std::vector<uint32_t>& pages
   uint8_t bytes[kPage];
   for (const uint32_t page : pages) {
     uint64_t length = kPage;
-    if (partial == PartialPage::padded && page == file.bytes() / kPage) {
+    if (page == file.bytes() / kPage) {
       // Not 0: a page that begins at the end of the file is not there at all.
       length = std::max<uint64_t>(1, file.bytes() % kPage);
       std::memset(bytes + length, 0, kPage - length);

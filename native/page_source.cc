@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 
 #include "cached_file.h"
 #include "hooks.h"
@@ -19,6 +20,8 @@ namespace {
 
 constexpr uint64_t kPage = CachedFile::kPage;
 
+}  // namespace
+
 FileStamp stamp_of(const struct stat& status) {
   const auto nanoseconds = [](const timespec& time) {
     return static_cast<uint64_t>(time.tv_sec) * 1000000000 + static_cast<uint64_t>(time.tv_nsec);
@@ -27,16 +30,14 @@ FileStamp stamp_of(const struct stat& status) {
           nanoseconds(status.st_mtim), nanoseconds(status.st_ctim)};
 }
 
-}  // namespace
-
 FileChange change_of(const FileStamp& before, const FileStamp& after) {
   if (before == after) return FileChange::none;
   return std::equal(before.begin(), before.end() - 1, after.begin()) ? FileChange::status
                                                                      : FileChange::content;
 }
 
-int PageSource::open(const std::string& path) {
-  fd_.reset(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+int PageSource::adopt(UniqueFd fd) {
+  fd_ = std::move(fd);
   if (!fd_) return -errno;
   struct stat status {};
   if (::fstat(fd_.get(), &status) != 0) return -errno;
@@ -50,13 +51,19 @@ int PageSource::open(const std::string& path) {
     in_memory_ = file_system.f_type == TMPFS_MAGIC;
     tells_ = has_cachestat(file_system);
   }
+  return 0;
+}
+
+int PageSource::open(const std::string& path) {
+  const int error = adopt(UniqueFd(::open(path.c_str(), O_RDONLY | O_CLOEXEC)));
+  if (error != 0) return error;
   // By now the path may name another file. Test: "a file that is replaced while it is opened is
   // read through one descriptor".
   REAP_HOOK(before_direct_open);
   direct_.reset(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT));
   struct stat direct {};
-  if (direct_ && (::fstat(direct_.get(), &direct) != 0 || direct.st_dev != status.st_dev ||
-                  direct.st_ino != status.st_ino)) {
+  if (direct_ && (::fstat(direct_.get(), &direct) != 0 || direct.st_dev != stamp_[0] ||
+                  direct.st_ino != stamp_[1])) {
     direct_.reset();
   }
   return 0;

@@ -1,6 +1,8 @@
 // Where page bytes come from: the memory file and the working-set file.
 #pragma once
 
+#include <sys/stat.h>
+
 #include <array>
 #include <cstdint>
 #include <string>
@@ -13,6 +15,7 @@ namespace reap {
 // Which file it is, and in which state: device, inode, size, and the times of the last change of
 // data and of status in nanoseconds.
 using FileStamp = std::array<uint64_t, 5>;
+FileStamp stamp_of(const struct stat& status);
 
 // What the difference of two stamps tells. A write shows in the stamp before any byte of it can be
 // read: the kernel sets the times first (file_modified(), and file_update_time() when a page that
@@ -29,8 +32,10 @@ FileChange change_of(const FileStamp& before, const FileStamp& after);
 // A file read by many threads at once, at explicit offsets.
 class PageSource {
  public:
-  // 0 or a negative errno.
+  // 0 or a negative errno; -EINVAL for what is no regular file.
   int open(const std::string& path);
+  // The same of a descriptor, whose file is read through the page cache alone.
+  int adopt(UniqueFd fd);
 
   explicit operator bool() const { return static_cast<bool>(fd_); }
   uint64_t bytes() const { return bytes_; }

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <cstring>
 #include <numeric>
 
 #include "cached_file.h"
@@ -44,38 +43,17 @@ uint64_t samples_of(uint64_t count, uint64_t for_each) {
   return std::min(count, std::clamp(count / for_each, kLeastSamples, kMostSamples));
 }
 
-// The fields of the header that are looked at (docs/working-set-format.md).
-struct Header {
-  uint64_t memory_bytes, index_offset, data_offset, data_pages, zero_pages;
-  uint32_t page_size, groups, extents, disks;
-};
-
-// Whether there is one that is sound by itself. `flags` are preadv2()'s, as below.
-bool read_header(const CachedFile& set, int flags, Header* header) {
-  uint8_t bytes[kPage];
+// Whether there is one that is sound by itself and of a version that is known. `flags` are
+// preadv2()'s, as below.
+bool read_header(const CachedFile& set, int flags, WorkingSetHeader* header) {
+  uint8_t bytes[kHeaderBytes];
   if (set.read(0, bytes, sizeof bytes, flags) != 0) return false;
-  if (!is_sealed(bytes)) return false;
-  const auto copy = [&bytes](size_t at, auto* field) {
-    std::memcpy(field, bytes + at, sizeof *field);
-  };
-  uint16_t major = 0;
-  copy(8, &major);
-  if (major != 1) return false;
-  copy(24, &header->memory_bytes);
-  copy(36, &header->page_size);
-  copy(40, &header->index_offset);
-  copy(56, &header->data_offset);
-  copy(64, &header->groups);
-  copy(68, &header->extents);
-  copy(88, &header->data_pages);
-  copy(96, &header->zero_pages);
-  copy(128, &header->disks);  // 0 in files of version 1.0
-  return true;
+  return read_sealed_header(bytes, header) && header->major_version == kMajorVersion;
 }
 
 // Whether the tables and the data that the header tells of are inside the file. Nothing else is
 // relied on.
-bool fits(const Header& header, uint64_t file_bytes) {
+bool fits(const WorkingSetHeader& header, uint64_t file_bytes) {
   if (header.page_size != kPage && header.page_size != 2 << 20) return false;
   if (header.index_offset > file_bytes || header.data_offset > file_bytes) return false;
   const uint64_t tables =
@@ -89,7 +67,7 @@ bool fits(const Header& header, uint64_t file_bytes) {
 // How many different ones the extents lie in. Those of a block were counted; that extents of other
 // groups lie in them too is taken to be chance, which is within a fifth for the traces of the
 // bench.
-uint64_t windows_of(const Header& header, uint64_t sampled, uint64_t sampled_extents) {
+uint64_t windows_of(const WorkingSetHeader& header, uint64_t sampled, uint64_t sampled_extents) {
   if (sampled_extents == 0 || header.memory_bytes == 0) return 0;
   const double all = static_cast<double>(header.memory_bytes) / (kWindowPages * kPage);
   const double met =
@@ -193,8 +171,8 @@ bool has_nothing(const CachedFile& file) {
 }
 
 // Whether the table of extents could be read.
-bool survey_memory(const CachedFile& memory, const CachedFile& set, const Header& header, int flags,
-                   Survey* found) {
+bool survey_memory(const CachedFile& memory, const CachedFile& set, const WorkingSetHeader& header,
+                   int flags, Survey* found) {
   const uint64_t table = header.index_offset + uint64_t{header.groups} * sizeof(PlanGroup);
   constexpr uint64_t kBlockBytes = kExtentsInBlock * sizeof(PlanExtent);
   uint64_t all_blocks = (header.extents + kExtentsInBlock - 1) / kExtentsInBlock;
@@ -259,7 +237,7 @@ bool seems_whole(const CachedFile& set, uint64_t first_page, uint64_t pages, uin
   return true;
 }
 
-void survey_data(const CachedFile& set, const Header& header, Survey* found) {
+void survey_data(const CachedFile& set, const WorkingSetHeader& header, Survey* found) {
   // A group is read past the page cache unless all of it is there.
   const uint64_t first = header.data_offset / kPage;
   const uint64_t pieces = (header.data_pages + kMostGroupPages - 1) / (kMostGroupPages);
@@ -280,7 +258,7 @@ void survey_data(const CachedFile& set, const Header& header, Survey* found) {
 bool survey_set(const CachedFile& memory, const CachedFile& set, int flags, Survey* found) {
   const uint64_t least = least_bytes(set.bytes());
   if (!(flags & RWF_NOWAIT)) set.will_need(0, least / kPage);
-  Header header{};
+  WorkingSetHeader header{};
   if (!read_header(set, flags, &header) || !fits(header, set.bytes())) return false;
   if (!survey_memory(memory, set, header, flags, found)) return false;
   survey_data(set, header, found);

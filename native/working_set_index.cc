@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstddef>
 #include <cstring>
 
 #include "crc32c.h"
@@ -49,17 +50,17 @@ class Table {
 
 class Checker {
  public:
-  Checker(const std::vector<uint8_t>& header, const std::vector<uint8_t>& index)
-      : memory_bytes_(field<uint64_t>(header, 24)),
-        page_size_(field<uint32_t>(header, 36)),
-        index_bytes_(field<uint64_t>(header, 48)),
-        data_offset_(field<uint64_t>(header, 56)),
-        zero_pages_(field<uint64_t>(header, 96)),
-        checksum_(field<uint32_t>(header, 120)),
+  Checker(const WorkingSetHeader& header, const std::vector<uint8_t>& index)
+      : memory_bytes_(header.memory_bytes),
+        page_size_(header.page_size),
+        index_bytes_(header.index_bytes),
+        data_offset_(header.data_offset),
+        zero_pages_(header.zero_pages),
+        checksum_(header.index_checksum),
         index_(index),
-        groups_(index, kHeaderBytes, field<uint32_t>(header, 64)),
-        extents_(index, groups_.end(), field<uint32_t>(header, 68)),
-        touches_(index, extents_.end(), field<uint32_t>(header, 72)) {}
+        groups_(index, kHeaderBytes, header.groups),
+        extents_(index, groups_.end(), header.extents),
+        touches_(index, extents_.end(), header.touches) {}
 
   BrokenRule check() {
     step_ = page_size_ / kPlanPage;
@@ -79,13 +80,6 @@ class Checker {
   }
 
  private:
-  template <typename Value>
-  static Value field(const std::vector<uint8_t>& header, size_t at) {
-    Value value;
-    std::memcpy(&value, header.data() + at, sizeof value);
-    return value;
-  }
-
   // That they are in the memory follows from the extents.
   BrokenRule check_touches() const {
     for (uint64_t i = 0; step_ > 1 && i < touches_.size(); ++i) {
@@ -247,19 +241,21 @@ int read_upto(int fd, uint64_t offset, uint64_t length, std::vector<uint8_t>* by
 
 }  // namespace
 
-bool is_sealed(const uint8_t* header) {
-  constexpr size_t kChecksumAt = 124;
-  uint8_t bytes[kHeaderBytes];
-  std::memcpy(bytes, header, sizeof bytes);
-  uint32_t checksum = 0;
-  std::memcpy(&checksum, bytes + kChecksumAt, sizeof checksum);
-  std::memset(bytes + kChecksumAt, 0, sizeof checksum);
-  return std::memcmp(bytes, "REAPWSET", 8) == 0 && crc32c(bytes, sizeof bytes) == checksum;
+bool read_sealed_header(const uint8_t* bytes, WorkingSetHeader* header) {
+  std::memcpy(header, bytes, sizeof *header);
+  if (std::memcmp(header->magic, "REAPWSET", sizeof header->magic) != 0) return false;
+  uint8_t unsealed[kHeaderBytes];
+  std::memcpy(unsealed, bytes, sizeof unsealed);
+  std::memset(unsealed + offsetof(WorkingSetHeader, header_checksum), 0,
+              sizeof header->header_checksum);
+  return crc32c(unsealed, sizeof unsealed) == header->header_checksum;
 }
 
 BrokenRule check_index(const std::vector<uint8_t>& header, const std::vector<uint8_t>& index) {
   if (header.size() < kHeaderBytes) return {"truncated", header.size(), "it ends there"};
-  return Checker(header, index).check();
+  WorkingSetHeader fields;
+  std::memcpy(&fields, header.data(), sizeof fields);
+  return Checker(fields, index).check();
 }
 
 Failure read_working_set_index(const std::string& path, WorkingSetIndex* found) {
@@ -273,6 +269,7 @@ Failure read_working_set_index(const std::string& path, WorkingSetIndex* found) 
   if (::fstat(file.get(), &status) != 0) return failed("fstat", -errno);
   found->is_regular = S_ISREG(status.st_mode);
   if (!found->is_regular) return {};
+  found->stamp = stamp_of(status);
   found->file_bytes = static_cast<uint64_t>(status.st_size);
 
   // No reading ahead into the data, which is read past the page cache.
@@ -292,11 +289,10 @@ Failure read_working_set_index(const std::string& path, WorkingSetIndex* found) 
   // One that grows meanwhile is as long as it was.
   if (std::min<uint64_t>(found->file_bytes, found->header.size()) < kHeaderBytes) return {};
   // What any bytes say is not allocated.
-  if (!is_sealed(found->header.data())) return {};
-  uint64_t index_bytes = 0;
-  std::memcpy(&index_bytes, found->header.data() + 48, sizeof index_bytes);
-  if (index_bytes > kMostIndexBytes) return {};
-  index_bytes = std::min(index_bytes, found->file_bytes - kHeaderBytes);
+  WorkingSetHeader header;
+  if (!read_sealed_header(found->header.data(), &header)) return {};
+  if (header.index_bytes > kMostIndexBytes) return {};
+  const uint64_t index_bytes = std::min(header.index_bytes, found->file_bytes - kHeaderBytes);
   will_need(kHeaderBytes, index_bytes);
   if (const int error = read_upto(file.get(), kHeaderBytes, index_bytes, &found->index)) {
     return failed("pread", error, kHeaderBytes);

@@ -8,10 +8,33 @@
 #include <vector>
 
 #include "failure.h"
+#include "page_source.h"
 
 namespace reap {
 
 constexpr uint64_t kHeaderBytes = 4096;
+constexpr uint16_t kMajorVersion = 2;
+
+// The fields of a header at their places; the rest of its bytes is reserved.
+struct WorkingSetHeader {
+  uint8_t magic[8];
+  uint16_t major_version, minor_version;
+  uint32_t header_bytes;
+  uint64_t file_bytes;
+  uint64_t memory_bytes;
+  uint32_t granule, page_size;
+  uint64_t index_offset, index_bytes;
+  uint64_t data_offset;
+  uint32_t groups, extents, touches;
+  uint32_t reserved;
+  uint32_t runs;
+  uint32_t manifest_bytes;
+  uint64_t data_pages, zero_pages;
+  uint8_t id[16];
+  uint32_t index_checksum, header_checksum;
+  uint32_t disks, disk_extents;
+};
+static_assert(sizeof(WorkingSetHeader) == 136, "as in the file");
 
 // What is read with the header, by the size of a file: its index, which is less than a 128th of it
 // where each page is by itself. Of a large set it is a part.
@@ -33,6 +56,7 @@ struct BrokenRule {
 struct WorkingSetIndex {
   bool is_regular = false;  // else there is nothing here
   uint64_t file_bytes = 0;
+  FileStamp stamp{};            // before anything was read
   std::vector<uint8_t> header;  // shorter than a header where the file is
   std::vector<uint8_t> index;  // as long as the header says; shorter where the file ends, and empty
                                // where the header is damaged or no index is so long
@@ -44,8 +68,9 @@ struct WorkingSetIndex {
 
 Failure read_working_set_index(const std::string& path, WorkingSetIndex* found);
 
-// Whether a header begins as a working set's does and its checksum is right.
-bool is_sealed(const uint8_t* header);
+// Whether these kHeaderBytes begin as a working set's do and their checksum is right. Gives the
+// fields.
+bool read_sealed_header(const uint8_t* bytes, WorkingSetHeader* header);
 
 // The first broken rule of an index, as above.
 BrokenRule check_index(const std::vector<uint8_t>& header, const std::vector<uint8_t>& index);

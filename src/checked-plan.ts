@@ -1,21 +1,36 @@
-import type { BigIntStats } from 'node:fs'
 import { stat } from 'node:fs/promises'
 import { LRUCache } from 'lru-cache'
+import { compareOnce, staleError } from './comparison.js'
 import { ReapTraceError } from './errors.js'
-import { checkIdentity, checkSize, isSettled, stamp, stampOf, statMemoryFile } from './snapshot.js'
-import { type Plan, planOf, WorkingSet } from './working-set.js'
+import { type FileStamp, isSettled, stamp, stampOf } from './file-stamp.js'
+import { findingOf } from './proof.js'
+import { checkSize, statMemoryFile } from './snapshot.js'
+import { fileOf, WorkingSet } from './working-set.js'
 
-/** A working set that is sound and fits the memory file. */
-export interface CheckedPlan extends Plan {
+/** How it is known that the memory file holds the bytes of a working set. */
+export type ProofKind = 'written' | 'compared' | 'snapshot-id'
+
+/** A working set that is sound and fits the memory file, as the engine takes it. */
+export interface CheckedPlan {
+  /** The working-set file; empty for a set that is in none. */
+  readonly path: string
+  readonly pageSize: number
+  /** The tables, byte for byte. */
+  readonly groups: Uint8Array
+  readonly extents: Uint8Array
+  readonly set: WorkingSet
   /**
-   * The stamps of the memory file and of the working-set file between which bytes of the set may be
-   * installed; without them all bytes come from the memory file.
+   * The stamps of the memory file and of the working-set file. While both files have them, bytes of the
+   * set may be installed; without a proof all bytes come from the memory file.
    */
   readonly proof: BigUint64Array | null
+  readonly provenBy: ProofKind | undefined
+  /** Why it is known that the set holds the bytes of another snapshot. */
+  readonly stale: ReapTraceError | undefined
 }
 
 /**
- * Reads and checks a working set for this memory file.
+ * Reads and checks a working set for this memory file, and looks for a proof.
  *
  * @throws ReapTraceError `ERR_WORKING_SET_INVALID`, `ERR_WORKING_SET_IO`, `ERR_SNAPSHOT_MISMATCH`, or
  * `ERR_SOURCE_READ`.
@@ -23,37 +38,81 @@ export interface CheckedPlan extends Plan {
 export async function planFor(
   workingSet: WorkingSet | string,
   memoryFile: string,
+  snapshotId?: string | undefined,
 ): Promise<CheckedPlan> {
-  const set = typeof workingSet === 'string' ? await readOnce(workingSet) : workingSet
-  const plan = planOf(set)
-  if (plan) {
-    const { path, pageSize, groups, extents } = plan
-    const file = await stat(path, { bigint: true }).catch(() => undefined)
-    const memory = await checkIdentity(memoryFile, set)
-    const proof = file ? BigUint64Array.of(...memory, ...stampOf(file)) : null
-    return { path, pageSize, groups, extents, proof }
-  }
-  // Places without bytes: those come from the memory file, which is always the right one.
-  const stats = await statMemoryFile(memoryFile)
+  const [set, stats] = await Promise.all([
+    typeof workingSet === 'string' ? readOnce(workingSet) : workingSet,
+    statMemoryFile(memoryFile),
+  ])
   checkSize(memoryFile, Number(stats.size), set.memoryBytes)
+  const file = fileOf(set)
+  const { pageSize } = set
+  const without = { proof: null, provenBy: undefined, stale: undefined }
+  if (!file) return { path: '', pageSize, ...tablesOf(set), set, ...without }
+
+  const { path, groups, extents, manifest } = file
+  const plan = { path, pageSize, groups, extents, set, ...without }
+  const memory = stampOf(stats)
+  const prove = (provenBy: ProofKind) => proven(plan, file.stamp, memory, provenBy)
+  if (snapshotId !== undefined && manifest.snapshotId !== undefined) {
+    return snapshotId === manifest.snapshotId
+      ? prove('snapshot-id')
+      : { ...plan, stale: otherSnapshot(path, manifest.snapshotId, snapshotId) }
+  }
+  const finding = await findingOf(file, memory)
+  if (!finding) return plan
+  const { how, mismatchedPages } = finding
+  return mismatchedPages === 0
+    ? prove(how)
+    : { ...plan, stale: staleError(path, memoryFile, mismatchedPages) }
+}
+
+const proven = (
+  plan: CheckedPlan,
+  set: FileStamp,
+  memory: FileStamp,
+  provenBy: ProofKind,
+): CheckedPlan => ({ ...plan, proof: BigUint64Array.of(...memory, ...set), provenBy })
+
+/**
+ * Compares a set that is not proven before anything is restored from it.
+ *
+ * @returns the plan, proven unless a file is too young for that.
+ * @throws ReapTraceError as {@link compareOnce}, and `ERR_SNAPSHOT_MISMATCH` where pages differ.
+ */
+export async function prove(
+  plan: CheckedPlan,
+  memoryFile: string,
+  signal: AbortSignal | undefined,
+): Promise<CheckedPlan> {
+  const file = fileOf(plan.set)
+  if (!file) return plan
+  const { result, states } = await compareOnce(file, memoryFile, { when: 'now', signal })
+  if (!result.identical) throw staleError(plan.path, memoryFile, result.mismatchedPages)
+  return states ? proven(plan, states.set, states.memory, 'compared') : plan
+}
+
+const otherSnapshot = (path: string, ofSet: string, given: string) =>
+  new ReapTraceError(
+    'ERR_SNAPSHOT_MISMATCH',
+    `the working set ${path} is of the snapshot ${JSON.stringify(ofSet)}, not of ${JSON.stringify(given)}`,
+    { path, check: 'snapshot-id', hint: 'Record it again from this snapshot.' },
+  )
+
+/** The extents of a set that is in no file, as the engine takes them. */
+function tablesOf(set: WorkingSet): { groups: Uint8Array; extents: Uint8Array } {
   const extents = new Uint32Array(4 * set.extents.length)
   set.extents.forEach(({ firstPage, pageCount, rank }, i) => {
     extents.set([firstPage, pageCount, rank, 0], 4 * i)
   })
-  return {
-    path: '',
-    pageSize: set.pageSize,
-    groups: new Uint8Array(),
-    extents: new Uint8Array(extents.buffer),
-    proof: null,
-  }
+  return { groups: new Uint8Array(), extents: new Uint8Array(extents.buffer) }
 }
 
 /** What was read of files, by path, and in which state of the file. */
 const recent = new LRUCache<string, { readonly state: string; readonly set: WorkingSet }>({
   maxSize: 32 * 2 ** 20,
   // The tables are views of the index as it was read. No size may be 0.
-  sizeCalculation: ({ set }) => Math.max(1, planOf(set)?.extents.buffer.byteLength ?? 0),
+  sizeCalculation: ({ set }) => Math.max(1, fileOf(set)?.extents.buffer.byteLength ?? 0),
 })
 
 /** Whether a file was read by this process, perhaps in another state. */
@@ -64,16 +123,16 @@ export const wasRead = (path: string): boolean => recent.has(path)
  * of a file. The pages' bytes are not in memory: the engine reads and checks them each time.
  */
 export async function readOnce(path: string): Promise<WorkingSet> {
-  const look = (): Promise<BigIntStats | undefined> =>
-    stat(path, { bigint: true }).catch(() => undefined)
-  const before = await look()
-  const state = before && stamp(before)
+  const stats = await stat(path, { bigint: true }).catch(() => undefined)
+  const state = stats && stamp(stats)
   const there = recent.get(path)
   if (there && there.state === state) return there.set
   recent.delete(path)
   const set = await WorkingSet.read(path)
-  const after = await look()
-  if (state && after && stamp(after) === state && isSettled(after)) recent.set(path, { state, set })
+  // The state before it was read: a later one is another, and so is read again.
+  if (stats && state === fileOf(set)?.stamp.join(':') && isSettled(stats)) {
+    recent.set(path, { state: stamp(stats), set })
+  }
   return set
 }
 

@@ -1,3 +1,4 @@
+import type { VerifyResult } from './comparison.js'
 import type { ReapTraceError } from './errors.js'
 import type { Trace, WorkingSet } from './working-set.js'
 
@@ -19,11 +20,29 @@ export interface ServeOptions {
    */
   readonly record?: boolean | undefined
   /**
-   * What to do when the working set is damaged or was made for another memory file: restore on
-   * demand and say so in a `warning` event, or reject.
+   * What to do when the working set is damaged, or of a memory file of another size: restore on
+   * demand and report a `warning`, or reject.
    * @default 'on-demand'
    */
   readonly onBadWorkingSet?: 'on-demand' | 'fail' | undefined
+  /**
+   * What to do when pages of the working set are not those of the memory file. In no case does the
+   * guest get them: where it is not proven on this host that the memory file holds the set's bytes, the
+   * set gives pages and order, and the bytes come from the memory file.
+   * - `'warn'`: report a `warning`; `compared` has the count.
+   * - `'rewrite'`: report it, and write the working-set file anew from the memory file, after the
+   *   prefetch.
+   * - `'fail'`: reject. A set that is not proven is compared before the socket listens, once on a host.
+   * @default 'fail' with onBadWorkingSet: 'fail', else 'warn'
+   */
+  readonly onStaleWorkingSet?: 'warn' | 'rewrite' | 'fail' | undefined
+  /**
+   * Name of the snapshot that the memory file is part of. A working set that was written with the same
+   * name is proven by that: the caller vouches. One with another name is stale. One without a name is
+   * treated as if there were none here.
+   * @default no name
+   */
+  readonly snapshotId?: string | undefined
   /**
    * Milliseconds in which a VMM must have connected; 0 waits for ever.
    * @default 10_000
@@ -67,7 +86,7 @@ export interface GuestInfo {
   readonly regions: readonly GuestRegion[]
 }
 
-/** What a prefetch came to. */
+/** Result of a prefetch. */
 export interface PrefetchResult {
   /** Pages (of `pageSize`) installed before the guest asked, zero pages included. */
   readonly pages: number
@@ -81,6 +100,16 @@ export interface PrefetchResult {
   readonly installMs: number
   /** From the handshake to the last page. */
   readonly sinceConnectMs: number
+  /**
+   * Where the bytes came from: the working-set file where it is proven to hold the memory file's, which
+   * is faster with a cold page cache. `undefined` without a working set.
+   */
+  readonly source: 'working-set' | 'memory-file' | undefined
+  /**
+   * The proof: the set was written from this memory file or compared with it on this host, and neither
+   * changed since; or the caller named its snapshot. `undefined` without one.
+   */
+  readonly provenBy: 'written' | 'compared' | 'snapshot-id' | undefined
   /** False when it was given up; `error` says why. The guest is served on demand then. */
   readonly complete: boolean
   readonly error?: ReapTraceError
@@ -121,12 +150,22 @@ export interface ServeResult {
   readonly stats: FaultStats
 }
 
-/** What `onEvent` hears, in this order; a `warning` may come at any time. */
+/** Result of comparing a working set that was not proven with the memory file. */
+export interface WorkingSetComparison extends VerifyResult {
+  /** Whether the working-set file was written anew, with `onStaleWorkingSet: 'rewrite'`. */
+  readonly rewritten: boolean
+}
+
+/**
+ * What `onEvent` hears, in this order; a `warning` may come at any time, and `compared` after
+ * `closed`.
+ */
 export type ServeEvent =
   | { readonly type: 'listening'; readonly socketPath: string }
   | ({ readonly type: 'connected' } & GuestInfo)
   | ({ readonly type: 'prefetched' } & PrefetchResult)
   | { readonly type: 'warning'; readonly error: ReapTraceError }
+  | ({ readonly type: 'compared' } & WorkingSetComparison)
   | ({ readonly type: 'closed'; readonly error?: ReapTraceError } & ServeResult)
 
 /** Serves the page faults of one restored VM. Made by `serve()`. */
@@ -143,6 +182,13 @@ export interface FaultHandler extends AsyncDisposable {
    * guest is served either way.
    */
   readonly prefetched: Promise<PrefetchResult>
+  /**
+   * The comparison of a working set that was not proven with the memory file, every page: after the
+   * prefetch, on a thread that runs when nothing else wants the core, and also when the session ends
+   * meanwhile. Its result is remembered on this host. `undefined` where none was needed, or where it
+   * failed, which a `warning` reports. Never rejects; an abort of `signal` ends it.
+   */
+  readonly compared: Promise<WorkingSetComparison | undefined>
   /**
    * The end of the session, by when no thread, descriptor or socket of it is left. Rejects with the
    * failure that ended it: `ERR_SOURCE_READ`, `ERR_FAULT_UNRESOLVED`, or one of the handshake's.

@@ -2,8 +2,8 @@ import { access, constants, mkdir, readFile, stat } from 'node:fs/promises'
 import { homedir, release } from 'node:os'
 import { dirname, join } from 'node:path'
 import { ReapTraceError } from './errors.js'
+import { stamp } from './file-stamp.js'
 import { replaceFile, writeWhole } from './files.js'
-import { stamp } from './snapshot.js'
 
 /** What touches the guest's memory: vCPUs of KVM, or threads of the VMM (QEMU's TCG). */
 export type Vcpus = 'kvm' | 'threads'

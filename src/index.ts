@@ -9,6 +9,7 @@ export type {
   ServeEvent,
   ServeOptions,
   ServeResult,
+  WorkingSetComparison,
 } from './fault-handler.js'
 export type { DiskCosts, GuestCosts, HostCosts, TouchCosts, Vcpus } from './host-model.js'
 export { type InterposerOptions, interposerEnvironment } from './interpose.js'
@@ -36,6 +37,7 @@ export {
   type DiskWorkingSet,
   type Extent,
   type Manifest,
+  type Mismatch,
   Trace,
   type VerifyResult,
   WorkingSet,

@@ -1,6 +1,7 @@
 import { type BigIntStats, constants } from 'node:fs'
 import { type FileHandle, open, stat } from 'node:fs/promises'
 import { ReapTraceError } from './errors.js'
+import { type FileStamp, stamp, stampOf, untilSettled } from './file-stamp.js'
 import { readWhole } from './files.js'
 import { PAGE } from './trace.js'
 
@@ -9,13 +10,14 @@ export class MemoryFile {
   readonly path: string
   readonly bytes: number
   readonly #file: FileHandle
-  readonly #opened: BigIntStats
+  /** As it was opened, or when it was old enough for its times to tell of the next write. */
+  #before: BigIntStats
 
   private constructor(path: string, file: FileHandle, opened: BigIntStats) {
     this.path = path
     this.bytes = Number(opened.size)
     this.#file = file
-    this.#opened = opened
+    this.#before = opened
   }
 
   /** @throws ReapTraceError `ERR_SOURCE_READ`: it cannot be opened, or is no memory file. */
@@ -72,13 +74,26 @@ export class MemoryFile {
   /** Whether `path` names this very file. */
   async isAt(path: string): Promise<boolean> {
     const there = await stat(path, { bigint: true }).catch(() => undefined)
-    return there?.dev === this.#opened.dev && there.ino === this.#opened.ino
+    return there?.dev === this.#before.dev && there.ino === this.#before.ino
   }
 
-  /** @throws ReapTraceError `ERR_SOURCE_READ`: the file was written to since it was opened. */
-  async checkUnchanged(): Promise<void> {
-    const now = await this.#file.stat({ bigint: true })
-    if (now.size === this.#opened.size && now.mtimeNs === this.#opened.mtimeNs) return
+  /** Waits until a write to the file must show in its times, for a tick of the kernel's clock at most. */
+  async untilSettled(): Promise<boolean> {
+    this.#before = await this.#file.stat({ bigint: true })
+    return untilSettled(this.#before)
+  }
+
+  /**
+   * Makes sure that nobody has written to the file meanwhile.
+   *
+   * @returns its state, or `undefined` where its status changed.
+   * @throws ReapTraceError `ERR_SOURCE_READ`: the file was written to.
+   */
+  async checkUnchanged(): Promise<FileStamp | undefined> {
+    const [before, now] = [this.#before, await this.#file.stat({ bigint: true })]
+    if (now.size === before.size && now.mtimeNs === before.mtimeNs) {
+      return stamp(now) === stamp(before) ? stampOf(now) : undefined
+    }
     throw new ReapTraceError(
       'ERR_SOURCE_READ',
       `the memory file ${this.path} changed while it was read`,

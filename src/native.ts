@@ -66,11 +66,7 @@ interface Addon {
   takeTrace(session: NativeSession): [pageSize: number, memoryBytes: number, touches: Uint32Array]
   shutdown(): void
   crc32c(bytes: Uint8Array, seed: number): number
-  samplePages(
-    path: string,
-    pages: Uint32Array,
-    padsLastPage: boolean,
-  ): Promise<NativeFailure | Uint32Array>
+  sampleDiskPages(path: string, pages: Uint32Array): Promise<NativeFailure | Uint32Array>
   /** `fileBytes` is null when it is not a regular file. */
   readIndex(
     path: string,
@@ -81,8 +77,34 @@ interface Addon {
         header: Uint8Array,
         index: Uint8Array,
         broken: [check: string, offset: number, what: string] | null,
+        stamp: BigUint64Array,
       ]
   >
+  /** `null` where it is not there, or not this user's alone. */
+  readPrivateFile(folder: string, name: string): Promise<Uint8Array | null>
+  /** Nanoseconds since 1970 by the clock that the kernel takes the times of files from. */
+  coarseTime(): bigint
+  /** Runs on a thread of its own; `stop` ends it early. */
+  compare(
+    workingSet: number,
+    memoryFile: number,
+    groups: Uint8Array,
+    extents: Uint8Array,
+    background: boolean,
+    onProgress: ((pages: number) => void) | undefined,
+  ):
+    | NativeFailure
+    | [
+        stop: () => void,
+        end: Promise<
+          [
+            pages: number,
+            mismatchedPages: number,
+            mismatches: Uint32Array,
+            failure: NativeFailure | null,
+          ]
+        >,
+      ]
   probe(): [device: number, syscall: number, userModeOnly: number, features: bigint]
   /** `undefined` where it would wait, and where something fails: `survey()` says what. */
   surveyAtOnce(memoryFile: string, workingSet: string): Float64Array | undefined
@@ -216,23 +238,13 @@ export function crc32c(bytes: Uint8Array, seed = 0): number {
 }
 
 /**
- * CRC-32C of each 4 KiB page of the file at `path`, read on a pool thread.
- *
- * @throws ReapTraceError `ERR_SOURCE_READ` when the file cannot be opened or a page cannot be read whole.
- */
-export async function samplePages(path: string, pages: Uint32Array): Promise<Uint32Array> {
-  const result = await native().samplePages(path, pages, false)
-  if (result instanceof Uint32Array) return result
-  throw toError(result, { memoryFile: path })
-}
-
-/**
- * {@link samplePages} of a disk image: a page in which it ends is padded with zeros.
+ * CRC-32C of each 4 KiB page of a disk image, read on a pool thread. A page in which it ends is padded
+ * with zeros.
  *
  * @throws ReapTraceError `ERR_SOURCE_READ` when the file cannot be opened or read, or ends before a page.
  */
 export async function sampleDiskPages(path: string, pages: Uint32Array): Promise<Uint32Array> {
-  const result = await native().samplePages(path, pages, true)
+  const result = await native().sampleDiskPages(path, pages)
   if (result instanceof Uint32Array) return result
   throw toError(result, { diskImage: path })
 }
@@ -252,6 +264,8 @@ export interface RawIndex {
   readonly broken:
     | { readonly check: string; readonly offset: number; readonly what: string }
     | undefined
+  /** The state of the file before anything was read. */
+  readonly stamp: BigUint64Array
 }
 
 /**
@@ -262,12 +276,68 @@ export interface RawIndex {
 export async function readIndex(path: string): Promise<RawIndex> {
   const result = await native().readIndex(path)
   if (isFailure(result)) throw toError(result, { workingSetPath: path })
-  const [fileBytes, header, index, rule] = result
+  const [fileBytes, header, index, rule, stamp] = result
   // Buffers, whose slice() does not copy.
   const bytes = ({ buffer, byteOffset, byteLength }: Uint8Array) =>
     new Uint8Array(buffer, byteOffset, byteLength)
   const broken = rule ? { check: rule[0], offset: rule[1], what: rule[2] } : undefined
-  return { fileBytes: fileBytes ?? undefined, header: bytes(header), index: bytes(index), broken }
+  return {
+    fileBytes: fileBytes ?? undefined,
+    header: bytes(header),
+    index: bytes(index),
+    broken,
+    stamp,
+  }
+}
+
+/** An open working-set file with its tables. */
+export interface OpenWorkingSet {
+  readonly path: string
+  readonly fd: number
+  readonly groups: Uint8Array
+  readonly extents: Uint8Array
+}
+
+/**
+ * Compares every page of a working set with the memory file; the descriptors may be closed when it
+ * resolves.
+ *
+ * @returns how many pages there are, how many differ, and the first of these.
+ * @throws ReapTraceError `ERR_WORKING_SET_INVALID`, `ERR_WORKING_SET_IO`, `ERR_SOURCE_READ`.
+ * @throws the reason of `signal` when it aborts.
+ */
+export async function compareFiles(
+  workingSet: OpenWorkingSet,
+  memoryFile: { readonly path: string; readonly fd: number },
+  options: {
+    /** On a thread that gets a core and the disk when nobody else wants them. */
+    readonly background: boolean
+    readonly signal: AbortSignal | undefined
+    readonly onProgress: ((pages: number) => void) | undefined
+  },
+): Promise<[pages: number, mismatchedPages: number, mismatches: Uint32Array]> {
+  const { background, signal, onProgress } = options
+  const { groups, extents } = workingSet
+  const context = { workingSetPath: workingSet.path, memoryFile: memoryFile.path }
+  const started = native().compare(
+    workingSet.fd,
+    memoryFile.fd,
+    groups,
+    extents,
+    background,
+    onProgress,
+  )
+  if (!Array.isArray(started)) throw toError(started, context)
+  const [stop, end] = started
+  signal?.addEventListener('abort', stop, { once: true })
+  try {
+    const [pages, mismatchedPages, mismatches, failure] = await end
+    signal?.throwIfAborted()
+    if (failure) throw toError(failure, context)
+    return [pages, mismatchedPages, mismatches]
+  } finally {
+    signal?.removeEventListener('abort', stop)
+  }
 }
 
 /** The three ways to get a userfaultfd: 0 or a negative errno each. */

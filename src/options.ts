@@ -75,6 +75,10 @@ export const rules = {
     accepts: (value) =>
       Number.isInteger(value) && (value as number) >= 0 && (value as number) < 2 ** 31,
   },
+  name: {
+    expected: 'a string of 1 to 1024 characters',
+    accepts: (value) => typeof value === 'string' && value !== '' && value.length <= 1024,
+  },
   callback: { expected: 'a function', accepts: (value) => typeof value === 'function' },
   signal: { expected: 'an AbortSignal', accepts: (value) => value instanceof AbortSignal },
 } as const satisfies Record<string, OptionRule>

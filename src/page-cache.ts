@@ -6,16 +6,9 @@ import { ReapTraceError } from './errors.js'
 import { native, sampleDiskPages } from './native.js'
 import { checkOptions, required, rules } from './options.js'
 import { serveRules } from './serve.js'
-import {
-  checkDisk,
-  checkIdentity,
-  checkSize,
-  otherDiskSize,
-  statDiskImage,
-  statMemoryFile,
-} from './snapshot.js'
+import { checkDisk, checkSize, otherDiskSize, statDiskImage, statMemoryFile } from './snapshot.js'
 import { PAGE } from './trace.js'
-import { diskCountOf, diskTableOf, planOf, touchTableOf, type WorkingSet } from './working-set.js'
+import { diskCountOf, diskTableOf, fileOf, touchTableOf, type WorkingSet } from './working-set.js'
 
 export interface PrefetchPageCacheOptions {
   /** The snapshot's memory file, which the VMM maps. */
@@ -68,7 +61,7 @@ export interface PageCachePrefetchResult {
  * @throws TypeError for options that make no sense, or more `diskImages` than the set has.
  * @throws ReapTraceError
  * - `ERR_WORKING_SET_INVALID`, `ERR_WORKING_SET_IO`: the working set cannot be used,
- * - `ERR_SNAPSHOT_MISMATCH`: it was made from another memory file,
+ * - `ERR_SNAPSHOT_MISMATCH`: it was made from a memory file of another size,
  * - `ERR_SOURCE_READ`: the memory file cannot be read.
  * @throws the reason of `signal` when it aborts.
  */
@@ -156,11 +149,7 @@ export async function bringIn(
   aborted.catch(() => {})
   signal?.addEventListener('abort', onAbort, { once: true })
   try {
-    // Meanwhile, as the samples are mostly pages that are on their way.
-    const checked =
-      memoryFile !== undefined && set.identity ? checkIdentity(memoryFile, set) : undefined
-    checked?.catch(cancel)
-    const [[figures, failure]] = await Promise.race([Promise.all([end, checked]), aborted])
+    const [figures, failure] = await Promise.race([end, aborted])
     const [pages = 0, resident = 0, fetched = 0, extents = 0, ...rest] = figures
     const [askedUs = 0, thereUs = 0, isInBudget = 0, wasAlone = 0, file = 0] = rest
     const failed = failure ? fileError(failure, [memoryFile ?? '', ...diskImages], file) : undefined
@@ -189,7 +178,7 @@ const alone = new WeakSet<PageCachePrefetchResult>()
 export const wasAlone = (result: PageCachePrefetchResult): boolean => alone.has(result)
 
 async function checkImage(path: string, set: WorkingSet, disk: number): Promise<void> {
-  const stored = planOf(set)?.disks[disk]
+  const stored = fileOf(set)?.disks[disk]
   if (stored) {
     await checkDisk(path, stored)
     return

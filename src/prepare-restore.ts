@@ -17,8 +17,8 @@ import { learnFromHandler, learnFromPageCache } from './learn-costs.js'
 import { checkOptions, type OptionRule, oneOf, rules } from './options.js'
 import { bringIn, nothingToBring, type PageCachePrefetchResult } from './page-cache.js'
 import { report, serve, serveRules } from './serve.js'
-import { checkIdentity, checkSize, statMemoryFile } from './snapshot.js'
-import { diskCountOf, planOf, WorkingSet } from './working-set.js'
+import { checkSize, statMemoryFile } from './snapshot.js'
+import { diskCountOf, fileOf, WorkingSet } from './working-set.js'
 
 /**
  * All options of {@link serve} as well: they count where the choice is a fault handler. `socketPath` is
@@ -170,7 +170,7 @@ export async function planRestore(options: PrepareRestoreOptions): Promise<Resto
   const startedAt = performance.now()
   const { memoryFile, workingSet, record = false, backend = 'auto', vcpus = 'kvm' } = options
   const set = workingSet instanceof WorkingSet ? workingSet : undefined
-  const path = set ? (planOf(set)?.path ?? '') : ((workingSet as string | undefined) ?? '')
+  const path = set ? (fileOf(set)?.path ?? '') : ((workingSet as string | undefined) ?? '')
   const [model, found] = await Promise.all([hostModel(), look(memoryFile, path)])
   const { survey } = found
   let { refusal } = found
@@ -236,8 +236,7 @@ async function checkSet(
 ): Promise<WorkingSet | ReapTraceError> {
   try {
     const set = typeof workingSet === 'string' ? await readOnce(workingSet) : workingSet
-    if (set.identity) await checkIdentity(memoryFile, set)
-    else checkSize(memoryFile, Number((await statMemoryFile(memoryFile)).size), set.memoryBytes)
+    checkSize(memoryFile, Number((await statMemoryFile(memoryFile)).size), set.memoryBytes)
     return set
   } catch (error) {
     if (!isWorkingSetError(error)) throw error

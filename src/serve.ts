@@ -1,6 +1,6 @@
 import { isMainThread } from 'node:worker_threads'
 import { onExit } from 'signal-exit'
-import { type CheckedPlan, isWorkingSetError, planFor } from './checked-plan.js'
+import { type CheckedPlan, isWorkingSetError, planFor, prove } from './checked-plan.js'
 import { ReapTraceError } from './errors.js'
 import type {
   FaultHandler,
@@ -10,6 +10,7 @@ import type {
   ServeEvent,
   ServeOptions,
   ServeResult,
+  WorkingSetComparison,
 } from './fault-handler.js'
 import {
   counterNames,
@@ -24,6 +25,8 @@ import {
   toError,
 } from './native.js'
 import { checkOptions, type OptionRule, oneOf, required, rules } from './options.js'
+import { settleWorkingSet, stalePolicyOf } from './stale-working-set.js'
+import { PAGE } from './trace.js'
 import { Trace, WorkingSet } from './working-set.js'
 
 export const serveRules: Record<keyof ServeOptions, OptionRule> = {
@@ -35,6 +38,8 @@ export const serveRules: Record<keyof ServeOptions, OptionRule> = {
   },
   record: rules.boolean,
   onBadWorkingSet: oneOf('on-demand', 'fail'),
+  onStaleWorkingSet: oneOf('warn', 'rewrite', 'fail'),
+  snapshotId: rules.name,
   connectTimeoutMs: rules.milliseconds,
   onFailure: oneOf('kill-vm', 'leave-vm'),
   peerUid: rules.count,
@@ -80,11 +85,12 @@ class Session implements FaultHandler {
   readonly socketPath: string
   readonly connected: Promise<GuestInfo>
   readonly prefetched: Promise<PrefetchResult>
+  readonly compared: Promise<WorkingSetComparison | undefined>
   readonly closed: Promise<ServeResult>
 
   readonly #session: NativeSession
   readonly #options: ServeOptions
-  readonly #prefetches: boolean
+  readonly #plan: CheckedPlan | undefined
   readonly #context: FailureContext
   readonly #onAbort = () => this.#abort()
   #guest: GuestInfo | undefined
@@ -94,6 +100,7 @@ class Session implements FaultHandler {
   readonly #settle: {
     connected: Settle<GuestInfo>
     prefetched: Settle<PrefetchResult>
+    compared: Settle<WorkingSetComparison | undefined>
     closed: Settle<ServeResult>
   }
 
@@ -107,19 +114,21 @@ class Session implements FaultHandler {
   ) {
     const connected = defer<GuestInfo>()
     const prefetched = defer<PrefetchResult>()
+    const compared = defer<WorkingSetComparison | undefined>()
     const closed = defer<ServeResult>()
     this.socketPath = options.socketPath
     this.connected = connected.promise
     this.prefetched = prefetched.promise
+    this.compared = compared.promise
     this.closed = closed.promise
-    this.#settle = { connected, prefetched, closed }
+    this.#settle = { connected, prefetched, compared, closed }
     this.#session = session
     this.#options = options
-    this.#prefetches = plan !== undefined
+    this.#plan = plan
     this.#context = context
     sessions.set(id, this)
     closed.promise.catch(() => {}).finally(() => sessions.delete(id))
-    if (!this.#prefetches) {
+    if (!plan) {
       connected.promise.then(
         () => prefetched.resolve(nothingPrefetched(refusal)),
         (error) => prefetched.reject(error),
@@ -220,8 +229,9 @@ class Session implements FaultHandler {
   }
 
   #onPrefetched(event: NativeEvent): void {
-    const [pages = 0, extents = 0, bytes = 0, fetchUs = 0, installUs = 0, sinceConnectUs = 0] =
+    const [pages = 0, extents = 0, bytes = 0, fetchUs = 0, installUs = 0, ...rest] =
       event.prefetch ?? []
+    const [sinceConnectUs = 0, fromWorkingSet = 0] = rest
     const error = event.failure ? toError(event.failure, this.#context) : undefined
     const result: PrefetchResult = {
       pages,
@@ -230,6 +240,8 @@ class Session implements FaultHandler {
       fetchMs: fetchUs / 1000,
       installMs: installUs / 1000,
       sinceConnectMs: sinceConnectUs / 1000,
+      source: fromWorkingSet ? 'working-set' : 'memory-file',
+      provenBy: fromWorkingSet ? this.#plan?.provenBy : undefined,
       complete: error === undefined,
       ...(error && { error }),
     }
@@ -237,6 +249,23 @@ class Session implements FaultHandler {
     else this.#settle.prefetched.resolve(result)
     if (error) this.#emit({ type: 'warning', error })
     this.#emit({ type: 'prefetched', ...result })
+    this.#settle.compared.resolve(
+      !fromWorkingSet && !error && this.#guest?.pageSize === PAGE ? this.#compare() : undefined,
+    )
+  }
+
+  /** Never rejects. */
+  async #compare(): Promise<WorkingSetComparison | undefined> {
+    const warn = (error: ReapTraceError) => this.#emit({ type: 'warning', error })
+    try {
+      const policy = stalePolicyOf(this.#options)
+      const result = await settleWorkingSet(this.#plan!, this.#options, policy, warn)
+      if (result) this.#emit({ type: 'compared', ...result })
+      return result
+    } catch (error) {
+      if (error instanceof ReapTraceError) warn(error)
+      return undefined
+    }
   }
 
   #onEnded(event: NativeEvent): void {
@@ -259,6 +288,7 @@ class Session implements FaultHandler {
         }))
     this.#settle.connected.reject(early)
     this.#settle.prefetched.reject(early)
+    this.#settle.compared.resolve(undefined) // unless it goes on
     if (this.#abortReason) this.#settle.closed.reject(this.#abortReason.reason)
     else if (failure) this.#settle.closed.reject(failure)
     else this.#settle.closed.resolve(result)
@@ -284,7 +314,7 @@ export function report({ onEvent }: Pick<ServeOptions, 'onEvent'>, event: ServeE
 
 interface Settle<T> {
   readonly promise: Promise<T>
-  readonly resolve: (value: T) => void
+  readonly resolve: (value: T | PromiseLike<T>) => void
   readonly reject: (reason: unknown) => void
 }
 
@@ -305,6 +335,8 @@ const nothingPrefetched = (error: ReapTraceError | undefined): PrefetchResult =>
   fetchMs: 0,
   installMs: 0,
   sinceConnectMs: 0,
+  source: undefined,
+  provenBy: undefined,
   complete: error === undefined,
   ...(error && { error }),
 })
@@ -322,6 +354,8 @@ const nothingPrefetched = (error: ReapTraceError | undefined): PrefetchResult =>
  * - `ERR_SOURCE_READ`: the memory file cannot be opened,
  * - `ERR_WORKING_SET_INVALID`, `ERR_WORKING_SET_IO`, `ERR_SNAPSHOT_MISMATCH`: the working set cannot
  *   be used (only with `onBadWorkingSet: 'fail'`),
+ * - `ERR_SNAPSHOT_MISMATCH` with the `check` `stale` or `snapshot-id`: it holds the bytes of another
+ *   snapshot (only with `onStaleWorkingSet: 'fail'`),
  * - `ERR_NATIVE_UNAVAILABLE`: the addon does not load.
  *
  * @example
@@ -346,7 +380,15 @@ export async function serve(options: ServeOptions): Promise<FaultHandler> {
     report(options, { type: 'warning', error })
   }
   if (options.workingSet !== undefined) {
-    plan = await planFor(options.workingSet, options.memoryFile).catch(refuse)
+    plan = await planFor(options.workingSet, options.memoryFile, options.snapshotId).catch(refuse)
+    options.signal?.throwIfAborted()
+    const fails = stalePolicyOf(options) === 'fail'
+    if (plan?.stale) {
+      if (fails) throw plan.stale
+      report(options, { type: 'warning', error: plan.stale })
+    } else if (plan && fails && !plan.proof && plan.pageSize === PAGE) {
+      plan = await prove(plan, options.memoryFile, options.signal)
+    }
     options.signal?.throwIfAborted()
   }
 

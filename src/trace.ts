@@ -98,7 +98,7 @@ function firstRepeated(pages: Uint32Array): number {
 }
 
 /** The index of the first entry that is not below `limit`, or -1. */
-export function firstOutside(pages: Uint32Array, limit: number): number {
+function firstOutside(pages: Uint32Array, limit: number): number {
   for (let i = 0; i < pages.length; i++) {
     if (pages[i]! >= limit) return i
   }

@@ -1,6 +1,6 @@
 import { ReapTraceError } from './errors.js'
 import { crc32c, readIndex } from './native.js'
-import { firstOutside, MOST_MEMORY, PAGE } from './trace.js'
+import { MOST_MEMORY, PAGE } from './trace.js'
 import { checkDiskExtents, decodeDisks, type Refuse } from './working-set-disk-tables.js'
 import {
   DISK_BYTES,
@@ -8,6 +8,8 @@ import {
   EXTENT_BYTES,
   GROUP_BYTES,
   HEADER_BYTES,
+  ID_AT,
+  ID_BYTES,
   MAGIC,
   MAJOR,
   type Manifest,
@@ -15,8 +17,6 @@ import {
   MOST_DISKS,
   MOST_INDEX_BYTES,
   MOST_MANIFEST_BYTES,
-  MOST_SAMPLES,
-  SAMPLE_BYTES,
   TOUCH_BYTES,
   type WorkingSetFile,
 } from './working-set-file.js'
@@ -35,14 +35,14 @@ export async function readWorkingSetFile(path: string): Promise<WorkingSetFile> 
       `${path} is no sound working set: ${what} (check ${check}, at byte ${offset})`,
       { path, check, offset, hint: 'Record it again.' },
     )
-  const { fileBytes, header: start, index, broken } = await readIndex(path)
+  const { fileBytes, header: start, index, broken, stamp } = await readIndex(path)
   if (fileBytes === undefined) throw refuse('regular-file', 0, 'it is not a regular file')
   const header = decodeHeader(start, fileBytes, refuse)
   if (index.length < header.indexBytes) {
     throw refuse('truncated', HEADER_BYTES + index.length, 'it ends there')
   }
   if (broken) throw refuse(broken.check, broken.offset, broken.what)
-  return { path, fileBytes, ...decodeIndex(header, index, refuse) }
+  return { path, fileBytes, stamp, ...decodeIndex(header, index, refuse) }
 }
 
 interface Header {
@@ -54,14 +54,16 @@ interface Header {
   readonly touches: number
   readonly zeroPages: number
   readonly indexBytes: number
-  readonly samples: number
   readonly runs: number
   readonly manifestBytes: number
   readonly dataPages: number
   readonly disks: number
   readonly diskExtents: number
-  readonly key: Uint8Array
+  readonly id: Uint8Array
 }
+
+/** The u32 that follows the touch count, and all behind the counts of disks. */
+const isReserved = (offset: number): boolean => (offset >= 76 && offset < 80) || offset >= 136
 
 function decodeHeader(bytes: Uint8Array, fileBytes: number, refuse: Refuse): Header {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
@@ -75,16 +77,15 @@ function decodeHeader(bytes: Uint8Array, fileBytes: number, refuse: Refuse): Hea
   if (bytes.length < HEADER_BYTES) throw refuse('truncated', bytes.length, 'it ends there')
   const [major, minor] = [view.getUint16(8, true), view.getUint16(10, true)]
   if (major !== MAJOR || minor > MINOR) {
-    throw refuse('version', 8, `it has version ${major}.${minor}, not up to ${MAJOR}.${MINOR}`)
+    throw refuse('version', 8, `it has version ${major}.${minor}, not ${MAJOR}.${MINOR}`)
   }
   const headerChecksum = u32(124)
   view.setUint32(124, 0)
   if (crc32c(bytes) !== headerChecksum) {
     throw refuse('header-checksum', 124, 'the checksum of its header is wrong')
   }
-  const reservedAt = minor === 0 ? 128 : 136
-  const used = bytes.subarray(reservedAt).findIndex((byte) => byte !== 0)
-  if (used >= 0) throw refuse('reserved', reservedAt + used, 'a reserved byte is not zero')
+  const used = bytes.findIndex((byte, offset) => byte !== 0 && isReserved(offset))
+  if (used >= 0) throw refuse('reserved', used, 'a reserved byte is not zero')
 
   const header: Header = {
     memoryBytes: u64(24),
@@ -94,14 +95,13 @@ function decodeHeader(bytes: Uint8Array, fileBytes: number, refuse: Refuse): Hea
     groups: u32(64),
     extents: u32(68),
     touches: u32(72),
-    samples: u32(76),
     runs: u32(80),
     manifestBytes: u32(84),
     dataPages: u64(88),
     zeroPages: u64(96),
     disks: u32(128),
     diskExtents: u32(132),
-    key: bytes.slice(104, 120),
+    id: bytes.slice(ID_AT, ID_AT + ID_BYTES),
   }
   const { memoryBytes, pageSize, indexBytes, dataOffset, touches, dataPages, zeroPages } = header
   const rule = (kept: boolean, check: string, offset: number, what: string) => {
@@ -121,12 +121,6 @@ function decodeHeader(bytes: Uint8Array, fileBytes: number, refuse: Refuse): Hea
   rule(u64(40) === HEADER_BYTES, 'index-offset', 40, 'its index does not follow the header')
   rule(header.runs > 0, 'runs', 80, 'it was made of no run')
   rule(
-    header.samples > 0 && header.samples <= MOST_SAMPLES,
-    'sample-count',
-    76,
-    'its memory file is not identified by 1 to 4096 samples',
-  )
-  rule(
     header.manifestBytes <= MOST_MANIFEST_BYTES,
     'manifest-bytes',
     84,
@@ -139,7 +133,6 @@ function decodeHeader(bytes: Uint8Array, fileBytes: number, refuse: Refuse): Hea
         header.groups * GROUP_BYTES +
           header.extents * EXTENT_BYTES +
           touches * TOUCH_BYTES +
-          header.samples * SAMPLE_BYTES +
           header.disks * DISK_BYTES +
           header.diskExtents * DISK_EXTENT_BYTES +
           header.manifestBytes,
@@ -165,37 +158,27 @@ function decodeHeader(bytes: Uint8Array, fileBytes: number, refuse: Refuse): Hea
   return header
 }
 
-type Index = Omit<WorkingSetFile, 'path' | 'fileBytes'>
+type Index = Omit<WorkingSetFile, 'path' | 'fileBytes' | 'stamp'>
 
 function decodeIndex(header: Header, bytes: Uint8Array, refuse: Refuse): Index {
   const extentsAt = header.groups * GROUP_BYTES
   const touchesAt = extentsAt + header.extents * EXTENT_BYTES
-  const samplesAt = touchesAt + header.touches * TOUCH_BYTES
-  const disksAt = samplesAt + header.samples * SAMPLE_BYTES
+  const disksAt = touchesAt + header.touches * TOUCH_BYTES
   const diskExtentsAt = disksAt + header.disks * DISK_BYTES
   const manifestAt = diskExtentsAt + header.diskExtents * DISK_EXTENT_BYTES
   const table = (from: number, to: number) =>
     new Uint32Array(bytes.buffer, bytes.byteOffset + from, (to - from) / 4)
 
-  const touches = table(touchesAt, samplesAt)
-  const samples = table(samplesAt, disksAt)
-  const sampled = samples.filter((_, i) => i % 2 === 0)
-  const checksums = samples.filter((_, i) => i % 2 === 1)
-  const outside = firstOutside(sampled, header.memoryBytes / PAGE)
-  if (outside >= 0) {
-    const offset = HEADER_BYTES + samplesAt + outside * SAMPLE_BYTES
-    throw refuse('sample-page', offset, 'a sampled page lies outside the memory')
-  }
   const disks = decodeDisks(bytes.subarray(disksAt, diskExtentsAt), HEADER_BYTES + disksAt, refuse)
   checkDiskExtents(disks, table(diskExtentsAt, manifestAt), HEADER_BYTES + disksAt, refuse)
   return {
+    id: header.id,
     pageSize: header.pageSize,
     memoryBytes: header.memoryBytes,
     runs: header.runs,
     dataPages: header.dataPages,
     zeroPages: header.zeroPages,
-    touches,
-    identity: { key: header.key, pages: sampled, checksums },
+    touches: table(touchesAt, disksAt),
     manifest: decodeManifest(bytes.subarray(manifestAt), HEADER_BYTES + manifestAt, refuse),
     groups: bytes.subarray(0, extentsAt),
     extents: bytes.subarray(extentsAt, touchesAt),
@@ -203,6 +186,16 @@ function decodeIndex(header: Header, bytes: Uint8Array, refuse: Refuse): Index {
     diskExtents: bytes.subarray(diskExtentsAt, manifestAt),
   }
 }
+
+const manifestMembers: readonly (keyof Manifest)[] = [
+  'createdAt',
+  'createdBy',
+  'host',
+  'kernel',
+  'memoryFile',
+  'label',
+  'snapshotId',
+]
 
 function decodeManifest(bytes: Uint8Array, at: number, refuse: Refuse): Manifest {
   let manifest: unknown
@@ -214,7 +207,7 @@ function decodeManifest(bytes: Uint8Array, at: number, refuse: Refuse): Manifest
   if (typeof manifest !== 'object' || manifest === null || Array.isArray(manifest)) {
     throw refuse('manifest', at, 'the manifest is not a JSON object')
   }
-  for (const name of ['createdAt', 'createdBy', 'host', 'kernel', 'memoryFile', 'label']) {
+  for (const name of manifestMembers) {
     const value = (manifest as Record<string, unknown>)[name]
     if (value !== undefined && typeof value !== 'string') {
       throw refuse('manifest', at, `the member "${name}" of the manifest is not a string`)

@@ -5,11 +5,11 @@ import {
   DISK_EXTENT_BYTES,
   DISK_NAME_AT,
   DISK_NAME_BYTES_AT,
+  DISK_SAMPLE_BYTES,
   DISK_SAMPLES_AT,
   MOST_DISK_BYTES,
   MOST_DISK_SAMPLES,
   MOST_NAME_BYTES,
-  SAMPLE_BYTES,
   type StoredDisk,
 } from './working-set-file.js'
 
@@ -49,14 +49,14 @@ function decodeDisk(entry: Uint8Array, refuse: Refuse): StoredDisk {
   }
   const samples = { pages: new Uint32Array(count), checksums: new Uint32Array(count) }
   for (let i = 0; i < count; i++) {
-    const offset = DISK_SAMPLES_AT + i * SAMPLE_BYTES
+    const offset = DISK_SAMPLES_AT + i * DISK_SAMPLE_BYTES
     samples.pages[i] = u32(offset)
     samples.checksums[i] = u32(offset + 4)
     if (u32(offset) >= Math.ceil(bytes / PAGE)) {
       throw refuse('disk-samples', offset, 'has a sample outside of it')
     }
   }
-  unused(DISK_SAMPLES_AT + count * SAMPLE_BYTES, DISK_NAME_BYTES_AT)
+  unused(DISK_SAMPLES_AT + count * DISK_SAMPLE_BYTES, DISK_NAME_BYTES_AT)
 
   const nameBytes = u32(DISK_NAME_BYTES_AT)
   if (nameBytes === 0 || nameBytes > MOST_NAME_BYTES) {

@@ -1,5 +1,6 @@
+import type { FileStamp } from './file-stamp.js'
 import { crc32c } from './native.js'
-import type { DiskIdentity, SnapshotIdentity } from './snapshot.js'
+import type { DiskIdentity } from './snapshot.js'
 import { PAGE } from './trace.js'
 
 // The bytes are specified in docs/working-set-format.md; the names here are the ones used there.
@@ -7,26 +8,27 @@ import { PAGE } from './trace.js'
 // in native/working_set_index.cc, and native/survey.cc takes samples of those.
 
 export const MAGIC = 0x5445_5357_5041_4552n // "REAPWSET"
-export const MAJOR = 1
-/** The highest that is known; a file without disks is of minor version 0. */
-export const MINOR = 1
+export const MAJOR = 2
+export const MINOR = 0
 export const HEADER_BYTES = 4096
+/** Where the id is in the header. */
+export const ID_AT = 104
+export const ID_BYTES = 16
 export const ZERO_EXTENT = 1
 
 export const GROUP_BYTES = 32
 export const EXTENT_BYTES = 16
 export const TOUCH_BYTES = 8
-export const SAMPLE_BYTES = 8
 export const DISK_BYTES = 512
 export const DISK_EXTENT_BYTES = 16
 /** Where a disk's samples, the size of its name, and its name begin. */
 export const DISK_SAMPLES_AT = 16
+export const DISK_SAMPLE_BYTES = 8
 export const DISK_NAME_BYTES_AT = 144
 export const DISK_NAME_AT = 152
 
 export const MOST_GROUP_DATA_PAGES = 256
 export const MOST_GROUP_PAGES = 4096
-export const MOST_SAMPLES = 4096
 export const MOST_MANIFEST_BYTES = 65536
 export const MOST_DISKS = 16
 export const MOST_DISK_BYTES = 2 ** 44
@@ -48,6 +50,8 @@ export interface Manifest {
   readonly memoryFile?: string
   /** Whatever the user of `write()` gave. */
   readonly label?: string
+  /** Name of the snapshot, given by whoever wrote the file. */
+  readonly snapshotId?: string
 }
 
 /** Part of the data, fetched and installed as one. */
@@ -82,6 +86,8 @@ export interface StoredDisk extends DiskIdentity {
 
 /** Everything in a working-set file but the pages' bytes. */
 export interface WorkingSetIndex {
+  /** 16 random bytes, drawn anew for each file that is written: they name this content. */
+  readonly id: Uint8Array
   /** Of the guest that was recorded. */
   readonly pageSize: number
   readonly memoryBytes: number
@@ -92,7 +98,6 @@ export interface WorkingSetIndex {
    * it was touched.
    */
   readonly touches: Uint32Array
-  readonly identity: SnapshotIdentity
   readonly manifest: Manifest
   readonly dataPages: number
   readonly zeroPages: number
@@ -102,6 +107,8 @@ export interface WorkingSetIndex {
 /** A {@link WorkingSetIndex} as read, with its tables of groups and of both kinds of extents as in the file. */
 export interface WorkingSetFile extends WorkingSetIndex {
   readonly path: string
+  /** The state of the file before it was read. */
+  readonly stamp: FileStamp
   readonly fileBytes: number
   readonly groups: Uint8Array
   readonly extents: Uint8Array
@@ -126,7 +133,6 @@ export function encodeManifest(manifest: Manifest): Buffer {
 export function dataOffsetFor(
   pages: number,
   touches: number,
-  samples: number,
   diskBytes: number,
   manifestBytes: number,
 ): number {
@@ -134,12 +140,7 @@ export function dataOffsetFor(
   // full; in the worst case each page is an extent of its own.
   const groups = Math.ceil(pages / MOST_GROUP_DATA_PAGES)
   const index =
-    groups * GROUP_BYTES +
-    pages * EXTENT_BYTES +
-    touches * TOUCH_BYTES +
-    samples * SAMPLE_BYTES +
-    diskBytes +
-    manifestBytes
+    groups * GROUP_BYTES + pages * EXTENT_BYTES + touches * TOUCH_BYTES + diskBytes + manifestBytes
   if (index <= MOST_INDEX_BYTES) return alignUp(HEADER_BYTES + index)
   throw new TypeError(
     `A working set of ${pages} pages${diskBytes > 0 ? ', and those of its disks,' : ''} is too large for its file format`,
@@ -155,7 +156,7 @@ export function encodeHead(
   manifest: Buffer,
   dataOffset: number,
 ): Buffer {
-  const { touches, identity, disks } = index
+  const { touches, disks } = index
   const words: number[] = []
   for (const { dataOffset: offset, dataBytes, ...group } of groups) {
     words.push(offset % 2 ** 32, Math.floor(offset / 2 ** 32), dataBytes)
@@ -165,9 +166,6 @@ export function encodeHead(
     words.push(firstPage, pageCount, rank, zero ? ZERO_EXTENT : 0)
   }
   for (const word of touches) words.push(word)
-  identity.pages.forEach((page, i) => {
-    words.push(page, identity.checksums[i]!)
-  })
   const bytes = Buffer.concat([
     Buffer.alloc(HEADER_BYTES),
     bytesOf(Uint32Array.from(words)),
@@ -181,7 +179,7 @@ export function encodeHead(
   const u64 = (offset: number, value: number) => bytes.writeBigUInt64LE(BigInt(value), offset)
   bytes.writeBigUInt64LE(MAGIC, 0)
   bytes.writeUInt16LE(MAJOR, 8)
-  bytes.writeUInt16LE(disks.length > 0 ? MINOR : 0, 10)
+  bytes.writeUInt16LE(MINOR, 10)
   u32(12, HEADER_BYTES)
   u64(16, dataOffset + index.dataPages * PAGE)
   u64(24, index.memoryBytes)
@@ -193,12 +191,11 @@ export function encodeHead(
   u32(64, groups.length)
   u32(68, extents.length)
   u32(72, touches.length / 2)
-  u32(76, identity.pages.length)
   u32(80, index.runs)
   u32(84, manifest.length)
   u64(88, index.dataPages)
   u64(96, index.zeroPages)
-  bytes.set(identity.key, 104)
+  bytes.set(index.id, ID_AT)
   u32(128, disks.length)
   u32(132, diskExtents.byteLength / DISK_EXTENT_BYTES)
   u32(120, crc32c(bytes.subarray(HEADER_BYTES)))
@@ -212,8 +209,8 @@ function encodeDisk({ name, bytes: fileBytes, pages, samples }: StoredDisk): Buf
   bytes.writeUInt32LE(pages, 8)
   bytes.writeUInt32LE(samples.pages.length, 12)
   samples.pages.forEach((page, i) => {
-    bytes.writeUInt32LE(page, DISK_SAMPLES_AT + i * SAMPLE_BYTES)
-    bytes.writeUInt32LE(samples.checksums[i]!, DISK_SAMPLES_AT + i * SAMPLE_BYTES + 4)
+    bytes.writeUInt32LE(page, DISK_SAMPLES_AT + i * DISK_SAMPLE_BYTES)
+    bytes.writeUInt32LE(samples.checksums[i]!, DISK_SAMPLES_AT + i * DISK_SAMPLE_BYTES + 4)
   })
   const text = Buffer.from(shortName(name))
   bytes.writeUInt32LE(text.length, DISK_NAME_BYTES_AT)

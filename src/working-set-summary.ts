@@ -34,6 +34,8 @@ export interface WorkingSetSummary {
   /** What there is to say of the file, for a working set that was read from one. */
   readonly file?: {
     readonly path: string
+    /** Name of this very content, drawn when the file was written: 16 bytes in hexadecimal. */
+    readonly id: string
     readonly fileBytes: number
     /** Parts that are fetched and installed as one. */
     readonly groups: number
@@ -42,8 +44,6 @@ export interface WorkingSetSummary {
     readonly dataPages: number
     /** Pages of zeros, which are not stored. */
     readonly zeroPages: number
-    /** Pages whose checksums tie the file to its memory file. */
-    readonly samples: number
     readonly manifest: Manifest
   }
 }

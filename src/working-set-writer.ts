@@ -1,11 +1,14 @@
-import type { FileHandle } from 'node:fs/promises'
+import { randomBytes } from 'node:crypto'
+import { type FileHandle, stat } from 'node:fs/promises'
 import { hostname, release } from 'node:os'
 import { basename } from 'node:path'
 import { type DiskWorkingSet, pageAt } from './disk-working-set.js'
+import { type FileStamp, stampOf } from './file-stamp.js'
 import { isSameFile, replaceFile, writeWhole } from './files.js'
 import { MemoryFile } from './memory-file.js'
 import { crc32c } from './native.js'
-import { checkSize, chooseDiskPages, takeDiskIdentity, takeIdentity } from './snapshot.js'
+import { remember } from './proof.js'
+import { checkSize, chooseDiskPages, takeDiskIdentity } from './snapshot.js'
 import { PAGE, type Trace } from './trace.js'
 import {
   DISK_BYTES,
@@ -13,6 +16,7 @@ import {
   encodeHead,
   encodeManifest,
   type Group,
+  ID_BYTES,
   type Manifest,
   MOST_GROUP_DATA_PAGES,
   MOST_GROUP_PAGES,
@@ -32,12 +36,11 @@ export interface WriteJob {
   readonly order: Trace
   readonly runs: number
   readonly memoryFile: string
-  readonly disks: readonly DiskWorkingSet[]
-  /** What {@link disks} come to in the file. */
+  readonly disks: readonly StoredDisk[]
+  /** The extents of {@link disks}. */
   readonly diskTable: Uint32Array
-  /** One for each of `disks`. */
-  readonly diskImages: readonly string[]
   readonly label: string | undefined
+  readonly snapshotId: string | undefined
   readonly signal: AbortSignal | undefined
   readonly onProgress: ((progress: Progress) => void) | undefined
 }
@@ -45,7 +48,10 @@ export interface WriteJob {
 /** Pages read and looked at together: 4 MiB. */
 const WINDOW_PAGES = 1024
 
-/** Writes a working-set file, reading each page of the memory file once. */
+/**
+ * Writes a working-set file, reading each page of the memory file once, and remembers that it holds
+ * that file's bytes.
+ */
 export async function writeWorkingSetFile(path: string, job: WriteJob): Promise<Manifest> {
   const { order, runs, diskTable, signal, onProgress } = job
   const manifest: Manifest = {
@@ -55,6 +61,7 @@ export async function writeWorkingSetFile(path: string, job: WriteJob): Promise<
     kernel: release(),
     memoryFile: basename(job.memoryFile),
     ...(job.label !== undefined && { label: job.label }),
+    ...(job.snapshotId !== undefined && { snapshotId: job.snapshotId }),
   }
   const manifestBytes = encodeManifest(manifest)
   signal?.throwIfAborted()
@@ -65,7 +72,7 @@ export async function writeWorkingSetFile(path: string, job: WriteJob): Promise<
     if (await memory.isAt(path)) {
       throw new TypeError(`The working set would replace its own memory file, ${path}`)
     }
-    const disks = await takeDisks(path, job)
+    const isSettled = await memory.untilSettled()
     const step = order.pageSize / PAGE
     const totalPages = order.pages.length * step
     const pageOf = (rank: number) => order.pages[Math.floor(rank / step)]! * step + (rank % step)
@@ -74,15 +81,15 @@ export async function writeWorkingSetFile(path: string, job: WriteJob): Promise<
       touches[2 * i] = page * step
       touches[2 * i + 1] = order.timesUs[i]!
     })
-    const identity = await takeIdentity(memory, totalPages, pageOf)
     const dataOffset = dataOffsetFor(
       totalPages,
       order.pages.length,
-      identity.pages.length,
-      disks.length * DISK_BYTES + diskTable.byteLength,
+      job.disks.length * DISK_BYTES + diskTable.byteLength,
       manifestBytes.length,
     )
 
+    const id = randomBytes(ID_BYTES)
+    let state: FileStamp | undefined
     await replaceFile(path, async (file) => {
       const groups = new GroupWriter(file, dataOffset)
       const bytes = Buffer.allocUnsafe(WINDOW_PAGES * PAGE)
@@ -97,14 +104,14 @@ export async function writeWorkingSetFile(path: string, job: WriteJob): Promise<
         onProgress?.({ pages: rank + count, totalPages })
       }
       await groups.end()
-      await memory.checkUnchanged()
+      state = await memory.checkUnchanged()
       signal?.throwIfAborted()
 
       const { memoryBytes, pageSize } = order
       const { dataPages } = groups
       const zeroPages = totalPages - dataPages
       const head = encodeHead(
-        { pageSize, memoryBytes, runs, touches, identity, dataPages, zeroPages, disks },
+        { id, pageSize, memoryBytes, runs, touches, dataPages, zeroPages, disks: job.disks },
         groups.groups,
         groups.extents,
         diskTable,
@@ -115,6 +122,18 @@ export async function writeWorkingSetFile(path: string, job: WriteJob): Promise<
       await file.truncate(dataOffset + dataPages * PAGE)
       await writeWhole(file, head, 0)
     })
+    // By its new name: rename() changes the status. Where another file has that name by now, the id
+    // says so.
+    const written = await stat(path, { bigint: true }).catch(() => undefined)
+    if (state && isSettled && written) {
+      const set = { path, id, stamp: stampOf(written) }
+      await remember(set, state, {
+        memoryFile: job.memoryFile,
+        how: 'written',
+        mismatchedPages: 0,
+        mismatches: [],
+      })
+    }
     return manifest
   } finally {
     await memory.close()
@@ -122,7 +141,11 @@ export async function writeWorkingSetFile(path: string, job: WriteJob): Promise<
 }
 
 /** The disks as they go into the file, each with the identity of its image. */
-async function takeDisks(path: string, { disks, diskImages }: WriteJob): Promise<StoredDisk[]> {
+export async function takeDisks(
+  path: string,
+  disks: readonly DiskWorkingSet[],
+  diskImages: readonly string[],
+): Promise<StoredDisk[]> {
   const taken: StoredDisk[] = []
   for (const [i, { bytes, pages, extents }] of disks.entries()) {
     const image = diskImages[i]!

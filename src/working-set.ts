@@ -1,3 +1,4 @@
+import { compareWithMemory, type VerifyResult } from './comparison.js'
 import {
   checkDiskRuns,
   type DiskFacts,
@@ -6,24 +7,16 @@ import {
   mergeDisks,
 } from './disk-working-set.js'
 import { checkOptions, required, rules } from './options.js'
-import type { SnapshotIdentity } from './snapshot.js'
 import { mergeTraces, PAGE, Trace } from './trace.js'
 import { readWorkingSetFile } from './working-set-decoder.js'
-import {
-  countOf,
-  type Manifest,
-  MOST_DISKS,
-  type StoredDisk,
-  type WorkingSetFile,
-} from './working-set-file.js'
+import { countOf, type Manifest, MOST_DISKS, type WorkingSetFile } from './working-set-file.js'
 import { runLengths, type WorkingSetSummary } from './working-set-summary.js'
-import { type VerifyResult, verifyWorkingSetFile } from './working-set-verify.js'
-import { type Progress, writeWorkingSetFile } from './working-set-writer.js'
+import { type Progress, takeDisks, writeWorkingSetFile } from './working-set-writer.js'
 
+export type { Mismatch, VerifyResult } from './comparison.js'
 export type { DiskExtent, DiskWorkingSet } from './disk-working-set.js'
 export { Trace, type TraceFields } from './trace.js'
 export type { Manifest } from './working-set-file.js'
-export type { Mismatch, VerifyResult } from './working-set-verify.js'
 export type { Progress } from './working-set-writer.js'
 
 /** A contiguous run of 4 KiB pages of a working set. */
@@ -59,6 +52,12 @@ export interface WriteOptions {
   readonly diskImages?: readonly string[] | undefined
   /** What the file says about itself besides when, where and from what it was made. */
   readonly manifest?: { readonly label?: string | undefined } | undefined
+  /**
+   * Name of the snapshot that the memory file is part of, up to 1024 characters: one that no other
+   * snapshot has. The file's manifest keeps it.
+   * @default no name
+   */
+  readonly snapshotId?: string | undefined
   readonly signal?: AbortSignal | undefined
   readonly onProgress?: ((progress: Progress) => void) | undefined
 }
@@ -68,24 +67,8 @@ export interface VerifyOptions {
   readonly onProgress?: ((progress: Progress) => void) | undefined
 }
 
-/** What the native engine needs of a working-set file: its tables, byte for byte. */
-export interface Plan {
-  readonly path: string
-  readonly pageSize: number
-  readonly groups: Uint8Array
-  readonly extents: Uint8Array
-}
-
-/** A {@link Plan} with what the file says of disk images. */
-export interface FilePlan extends Plan {
-  /** Size, samples and name of each image. */
-  readonly disks: readonly StoredDisk[]
-  /** The table of disk extents, byte for byte; empty without disks. */
-  readonly diskExtents: Uint8Array
-}
-
-/** What the engine prefetches by; `undefined` for a working set that is not from a file. */
-export let planOf: (set: WorkingSet) => FilePlan | undefined
+/** The file of a working set as it was read; `undefined` for one that is not from a file. */
+export let fileOf: (set: WorkingSet) => WorkingSetFile | undefined
 
 /**
  * The extents of all disks of a working set, from a file or not, in one order: disk, first page, page
@@ -153,7 +136,7 @@ export class WorkingSet {
 
   static {
     // Not a member: the engine's tables are nobody else's business.
-    planOf = (set) => set.#file
+    fileOf = (set) => set.#file
     diskTableOf = (set) => set.#diskTable
     diskCountOf = (set) => set.#diskFacts.length
     touchTableOf = (set) => set.#file?.touches ?? touchesOf(set.order)
@@ -255,11 +238,6 @@ export class WorkingSet {
     return this.#file?.manifest
   }
 
-  /** What ties the file to its memory file; `undefined` when this is not from a file. */
-  get identity(): SnapshotIdentity | undefined {
-    return this.#file?.identity
-  }
-
   /**
    * Writes a working-set file with the bytes of the pages, taken from `memoryFile`. Of disk images it
    * has places, and no bytes.
@@ -282,6 +260,7 @@ export class WorkingSet {
       memoryFile: required(rules.path),
       diskImages: imagePaths(this.#diskFacts.length),
       manifest: { expected: 'an object', accepts: (value) => typeof value === 'object' },
+      snapshotId: rules.name,
       signal: rules.signal,
       onProgress: rules.callback,
     })
@@ -292,22 +271,24 @@ export class WorkingSet {
       order,
       runs,
       memoryFile,
-      disks: this.disks,
+      disks: await takeDisks(path, this.disks, diskImages),
       diskTable: this.#diskTable,
-      diskImages,
       label: manifest.label,
+      snapshotId: options.snapshotId,
       signal,
       onProgress,
     })
   }
 
   /**
-   * Compares every page of the file with the memory file, where a restore compares a sample.
+   * Compares every page of the file with the memory file, those of zeros too, and remembers the
+   * result on this host: after it, restores from an identical file install the set's own bytes.
    *
    * @throws TypeError when this working set is not from a file.
    * @throws ReapTraceError
    * - `ERR_SNAPSHOT_MISMATCH`: the memory file has another size,
-   * - `ERR_WORKING_SET_INVALID`: the file's data is damaged (`check` is `group-checksum`),
+   * - `ERR_WORKING_SET_INVALID`: the file's data is damaged (`check` is `group-checksum`), or it was
+   *   written to since it was read (`changed`),
    * - `ERR_SOURCE_READ`, `ERR_WORKING_SET_IO`: one of the files cannot be read.
    * @throws the reason of `signal` when it aborts.
    */
@@ -319,7 +300,8 @@ export class WorkingSet {
     })
     const file = this.#file
     if (!file) throw new TypeError('verify() needs a working set that was read from a file')
-    return verifyWorkingSetFile(file, memoryFile, options.signal, options.onProgress)
+    const { result } = await compareWithMemory(file, memoryFile, { when: 'soon', ...options })
+    return result
   }
 
   /** The working set in numbers, for people and tools. */
@@ -341,11 +323,11 @@ export class WorkingSet {
       ...(file && {
         file: {
           path: file.path,
+          id: Buffer.from(file.id).toString('hex'),
           fileBytes: file.fileBytes,
           ...countOf(file),
           dataPages: file.dataPages,
           zeroPages: file.zeroPages,
-          samples: file.identity.pages.length,
           manifest: file.manifest,
         },
       }),

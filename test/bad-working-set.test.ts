@@ -7,16 +7,19 @@ import { eventLog, type Scene, scene, serveScene } from './scratch.js'
 
 const PAGES = 1024
 
-async function set(s: Scene): Promise<string> {
+function traceOf(memoryPages: number): Trace {
   const pages = Uint32Array.from({ length: 700 }, (_, i) => (i * 37) % PAGES)
-  const trace = new Trace({
+  return new Trace({
     pageSize: 4096,
-    memoryBytes: PAGES * 4096,
+    memoryBytes: memoryPages * 4096,
     pages,
     timesUs: pages.map((_, i) => i),
   })
+}
+
+async function set(s: Scene): Promise<string> {
   const path = join(s.folder, 'set')
-  await WorkingSet.fromTraces([trace]).write(path, { memoryFile: s.memoryFile })
+  await WorkingSet.fromTraces([traceOf(PAGES)]).write(path, { memoryFile: s.memoryFile })
   return path
 }
 
@@ -77,10 +80,14 @@ const damages: Damage[] = [
     harm: async (_, path) => truncate(path, (await readFile(path)).length - 4096),
   },
   {
-    name: 'of another snapshot',
+    name: 'of a memory of another size',
     code: 'ERR_SNAPSHOT_MISMATCH',
-    check: 'sample',
-    harm: (s) => makeMemoryFile(s.memoryFile, PAGES, { seed: 99 }),
+    check: 'size',
+    harm: async (s, path) => {
+      const memoryFile = join(s.folder, 'other memory')
+      await makeMemoryFile(memoryFile, PAGES + 1)
+      await WorkingSet.fromTraces([traceOf(PAGES + 1)]).write(path, { memoryFile })
+    },
   },
 ]
 
@@ -111,42 +118,44 @@ describe.each(damages)('a working set $name', ({ code, check, harm }) => {
 })
 
 describe('a working set whose data is damaged', () => {
-  test('is given up where the checksum says so, and the guest is served on demand', async () => {
+  test('gives no bytes, and its damage is reported when it is compared', async () => {
     const s = await scene({ pages: PAGES })
     const path = await set(s)
     const offset = await groupOffset(path, 1)
-    await flip(path, offset + 1000)
+    await flip(path, offset + 5)
     const log = eventLog()
     const handler = await serveScene(s, { workingSet: path, onEvent: log.onEvent })
     await s.vmm.handshake(s.socketPath)
+    expect(await handler.prefetched).toMatchObject({
+      pages: 700,
+      complete: true,
+      source: 'memory-file',
+      provenBy: undefined,
+    })
+    expect(await handler.compared).toBeUndefined()
     const error = { code: 'ERR_WORKING_SET_INVALID', check: 'group-checksum', offset, path }
-    expect(await handler.prefetched).toMatchObject({ complete: false, error })
     expect(log.events).toContainEqual({ type: 'warning', error: expect.objectContaining(error) })
     expect((await s.vmm.verify(s.memoryFile)).wrong).toEqual([])
     expect((await handler.close()).state).toBe('vm-killed')
   })
 
-  test("rejects prefetched with onBadWorkingSet 'fail', and the guest is served all the same", async () => {
+  test("is refused with onBadWorkingSet 'fail', before anything listens", async () => {
     const s = await scene({ pages: PAGES })
     const path = await set(s)
     await flip(path, (await groupOffset(path, 0)) + 5)
-    const handler = await serveScene(s, { workingSet: path, onBadWorkingSet: 'fail' })
-    await s.vmm.handshake(s.socketPath)
-    await expect(handler.prefetched).rejects.toMatchObject({ check: 'group-checksum' })
-    expect((await s.vmm.verify(s.memoryFile)).wrong).toEqual([])
+    await expect(
+      serveScene(s, { workingSet: path, onBadWorkingSet: 'fail' }),
+    ).rejects.toMatchObject({ code: 'ERR_WORKING_SET_INVALID', check: 'group-checksum' })
   })
 
-  test('that is cut short after it was read', async () => {
+  test('that is cut short after it was read gives the order alone', async () => {
     const s = await scene({ pages: PAGES })
     const path = await set(s)
     const workingSet = await WorkingSet.read(path)
     await truncate(path, await groupOffset(path, 1))
     const handler = await serveScene(s, { workingSet })
     await s.vmm.handshake(s.socketPath)
-    expect(await handler.prefetched).toMatchObject({
-      complete: false,
-      error: { code: 'ERR_WORKING_SET_INVALID', check: 'cut-short' },
-    })
+    expect(await handler.prefetched).toMatchObject({ complete: true, source: 'memory-file' })
     expect((await s.vmm.verify(s.memoryFile)).wrong).toEqual([])
   })
 })

@@ -1,7 +1,7 @@
-import { closeSync, copyFileSync, openSync, renameSync, rmSync, statSync, writeSync } from 'node:fs'
+import { closeSync, openSync, renameSync, rmSync, statSync, writeSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
 import { planFor } from '../src/checked-plan.js'
-import { failureOf, makeMemory, newPath, write } from './working-set-helpers.js'
+import { failureOf, makeMemory, write } from './working-set-helpers.js'
 
 const settled = (path: string) =>
   expect.poll(() => Date.now() - statSync(path).ctimeMs).toBeGreaterThan(200)
@@ -55,11 +55,11 @@ describe('the plan of a working-set file', () => {
     const path = await write(memoryFile, [4, 9])
     await settled(path)
     await planFor(path, memoryFile)
-    const another = newPath('memory')
-    copyFileSync(
-      makeMemory(300, (page) => page === 4),
-      another,
-    )
-    expect(await failureOf(planFor(path, another))).toMatchObject({ code: 'ERR_SNAPSHOT_MISMATCH' })
+    const another = makeMemory(301)
+    expect(await failureOf(planFor(path, another))).toMatchObject({
+      code: 'ERR_SNAPSHOT_MISMATCH',
+      check: 'size',
+      path: another,
+    })
   })
 })

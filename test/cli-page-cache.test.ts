@@ -68,7 +68,8 @@ describe('record --backend page-cache', () => {
       `dd status=none bs=${PAGE} skip=${page} count=1 of=/dev/null if=${path}`
     const work = `${read('$REAP_TRACE_BACKEND_PATH', 1500)}; ${read(s.image, 300)}`
     const { code, stdout, stderr } = await run([
-      ...['record', ...s.words, '--disk', s.image, '--output', s.output, '--label', 'v7', '--json'],
+      ...['record', ...s.words, '--disk', s.image, '--output', s.output, '--json'],
+      ...['--label', 'v7', '--snapshot-id', 'vm-7'],
       ...shell(s.folder, work),
     ])
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
@@ -76,7 +77,7 @@ describe('record --backend page-cache', () => {
     // Writing the file has read more of it.
     expect(residentPages(s.memoryFile)).toEqual(expect.arrayContaining([...set.order.pages]))
     expect([...set.order.pages]).toContain(1500)
-    expect(set.manifest).toMatchObject({ label: 'v7' })
+    expect(set.manifest).toMatchObject({ label: 'v7', snapshotId: 'vm-7' })
     const [disk] = set.disks
     expect(disk).toMatchObject({ bytes: 300 * PAGE + 17 })
     expect(disk!.extents.at(-1)).toMatchObject({ firstPage: expect.any(Number) })
@@ -458,9 +459,9 @@ describe('advise', () => {
     expect(second.host).toEqual(first.host)
   })
 
-  it('refuses a working set that is missing, damaged, or of another snapshot', async () => {
+  it('refuses a working set that is missing, damaged, or of a memory of another size', async () => {
     const s = await recorded()
-    const other = makeMemory(4096, (page) => page === order[0])
+    const other = makeMemory(4097)
     const advise = (file: string, memory: string) =>
       run(['advise', file, '--memory', memory, '--no-measure'])
     for (const [outcome, code] of [

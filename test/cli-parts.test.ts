@@ -79,6 +79,8 @@ describe('parsing', () => {
   it('reads every option of record, and the command after the dashes as it is', () => {
     const words = ['record', ...serving, '--output', 'vm.ws', '--for', '2s', '--label', 'v7']
     const more = [
+      '--snapshot-id',
+      'vm-7',
       '--interpose',
       '--connect-timeout',
       '1m',
@@ -97,6 +99,7 @@ describe('parsing', () => {
         output: 'vm.ws',
         forMs: 2000,
         label: 'v7',
+        snapshotId: 'vm-7',
         connectTimeoutMs: 60_000,
         leaveVm: true,
         interpose: true,
@@ -207,6 +210,14 @@ describe('parsing', () => {
       /^error: .*It may be given 16 times/,
     ],
     [['restore', ...serving, '--working-set', 'x', '--disk', ''], /^error: .*must not be empty/],
+    [
+      ['record', ...serving, '--output', 'x', '--snapshot-id', ''],
+      /^error: .*--snapshot-id.*must not be empty/,
+    ],
+    [
+      ['record', ...serving, '--output', 'x', '--snapshot-id', 'x'.repeat(1025)],
+      /^error: .*may have 1024 characters/,
+    ],
     [['advise', 'x'], /^error: required option '--memory/],
     [['advise', 'x', '--memory', 'm', '--', 'ls'], /^error: advise takes no command after --/],
     [

@@ -27,7 +27,7 @@ describe('record', () => {
     const { code, stdout, stderr } = await run([
       'record',
       ...serveWords(here),
-      ...['--output', output, '--label', 'v7', '--', command],
+      ...['--output', output, '--label', 'v7', '--snapshot-id', 'vm-7', '--', command],
     ])
     expect(code, stderr).toBe(0)
     // The command's own stdout makes room for ours.
@@ -56,7 +56,11 @@ describe('record', () => {
 
     const set = await WorkingSet.read(output)
     expect([...set.order.pages]).toEqual([7, 3, 4, 5, 100])
-    expect(set.manifest).toMatchObject({ label: 'v7', memoryFile: 'memory' })
+    expect(set.manifest).toMatchObject({
+      label: 'v7',
+      snapshotId: 'vm-7',
+      memoryFile: 'memory',
+    })
     expect((await stat(output)).mode & 0o777).toBe(0o600)
   })
 

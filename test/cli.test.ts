@@ -24,6 +24,8 @@ describe('restore', () => {
       fetchMs: expect.any(Number),
       installMs: expect.any(Number),
       sinceConnectMs: expect.any(Number),
+      source: 'working-set',
+      provenBy: 'written',
       complete: true,
     })
     expect(await here.vmm.verify(here.memoryFile)).toMatchObject({ wrongCount: 0, pages: 256 })
@@ -98,6 +100,7 @@ describe('inspect and verify', () => {
     expect(code).toBe(0)
     expect(stdout).toMatch(/^pages +5 \(20 KiB, 2\.0 % of the memory\)/m)
     expect(stdout).toMatch(/^extents +3, 1\.7 pages each/m)
+    expect(stdout).toMatch(/^id +[0-9a-f]{32}$/m)
     expect(stdout).toMatch(/^made +\d{4}-.* by reap-trace on /m)
     expect(stdout).toMatch(/^ +2–3 +1 +3 /m)
     expect(stdout).toMatch(/^ {2}0x000000 │ {3}███ █/m)
@@ -123,7 +126,11 @@ describe('inspect and verify', () => {
         { fromPages: 2, toPages: 3, extents: 1, pages: 3 },
       ],
       order: { sequentialShare: 0.5, backwardShare: 0.25 },
-      file: { path: workingSet, manifest: { memoryFile: 'memory' } },
+      file: {
+        path: workingSet,
+        id: expect.stringMatching(/^[0-9a-f]{32}$/),
+        manifest: { memoryFile: 'memory' },
+      },
     })
     expect(facts.map.pages.reduce((sum: number, pages: number) => sum + pages, 0)).toBe(5)
   })
@@ -165,7 +172,8 @@ describe('inspect and verify', () => {
     const here = await scene({ pages: 256, holes: false })
     const workingSet = await recorded(here)
     const same = await run(['verify', workingSet, '--memory', here.memoryFile])
-    expect(same).toMatchObject({ code: 0, stdout: 'identical: all of 5 pages\n', stderr: '' })
+    const stdout = 'identical: all of 5 pages; restores on this host read them from the set\n'
+    expect(same).toMatchObject({ code: 0, stdout, stderr: '' })
 
     const memory = await readFile(here.memoryFile)
     memory[4 * 4096 + 17]! ^= 1
@@ -185,6 +193,7 @@ describe('inspect and verify', () => {
         identical: false,
         mismatchedPages: 1,
         mismatches: [{ page: 4, offset: 4 * 4096 }],
+        remembered: true,
       },
     ])
   })

@@ -5,13 +5,12 @@ import { readFileSync } from 'node:fs'
 const PAGE = 4096
 
 export interface ReadSet {
+  id: Uint8Array
   pageSize: number
   memoryBytes: number
   runs: number
   /** Guest pages in first-touch order, by their first 4 KiB page. */
   touches: { page: number; timeUs: number }[]
-  samples: { page: number; checksum: number }[]
-  key: Uint8Array
   manifest: Record<string, unknown>
   groups: { pages: number; dataBytes: number; extents: number }[]
   extents: { firstPage: number; pageCount: number; rank: number }[]
@@ -48,35 +47,6 @@ function utf8(bytes: Uint8Array): string {
   }
 }
 
-/** SplitMix64 as the page describes it, to draw the places of the samples again. */
-export function drawSamples(
-  key: Uint8Array,
-  pageOfRank: readonly number[],
-  memoryPages: number,
-): number[] {
-  const view = new DataView(key.buffer, key.byteOffset, 16)
-  const mask = (1n << 64n) - 1n
-  let state = view.getBigUint64(0, true)
-  const gamma = view.getBigUint64(8, true) | 1n
-  const next = () => {
-    state = (state + gamma) & mask
-    let z = state
-    z = ((z ^ (z >> 30n)) * 0xbf58476d1ce4e5b9n) & mask
-    z = ((z ^ (z >> 27n)) * 0x94d049bb133111ebn) & mask
-    return z ^ (z >> 31n)
-  }
-  const pages: number[] = []
-  const add = (page: number) => {
-    if (!pages.includes(page)) pages.push(page)
-  }
-  for (const page of pageOfRank.slice(0, 16)) add(page)
-  if (pageOfRank.length > 0) {
-    for (let i = 0; i < 32; i++) add(pageOfRank[Number(next() % BigInt(pageOfRank.length))]!)
-  }
-  for (let i = 0; i < 16; i++) add(Number(next() % BigInt(memoryPages)))
-  return pages
-}
-
 /** The places of a disk's samples, from the pages of its order. */
 export function placeDiskSamples(order: readonly number[]): number[] {
   const places = order.slice(0, 8).map((_, i) => i)
@@ -99,14 +69,12 @@ export function readSet(path: string): ReadSet {
 
   must('magic', file.length >= 8 && file.toString('latin1', 0, 8) === 'REAPWSET')
   must('size', file.length >= 4096)
-  must('version', u16(8) === 1 && u16(10) <= 1)
+  must('version', u16(8) === 2 && u16(10) === 0)
   const header = Uint8Array.from(file.subarray(0, 4096))
   header.fill(0, 124, 128)
   must('header checksum', crc32cOf(header) === u32(124))
-  must(
-    'reserved',
-    header.subarray(u16(10) === 0 ? 128 : 136).every((byte) => byte === 0),
-  )
+  const zeros = (from: number, to: number) => file.subarray(from, to).every((byte) => byte === 0)
+  must('reserved', u32(76) === 0 && zeros(136, 4096))
   must('header size', u32(12) === 4096)
   must('file size', u64(16) === file.length)
   const memoryBytes = u64(24)
@@ -116,15 +84,14 @@ export function readSet(path: string): ReadSet {
   must('memory', memoryBytes > 0 && memoryBytes % pageSize === 0 && memoryBytes <= 2 ** 44)
   const memoryPages = memoryBytes / PAGE
   const [indexAt, indexBytes, dataAt] = [u64(40), u64(48), u64(56)]
-  const [groupCount, extentCount, touchCount, sampleCount] = [u32(64), u32(68), u32(72), u32(76)]
+  const [groupCount, extentCount, touchCount] = [u32(64), u32(68), u32(72)]
   const [runs, manifestBytes, dataPages, zeroPages] = [u32(80), u32(84), u64(88), u64(96)]
   const [diskCount, diskExtentCount] = [u32(128), u32(132)]
   must('runs', runs > 0)
   must('disks', diskCount <= 16)
-  must('samples', sampleCount >= 1 && sampleCount <= 4096)
   must('manifest size', manifestBytes <= 65536)
   must('index place', indexAt === 4096)
-  const tables = groupCount * 32 + extentCount * 16 + touchCount * 8 + sampleCount * 8
+  const tables = groupCount * 32 + extentCount * 16 + touchCount * 8
   const diskTables = diskCount * 512 + diskExtentCount * 16
   must('index size', indexBytes === tables + diskTables + manifestBytes)
   must('data place', dataAt % PAGE === 0 && dataAt >= indexAt + indexBytes)
@@ -135,8 +102,7 @@ export function readSet(path: string): ReadSet {
 
   const extentsAt = indexAt + groupCount * 32
   const touchesAt = extentsAt + extentCount * 16
-  const samplesAt = touchesAt + touchCount * 8
-  const disksAt = samplesAt + sampleCount * 8
+  const disksAt = touchesAt + touchCount * 8
   const diskExtentsAt = disksAt + diskCount * 512
   const manifestAt = diskExtentsAt + diskExtentCount * 16
 
@@ -152,15 +118,11 @@ export function readSet(path: string): ReadSet {
   must('touched once', new Set(ranks).size === ranks.length)
 
   const set: ReadSet = {
+    id: Uint8Array.from(file.subarray(104, 120)),
     pageSize,
     memoryBytes,
     runs,
     touches,
-    samples: Array.from({ length: sampleCount }, (_, i) => ({
-      page: u32(samplesAt + i * 8),
-      checksum: u32(samplesAt + i * 8 + 4),
-    })),
-    key: Uint8Array.from(file.subarray(104, 120)),
     manifest: JSON.parse(utf8(file.subarray(manifestAt, manifestAt + manifestBytes))),
     groups: [],
     extents: [],
@@ -171,15 +133,11 @@ export function readSet(path: string): ReadSet {
     diskExtents: [],
   }
   must('manifest', typeof set.manifest === 'object' && !Array.isArray(set.manifest))
-  for (const name of ['createdAt', 'createdBy', 'host', 'kernel', 'memoryFile', 'label']) {
+  const members = ['createdAt', 'createdBy', 'host', 'kernel', 'memoryFile', 'label', 'snapshotId']
+  for (const name of members) {
     must('manifest member', ['string', 'undefined'].includes(typeof set.manifest[name]))
   }
-  must(
-    'samples',
-    set.samples.every(({ page }) => page < memoryPages),
-  )
 
-  const zeros = (from: number, to: number) => file.subarray(from, to).every((byte) => byte === 0)
   for (let at = disksAt; at < diskExtentsAt; at += 512) {
     const [bytes, pages, samples, nameBytes] = [u64(at), u32(at + 8), u32(at + 12), u32(at + 144)]
     must('disk bytes', bytes > 0 && bytes <= 2 ** 44)

@@ -10,13 +10,12 @@ const race = vi.hoisted(() => ({ afterCheck: async (): Promise<void> => {} }))
 
 vi.mock('../src/snapshot.js', async (original) => {
   const snapshot = await original<typeof import('../src/snapshot.js')>()
-  const before = snapshot.checkIdentity
   return {
     ...snapshot,
-    checkIdentity: async (...args: Parameters<typeof before>) => {
-      const stamp = await before(...args)
+    statMemoryFile: async (path: string) => {
+      const stats = await snapshot.statMemoryFile(path)
       await race.afterCheck()
-      return stamp
+      return stats
     },
   }
 })

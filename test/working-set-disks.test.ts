@@ -2,7 +2,7 @@ import { readFileSync, statSync, truncateSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { diskTableOf, planOf, Trace, WorkingSet } from '../src/working-set.js'
+import { diskTableOf, fileOf, Trace, WorkingSet } from '../src/working-set.js'
 import { dataOffsetFor, shortName } from '../src/working-set-file.js'
 import { crc32cOf, placeDiskSamples, readSet } from './second-reader.js'
 import {
@@ -146,7 +146,7 @@ describe('the disks of a working set', () => {
       { name: basename(images[0]!), bytes: 20 * PAGE, pages: 2, extents: 2 },
       { name: basename(images[1]!), bytes: 5 * PAGE + 1, pages: 1, extents: 1 },
     ])
-    const plan = planOf(back)!
+    const plan = fileOf(back)!
     expect(plan.diskExtents.length).toBe(3 * 16)
     const { buffer, byteOffset } = plan.diskExtents
     expect(new Uint32Array(buffer, byteOffset, 12)).toEqual(diskTableOf(set))
@@ -154,16 +154,15 @@ describe('the disks of a working set', () => {
       [20 * PAGE, [7, 3]],
       [5 * PAGE + 1, [5]],
     ])
-    expect(readSet(path).version).toBe('1.1')
+    expect(readSet(path).version).toBe('2.0')
   })
 
-  test('make a file of version 1.0 when there are none, with nothing where disks would be', async () => {
+  test('are of the same version when there are none, with nothing where disks would be', async () => {
     const { path, back } = await written([], [])
     const bytes = readFileSync(path)
-    expect([bytes.readUInt16LE(8), bytes.readUInt16LE(10)]).toEqual([1, 0])
     expect(bytes.subarray(128, PAGE).every((byte) => byte === 0)).toBe(true)
-    expect(planOf(back)).toMatchObject({ disks: [], diskExtents: new Uint8Array() })
-    expect(readSet(path).version).toBe('1.0')
+    expect(fileOf(back)).toMatchObject({ disks: [], diskExtents: new Uint8Array() })
+    expect(readSet(path)).toMatchObject({ version: '2.0', disks: [] })
   })
 
   test('go into the next file when a set that was read is written', async () => {
@@ -286,9 +285,9 @@ describe('writing a set with disks', () => {
   })
 
   test('counts the tables of disks for the limit of the index', () => {
-    const indexOf = (diskBytes: number) => dataOffsetFor(1, 1, 1, diskBytes, 0)
-    expect(indexOf(2 ** 28 - 64)).toBe(PAGE + 2 ** 28)
-    expect(() => indexOf(2 ** 28 - 48)).toThrow('and those of its disks, is too large')
+    const indexOf = (diskBytes: number) => dataOffsetFor(1, 1, diskBytes, 0)
+    expect(indexOf(2 ** 28 - 56)).toBe(PAGE + 2 ** 28)
+    expect(() => indexOf(2 ** 28 - 40)).toThrow('and those of its disks, is too large')
   })
 
   test.each<[string, object, string]>([

@@ -1,17 +1,8 @@
-import {
-  copyFileSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  statSync,
-  truncateSync,
-  utimesSync,
-  writeFileSync,
-} from 'node:fs'
+import { copyFileSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs'
 import { describe, expect, test, vi } from 'vitest'
-import { sampleDiskPages, samplePages } from '../src/native.js'
-import { checkDisk, checkIdentity } from '../src/snapshot.js'
-import { planOf, WorkingSet } from '../src/working-set.js'
+import { sampleDiskPages } from '../src/native.js'
+import { checkDisk, checkSize, statMemoryFile } from '../src/snapshot.js'
+import { fileOf, WorkingSet } from '../src/working-set.js'
 import {
   diskTrace,
   failureOf,
@@ -26,99 +17,38 @@ import {
 
 vi.mock('../src/native.js', async (original) => {
   const native = await original<typeof import('../src/native.js')>()
-  return {
-    ...native,
-    samplePages: vi.fn(native.samplePages),
-    sampleDiskPages: vi.fn(native.sampleDiskPages),
-  }
+  return { ...native, sampleDiskPages: vi.fn(native.sampleDiskPages) }
 })
 
 /** Times tell of a change only when the file was left alone for longer than a clock tick. */
-const settled = (memoryFile: string) =>
-  expect.poll(() => Date.now() - statSync(memoryFile).ctimeMs).toBeGreaterThan(200)
+const settled = (image: string) =>
+  expect.poll(() => Date.now() - statSync(image).ctimeMs).toBeGreaterThan(200)
 
-describe('the identity of a memory file', () => {
-  const calls = () => vi.mocked(samplePages).mock.calls.length
-
-  test('is its content: a copy elsewhere is the same, and so is a copy of the working set', async () => {
+describe('the size of a memory file', () => {
+  test('is that of the set, or the error names both', async () => {
     const memoryFile = makeMemory(300)
-    const path = await write(memoryFile, [4, 9, 200])
-    const [memoryCopy, copy] = [newPath('memory'), newPath('set')]
-    copyFileSync(memoryFile, memoryCopy)
-    copyFileSync(path, copy)
-    await checkIdentity(memoryCopy, await WorkingSet.read(copy))
-  })
-
-  test('is refused when one of the first pages differs, and the error says which', async () => {
-    const memoryFile = makeMemory(300)
-    const set = await WorkingSet.read(await write(memoryFile, [4, 9, 200]))
-    const bytes = readFileSync(memoryFile)
-    bytes[9 * PAGE + 4095]! ^= 1
-    writeFileSync(memoryFile, bytes)
-    expect(await failureOf(checkIdentity(memoryFile, set))).toMatchObject({
-      code: 'ERR_SNAPSHOT_MISMATCH',
-      check: 'sample',
-      offset: 9 * PAGE,
-      path: memoryFile,
-    })
-  })
-
-  test('is refused when the size differs', async () => {
-    const memoryFile = makeMemory(300)
-    const set = await WorkingSet.read(await write(memoryFile, [4]))
+    const { memoryBytes } = await WorkingSet.read(await write(memoryFile, [4]))
+    checkSize(memoryFile, Number((await statMemoryFile(memoryFile)).size), memoryBytes)
     truncateSync(memoryFile, 299 * PAGE)
-    expect(await failureOf(checkIdentity(memoryFile, set))).toMatchObject({
-      code: 'ERR_SNAPSHOT_MISMATCH',
-      check: 'size',
-    })
+    const cut = Number((await statMemoryFile(memoryFile)).size)
+    expect(() => checkSize(memoryFile, cut, memoryBytes)).toThrow(
+      expect.objectContaining({
+        code: 'ERR_SNAPSHOT_MISMATCH',
+        check: 'size',
+        path: memoryFile,
+        message: expect.stringMatching(`${300 * PAGE} bytes.* has ${299 * PAGE}`),
+      }),
+    )
   })
 
   test('is not known of a memory file that is gone', async () => {
     const memoryFile = makeMemory(8)
-    const set = await WorkingSet.read(await write(memoryFile, [4]))
     rmSync(memoryFile)
-    expect(await failureOf(checkIdentity(memoryFile, set))).toMatchObject({
+    expect(await failureOf(statMemoryFile(memoryFile))).toMatchObject({
       code: 'ERR_SOURCE_READ',
       errno: -2,
       path: memoryFile,
     })
-  })
-
-  test('is read once for a file that does not change, and again when it does', async () => {
-    const memoryFile = makeMemory(64)
-    const path = await write(memoryFile, [4, 5])
-    const set = await WorkingSet.read(path)
-    await settled(memoryFile)
-    const before = calls()
-    await checkIdentity(memoryFile, set)
-    expect(calls()).toBe(before + 1)
-    await checkIdentity(memoryFile, set)
-    await checkIdentity(memoryFile, await WorkingSet.read(path))
-    expect(calls()).toBe(before + 1)
-
-    const other = await WorkingSet.read(await write(memoryFile, [6]))
-    await checkIdentity(memoryFile, other)
-    expect(calls()).toBe(before + 2)
-
-    const bytes = readFileSync(memoryFile)
-    bytes[4 * PAGE]! ^= 1
-    const { atime, mtime } = statSync(memoryFile)
-    writeFileSync(memoryFile, bytes)
-    utimesSync(memoryFile, atime, mtime)
-    expect((await failureOf(checkIdentity(memoryFile, set))).check).toBe('sample')
-    expect((await failureOf(checkIdentity(memoryFile, set))).check).toBe('sample')
-  })
-
-  test('is read again when another file takes the place', async () => {
-    const memoryFile = makeMemory(64)
-    const set = await WorkingSet.read(await write(memoryFile, [4]))
-    await settled(memoryFile)
-    await checkIdentity(memoryFile, set)
-    renameSync(
-      makeMemory(64, () => true),
-      memoryFile,
-    )
-    expect((await failureOf(checkIdentity(memoryFile, set))).check).toBe('sample')
   })
 })
 
@@ -133,7 +63,7 @@ describe('the identity of a disk image', () => {
     const path = newPath('working-set')
     const set = setOf(memoryFile, [1], PAGE, [diskTrace(bytes, pages)])
     await set.write(path, { memoryFile, diskImages: [image] })
-    return planOf(await WorkingSet.read(path))!.disks[0]!
+    return fileOf(await WorkingSet.read(path))!.disks[0]!
   }
   const SIZE = 9 * PAGE + 100
 
@@ -205,7 +135,7 @@ describe('the identity of a disk image', () => {
     expect((await failureOf(checkDisk(image, disk))).check).toBe('sample')
   })
 
-  test('takes no page that an image has not, and a memory file no page that is not whole', async () => {
+  test('takes no page that an image has not', async () => {
     const image = makeDisk(2 * PAGE)
     const beyond = await failureOf(sampleDiskPages(image, Uint32Array.of(0, 2)))
     expect(beyond).toMatchObject({
@@ -216,12 +146,6 @@ describe('the identity of a disk image', () => {
     })
     expect(beyond.message).toContain('the disk image')
     expect(beyond.hint).toContain('A disk image')
-    truncateSync(image, 2 * PAGE - 1)
-    expect(await failureOf(samplePages(image, Uint32Array.of(1)))).toMatchObject({
-      code: 'ERR_SOURCE_READ',
-      check: 'cut-short',
-      offset: PAGE,
-    })
   })
 })
 
@@ -236,7 +160,13 @@ describe('verify()', () => {
     )
     const progress: number[] = []
     const first = await set.verify(memoryFile, { onProgress: ({ pages }) => progress.push(pages) })
-    expect(first).toEqual({ pages: 1000, identical: true, mismatchedPages: 0, mismatches: [] })
+    expect(first).toEqual({
+      pages: 1000,
+      identical: true,
+      mismatchedPages: 0,
+      mismatches: [],
+      remembered: true,
+    })
     expect(progress.at(-1)).toBe(1000)
 
     const bytes = readFileSync(memoryFile)
@@ -250,6 +180,7 @@ describe('verify()', () => {
         { page: 3, offset: 3 * PAGE },
         { page: 500, offset: 500 * PAGE },
       ],
+      remembered: true,
     })
     writeFileSync(memoryFile, Buffer.alloc(3000 * PAGE))
     const result = await set.verify(memoryFile)

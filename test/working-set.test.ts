@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { planOf, Trace, WorkingSet } from '../src/working-set.js'
+import { fileOf, Trace, WorkingSet } from '../src/working-set.js'
 
 const MEMORY = 1 << 20
 const PAGES = MEMORY / 4096
@@ -194,7 +194,7 @@ describe('a working set of traces', () => {
 
   test('is not for the engine before it is in a file', async () => {
     const set = WorkingSet.fromTraces([trace([1])])
-    expect(planOf(set)).toBeUndefined()
+    expect(fileOf(set)).toBeUndefined()
     expect(set.manifest).toBeUndefined()
     await expect(set.verify('/dev/null')).rejects.toThrow(TypeError)
   })
@@ -242,6 +242,21 @@ describe('misuse', () => {
       'a label that is a number',
       (set) => set.write('p', { memoryFile: 'm', manifest: { label: 7 as never } }),
       '"label"',
+    ],
+    [
+      'a snapshot without a name',
+      (set) => set.write('p', { memoryFile: 'm', snapshotId: '' }),
+      '"snapshotId" of WorkingSet.write() to be a string of 1 to 1024 characters',
+    ],
+    [
+      'a snapshot with too long a name',
+      (set) => set.write('p', { memoryFile: 'm', snapshotId: 's'.repeat(1025) }),
+      '"snapshotId"',
+    ],
+    [
+      'a name of a snapshot that is a number',
+      (set) => set.write('p', { memoryFile: 'm', snapshotId: 7 as never }),
+      '"snapshotId"',
     ],
     [
       'an unknown manifest member',

@@ -87,7 +87,9 @@ async function restoreThroughHandler(
   const { memoryFile, memoryBytes, workingSet } = scene
   const socketPath = scene.socketPath()
   const options =
-    arm === 'working-set' ? ({ workingSet, onBadWorkingSet: 'fail' } as const) : { record: false }
+    arm === 'working-set'
+      ? ({ workingSet, onBadWorkingSet: 'fail', onStaleWorkingSet: 'warn' } as const)
+      : { record: false }
   const start = performance.now()
   const handler = await serve({ socketPath, memoryFile, ...options })
   return whileServed(handler, async () => {

@@ -115,8 +115,7 @@ Examples:
   $ reap-trace inspect vm.ws --json | jq .pages`
 
 export const verifyHelp = `
-A restore compares a sample of the pages; this compares every one. The exit status is 1 when a page
-differs.
+Compares the bytes of every page, those of zeros too. The exit status is 1 when a page differs.
 
 Example:
   $ reap-trace verify vm.ws --memory vm.mem`

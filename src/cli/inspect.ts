@@ -64,6 +64,7 @@ function printFacts(set: WorkingSet, order: OrderSummary, terminal: Terminal): v
   const rows: [string, string | undefined][] = [
     ['file', file && `${file.path} (${formatBytes(file.fileBytes)})`],
     ['label', manifest.label],
+    ['snapshot', manifest.snapshotId],
     ['made', madeBy(manifest)],
     ['of', manifest.memoryFile && `${manifest.memoryFile}, ${formatPlural(summary.runs, 'run')}`],
     ['memory', `${formatBytes(summary.memoryBytes)} in ${formatBytes(summary.pageSize)} pages`],
@@ -89,7 +90,7 @@ function printFacts(set: WorkingSet, order: OrderSummary, terminal: Terminal): v
       'disk',
       `${name}, ${formatBytes(bytes)}: ${formatPlural(pages, 'page')} (${formatBytes(pages * 4096)}) in ${formatPlural(extents, 'extent')}`,
     ]),
-    ['identity', file && `size and ${formatPlural(file.samples, 'sampled page')}`],
+    ['id', file?.id],
   ]
   for (const [name, value] of rows) {
     if (value) terminal.print(`${terminal.style('bold', name.padEnd(9))} ${value}`)

@@ -50,6 +50,8 @@ export const label = (text: string): string => {
   return text
 }
 
+export const snapshotId = (text: string): string => label(path(text))
+
 export const socketPath = (text: string): string => {
   if (Buffer.byteLength(path(text)) <= 107) return text
   throw new InvalidArgumentError('The path of a Unix socket has at most 107 bytes.')

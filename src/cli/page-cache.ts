@@ -60,7 +60,7 @@ async function checkCommand(
 }
 
 export async function recordByPageCache(args: RecordArguments, terminal: Terminal): Promise<void> {
-  const { memory, disks, output, label, forMs } = args
+  const { memory, disks, output, label, snapshotId, forMs } = args
   const signals = new Signals()
   let command: ChildCommand | undefined
   try {
@@ -84,7 +84,7 @@ export async function recordByPageCache(args: RecordArguments, terminal: Termina
       live.stop()
       record = await recording.stop()
     }
-    await write(record, { memory, disks, output, label }, signals, terminal)
+    await write(record, { memory, disks, output, label, snapshotId }, signals, terminal)
   } finally {
     await command?.stop()
     signals.dispose()
@@ -98,7 +98,8 @@ async function write(
     disks: diskImages,
     output,
     label,
-  }: Pick<RecordArguments, 'memory' | 'disks' | 'output' | 'label'>,
+    snapshotId,
+  }: Pick<RecordArguments, 'memory' | 'disks' | 'output' | 'label' | 'snapshotId'>,
   signals: Signals,
   terminal: Terminal,
 ): Promise<void> {
@@ -121,6 +122,7 @@ async function write(
       memoryFile: memory,
       ...(diskImages.length > 0 && { diskImages }),
       manifest: { label },
+      snapshotId,
       signal: interrupted.signal,
       onProgress: ({ pages, totalPages }) => {
         share = pages / totalPages

@@ -17,6 +17,7 @@ import {
   label,
   oneMore,
   path,
+  snapshotId,
   socketPath,
   timeSpan,
 } from './option-values.js'
@@ -44,6 +45,7 @@ export interface RecordArguments extends ServeArguments {
   readonly output: string
   readonly forMs: number | undefined
   readonly label: string | undefined
+  readonly snapshotId: string | undefined
 }
 
 export interface RestoreArguments extends ServeArguments {
@@ -52,6 +54,8 @@ export interface RestoreArguments extends ServeArguments {
   readonly vcpus: 'kvm' | 'threads'
   readonly workingSet: string
   readonly onBadWorkingSet: 'on-demand' | 'fail'
+  readonly onStaleWorkingSet: 'warn' | 'rewrite' | 'fail' | undefined
+  readonly snapshotId: string | undefined
 }
 
 export interface AdviseArguments {
@@ -181,14 +185,14 @@ function recordCommand(command: readonly string[], found: Found): Command {
     .usage('--memory FILE [--socket PATH] --output FILE [options] [-- COMMAND …]')
     .addHelpText('after', recordHelp)
     .action((options) => {
-      const { backend, output, label } = options
+      const { backend, output, label, snapshotId } = options
       needsSocket(self, options)
       mayInterpose(self, options)
       if (options.disk.length > 0 && backend === 'uffd') {
         self.error('error: --disk needs --backend page-cache, which sees the reads of disk images')
       }
       const args = serveArguments(options, command)
-      found({ name: 'record', backend, ...args, output, forMs: options.for, label })
+      found({ name: 'record', backend, ...args, output, forMs: options.for, label, snapshotId })
     })
   return addAll(self, [
     memory(),
@@ -204,6 +208,7 @@ function recordCommand(command: readonly string[], found: Found): Command {
       timeSpan,
     ),
     option('--label <text>', 'what the file shall say of itself', label),
+    option('--snapshot-id <id>', 'the name of the snapshot, and of no other', snapshotId),
     ...serveOptions(),
   ])
 }
@@ -217,11 +222,20 @@ function restoreCommand(command: readonly string[], found: Found): Command {
     .usage('--memory FILE [--socket PATH] --working-set FILE [options] [-- COMMAND …]')
     .addHelpText('after', restoreHelp)
     .action((options) => {
-      const { backend, vcpus, workingSet, onBadWorkingSet } = options
+      const { backend, vcpus, workingSet, onBadWorkingSet, onStaleWorkingSet, snapshotId } = options
       needsSocket(self, options)
       mayInterpose(self, options)
       const args = serveArguments(options, command)
-      found({ name: 'restore', backend, vcpus, ...args, workingSet, onBadWorkingSet })
+      found({
+        name: 'restore',
+        backend,
+        vcpus,
+        ...args,
+        workingSet,
+        onBadWorkingSet,
+        onStaleWorkingSet,
+        snapshotId,
+      })
     })
   return addAll(self, [
     memory(),
@@ -232,9 +246,18 @@ function restoreCommand(command: readonly string[], found: Found): Command {
     disk(),
     vcpus(),
     required('--working-set <file>', 'what "record" wrote', path),
-    new Option('--on-bad-working-set <what>', 'when it is damaged, or of another memory file')
+    new Option('--on-bad-working-set <what>', 'when it is damaged, or of a memory of another size')
       .choices(['on-demand', 'fail'])
       .default('on-demand'),
+    new Option(
+      '--on-stale-working-set <what>',
+      'when pages of it are not those of the memory file (default: "fail" with --on-bad-working-set fail, else "warn")',
+    ).choices(['warn', 'rewrite', 'fail']),
+    option(
+      '--snapshot-id <id>',
+      'name of the snapshot: a set with this name needs no other proof',
+      snapshotId,
+    ),
     ...serveOptions(),
   ])
 }

@@ -100,7 +100,7 @@ async function endOfCommand(session: ServedSession) {
 
 async function writeTrace(
   session: ServedSession,
-  { output, memory, label }: RecordArguments,
+  { output, memory, label, snapshotId }: RecordArguments,
   terminal: Terminal,
   control: { signal: AbortSignal; onProgress: (progress: Progress) => void },
 ): Promise<void> {
@@ -113,7 +113,7 @@ async function writeTrace(
     )
   }
   const set = WorkingSet.fromTraces([trace])
-  await set.write(output, { memoryFile: memory, manifest: { label }, ...control })
+  await set.write(output, { memoryFile: memory, manifest: { label }, snapshotId, ...control })
   const { pages, bytes } = set
   const extents = set.extents.length
   terminal.emit({ type: 'recorded', path: output, pages, extents, bytes })

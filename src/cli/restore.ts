@@ -34,8 +34,8 @@ export async function restore(args: RestoreArguments, terminal: Terminal): Promi
 }
 
 async function restoreByHandler(args: RestoreArguments, terminal: Terminal): Promise<void> {
-  const { workingSet, onBadWorkingSet, disks } = args
-  const options = { workingSet, onBadWorkingSet, record: false }
+  const { workingSet, onBadWorkingSet, onStaleWorkingSet, snapshotId, disks } = args
+  const options = { workingSet, onBadWorkingSet, onStaleWorkingSet, snapshotId, record: false }
   await ServedSession.run(args, options, terminal, async (session) => {
     const ending = new AbortController()
     const disksBrought =

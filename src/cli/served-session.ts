@@ -5,10 +5,12 @@ import {
   type FaultHandler,
   type FaultStats,
   type GuestInfo,
+  type ReapTraceError,
   type ServeEvent,
   type ServeOptions,
   type ServeResult,
   serve,
+  type WorkingSetComparison,
 } from '../index.js'
 import { ChildCommand, type CommandEnd } from './child-command.js'
 import { CliError, errorFields, Interrupted } from './failure.js'
@@ -87,6 +89,7 @@ export class ServedSession {
       await body(session)
       reportEnd()
       await session.#untilCommandEnds()
+      await session.#untilCompared()
     } finally {
       // After a good end there is nothing left to close or to stop.
       await handler?.close({ vm: args.leaveVm ? 'leave' : 'kill' }).catch(() => {})
@@ -215,6 +218,23 @@ export class ServedSession {
     if (failure) throw new CliError('ERR_COMMAND_FAILED', `${failure}, after the session`)
   }
 
+  /** Lets a comparison end that will make the next restore faster; a signal ends it. */
+  async #untilCompared(): Promise<void> {
+    const live = this.#terminal.live(
+      () =>
+        'comparing the working set with the memory file · Ctrl-C leaves that to the next restore',
+    )
+    try {
+      await Promise.race([
+        this.handler.compared,
+        this.signals.nextInterrupt(),
+        this.signals.terminated,
+      ])
+    } finally {
+      live.stop()
+    }
+  }
+
   async #dismissCommand(): Promise<void> {
     // What was detached may be the command itself.
     if (this.#detached) this.command?.leave()
@@ -286,9 +306,14 @@ function howToLoad(socket: string): string {
 
 function report(event: ServeEvent, terminal: Terminal): void {
   terminal.emit(toJson(event))
-  if (event.type === 'warning') terminal.warn(event.error, 'the VM is served on demand')
+  if (event.type === 'warning') terminal.warn(event.error, consequenceOf(event.error))
   else terminal.print(toText(event))
 }
+
+const consequenceOf = ({ check }: ReapTraceError): string =>
+  check === 'stale' || check === 'snapshot-id'
+    ? "the guest gets the memory file's bytes, and the set gives their order"
+    : 'the VM is served on demand'
 
 function toText(event: Exclude<ServeEvent, { type: 'warning' }>): string {
   switch (event.type) {
@@ -299,12 +324,25 @@ function toText(event: Exclude<ServeEvent, { type: 'warning' }>): string {
       return `connected: pid ${pid}, ${formatBytes(memoryBytes)} in ${formatPlural(regions.length, 'region')} of ${formatBytes(pageSize)} pages`
     }
     case 'prefetched': {
-      const { pages, extents, bytes, sinceConnectMs } = event
-      return `prefetched ${formatPlural(pages, 'page')} in ${formatPlural(extents, 'extent')} (${formatBytes(bytes)} read), ${formatMs(sinceConnectMs)} after the connection`
+      const { pages, extents, bytes, sinceConnectMs, source } = event
+      const from = source === 'working-set' ? 'the working set' : 'the memory file'
+      return `prefetched ${formatPlural(pages, 'page')} in ${formatPlural(extents, 'extent')} (${formatBytes(bytes)} read from ${from}), ${formatMs(sinceConnectMs)} after the connection`
     }
+    case 'compared':
+      return describeComparison(event)
     case 'closed':
       return describeEnd(event)
   }
+}
+
+function describeComparison(result: WorkingSetComparison): string {
+  const { pages, mismatchedPages, identical, remembered, rewritten } = result
+  const set = rewritten ? '; it was written anew' : ''
+  if (!identical) {
+    return `compared: ${formatCount(mismatchedPages)} of ${formatPlural(pages, 'page')} of the working set differ from the memory file${set}`
+  }
+  const next = remembered && !rewritten ? '; later restores read them there' : set
+  return `compared: the working set has the memory file's bytes in all of ${formatPlural(pages, 'page')}${next}`
 }
 
 const endings: Record<ServeResult['state'], string> = {

@@ -22,7 +22,8 @@ export async function verify({ file, memory }: VerifyArguments, terminal: Termin
     })
     terminal.emit({ path: file, memory, ...result })
     if (result.identical) {
-      terminal.print(`identical: all of ${formatPlural(result.pages, 'page')}`)
+      const next = result.remembered ? '; restores on this host read them from the set' : ''
+      terminal.print(`identical: all of ${formatPlural(result.pages, 'page')}${next}`)
       return
     }
     for (const { page, offset } of result.mismatches.slice(0, SHOWN)) {

@@ -31,15 +31,15 @@ struct Set {
   // The fields of the header at their places.
   struct __attribute__((packed)) Header {
     char magic[8] = {'R', 'E', 'A', 'P', 'W', 'S', 'E', 'T'};
-    uint16_t major = 1, minor = 0;
+    uint16_t major = 2, minor = 0;
     uint32_t header_bytes = 4096;
     uint64_t file_bytes = 0;
     uint64_t memory_bytes = kMemoryPages * 4096;
     uint32_t granule = 4096, page_size = 4096;
     uint64_t index_offset = 4096, index_bytes = 0, data_offset = 0;
-    uint32_t groups = 0, extents = 0, touches = 0, samples = 0, runs = 1, manifest_bytes = 0;
+    uint32_t groups = 0, extents = 0, touches = 0, reserved = 0, runs = 1, manifest_bytes = 0;
     uint64_t data_pages = 0, zero_pages = 0;
-    uint8_t sample_key[16] = {};
+    uint8_t id[16] = {};
     uint32_t index_checksum = 0, header_checksum = 0, disks = 0, disk_extents = 0;
   };
   static_assert(sizeof(Header) == 136);
@@ -393,9 +393,12 @@ TEST(survey_goes_without_a_working_set) {
 TEST(survey_makes_nothing_of_a_file_that_is_no_working_set) {
   const PageFile memory(16), other(16), empty(0), shorter(1, "", 4096 - 131);
   Set set(extents_at({1, 2}));
-  set.header.major = 2;
+  set.header.major = 1;
+  const Files earlier(set);
+  set.header.major = 3;
   const Files later(set);
-  for (const std::string& path : {other.path(), empty.path(), shorter.path(), later.set()}) {
+  for (const std::string& path :
+       {other.path(), empty.path(), shorter.path(), earlier.set(), later.set()}) {
     reap::Survey found;
     CHECK(!reap::survey(memory.path(), path, &found));
     CHECK_EQ(found.page_size, 0);

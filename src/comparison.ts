@@ -1,0 +1,216 @@
+import type { BigIntStats } from 'node:fs'
+import { constants } from 'node:fs'
+import { type FileHandle, open } from 'node:fs/promises'
+import { LRUCache } from 'lru-cache'
+import { ReapTraceError } from './errors.js'
+import { type FileStamp, isSettled, stamp, stampOf, untilSettled } from './file-stamp.js'
+import { ioError } from './files.js'
+import { checkShape, readError } from './memory-file.js'
+import { compareFiles } from './native.js'
+import { type Finding, findingOf, remember } from './proof.js'
+import { checkSize, statMemoryFile } from './snapshot.js'
+import { PAGE } from './trace.js'
+import type { WorkingSetFile } from './working-set-file.js'
+import type { Progress } from './working-set-writer.js'
+
+/** A page of a working set that is not the memory file's. */
+export interface Mismatch {
+  /** Number of the 4 KiB page. */
+  readonly page: number
+  /** Where it begins in the memory file. */
+  readonly offset: number
+}
+
+/** What a full comparison found. */
+export interface VerifyResult {
+  /** Number of 4 KiB pages compared: all of the set, also the zero ones. */
+  readonly pages: number
+  readonly identical: boolean
+  /** Number of `pages` that differ. */
+  readonly mismatchedPages: number
+  /** The first 16 of them in the order of the file. */
+  readonly mismatches: readonly Mismatch[]
+  /**
+   * Whether the result is remembered on this host, so that the next restore need not compare: not so
+   * where a file changed meanwhile, or the memory file is on a file system whose times do not tell of
+   * every change: tmpfs, FUSE, one of the network.
+   */
+  readonly remembered: boolean
+}
+
+export interface ComparisonOptions {
+  /**
+   * `idle` reads and compares when nothing else wants the core. `now` does not wait for a file that was
+   * just written to be old enough for its times to tell of the next write: the result may not be
+   * remembered then.
+   */
+  readonly when: 'idle' | 'soon' | 'now'
+  readonly signal?: AbortSignal | undefined
+  readonly onProgress?: ((progress: Progress) => void) | undefined
+}
+
+/** A comparison, and the states of the files in which it holds. */
+export interface ComparedFiles {
+  readonly result: VerifyResult
+  /** `undefined` where a later write might not show. */
+  readonly states: { readonly memory: FileStamp; readonly set: FileStamp } | undefined
+}
+
+/**
+ * Compares every page of a working-set file with the memory file on a thread of its own, and remembers
+ * the result.
+ *
+ * @throws ReapTraceError
+ * - `ERR_SNAPSHOT_MISMATCH`: the memory file has another size,
+ * - `ERR_WORKING_SET_INVALID`: the file's data is damaged, or it was written to since it was read,
+ * - `ERR_SOURCE_READ`, `ERR_WORKING_SET_IO`: one of the files cannot be read.
+ * @throws the reason of `signal` when it aborts.
+ */
+export async function compareWithMemory(
+  set: WorkingSetFile,
+  memoryPath: string,
+  { when, signal, onProgress }: ComparisonOptions,
+): Promise<ComparedFiles> {
+  signal?.throwIfAborted()
+  await using memory = await OpenFile.open(memoryPath, (error) => readError(memoryPath, error))
+  await using file = await OpenFile.open(set.path, (error) => ioError('read', set.path, error))
+  const [memoryStats, setStats] = [await memory.look(), await file.look()]
+  checkShape(memoryPath, memoryStats)
+  checkSize(memoryPath, Number(memoryStats.size), set.memoryBytes)
+  if (stamp(setStats) !== set.stamp.join(':')) throw writtenTo(set.path)
+
+  const isOldEnough = async (stats: BigIntStats) =>
+    when === 'now' ? isSettled(stats) : untilSettled(stats)
+  const wereSettled = (await isOldEnough(memoryStats)) && (await isOldEnough(setStats))
+  const totalPages = set.dataPages + set.zeroPages
+  const [pages, mismatchedPages, mismatches] = await compareFiles(
+    { path: set.path, fd: file.fd, groups: set.groups, extents: set.extents },
+    { path: memoryPath, fd: memory.fd },
+    {
+      background: when === 'idle',
+      signal,
+      onProgress: onProgress && ((pages) => onProgress({ pages, totalPages })),
+    },
+  )
+  const areUnchanged =
+    stamp(await memory.look()) === stamp(memoryStats) &&
+    stamp(await file.look()) === stamp(setStats)
+  const holds = wereSettled && areUnchanged
+  const states = holds ? { memory: stampOf(memoryStats), set: set.stamp } : undefined
+  const found = { mismatchedPages, mismatches: Array.from(mismatches) }
+  const finding = { memoryFile: memoryPath, how: 'compared', ...found } as const
+  const remembered = states !== undefined && (await remember(set, states.memory, finding))
+  return { result: resultOf(pages, found, remembered), states }
+}
+
+const resultOf = (
+  pages: number,
+  { mismatchedPages, mismatches }: Pick<Finding, 'mismatchedPages' | 'mismatches'>,
+  remembered: boolean,
+): VerifyResult => ({
+  pages,
+  identical: mismatchedPages === 0,
+  mismatchedPages,
+  mismatches: mismatches.map((page) => ({ page, offset: page * PAGE })),
+  remembered,
+})
+
+/** Pairs that were compared and cannot be remembered, so that not every restore compares them. */
+const notRemembered = new LRUCache<string, VerifyResult>({ max: 256 })
+
+/** {@link compareWithMemory}, unless files in these states were compared before. */
+export async function compareOnce(
+  set: WorkingSetFile,
+  memoryPath: string,
+  options: ComparisonOptions,
+): Promise<ComparedFiles> {
+  const memory = stampOf(await statMemoryFile(memoryPath))
+  const finding = await findingOf(set, memory)
+  if (finding) {
+    const result = resultOf(set.dataPages + set.zeroPages, finding, true)
+    return { result, states: { memory, set: set.stamp } }
+  }
+  const pair = [set.stamp, memory].join(':')
+  const before = notRemembered.get(pair)
+  if (before) return { result: before, states: undefined }
+  const compared = await compareWithMemory(set, memoryPath, options)
+  if (!compared.result.remembered) notRemembered.set(pair, compared.result)
+  return compared
+}
+
+/** The end of the last comparison in the background: they take turns, as they share cores and disk. */
+let lastTurn: Promise<unknown> = Promise.resolve()
+
+/** {@link compareOnce} when nothing else wants the core, one at a time. */
+export function compareInBackground(
+  set: WorkingSetFile,
+  memoryPath: string,
+  signal: AbortSignal | undefined,
+): Promise<VerifyResult> {
+  const turn = lastTurn.then(async () => {
+    signal?.throwIfAborted()
+    return (await compareOnce(set, memoryPath, { when: 'idle', signal })).result
+  })
+  lastTurn = turn.catch(() => {})
+  return turn
+}
+
+/** The error of a set whose bytes are not those of the memory file. */
+export function staleError(
+  setPath: string,
+  memoryFile: string,
+  mismatchedPages: number,
+): ReapTraceError {
+  const pages = mismatchedPages === 1 ? '1 page' : `${mismatchedPages} pages`
+  const differ = mismatchedPages === 1 ? 'differs' : 'differ'
+  return new ReapTraceError(
+    'ERR_SNAPSHOT_MISMATCH',
+    `the working set ${setPath} is stale: ${pages} of it ${differ} from ${memoryFile}`,
+    {
+      path: setPath,
+      check: 'stale',
+      hint: "Record it again from this snapshot, or have it rewritten: onStaleWorkingSet: 'rewrite', --on-stale-working-set rewrite.",
+    },
+  )
+}
+
+const writtenTo = (path: string) =>
+  new ReapTraceError('ERR_WORKING_SET_INVALID', `${path} was written to since it was read`, {
+    path,
+    check: 'changed',
+    hint: 'Read it again.',
+  })
+
+class OpenFile {
+  readonly #file: FileHandle
+  readonly #explain: (error: unknown) => unknown
+
+  private constructor(file: FileHandle, explain: (error: unknown) => unknown) {
+    this.#file = file
+    this.#explain = explain
+  }
+
+  static async open(path: string, explain: (error: unknown) => unknown): Promise<OpenFile> {
+    try {
+      // Without O_NONBLOCK the open of a named pipe would wait for somebody to write to it.
+      const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
+      return new OpenFile(file, explain)
+    } catch (error) {
+      throw explain(error)
+    }
+  }
+
+  get fd(): number {
+    return this.#file.fd
+  }
+
+  look(): Promise<BigIntStats> {
+    return this.#file.stat({ bigint: true }).catch((error: unknown) => {
+      throw this.#explain(error)
+    })
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#file.close()
+  }
+}

@@ -1,0 +1,67 @@
+import type { BigIntStats } from 'node:fs'
+import { statfs } from 'node:fs/promises'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { native } from './native.js'
+
+/** Device, inode, size, and the times of the last change of data and of status in nanoseconds. */
+export type FileStamp = BigUint64Array
+
+export const stampOf = ({ dev, ino, size, mtimeNs, ctimeNs }: BigIntStats): FileStamp =>
+  BigUint64Array.of(dev, ino, size, mtimeNs, ctimeNs)
+
+/** The same in one word. */
+export const stamp = (stats: BigIntStats): string => stampOf(stats).join(':')
+
+const SECOND = 1_000_000_000n
+
+/**
+ * Whether every later write changes the stamp. The kernel takes the time of a change from its coarse
+ * clock, which ticks each 1 to 10 ms (`current_time()`; since 6.13 a time that was asked for is never
+ * given twice), so that a second write within one tick does not show. File systems with whole seconds
+ * (ext4 with small inodes) have a tick of that length.
+ *
+ * Git's rule for its index is the same: a file as young as what is noted of it may change unseen.
+ */
+export function isSettled({ ctimeNs }: BigIntStats): boolean {
+  const now = native().coarseTime()
+  return (ctimeNs % SECOND === 0n ? now - (now % SECOND) : now) > ctimeNs
+}
+
+const MAX_WAIT_MS = 1500
+
+/**
+ * Waits for {@link isSettled}: a tick of the clock where the file was just written, and else not at all.
+ * Never on the way of a restore.
+ *
+ * @returns whether it came true: not for a time of change in the future.
+ */
+export async function untilSettled(stats: BigIntStats): Promise<boolean> {
+  const end = performance.now() + MAX_WAIT_MS
+  while (!isSettled(stats)) {
+    if (performance.now() > end) return false
+    await sleep(2)
+  }
+  return true
+}
+
+// Those of linux/magic.h and of the file systems' own headers that call file_update_time() before a
+// mapped page becomes writable.
+const FILE_SYSTEMS_WITH_TIMES = new Set([
+  0xef53, // ext2, ext3, ext4
+  0x58465342, // XFS
+  0x9123683e, // Btrfs
+  0xf2f52010, // F2FS
+  0xca451a4e, // bcachefs
+  0x794c7630, // overlayfs, of which they are the times of the layer's file
+])
+
+/**
+ * Whether the kernel of this machine sets the times of a file before each change of its content.
+ *
+ * Not so on tmpfs, where stores through a shared mapping never do; on FUSE and network file systems,
+ * where a server or a cache of attributes says what they are.
+ */
+export async function keepsTimes(path: string): Promise<boolean> {
+  const { type } = await statfs(path).catch(() => ({ type: 0 }))
+  return FILE_SYSTEMS_WITH_TIMES.has(type >>> 0)
+}

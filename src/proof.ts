@@ -1,0 +1,171 @@
+import { lstat, mkdir, readdir, stat, unlink } from 'node:fs/promises'
+import { homedir } from 'node:os'
+import { join } from 'node:path'
+import { LRUCache } from 'lru-cache'
+import { type FileStamp, keepsTimes } from './file-stamp.js'
+import { replaceFile, writeWhole } from './files.js'
+import { native } from './native.js'
+
+/** What was found out on this host about a working set and a memory file. */
+export interface Finding {
+  /** The memory file's state, as one word. */
+  readonly memory: string
+  /** Its path at that time. */
+  readonly memoryFile: string
+  /** The set was written from it, or every page was compared with it. */
+  readonly how: 'written' | 'compared'
+  /** ISO 8601, in UTC. */
+  readonly at: string
+  /** Number of pages of the set that are not the memory file's; 0 is a proof. */
+  readonly mismatchedPages: number
+  /** The first of them. */
+  readonly mismatches: readonly number[]
+}
+
+/** The content of a working-set file in one state of the file. */
+export interface SetState {
+  readonly path: string
+  /** 16 bytes, drawn anew with each write. */
+  readonly id: Uint8Array
+  readonly stamp: FileStamp
+}
+
+/** All findings about one working-set file, the newest first. */
+interface Findings {
+  readonly id: string
+  readonly stamp: string
+  readonly findings: readonly Finding[]
+}
+
+const MAX_FINDINGS = 16
+const MAX_FILES = 4096
+
+/** What this process found out or has read, by {@link nameOf}. */
+const known = new LRUCache<string, Findings>({ max: 1024 })
+
+/**
+ * The folder in which findings are kept: `REAP_TRACE_PROOFS`, or `reap-trace/proofs` in the user's
+ * cache folder.
+ */
+export function proofFolder(): string {
+  const named = process.env.REAP_TRACE_PROOFS
+  if (named) return named
+  return join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'reap-trace/proofs')
+}
+
+/** A file for each inode, so that a set that is written to replaces what was known of it. */
+const nameOf = ({ stamp: [device, inode] }: SetState): string => `${device}-${inode}.json`
+
+/**
+ * What is known of a working set and a memory file, each in this state: remembered by this process, or
+ * by another of this user.
+ */
+export async function findingOf(set: SetState, memory: FileStamp): Promise<Finding | undefined> {
+  const state = memory.join(':')
+  const search = (findings: readonly Finding[]) => findings.find((one) => one.memory === state)
+  return search(rememberedOf(set)) ?? search(await findingsOf(set))
+}
+
+/** What is known of a working set in its state, the newest first. */
+export async function findingsOf(set: SetState): Promise<readonly Finding[]> {
+  const name = nameOf(set)
+  const bytes = await native().readPrivateFile(proofFolder(), name)
+  const read = bytes && parse(Buffer.from(bytes).toString('utf8'))
+  if (read) known.set(name, merge(read, known.get(name)))
+  return rememberedOf(set)
+}
+
+function rememberedOf(set: SetState): readonly Finding[] {
+  const found = known.get(nameOf(set))
+  return found && isOf(found, set) ? found.findings : []
+}
+
+const isOf = (found: Findings, { id, stamp }: SetState): boolean =>
+  found.id === Buffer.from(id).toString('hex') && found.stamp === stamp.join(':')
+
+/** Findings of one state of a set, each state of a memory file once. */
+function merge(one: Findings, other: Findings | undefined): Findings {
+  if (!other || other.id !== one.id || other.stamp !== one.stamp) return one
+  const states = new Set(one.findings.map(({ memory }) => memory))
+  const rest = other.findings.filter(({ memory }) => !states.has(memory))
+  return { ...one, findings: [...one.findings, ...rest].slice(0, MAX_FINDINGS) }
+}
+
+function parse(text: string): Findings | undefined {
+  try {
+    const { id, stamp, findings } = JSON.parse(text) as Findings
+    const isFinding = ({ memory, memoryFile, how, at, mismatchedPages, mismatches }: Finding) =>
+      [memory, memoryFile, at].every((value) => typeof value === 'string') &&
+      ['written', 'compared'].includes(how) &&
+      [mismatchedPages, ...mismatches].every(Number.isSafeInteger)
+    const isWhole = typeof id === 'string' && typeof stamp === 'string' && findings.every(isFinding)
+    return isWhole ? { id, stamp, findings } : undefined
+  } catch {
+    return undefined
+  }
+}
+
+/**
+ * Remembers a finding, in this process and for others of this user. What cannot be kept costs a
+ * comparison later, and no more.
+ *
+ * @returns false where the memory file's times do not tell of every change.
+ */
+export async function remember(
+  set: SetState,
+  memory: FileStamp,
+  found: Omit<Finding, 'memory' | 'at'>,
+): Promise<boolean> {
+  if (!(await keepsTimes(found.memoryFile))) return false
+  await findingsOf(set)
+  const finding = { memory: memory.join(':'), at: new Date().toISOString(), ...found }
+  const name = nameOf(set)
+  const findings: Findings = merge(
+    { id: Buffer.from(set.id).toString('hex'), stamp: set.stamp.join(':'), findings: [finding] },
+    known.get(name),
+  )
+  known.set(name, findings)
+  await keep(name, findings).catch(() => {})
+  return true
+}
+
+async function keep(name: string, findings: Findings): Promise<void> {
+  const folder = proofFolder()
+  if (!(await isUsable(folder))) return
+  const bytes = Buffer.from(JSON.stringify(findings))
+  await replaceFile(join(folder, name), (file) => writeWhole(file, bytes, 0))
+  await prune(folder)
+}
+
+/**
+ * Makes the folder, for its owner alone.
+ *
+ * @returns false where it cannot be made, or where others may write to it.
+ */
+export async function isUsable(folder: string): Promise<boolean> {
+  await mkdir(folder, { recursive: true, mode: 0o700 }).catch(() => {})
+  const found = await lstat(folder).catch(() => undefined)
+  return (
+    found?.isDirectory() === true && found.uid === process.geteuid?.() && (found.mode & 0o022) === 0
+  )
+}
+
+/** Takes away the oldest half when there are too many: sets come and go. */
+async function prune(folder: string): Promise<void> {
+  const names = await readdir(folder)
+  if (names.length <= MAX_FILES) return
+  const files = await Promise.all(
+    names.map(async (name) => {
+      const path = join(folder, name)
+      return {
+        path,
+        time: await stat(path).then(
+          ({ mtimeMs }) => mtimeMs,
+          () => 0,
+        ),
+      }
+    }),
+  )
+  files.sort((a, b) => a.time - b.time)
+  for (const { path } of files.slice(0, MAX_FILES / 2)) await unlink(path).catch(() => {})
+}

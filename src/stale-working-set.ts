@@ -1,0 +1,59 @@
+import type { CheckedPlan } from './checked-plan.js'
+import { compareInBackground, staleError } from './comparison.js'
+import type { ReapTraceError } from './errors.js'
+import type { ServeOptions, WorkingSetComparison } from './fault-handler.js'
+import { diskTableOf, fileOf, type WorkingSet } from './working-set.js'
+import { writeWorkingSetFile } from './working-set-writer.js'
+
+export type StalePolicy = NonNullable<ServeOptions['onStaleWorkingSet']>
+
+export const stalePolicyOf = ({
+  onStaleWorkingSet,
+  onBadWorkingSet,
+}: Pick<ServeOptions, 'onStaleWorkingSet' | 'onBadWorkingSet'>): StalePolicy =>
+  onStaleWorkingSet ?? (onBadWorkingSet === 'fail' ? 'fail' : 'warn')
+
+/**
+ * What a restore from a set that was not proven leaves to do: compares the set with the memory file, and
+ * writes it anew where it is stale and that is wanted.
+ *
+ * @param warn hears that the set is stale, unless the plan says so already.
+ * @returns `undefined` where nothing is left to find out.
+ * @throws ReapTraceError as `WorkingSet.verify()` and `WorkingSet.write()` do.
+ * @throws the reason of the signal when it aborts.
+ */
+export async function settleWorkingSet(
+  { set, stale, provenBy }: CheckedPlan,
+  options: Pick<ServeOptions, 'memoryFile' | 'snapshotId' | 'signal'>,
+  policy: StalePolicy,
+  warn: (error: ReapTraceError) => void,
+): Promise<WorkingSetComparison | undefined> {
+  const file = fileOf(set)
+  if (!file || provenBy === 'snapshot-id' || (stale && policy !== 'rewrite')) return undefined
+  const result = await compareInBackground(file, options.memoryFile, options.signal)
+  if (!result.identical && !stale) {
+    warn(staleError(file.path, options.memoryFile, result.mismatchedPages))
+  }
+  const rewritten = policy === 'rewrite' && (stale !== undefined || !result.identical)
+  if (rewritten) await rewrite(set, options)
+  return { ...result, rewritten }
+}
+
+/** Writes the set's file anew, with the same places and the bytes that the memory file has now. */
+async function rewrite(
+  set: WorkingSet,
+  { memoryFile, snapshotId, signal }: Pick<ServeOptions, 'memoryFile' | 'snapshotId' | 'signal'>,
+): Promise<void> {
+  const { path, disks, manifest } = fileOf(set)!
+  await writeWorkingSetFile(path, {
+    order: set.order,
+    runs: set.runs,
+    memoryFile,
+    disks,
+    diskTable: diskTableOf(set),
+    label: manifest.label,
+    snapshotId,
+    signal,
+    onProgress: undefined,
+  })
+}
