@@ -180,6 +180,14 @@ export class FakeVmm {
     }
   }
 
+  /**
+   * Ends the life of what was mapped, its userfaultfd and its connections: the process is ready to
+   * {@link map} for another restore. What `map-file` has mapped stays mapped.
+   */
+  drop(): Promise<Answer> {
+    return this.#run(['drop'])
+  }
+
   handshake(socketPath: string, options: HandshakeOptions = {}): Promise<HandshakeAnswer> {
     const { raw, ...others } = options
     const hex = raw === undefined ? {} : { raw: Buffer.from(raw).toString('hex') }

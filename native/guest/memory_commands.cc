@@ -53,6 +53,14 @@ Answer map(Vmm& vmm, const Call& call) {
       .boolean("userModeOnly", vmm.userfault.user_mode_only);
 }
 
+// What is left of a restore, so that the next one may have this process too.
+Answer drop(Vmm& vmm, const Call&) {
+  vmm.userfault = Userfault();
+  vmm.memory = VmmMemory();
+  vmm.sockets.clear();
+  return {};
+}
+
 bool from_hex(const std::string& text, std::string* bytes) {
   for (size_t i = 0; i < text.size(); i += 2) {
     uint64_t byte;
@@ -174,6 +182,7 @@ Answer unmap(Vmm& vmm, const Call& call) {
 
 const std::vector<Command> kMemoryCommands = {
     {"map", "PAGE_SIZE LIST [order=asc|desc|shuffle] [gap=BYTES]", map},
+    {"drop", "", drop},
     {"handshake",
      "SOCKET [keys=none|kib|page_size|both] [extra=1] [guest_memfd=1] [fds=COUNT] [wrong-fd=1] "
      "[tweak=overlap|gap|odd-size|mixed-page|unaligned|too-short|too-long] [raw=HEX] [pad=BYTES] "
