@@ -410,7 +410,8 @@ export async function makeMemoryFile(
   return kinds
 }
 
-function xorshift(seed: number): () => number {
+/** The same numbers of 32 bits for the same seed. */
+export function xorshift(seed: number): () => number {
   let state = Math.imul(seed, 0x9e3779b1) | 1
   return () => {
     state ^= state << 13
