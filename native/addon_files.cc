@@ -9,6 +9,7 @@
 #include "addon.h"
 #include "crc32c.h"
 #include "page_samples.h"
+#include "page_source.h"
 #include "private_file.h"
 #include "working_set_index.h"
 
@@ -136,12 +137,18 @@ Napi::Value coarse_time(const Napi::CallbackInfo& info) {
   return Napi::BigInt::New(info.Env(), now.tv_sec * int64_t{1000000000} + now.tv_nsec);
 }
 
+// mayHaveWriters(fd) => boolean
+Napi::Value has_writers(const Napi::CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), may_have_writers(info[0].As<Napi::Number>().Int32Value()));
+}
+
 }  // namespace
 
 void add_files(Napi::Env env, Napi::Object exports) {
   exports["crc32c"] = Napi::Function::New(env, checksum);
   exports["sampleDiskPages"] = Napi::Function::New(env, start_sampling);
   exports["readPrivateFile"] = Napi::Function::New(env, start_reading_private_file);
+  exports["mayHaveWriters"] = Napi::Function::New(env, has_writers);
   exports["coarseTime"] = Napi::Function::New(env, coarse_time);
   exports["readIndex"] = Napi::Function::New(env, read_index);
 }

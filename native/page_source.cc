@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <linux/magic.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/uio.h>
@@ -28,6 +29,15 @@ FileStamp stamp_of(const struct stat& status) {
   };
   return {status.st_dev, status.st_ino, static_cast<uint64_t>(status.st_size),
           nanoseconds(status.st_mtim), nanoseconds(status.st_ctim)};
+}
+
+// A read lease is granted only when nobody may write (fcntl(2)). It is given back at once; who
+// opens the file for writing in between waits that long, and makes the kernel send its holder a
+// signal: one that is ignored by default, instead of SIGIO, which ends the process.
+bool may_have_writers(int fd) {
+  if (::fcntl(fd, F_SETSIG, SIGURG) != 0 || ::fcntl(fd, F_SETLEASE, F_RDLCK) != 0) return true;
+  ::fcntl(fd, F_SETLEASE, F_UNLCK);
+  return false;
 }
 
 FileChange change_of(const FileStamp& before, const FileStamp& after) {

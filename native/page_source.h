@@ -17,6 +17,11 @@ namespace reap {
 using FileStamp = std::array<uint64_t, 5>;
 FileStamp stamp_of(const struct stat& status);
 
+// Whether a process may have the file open for writing, or mapped so. True also where the kernel
+// does not tell: to others than its owner and root, and on some file systems. `fd` is open for
+// reading.
+bool may_have_writers(int fd);
+
 // What the difference of two stamps tells. A write shows in the stamp before any byte of it can be
 // read: the kernel sets the times first (file_modified(), and file_update_time() when a page that
 // is mapped becomes writable). So bytes that were read before a stamp that did not change are those

@@ -104,7 +104,8 @@ class Prefetcher {
     uint64_t page_size = kPlanPage;
     bool replan = true;  // `source` is not known yet, or not any more
     bool proof_is_void = false;
-    bool filling = false;  // the job of fill(): `next` is an offset of the memory file
+    bool waits_for_handshake = false;  // and fetches nothing before it
+    bool filling = false;              // the job of fill(): `next` is an offset of the memory file
     bool connected = false;
     bool waits = false;  // the last fetch waited for the disk
     bool over = false;   // finished, failed or canceled; goes when no worker is busy with it

@@ -3,7 +3,7 @@ import { constants } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
 import { LRUCache } from 'lru-cache'
 import { ReapTraceError } from './errors.js'
-import { type FileStamp, isSettled, stamp, stampOf, untilSettled } from './file-stamp.js'
+import { type FileStamp, isSettledFile, stamp, stampOf, untilSettled } from './file-stamp.js'
 import { ioError } from './files.js'
 import { checkShape, readError } from './memory-file.js'
 import { compareFiles } from './native.js'
@@ -79,9 +79,9 @@ export async function compareWithMemory(
   checkSize(memoryPath, Number(memoryStats.size), set.memoryBytes)
   if (stamp(setStats) !== set.stamp.join(':')) throw writtenTo(set.path)
 
-  const isOldEnough = async (stats: BigIntStats) =>
-    when === 'now' ? isSettled(stats) : untilSettled(stats)
-  const wereSettled = (await isOldEnough(memoryStats)) && (await isOldEnough(setStats))
+  const isOldEnough = when === 'now' ? isSettledFile : untilSettled
+  const wereSettled =
+    (await isOldEnough(memory.fd, memoryStats)) && (await isOldEnough(file.fd, setStats))
   const totalPages = set.dataPages + set.zeroPages
   const [pages, mismatchedPages, mismatches] = await compareFiles(
     { path: set.path, fd: file.fd, groups: set.groups, extents: set.extents },

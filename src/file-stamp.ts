@@ -22,26 +22,36 @@ const SECOND = 1_000_000_000n
  *
  * Git's rule for its index is the same: a file as young as what is noted of it may change unseen.
  */
-export function isSettled({ ctimeNs }: BigIntStats): boolean {
-  const now = native().coarseTime()
+export function isSettled({ ctimeNs }: BigIntStats, forNs = 0n): boolean {
+  const now = native().coarseTime() - forNs
   return (ctimeNs % SECOND === 0n ? now - (now % SECOND) : now) > ctimeNs
 }
+
+/**
+ * The same of an open file that somebody may be writing to: the kernel sets the times when a write()
+ * begins, and when a mapped page that was clean is stored to, and not again before the one ends and the
+ * other is written back (30 s, `vm.dirty_expire_centisecs`). Nothing of both is as old as this.
+ */
+const WRITERS_NS = 60n * SECOND
+
+export const isSettledFile = (fd: number, stats: BigIntStats): boolean =>
+  isSettled(stats, native().mayHaveWriters(fd) ? WRITERS_NS : 0n)
 
 const MAX_WAIT_MS = 1500
 
 /**
- * Waits for {@link isSettled}: a tick of the clock where the file was just written, and else not at all.
- * Never on the way of a restore.
+ * Waits for {@link isSettledFile}: a tick of the clock where the file was just written, and else not at
+ * all. Never on the way of a restore.
  *
- * @returns whether it came true: not for a time of change in the future.
+ * @returns whether it came true: not for a time in the future, nor for a young file with writers.
  */
-export async function untilSettled(stats: BigIntStats): Promise<boolean> {
+export async function untilSettled(fd: number, stats: BigIntStats): Promise<boolean> {
   const end = performance.now() + MAX_WAIT_MS
   while (!isSettled(stats)) {
     if (performance.now() > end) return false
     await sleep(2)
   }
-  return true
+  return isSettledFile(fd, stats)
 }
 
 // Those of linux/magic.h and of the file systems' own headers that call file_update_time() before a

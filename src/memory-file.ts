@@ -80,7 +80,7 @@ export class MemoryFile {
   /** Waits until a write to the file must show in its times, for a tick of the kernel's clock at most. */
   async untilSettled(): Promise<boolean> {
     this.#before = await this.#file.stat({ bigint: true })
-    return untilSettled(this.#before)
+    return untilSettled(this.#file.fd, this.#before)
   }
 
   /**

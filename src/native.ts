@@ -82,6 +82,8 @@ interface Addon {
   >
   /** `null` where it is not there, or not this user's alone. */
   readPrivateFile(folder: string, name: string): Promise<Uint8Array | null>
+  /** Of a descriptor that is open for reading alone; true also where the kernel does not tell. */
+  mayHaveWriters(fd: number): boolean
   /** Nanoseconds since 1970 by the clock that the kernel takes the times of files from. */
   coarseTime(): bigint
   /** Runs on a thread of its own; `stop` ends it early. */

@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <functional>
 #include <string>
@@ -269,6 +270,33 @@ TEST(a_memory_file_that_changes_before_the_handshake_is_fetched_anew) {
     }
     CHECK_EQ(restore.guest.page(41)[17], 0x5a);
   }
+}
+
+TEST(a_memory_file_that_changes_before_the_handshake_is_not_fetched_ahead_of_it_any_more) {
+  Shape shape;
+  shape.region_pages = {1024};
+  Restore restore(shape);
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  wait_for_tick(restore.path);
+  fixture::Hooks hooks;
+  std::atomic<int> reads{0};
+  reap::hooks::is_cold = [&] {
+    if (++reads == 1) write_byte_as_it_is(restore.path);
+    return false;
+  };
+  Plan plan = write_working_set(restore, {{{0, 256}}, {{300, 256}}, {{600, 256}}});
+  plan.proof.reset();
+  Prefetcher prefetcher(1);
+  const auto client = std::make_shared<Client>(restore);
+  prefetcher.start(client, shared(plan));
+  fixture::eventually([&] { return reads > 0 && prefetcher.busy_workers() == 0; });
+  CHECK(!fixture::Flag().set_within_a_moment());
+  CHECK_EQ(reads, 1);
+  restore.connect();
+  prefetcher.connected(client.get());
+  CHECK_EQ(client->wait_for_prefetched().failure.code, ErrorCode::none);
+  CHECK_EQ(reads, 4);
+  for (const uint64_t page : {0, 255, 300, 855}) CHECK(restore.has_file_bytes(page));
 }
 
 TEST(a_file_that_is_replaced_while_it_is_opened_is_read_through_one_descriptor) {
