@@ -1,6 +1,4 @@
 // Node-API only: what is read of files, apart from sessions. src/native.ts has the other side.
-#include <time.h>
-
 #include <memory>
 #include <string>
 #include <utility>
@@ -130,11 +128,12 @@ Napi::Value start_reading_private_file(const Napi::CallbackInfo& info) {
   return task->run();
 }
 
-// coarseTime() => nanoseconds since 1970, by the clock that the kernel sets the times of files by
-Napi::Value coarse_time(const Napi::CallbackInfo& info) {
-  timespec now{};
-  ::clock_gettime(CLOCK_REALTIME_COARSE, &now);
-  return Napi::BigInt::New(info.Env(), now.tv_sec * int64_t{1000000000} + now.tv_nsec);
+// isSettled(changedAt, age: nanoseconds) => boolean
+Napi::Value settled(const Napi::CallbackInfo& info) {
+  bool lossless = false;
+  const uint64_t changed_at = info[0].As<Napi::BigInt>().Uint64Value(&lossless);
+  const uint64_t age = info[1].As<Napi::BigInt>().Uint64Value(&lossless);
+  return Napi::Boolean::New(info.Env(), is_settled(changed_at, age));
 }
 
 // mayHaveWriters(fd) => boolean
@@ -149,7 +148,7 @@ void add_files(Napi::Env env, Napi::Object exports) {
   exports["sampleDiskPages"] = Napi::Function::New(env, start_sampling);
   exports["readPrivateFile"] = Napi::Function::New(env, start_reading_private_file);
   exports["mayHaveWriters"] = Napi::Function::New(env, has_writers);
-  exports["coarseTime"] = Napi::Function::New(env, coarse_time);
+  exports["isSettled"] = Napi::Function::New(env, settled);
   exports["readIndex"] = Napi::Function::New(env, read_index);
 }
 

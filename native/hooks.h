@@ -16,6 +16,8 @@ inline std::function<void()> before_prefetch_install;
 inline std::function<void()> before_ioctl;
 // Whether a read waits for the disk, whatever the page cache has: evicting is no more than a wish.
 inline std::function<bool()> is_cold;
+// Whether a file has changed within this tick of the kernel's clock.
+inline std::function<bool()> is_young;
 // Whether every core is taken, however many this machine has.
 inline std::function<bool()> cores_are_busy;
 inline std::function<void()> before_page_cache_turn;  // a job of the prefetcher is about to go on

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -29,6 +30,16 @@ FileStamp stamp_of(const struct stat& status) {
   };
   return {status.st_dev, status.st_ino, static_cast<uint64_t>(status.st_size),
           nanoseconds(status.st_mtim), nanoseconds(status.st_ctim)};
+}
+
+bool is_settled(uint64_t changed_at, uint64_t age) {
+  constexpr uint64_t kSecond = 1000000000;
+  if (REAP_HOOK_SAYS(is_young)) return false;
+  timespec clock{};
+  ::clock_gettime(CLOCK_REALTIME_COARSE, &clock);
+  const uint64_t now =
+      static_cast<uint64_t>(clock.tv_sec) * kSecond + static_cast<uint64_t>(clock.tv_nsec) - age;
+  return (changed_at % kSecond == 0 ? now - now % kSecond : now) > changed_at;
 }
 
 // A read lease is granted only when nobody may write (fcntl(2)). It is given back at once; who

@@ -17,6 +17,13 @@ namespace reap {
 using FileStamp = std::array<uint64_t, 5>;
 FileStamp stamp_of(const struct stat& status);
 
+// Whether a file with this time of change is so old that every later change shows in it. The kernel
+// takes the time from its coarse clock, which ticks each 1 to 10 ms (current_time(); since 6.13 a
+// time that was asked for is never given twice), so that a second change within one tick does not
+// show. File systems with whole seconds (ext4 with small inodes) have a tick of that length. Git's
+// rule for its index is the same. `age` is how old it must be besides, in nanoseconds.
+bool is_settled(uint64_t changed_at, uint64_t age = 0);
+
 // Whether a process may have the file open for writing, or mapped so. True also where the kernel
 // does not tell: to others than its owner and root, and on some file systems. `fd` is open for
 // reading.

@@ -52,6 +52,7 @@ void Prefetcher::start(std::shared_ptr<PrefetchClient> client, std::shared_ptr<c
                      job->file.open(job->plan->path) == 0 &&
                      job->file.stamp() == proof->working_set;
   job->proof_is_void = !holds;
+  job->waits_for_handshake = !is_settled(job->memory_stamp[4]);
   std::lock_guard<std::mutex> lock(mutex_);
   jobs_.push_back(std::move(job));
   changed_.notify_all();

@@ -104,7 +104,7 @@ class Prefetcher {
     uint64_t page_size = kPlanPage;
     bool replan = true;  // `source` is not known yet, or not any more
     bool proof_is_void = false;
-    bool waits_for_handshake = false;  // and fetches nothing before it
+    bool waits_for_handshake = false;  // the memory file may change unseen before it
     bool filling = false;              // the job of fill(): `next` is an offset of the memory file
     bool connected = false;
     bool waits = false;  // the last fetch waited for the disk

@@ -12,30 +12,18 @@ export const stampOf = ({ dev, ino, size, mtimeNs, ctimeNs }: BigIntStats): File
 /** The same in one word. */
 export const stamp = (stats: BigIntStats): string => stampOf(stats).join(':')
 
-const SECOND = 1_000_000_000n
-
-/**
- * Whether every later write changes the stamp. The kernel takes the time of a change from its coarse
- * clock, which ticks each 1 to 10 ms (`current_time()`; since 6.13 a time that was asked for is never
- * given twice), so that a second write within one tick does not show. File systems with whole seconds
- * (ext4 with small inodes) have a tick of that length.
- *
- * Git's rule for its index is the same: a file as young as what is noted of it may change unseen.
- */
-export function isSettled({ ctimeNs }: BigIntStats, forNs = 0n): boolean {
-  const now = native().coarseTime() - forNs
-  return (ctimeNs % SECOND === 0n ? now - (now % SECOND) : now) > ctimeNs
-}
+/** Whether every later change of the file shows in its stamp: not within one tick of the kernel's clock. */
+export const isSettled = ({ ctimeNs }: BigIntStats): boolean => native().isSettled(ctimeNs, 0n)
 
 /**
  * The same of an open file that somebody may be writing to: the kernel sets the times when a write()
  * begins, and when a mapped page that was clean is stored to, and not again before the one ends and the
  * other is written back (30 s, `vm.dirty_expire_centisecs`). Nothing of both is as old as this.
  */
-const WRITERS_NS = 60n * SECOND
+const WRITERS_NS = 60_000_000_000n
 
-export const isSettledFile = (fd: number, stats: BigIntStats): boolean =>
-  isSettled(stats, native().mayHaveWriters(fd) ? WRITERS_NS : 0n)
+export const isSettledFile = (fd: number, { ctimeNs }: BigIntStats): boolean =>
+  native().isSettled(ctimeNs, native().mayHaveWriters(fd) ? WRITERS_NS : 0n)
 
 const MAX_WAIT_MS = 1500
 

@@ -84,8 +84,8 @@ interface Addon {
   readPrivateFile(folder: string, name: string): Promise<Uint8Array | null>
   /** Of a descriptor that is open for reading alone; true also where the kernel does not tell. */
   mayHaveWriters(fd: number): boolean
-  /** Nanoseconds since 1970 by the clock that the kernel takes the times of files from. */
-  coarseTime(): bigint
+  /** Whether a file with this time of change is so old that every later change shows in it. */
+  isSettled(changedAtNs: bigint, ageNs: bigint): boolean
   /** Runs on a thread of its own; `stop` ends it early. */
   compare(
     workingSet: number,

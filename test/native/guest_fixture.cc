@@ -69,7 +69,7 @@ Hooks::~Hooks() {
                      &reap::hooks::after_look, &reap::hooks::before_page_tables}) {
     *hook = nullptr;
   }
-  for (auto* answer : {&reap::hooks::is_cold, &reap::hooks::cores_are_busy,
+  for (auto* answer : {&reap::hooks::is_cold, &reap::hooks::is_young, &reap::hooks::cores_are_busy,
                        &reap::hooks::hides_residency, &reap::hooks::lacks_cachestat,
                        &reap::hooks::ignores_wishes, &reap::hooks::reads_are_unfinished}) {
     *answer = nullptr;
@@ -275,6 +275,12 @@ void Servers::run() {
   }
 }
 
+void wait_until_settled(const std::string& path) {
+  struct stat status {};
+  CHECK_EQ(::stat(path.c_str(), &status), 0);
+  eventually([&] { return reap::is_settled(reap::stamp_of(status)[4]); });
+}
+
 Restore::Restore(Shape wanted, bool record)
     : shape(std::move(wanted)),
       directory(shape.directory),
@@ -288,6 +294,7 @@ Restore::Restore(Shape wanted, bool record)
 }
 
 void Restore::connect() {
+  wait_until_settled(path);
   CHECK_EQ(memory_file.open(path), 0);
   handler = std::make_unique<reap::FaultHandler>(
       reap::GuestMemory(guest.regions(), shape.page_size), guest.uffd_for_the_handler(),

@@ -123,6 +123,9 @@ struct Shape {
   uint64_t bytes() const { return pages() * page_size; }
 };
 
+// Until every change of a file shows in its times.
+void wait_until_settled(const std::string& path);
+
 // Drops a file from the page cache, so that reading it waits for the disk.
 void forget_cached(const std::string& path);
 
@@ -202,7 +205,8 @@ class Restore {
   uint64_t get(Counter counter) const { return ledger.get(counter); }
   uint64_t page_size() const { return shape.page_size; }
   const uint8_t* bytes_of(uint64_t page) const { return bytes.data() + page * shape.page_size; }
-  // Opens the memory file anew, for a handler that has met no change of it.
+  // Opens the memory file anew when its times tell of the next change, for a handler that has met
+  // none.
   void connect();
   // Touch the page, so somebody has to serve it.
   bool has_file_bytes(uint64_t page) const;

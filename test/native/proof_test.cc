@@ -66,18 +66,6 @@ class Times {
   struct stat before_ {};
 };
 
-// Until a write shows in the times: they are those of the kernel's coarse clock, which ticks.
-void wait_for_tick(const std::string& path) {
-  struct stat status {};
-  CHECK_EQ(::stat(path.c_str(), &status), 0);
-  fixture::eventually([&] {
-    timespec now{};
-    ::clock_gettime(CLOCK_REALTIME_COARSE, &now);
-    return now.tv_sec > status.st_ctim.tv_sec ||
-           (now.tv_sec == status.st_ctim.tv_sec && now.tv_nsec > status.st_ctim.tv_nsec);
-  });
-}
-
 const reap::PrefetchReport& prefetch(Prefetcher& prefetcher, const std::shared_ptr<Client>& client,
                                      Plan plan) {
   prefetcher.start(client, shared(std::move(plan)));
@@ -167,7 +155,7 @@ TEST(a_set_that_changes_during_the_prefetch_gives_no_more_bytes) {
     if (!restore.missing().empty()) SKIP(restore.missing());
     fixture::Hooks hooks;
     const Plan plan = write_false_set(restore, kGroups);
-    wait_for_tick(plan.path);
+    fixture::wait_until_settled(plan.path);
     fixture::Hold hold;
     reap::hooks::before_prefetch_install = hold.hook();
     Prefetcher prefetcher(1);
@@ -191,7 +179,6 @@ TEST(a_memory_file_whose_status_changes_is_the_source_of_its_bytes_from_then_on)
     check::about = change.name;
     Restore restore;
     if (!restore.missing().empty()) SKIP(restore.missing());
-    wait_for_tick(restore.path);
     fixture::Hooks hooks;
     fixture::Hold hold;
     reap::hooks::before_prefetch_install = hold.hook();
@@ -216,7 +203,6 @@ TEST(a_memory_file_that_is_written_to_under_a_guest_ends_the_prefetch_and_its_fa
     shape.region_pages = {1024};
     Restore restore(shape);
     if (!restore.missing().empty()) SKIP(restore.missing());
-    wait_for_tick(restore.path);
     fixture::Hooks hooks;
     fixture::Hold hold;
     reap::hooks::before_prefetch_install = hold.hook();
@@ -250,7 +236,6 @@ TEST(a_memory_file_that_changes_before_the_handshake_is_fetched_anew) {
     check::about = proven ? "proven" : "not proven";
     Restore restore;
     if (!restore.missing().empty()) SKIP(restore.missing());
-    wait_for_tick(restore.path);
     Plan plan = write_working_set(restore, kGroups);
     if (!proven) plan.proof.reset();
     Prefetcher prefetcher(2, 1);
@@ -277,7 +262,6 @@ TEST(a_memory_file_that_changes_before_the_handshake_is_not_fetched_ahead_of_it_
   shape.region_pages = {1024};
   Restore restore(shape);
   if (!restore.missing().empty()) SKIP(restore.missing());
-  wait_for_tick(restore.path);
   fixture::Hooks hooks;
   std::atomic<int> reads{0};
   reap::hooks::is_cold = [&] {
@@ -297,6 +281,21 @@ TEST(a_memory_file_that_changes_before_the_handshake_is_not_fetched_ahead_of_it_
   CHECK_EQ(client->wait_for_prefetched().failure.code, ErrorCode::none);
   CHECK_EQ(reads, 4);
   for (const uint64_t page : {0, 255, 300, 855}) CHECK(restore.has_file_bytes(page));
+}
+
+TEST(a_memory_file_that_may_change_unseen_is_not_fetched_ahead_of_the_handshake) {
+  Restore restore;
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  fixture::Hooks hooks;
+  reap::hooks::is_young = [] { return true; };
+  Prefetcher prefetcher(1, 1);
+  const auto client = std::make_shared<Client>(restore);
+  prefetcher.start(client, shared(write_working_set(restore, kGroups)));
+  CHECK(!fixture::Flag().set_within_a_moment());
+  CHECK_EQ(restore.get(Counter::bytes_read), 0);
+  prefetcher.connected(client.get());
+  CHECK_EQ(client->wait_for_prefetched().pages, kPlanned.size());
+  for (const uint64_t page : kPlanned) CHECK(restore.has_file_bytes(page));
 }
 
 TEST(a_file_that_is_replaced_while_it_is_opened_is_read_through_one_descriptor) {
