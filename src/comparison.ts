@@ -3,7 +3,14 @@ import { constants } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
 import { LRUCache } from 'lru-cache'
 import { ReapTraceError } from './errors.js'
-import { type FileStamp, isSettledFile, stamp, stampOf, untilSettled } from './file-stamp.js'
+import {
+  type FileStamp,
+  isSettledFile,
+  keepsTimes,
+  stamp,
+  stampOf,
+  untilSettled,
+} from './file-stamp.js'
 import { ioError } from './files.js'
 import { checkShape, readError } from './memory-file.js'
 import { compareFiles } from './native.js'
@@ -81,7 +88,9 @@ export async function compareWithMemory(
 
   const isOldEnough = when === 'now' ? isSettledFile : untilSettled
   const wereSettled =
-    (await isOldEnough(memory.fd, memoryStats)) && (await isOldEnough(file.fd, setStats))
+    (await keepsTimes(memoryPath)) &&
+    (await isOldEnough(memory.fd, memoryStats)) &&
+    (await isOldEnough(file.fd, setStats))
   const totalPages = set.dataPages + set.zeroPages
   const [pages, mismatchedPages, mismatches] = await compareFiles(
     { path: set.path, fd: file.fd, groups: set.groups, extents: set.extents },
@@ -99,8 +108,8 @@ export async function compareWithMemory(
   const states = holds ? { memory: stampOf(memoryStats), set: set.stamp } : undefined
   const found = { mismatchedPages, mismatches: Array.from(mismatches) }
   const finding = { memoryFile: memoryPath, how: 'compared', ...found } as const
-  const remembered = states !== undefined && (await remember(set, states.memory, finding))
-  return { result: resultOf(pages, found, remembered), states }
+  if (states) await remember(set, states.memory, finding)
+  return { result: resultOf(pages, found, states !== undefined), states }
 }
 
 const resultOf = (

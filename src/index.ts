@@ -41,4 +41,5 @@ export {
   Trace,
   type VerifyResult,
   WorkingSet,
+  type WorkingSetProof,
 } from './working-set.js'

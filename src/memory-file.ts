@@ -1,7 +1,7 @@
 import { type BigIntStats, constants } from 'node:fs'
 import { type FileHandle, open, stat } from 'node:fs/promises'
 import { ReapTraceError } from './errors.js'
-import { type FileStamp, stamp, stampOf, untilSettled } from './file-stamp.js'
+import { type FileStamp, keepsTimes, stamp, stampOf, untilSettled } from './file-stamp.js'
 import { readWhole } from './files.js'
 import { PAGE } from './trace.js'
 
@@ -77,10 +77,14 @@ export class MemoryFile {
     return there?.dev === this.#before.dev && there.ino === this.#before.ino
   }
 
-  /** Waits until a write to the file must show in its times, for a tick of the kernel's clock at most. */
+  /**
+   * Waits until a write to the file must show in its times, for a tick of the kernel's clock at most.
+   *
+   * @returns false where it need not show.
+   */
   async untilSettled(): Promise<boolean> {
     this.#before = await this.#file.stat({ bigint: true })
-    return untilSettled(this.#file.fd, this.#before)
+    return (await keepsTimes(this.path)) && untilSettled(this.#file.fd, this.#before)
   }
 
   /**

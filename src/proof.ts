@@ -1,18 +1,18 @@
 import { lstat, mkdir, readdir, stat, unlink } from 'node:fs/promises'
 import { homedir } from 'node:os'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { LRUCache } from 'lru-cache'
-import { type FileStamp, keepsTimes } from './file-stamp.js'
+import { type FileStamp, stamp } from './file-stamp.js'
 import { replaceFile, writeWhole } from './files.js'
 import { native } from './native.js'
 
-/** What was found out on this host about a working set and a memory file. */
+/** What was found out on this host of a working set and a memory file. */
 export interface Finding {
   /** The memory file's state, as one word. */
   readonly memory: string
-  /** Its path at that time. */
+  /** Its absolute path at that time. */
   readonly memoryFile: string
-  /** The set was written from it, or every page was compared with it. */
+  /** Whether the set was written from it, or every page was compared with it. */
   readonly how: 'written' | 'compared'
   /** ISO 8601, in UTC. */
   readonly at: string
@@ -83,11 +83,31 @@ function rememberedOf(set: SetState): readonly Finding[] {
 const isOf = (found: Findings, { id, stamp }: SetState): boolean =>
   found.id === Buffer.from(id).toString('hex') && found.stamp === stamp.join(':')
 
-/** Findings of one state of a set, each state of a memory file once. */
+/** What is known on this host of a working-set file and a memory file. */
+export interface WorkingSetProof extends Omit<Finding, 'memory'> {
+  /** Whether the file at `memoryFile` is the same still, and unchanged. */
+  readonly holds: boolean
+}
+
+/** What is known of a working set in its state, with a look at each memory file. */
+export async function proofsOf(set: SetState): Promise<readonly WorkingSetProof[]> {
+  const findings = await findingsOf(set)
+  return Promise.all(
+    findings.map(async ({ memory, ...finding }) => {
+      const stats = await stat(finding.memoryFile, { bigint: true }).catch(() => undefined)
+      return { ...finding, holds: stats !== undefined && stamp(stats) === memory }
+    }),
+  )
+}
+
+/** Findings of one state of a set: of a memory file, the first one's count. */
 function merge(one: Findings, other: Findings | undefined): Findings {
   if (!other || other.id !== one.id || other.stamp !== one.stamp) return one
-  const states = new Set(one.findings.map(({ memory }) => memory))
-  const rest = other.findings.filter(({ memory }) => !states.has(memory))
+  const isNewer = (old: Finding) =>
+    one.findings.some(
+      ({ memory, memoryFile }) => memory === old.memory || memoryFile === old.memoryFile,
+    )
+  const rest = other.findings.filter((old) => !isNewer(old))
   return { ...one, findings: [...one.findings, ...rest].slice(0, MAX_FINDINGS) }
 }
 
@@ -109,16 +129,17 @@ function parse(text: string): Findings | undefined {
  * Remembers a finding, in this process and for others of this user. What cannot be kept costs a
  * comparison later, and no more.
  *
- * @returns false where the memory file's times do not tell of every change.
+ * @param memory the state of the memory file, old enough and on a file system whose times tell of every
+ * change.
  */
 export async function remember(
   set: SetState,
   memory: FileStamp,
   found: Omit<Finding, 'memory' | 'at'>,
-): Promise<boolean> {
-  if (!(await keepsTimes(found.memoryFile))) return false
+): Promise<void> {
   await findingsOf(set)
-  const finding = { memory: memory.join(':'), at: new Date().toISOString(), ...found }
+  const memoryFile = resolve(found.memoryFile)
+  const finding = { memory: memory.join(':'), at: new Date().toISOString(), ...found, memoryFile }
   const name = nameOf(set)
   const findings: Findings = merge(
     { id: Buffer.from(set.id).toString('hex'), stamp: set.stamp.join(':'), findings: [finding] },
@@ -126,7 +147,6 @@ export async function remember(
   )
   known.set(name, findings)
   await keep(name, findings).catch(() => {})
-  return true
 }
 
 async function keep(name: string, findings: Findings): Promise<void> {

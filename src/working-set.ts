@@ -7,6 +7,7 @@ import {
   mergeDisks,
 } from './disk-working-set.js'
 import { checkOptions, required, rules } from './options.js'
+import { proofsOf, type WorkingSetProof } from './proof.js'
 import { mergeTraces, PAGE, Trace } from './trace.js'
 import { readWorkingSetFile } from './working-set-decoder.js'
 import { countOf, type Manifest, MOST_DISKS, type WorkingSetFile } from './working-set-file.js'
@@ -15,6 +16,7 @@ import { type Progress, takeDisks, writeWorkingSetFile } from './working-set-wri
 
 export type { Mismatch, VerifyResult } from './comparison.js'
 export type { DiskExtent, DiskWorkingSet } from './disk-working-set.js'
+export type { WorkingSetProof } from './proof.js'
 export { Trace, type TraceFields } from './trace.js'
 export type { Manifest } from './working-set-file.js'
 export type { Progress } from './working-set-writer.js'
@@ -302,6 +304,15 @@ export class WorkingSet {
     if (!file) throw new TypeError('verify() needs a working set that was read from a file')
     const { result } = await compareWithMemory(file, memoryFile, { when: 'soon', ...options })
     return result
+  }
+
+  /**
+   * What is known on this host of this file and memory files, the newest first: what `write()` and
+   * comparisons have left, as long as the file is unchanged. Empty for a working set that is not from a
+   * file.
+   */
+  async proofs(): Promise<readonly WorkingSetProof[]> {
+    return this.#file ? proofsOf(this.#file) : []
   }
 
   /** The working set in numbers, for people and tools. */

@@ -5,6 +5,7 @@ import { join, resolve } from 'node:path'
 import { getSystemErrorName } from 'node:util'
 import { interposerEnvironment, serve } from '../index.js'
 import { native, probeUserfaultfd } from '../native.js'
+import { isUsable, proofFolder } from '../proof.js'
 import { GuestProcess } from './guest-process.js'
 import { formatCount } from './units.js'
 
@@ -163,6 +164,16 @@ async function hugePages(): Promise<Finding> {
       )
 }
 
+async function proofs(): Promise<Finding> {
+  const folder = proofFolder()
+  return (await isUsable(folder))
+    ? ok(`what is known of working sets is kept in ${folder}`)
+    : warn(
+        `${folder} cannot be made, or others may write to it: each process compares working sets anew`,
+        'name a folder of yours in REAP_TRACE_PROOFS',
+      )
+}
+
 async function limits(): Promise<Finding> {
   const lines = (await text('/proc/self/limits')) ?? ''
   const limit = (name: string) => new RegExp(`^${name} +(\\S+)`, 'm').exec(lines)?.[1] ?? 'unknown'
@@ -291,5 +302,6 @@ export const checks: readonly Check[] = [
   { name: 'kvm', look: kvm },
   { name: 'huge pages', look: hugePages },
   { name: 'O_DIRECT', look: directReads },
+  { name: 'proofs', look: proofs },
   { name: 'limits', look: limits },
 ]

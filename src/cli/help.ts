@@ -61,11 +61,19 @@ Examples:
         -- ./invoke-once.sh`
 
 export const restoreHelp = `${servingHelp} listening, connected,
-prefetched, warning, closed; with --backend page-cache: prepared, prefetched, warning. With auto,
-chosen comes first.
+prefetched, warning, closed, compared; with --backend page-cache: prepared, prefetched, warning.
+With auto, chosen comes first.
 
 The working set is read while the VMM still starts, and installed from the moment it connects; any
 other page is served when the guest asks. One socket is for one restore.
+
+The guest gets the bytes of the memory file. They come from the working set where it is proven on
+this host that both are the same: "record" has written the set from this memory file, or every page
+was compared, and neither file changed since; or --snapshot-id has the name that the set was written
+with. Otherwise the set gives order and places, and every page is compared after the prefetch with
+the lowest priority, which proves the next restore. A stale set is reported with the count of its
+pages that differ, and with --on-stale-working-set rewrite written anew; with fail, the set is
+compared before anything listens.
 
 COMMAND may load the snapshot; it finds the socket in REAP_TRACE_SOCKET and the memory file in
 REAP_TRACE_MEMORY. If it fails, the session ends, and the exit status is 1.
@@ -83,7 +91,7 @@ record, are brought into the page cache with every backend.
 Examples:
   $ reap-trace restore --memory vm.mem --socket /run/vm.sock --working-set vm.ws
 
-  Refuse a working set that does not belong to the memory file, rather than go without it:
+  Refuse a working set that is damaged or stale, rather than go without its bytes:
     $ reap-trace restore --memory vm.mem --socket /run/vm.sock --working-set vm.ws \\
         --on-bad-working-set fail -- ./load-snapshot.sh
 
@@ -110,12 +118,18 @@ The map is the guest's memory from left to right and top to bottom. A darker cel
 the working set in it. On a terminal the colour says when they are needed, early to late; elsewhere
 a second map says it in digits, 0 to 9.
 
+"proof" is what this host knows of memory files that hold the set's bytes: where from, and whether it
+still holds. Without one a restore takes the bytes from the memory file.
+
 Examples:
   $ reap-trace inspect vm.ws
   $ reap-trace inspect vm.ws --json | jq .pages`
 
 export const verifyHelp = `
 Compares the bytes of every page, those of zeros too. The exit status is 1 when a page differs.
+The result is remembered in ~/.cache/reap-trace/proofs (REAP_TRACE_PROOFS names another folder) until
+one of the files changes: restores of an identical pair install the bytes of the working set. Run it
+after both were copied to this host, and the first restore is as fast as the second.
 
 Example:
   $ reap-trace verify vm.ws --memory vm.mem`
