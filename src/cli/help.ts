@@ -118,8 +118,8 @@ The map is the guest's memory from left to right and top to bottom. A darker cel
 the working set in it. On a terminal the colour says when they are needed, early to late; elsewhere
 a second map says it in digits, 0 to 9.
 
-"proof" is what this host knows of memory files that hold the set's bytes: where from, and whether it
-still holds. Without one a restore takes the bytes from the memory file.
+"proof" is what this host knows of memory files that hold the set's bytes: where from, and whether
+it still holds. Without one a restore takes the bytes from the memory file.
 
 Examples:
   $ reap-trace inspect vm.ws
@@ -127,9 +127,9 @@ Examples:
 
 export const verifyHelp = `
 Compares the bytes of every page, those of zeros too. The exit status is 1 when a page differs.
-The result is remembered in ~/.cache/reap-trace/proofs (REAP_TRACE_PROOFS names another folder) until
-one of the files changes: restores of an identical pair install the bytes of the working set. Run it
-after both were copied to this host, and the first restore is as fast as the second.
+The result is remembered in ~/.cache/reap-trace/proofs (REAP_TRACE_PROOFS names another folder)
+until one of the files changes: restores of an identical pair install the bytes of the working set.
+Run it after both were copied to this host, and the first restore is as fast as the second.
 
 Example:
   $ reap-trace verify vm.ws --memory vm.mem`
