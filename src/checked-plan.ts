@@ -77,7 +77,8 @@ const proven = (
 /**
  * Compares a set that is not proven before anything is restored from it.
  *
- * @returns the plan, proven unless a file is too young for that.
+ * @returns the plan, proven unless a file is too young for that, or the memory file's times do not tell of
+ * every change.
  * @throws ReapTraceError as {@link compareOnce}, and `ERR_SNAPSHOT_MISMATCH` where pages differ.
  */
 export async function prove(
@@ -89,7 +90,7 @@ export async function prove(
   if (!file) return plan
   const { result, states } = await compareOnce(file, memoryFile, { when: 'now', signal })
   if (!result.identical) throw staleError(plan.path, memoryFile, result.mismatchedPages)
-  return states ? proven(plan, states.set, states.memory, 'compared') : plan
+  return states && result.remembered ? proven(plan, states.set, states.memory, 'compared') : plan
 }
 
 const otherSnapshot = (path: string, ofSet: string, given: string) =>
