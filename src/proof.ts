@@ -170,9 +170,12 @@ export async function isUsable(folder: string): Promise<boolean> {
   )
 }
 
+/** Files of findings, and those that a process left unfinished. Others in the folder are not ours. */
+const OURS = /^\d+-\d+\.json(\.\w+\.tmp)?$/
+
 /** Takes away the oldest half when there are too many: sets come and go. */
 async function prune(folder: string): Promise<void> {
-  const names = await readdir(folder)
+  const names = (await readdir(folder)).filter((name) => OURS.test(name))
   if (names.length <= MAX_FILES) return
   const files = await Promise.all(
     names.map(async (name) => {
