@@ -1,6 +1,6 @@
 import type { BigIntStats } from 'node:fs'
 import { constants } from 'node:fs'
-import { type FileHandle, open } from 'node:fs/promises'
+import { type FileHandle, open, stat } from 'node:fs/promises'
 import { LRUCache } from 'lru-cache'
 import { ReapTraceError } from './errors.js'
 import {
@@ -124,7 +124,7 @@ const resultOf = (
   remembered,
 })
 
-/** Pairs that were compared and cannot be remembered, so that not every restore compares them. */
+/** Pairs whose memory file's times do not tell of every change, so that not every restore compares them. */
 const notRemembered = new LRUCache<string, VerifyResult>({ max: 256 })
 
 /** {@link compareWithMemory}, unless files in these states were compared before. */
@@ -134,6 +134,8 @@ export async function compareOnce(
   options: ComparisonOptions,
 ): Promise<ComparedFiles> {
   const memory = stampOf(await statMemoryFile(memoryPath))
+  // What is known of the set is not what its file holds now.
+  if ((await stampAt(set.path)) !== set.stamp.join(':')) throw writtenTo(set.path)
   const finding = await findingOf(set, memory)
   if (finding) {
     const result = resultOf(set.dataPages + set.zeroPages, finding, true)
@@ -143,7 +145,8 @@ export async function compareOnce(
   const before = notRemembered.get(pair)
   if (before) return { result: before, states: undefined }
   const compared = await compareWithMemory(set, memoryPath, options)
-  if (!compared.result.remembered) notRemembered.set(pair, compared.result)
+  // Not of files that were too young, or had writers: the next comparison may be remembered.
+  if (compared.states && !compared.result.remembered) notRemembered.set(pair, compared.result)
   return compared
 }
 
@@ -181,6 +184,13 @@ export function staleError(
       hint: "Record it again from this snapshot, or have it rewritten: onStaleWorkingSet: 'rewrite', --on-stale-working-set rewrite.",
     },
   )
+}
+
+async function stampAt(path: string): Promise<string> {
+  const stats = await stat(path, { bigint: true }).catch((error: unknown) => {
+    throw ioError('read', path, error)
+  })
+  return stamp(stats)
 }
 
 const writtenTo = (path: string) =>
