@@ -59,7 +59,7 @@ interface Times {
   readonly mtimeNs: bigint
 }
 
-function setTimes(path: string, { atimeNs, mtimeNs }: Times): void {
+export function setTimes(path: string, { atimeNs, mtimeNs }: Times): void {
   const words = [atimeNs, mtimeNs].flatMap((ns) => [ns / 1_000_000_000n, ns % 1_000_000_000n])
   must('utimensat', utimensat(AT_FDCWD, path, BigInt64Array.from(words), 0) === 0)
 }

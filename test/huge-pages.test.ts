@@ -1,9 +1,11 @@
 import { closeSync, openSync, readFileSync, writeFileSync } from 'node:fs'
+import { copyFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import koffi from 'koffi'
-import { afterAll, describe, expect, onTestFinished, test } from 'vitest'
+import { afterAll, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { Trace, WorkingSet } from '../src/index.js'
+import { native } from '../src/native.js'
 import { makeMemoryFile } from './fake-vmm.js'
 import { KvmGuest, kvmMissing, writeKvmTrace } from './kvm-guest.mjs'
 import { expectCounts, type Scene, scene, scratchFolder, serveScene } from './scratch.js'
@@ -81,6 +83,26 @@ describe.skipIf(skipped)('a guest on pages of 2 MiB', () => {
     await next.vmm.read(7, 3, 12)
     expect(handler.stats().faults).toBe(0)
     expect((await next.vmm.verify(next.memoryFile)).wrong).toEqual([])
+  })
+
+  test('gets the bytes of the memory file, and no set is compared for it', async () => {
+    const s = await scene({ pages: PAGES, pageSize: HUGE })
+    const pages = Uint32Array.of(7, 3, 12)
+    const trace = new Trace({ pageSize: HUGE, memoryBytes: PAGES * HUGE, pages, timesUs: pages })
+    const workingSet = join(s.folder, 'copy')
+    await copyFile(await writtenSet(s, trace), workingSet)
+    const compare = vi.spyOn(native(), 'compare')
+    onTestFinished(() => compare.mockRestore())
+    const handler = await serveScene(s, { workingSet, onStaleWorkingSet: 'fail' })
+    await s.vmm.handshake(s.socketPath)
+    expect(await handler.prefetched).toMatchObject({
+      pages: 3,
+      source: 'memory-file',
+      provenBy: undefined,
+    })
+    expect(await handler.compared).toBeUndefined()
+    expect((await s.vmm.verify(s.memoryFile)).wrong).toEqual([])
+    expect(compare).not.toHaveBeenCalled()
   })
 
   test('is prefetched by a set that was recorded on 4 KiB pages', async () => {
