@@ -100,6 +100,8 @@ struct Prefetch {
     const std::unique_ptr<Prefetch> ended(self);
     if (env == nullptr) return;  // the environment is going away
     napi_remove_env_cleanup_hook(env, end, self);
+    // Not by the prefetcher's thread: between its call and this the environment may go away.
+    self->event.Release();
     const PageCacheReport& r = *report;
     const auto number = [](uint64_t value) { return static_cast<double>(value); };
     Napi::Array result = Napi::Array::New(env, 2);
@@ -143,12 +145,7 @@ Napi::Value prefetch_page_cache(const Napi::CallbackInfo& info) {
       prefetcher_of(device).start(std::move(paths), std::move(plan), static_cast<uint64_t>(budget),
                                   [event = prefetch->event](const PageCacheReport& report) {
                                     auto* owned = new PageCacheReport(report);
-                                    // A function that is closing is not ours to release.
-                                    if (event.NonBlockingCall(owned) == napi_ok) {
-                                      event.Release();
-                                    } else {
-                                      delete owned;
-                                    }
+                                    if (event.NonBlockingCall(owned) != napi_ok) delete owned;
                                   });
   napi_add_env_cleanup_hook(env, Prefetch::end, prefetch);
   Napi::Array result = Napi::Array::New(env, 2);

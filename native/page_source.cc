@@ -22,24 +22,28 @@ namespace {
 
 constexpr uint64_t kPage = CachedFile::kPage;
 
+uint64_t nanoseconds_of(const timespec& time) {
+  return static_cast<uint64_t>(time.tv_sec) * 1000000000 + static_cast<uint64_t>(time.tv_nsec);
+}
+
 }  // namespace
 
 FileStamp stamp_of(const struct stat& status) {
-  const auto nanoseconds = [](const timespec& time) {
-    return static_cast<uint64_t>(time.tv_sec) * 1000000000 + static_cast<uint64_t>(time.tv_nsec);
-  };
   return {status.st_dev, status.st_ino, static_cast<uint64_t>(status.st_size),
-          nanoseconds(status.st_mtim), nanoseconds(status.st_ctim)};
+          nanoseconds_of(status.st_mtim), nanoseconds_of(status.st_ctim)};
 }
 
 bool is_settled(uint64_t changed_at, uint64_t age) {
-  constexpr uint64_t kSecond = 1000000000;
   if (REAP_HOOK_SAYS(is_young)) return false;
   timespec clock{};
   ::clock_gettime(CLOCK_REALTIME_COARSE, &clock);
-  const uint64_t now =
-      static_cast<uint64_t>(clock.tv_sec) * kSecond + static_cast<uint64_t>(clock.tv_nsec) - age;
-  return (changed_at % kSecond == 0 ? now - now % kSecond : now) > changed_at;
+  return is_settled_at(changed_at, age, nanoseconds_of(clock));
+}
+
+bool is_settled_at(uint64_t changed_at, uint64_t age, uint64_t now) {
+  constexpr uint64_t kSecond = 1000000000;
+  const uint64_t then = now - age;
+  return (changed_at % kSecond == 0 ? then - then % kSecond : then) > changed_at;
 }
 
 // A read lease is granted only when nobody may write (fcntl(2)). It is given back at once; who

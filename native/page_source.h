@@ -23,6 +23,7 @@ FileStamp stamp_of(const struct stat& status);
 // show. File systems with whole seconds (ext4 with small inodes) have a tick of that length. Git's
 // rule for its index is the same. `age` is how old it must be besides, in nanoseconds.
 bool is_settled(uint64_t changed_at, uint64_t age = 0);
+bool is_settled_at(uint64_t changed_at, uint64_t age, uint64_t now);
 
 // Whether a process may have the file open for writing, or mapped so. True also where the kernel
 // does not tell: to others than its owner and root, and on some file systems. `fd` is open for

@@ -90,7 +90,7 @@ export async function prove(
   if (!file) return plan
   const { result, states } = await compareOnce(file, memoryFile, { when: 'now', signal })
   if (!result.identical) throw staleError(plan.path, memoryFile, result.mismatchedPages)
-  return states && result.remembered ? proven(plan, states.set, states.memory, 'compared') : plan
+  return states ? proven(plan, states.set, states.memory, 'compared') : plan
 }
 
 const otherSnapshot = (path: string, ofSet: string, given: string) =>

@@ -146,7 +146,7 @@ export async function compareOnce(
   if (before) return { result: before, states: undefined }
   const compared = await compareWithMemory(set, memoryPath, options)
   // Not of files that were too young, or had writers: the next comparison may be remembered.
-  if (compared.states && !compared.result.remembered) notRemembered.set(pair, compared.result)
+  if (!(await keepsTimes(memoryPath))) notRemembered.set(pair, compared.result)
   return compared
 }
 

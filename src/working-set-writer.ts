@@ -90,6 +90,7 @@ export async function writeWorkingSetFile(path: string, job: WriteJob): Promise<
 
     const id = randomBytes(ID_BYTES)
     let state: FileStamp | undefined
+    let inode: bigint | undefined
     await replaceFile(path, async (file) => {
       const groups = new GroupWriter(file, dataOffset)
       const bytes = Buffer.allocUnsafe(WINDOW_PAGES * PAGE)
@@ -121,11 +122,11 @@ export async function writeWorkingSetFile(path: string, job: WriteJob): Promise<
       // Without data the file still ends at dataOffset, past the index.
       await file.truncate(dataOffset + dataPages * PAGE)
       await writeWhole(file, head, 0)
+      inode = (await file.stat({ bigint: true })).ino
     })
-    // By its new name: rename() changes the status. Where another file has that name by now, the id
-    // says so.
+    // By its new name, as rename() changes the status. Another writer's file may have it by now.
     const written = await stat(path, { bigint: true }).catch(() => undefined)
-    if (state && isSettled && written) {
+    if (state && isSettled && written && written.ino === inode) {
       const set = { path, id, stamp: stampOf(written) }
       await remember(set, state, {
         memoryFile: job.memoryFile,

@@ -14,7 +14,7 @@ import {
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest'
-import { isSettled, keepsTimes } from '../src/file-stamp.js'
+import { keepsTimes } from '../src/file-stamp.js'
 import { WorkingSet } from '../src/index.js'
 import { native } from '../src/native.js'
 import { Cli, checkBuild, events, serveWords } from './cli-process.js'
@@ -238,10 +238,10 @@ describe('a memory file that somebody has open for writing', () => {
     const pair = await copiedPair()
     const writer = await open(pair.memoryFile, 'r+')
     onTestFinished(() => writer.close())
-    const { coarseTime } = native()
-    const spy = vi.spyOn(native(), 'coarseTime')
+    const { isSettled } = native()
+    const spy = vi.spyOn(native(), 'isSettled')
     onTestFinished(() => spy.mockRestore())
-    spy.mockImplementation(() => coarseTime() + 61_000_000_000n)
+    spy.mockImplementation((changedAt, age) => isSettled(changedAt - 61_000_000_000n, age))
     expect(await restore(pair)).toMatchObject({ ...unproven, compared: identical })
     expect(await restore(pair)).toMatchObject(proven('compared'))
   })
@@ -290,23 +290,6 @@ describe('verify()', () => {
 })
 
 describe('the times of a file', () => {
-  const second = 1_000_000_000n
-  test.each<[name: string, ctime: bigint, now: bigint, forNs: bigint, isSettled: boolean]>([
-    ['of this very tick', 5n * second + 4n, 5n * second + 4n, 0n, false],
-    ['of the tick before', 5n * second + 4n, 5n * second + 5n, 0n, true],
-    ['in the future', 7n * second + 4n, 5n * second + 5n, 0n, false],
-    ['of this second, in whole seconds', 5n * second, 6n * second - 1n, 0n, false],
-    ['of the second before, in whole seconds', 5n * second, 6n * second, 0n, true],
-    ['not a minute old', 5n * second + 4n, 65n * second + 4n, 60n * second, false],
-    ['a minute old', 5n * second + 4n, 65n * second + 5n, 60n * second, true],
-    ['not a minute old, in whole seconds', 5n * second, 66n * second - 1n, 60n * second, false],
-    ['a minute old, in whole seconds', 5n * second, 66n * second, 60n * second, true],
-  ])('%s tell of the next write or not', (_, ctimeNs, now, forNs, expected) => {
-    const spy = vi.spyOn(native(), 'coarseTime').mockReturnValue(now)
-    onTestFinished(() => spy.mockRestore())
-    expect(isSettled({ ctimeNs } as Parameters<typeof isSettled>[0], forNs)).toBe(expected)
-  })
-
   test('are believed where the kernel itself keeps them', async ({ skip }) => {
     expect(await keepsTimes('/proc/self/status')).toBe(false)
     expect(await keepsTimes(join(tmpdir(), 'nowhere', 'at', 'all'))).toBe(false)

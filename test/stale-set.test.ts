@@ -193,8 +193,10 @@ describe("onStaleWorkingSet: 'fail'", () => {
       const pair = await copiedPair()
       const { workingSet, vmm, socketPath, memoryFile } = pair
       await settled(memoryFile, workingSet)
-      const clock = vi.spyOn(native(), 'coarseTime')
-      clock.mockReturnValue(statSync(pair[row[1]], { bigint: true }).ctimeNs)
+      const { isSettled } = native()
+      const clock = vi.spyOn(native(), 'isSettled')
+      const { ctimeNs } = statSync(pair[row[1]], { bigint: true })
+      clock.mockImplementation((changedAt, age) => changedAt < ctimeNs && isSettled(changedAt, age))
       const handler = await serveScene(pair, { workingSet, onStaleWorkingSet: 'fail' })
       const asked = clock.mock.calls.length
       clock.mockRestore()

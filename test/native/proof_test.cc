@@ -330,6 +330,32 @@ TEST(a_change_of_times_owner_or_links_is_told_from_a_write) {
   }
 }
 
+TEST(times_of_this_tick_do_not_tell_of_the_next_write) {
+  constexpr uint64_t kSecond = 1000000000;
+  struct Row {
+    const char* name;
+    uint64_t changed_at;
+    uint64_t age;
+    uint64_t now;
+    bool is_settled;
+  };
+  const Row rows[] = {
+      {"this very tick", 5 * kSecond + 4, 0, 5 * kSecond + 4, false},
+      {"the tick before", 5 * kSecond + 4, 0, 5 * kSecond + 5, true},
+      {"the future", 7 * kSecond + 4, 0, 5 * kSecond + 5, false},
+      {"this second, in whole seconds", 5 * kSecond, 0, 6 * kSecond - 1, false},
+      {"the second before, in whole seconds", 5 * kSecond, 0, 6 * kSecond, true},
+      {"not a minute old", 5 * kSecond + 4, 60 * kSecond, 65 * kSecond + 4, false},
+      {"a minute old", 5 * kSecond + 4, 60 * kSecond, 65 * kSecond + 5, true},
+      {"not a minute old, in whole seconds", 5 * kSecond, 60 * kSecond, 66 * kSecond - 1, false},
+      {"a minute old, in whole seconds", 5 * kSecond, 60 * kSecond, 66 * kSecond, true},
+  };
+  for (const Row& row : rows) {
+    check::about = row.name;
+    CHECK_EQ(reap::is_settled_at(row.changed_at, row.age, row.now), row.is_settled);
+  }
+}
+
 TEST(places_are_cut_into_groups_in_first_touch_order_and_lie_there_by_address) {
   Plan plan;
   plan.extents = {{0, 300, 900, 0}, {1000, 2, 5, reap::kZeroExtent}, {2000, 100, 0, 0}};
