@@ -147,7 +147,7 @@ class ComparisonJob {
 Napi::Value start_comparison(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   Plan plan;
-  plan.path = "-";
+  plan.path = "-";  // fits() checks the groups of a plan with a path only
   plan.groups = records<PlanGroup>(info[2]);
   plan.extents = records<PlanExtent>(info[3]);
   auto job =

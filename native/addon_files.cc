@@ -137,7 +137,7 @@ Napi::Value settled(const Napi::CallbackInfo& info) {
 }
 
 // mayHaveWriters(fd) => boolean
-Napi::Value has_writers(const Napi::CallbackInfo& info) {
+Napi::Value file_may_have_writers(const Napi::CallbackInfo& info) {
   return Napi::Boolean::New(info.Env(), may_have_writers(info[0].As<Napi::Number>().Int32Value()));
 }
 
@@ -147,7 +147,7 @@ void add_files(Napi::Env env, Napi::Object exports) {
   exports["crc32c"] = Napi::Function::New(env, checksum);
   exports["sampleDiskPages"] = Napi::Function::New(env, start_sampling);
   exports["readPrivateFile"] = Napi::Function::New(env, start_reading_private_file);
-  exports["mayHaveWriters"] = Napi::Function::New(env, has_writers);
+  exports["mayHaveWriters"] = Napi::Function::New(env, file_may_have_writers);
   exports["isSettled"] = Napi::Function::New(env, settled);
   exports["readIndex"] = Napi::Function::New(env, read_index);
 }

@@ -1,6 +1,5 @@
-// Compares every page of a working set with its memory file: the only way to find out on a host
-// that a set of elsewhere, or one whose files have been touched, still holds the memory file's
-// bytes.
+// Compares every page of a working set with a memory file. Nothing else shows whether a copied set,
+// or one whose files changed, still holds the memory file's bytes.
 #pragma once
 
 #include <atomic>
@@ -23,7 +22,7 @@ struct Comparison {
   Failure failure;                   // why it ended early, unless `stop` was set
 };
 
-// Compares group by group. `on_progress` hears of the pages after each.
+// Compares group by group. Calls `on_progress` with the number of pages compared after each.
 void compare(const Plan& plan, const PageSource& working_set, const PageSource& memory_file,
              const std::atomic<bool>& stop, const std::function<void(uint64_t)>& on_progress,
              Comparison* result);

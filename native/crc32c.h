@@ -1,4 +1,4 @@
-// CRC-32C (Castagnoli): the checksum of the working-set file and of a memory file's sampled pages.
+// CRC-32C (Castagnoli): the checksum of the working-set file and of a disk image's sampled pages.
 #pragma once
 
 #include <cstddef>

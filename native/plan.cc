@@ -27,7 +27,7 @@ bool fits(const Plan& plan, uint64_t memory_bytes) {
   });
 }
 
-Plan places_of(const Plan& plan) {
+Plan memory_groups_of(const Plan& plan) {
   Plan places;
   places.page_size = plan.page_size;
   std::vector<PlanExtent> ordered = plan.extents;
@@ -52,13 +52,14 @@ Plan places_of(const Plan& plan) {
   for (PlanExtent extent : ordered) {
     while (extent.page_count > 0) {
       PlanExtent part = extent;
-      part.page_count = std::min(extent.page_count, static_cast<uint32_t>(kMostPlacePages) - pages);
+      part.page_count =
+          std::min(extent.page_count, static_cast<uint32_t>(kMaxMemoryGroupPages) - pages);
       part.flags = 0;
       places.extents.push_back(part);
       extent.first_page += part.page_count;
       extent.page_count -= part.page_count;
       pages += part.page_count;
-      if (pages == kMostPlacePages) end_group();
+      if (pages == kMaxMemoryGroupPages) end_group();
     }
   }
   end_group();

@@ -51,9 +51,9 @@ struct Plan {
 bool fits(const Plan& plan, uint64_t memory_bytes);
 
 // The same pages in about the same order, for bytes that come from the memory file: in groups of up
-// to kMostPlacePages pages, zero pages like others. There is no path, and groups have no data.
-constexpr uint64_t kMostPlacePages = kMostGroupBytes / kPlanPage;
-Plan places_of(const Plan& plan);
+// to kMaxMemoryGroupPages pages, zero pages like others. There is no path, and groups have no data.
+constexpr uint64_t kMaxMemoryGroupPages = kMostGroupBytes / kPlanPage;
+Plan memory_groups_of(const Plan& plan);
 
 // A stretch of the memory file, for guests whose page is not 4 KiB.
 struct Block {

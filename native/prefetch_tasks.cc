@@ -45,7 +45,7 @@ void Prefetcher::perform(Task& task, Own& own) {
       break;
     case Step::install:
       // It was fetched before, perhaps before the VM connected.
-      if (is_still_that(job, task, 0)) install(job, task, task.buffer.data(), own);
+      if (check_stamps(job, task, 0)) install(job, task, task.buffer.data(), own);
       break;
     case Step::fetch_and_install:
       if (fetch(job, task, own.fetched.data())) install(job, task, own.fetched.data(), own);
@@ -58,17 +58,16 @@ void Prefetcher::perform(Task& task, Own& own) {
 
 bool Prefetcher::fetch(const Job& job, Task& task, uint8_t* buffer) {
   task.fetch.began = Clock::now();
-  const bool good = job.source == Source::working_set ? fetch_group(job, task, buffer)
-                    : job.source == Source::places    ? fetch_places(job, task, buffer)
-                                                      : fetch_block(job, task, buffer);
+  const bool good = job.source == Source::working_set     ? fetch_group(job, task, buffer)
+                    : job.source == Source::memory_groups ? fetch_memory_group(job, task, buffer)
+                                                          : fetch_block(job, task, buffer);
   task.fetch.ended = Clock::now();
   return good;
 }
 
-// Whether what was fetched is of the states of the files that it should be of. A memory file that
-// is written to under a running VM has no right bytes any more: a part of the guest is of the old
-// content. Before that, and where no write shows, it is fetched anew.
-bool Prefetcher::is_still_that(const Job& job, Task& task, uint64_t offset) {
+// Whether both files still have the stamps of the bytes fetched. A write under a running VM is a
+// failure, as part of the guest holds the old content; any other change voids what was fetched.
+bool Prefetcher::check_stamps(const Job& job, Task& task, uint64_t offset) {
   const FileStamp now = job.client->memory_file().look();
   const FileChange change = change_of(task.memory_stamp, now);
   if (change == FileChange::content && task.is_connected) {
@@ -86,8 +85,8 @@ bool Prefetcher::fetch_group(const Job& job, Task& task, uint8_t* buffer) {
   if (group.data_bytes == 0) return true;
   const PageSource::Result read =
       job.file.read_streaming(group.data_offset, buffer, group.data_bytes);
-  // A file that was written to breaks the rules below; the memory file does not.
-  if (!is_still_that(job, task, group.data_offset)) return false;
+  // First: a rewritten set fails the checksum below although the memory file is sound.
+  if (!check_stamps(job, task, group.data_offset)) return false;
   Failure& failure = task.report.failure;
   if (read.read == PageSource::Read::failed) {
     failure = read_failure(ErrorCode::working_set_io, read, group.data_offset);
@@ -111,10 +110,10 @@ bool Prefetcher::fetch_group(const Job& job, Task& task, uint8_t* buffer) {
 // The extents of a group from all over the memory file. What the page cache has is copied; from the
 // first page on that it does not have, the disk is asked for all at once and then waited for: one
 // after the other took twice as long as the same reads with a full queue.
-bool Prefetcher::fetch_places(const Job& job, Task& task, uint8_t* buffer) {
+bool Prefetcher::fetch_memory_group(const Job& job, Task& task, uint8_t* buffer) {
   const PageSource& source = job.client->memory_file();
-  const PlanGroup& group = job.places.groups[task.unit];
-  const PlanExtent* extents = job.places.extents.data() + group.first_extent;
+  const PlanGroup& group = job.memory_groups.groups[task.unit];
+  const PlanExtent* extents = job.memory_groups.extents.data() + group.first_extent;
   uint64_t bytes = 0;
   for (uint32_t i = 0; i < group.extent_count; ++i) {
     const uint64_t offset = extents[i].first_page * kPlanPage;
@@ -139,14 +138,14 @@ bool Prefetcher::fetch_places(const Job& job, Task& task, uint8_t* buffer) {
   }
   job.client->ledger().add(Counter::bytes_read, bytes);
   task.fetched = bytes > 0;
-  return is_still_that(job, task, extents->first_page * kPlanPage);
+  return check_stamps(job, task, extents->first_page * kPlanPage);
 }
 
 bool Prefetcher::fetch_block(const Job& job, Task& task, uint8_t* buffer) {
   const Block& block = job.blocks[task.unit];
   const PageSource& source = job.client->memory_file();
   task.holes[0] = source.hole_end(block.offset) >= block.offset + block.length;
-  if (task.holes[0]) return is_still_that(job, task, block.offset);
+  if (task.holes[0]) return check_stamps(job, task, block.offset);
   const PageSource::Result read = source.read_streaming(block.offset, buffer, block.length);
   if (read.read != PageSource::Read::done) {
     task.report.failure = read_failure(ErrorCode::source_read, read, block.offset);
@@ -155,7 +154,7 @@ bool Prefetcher::fetch_block(const Job& job, Task& task, uint8_t* buffer) {
   job.client->ledger().add(Counter::bytes_read, block.length);
   task.fetched = true;
   task.waited = read.waited;
-  return is_still_that(job, task, block.offset);
+  return check_stamps(job, task, block.offset);
 }
 
 // What was fetched for a task, as it goes into guest memory: by address within a group.
@@ -177,7 +176,7 @@ void Prefetcher::lay_out(const Job& job, Task& task, const uint8_t* buffer,
     const PlanExtent* extent = layout.extents.data() + group.first_extent;
     for (uint32_t i = 0; i < group.extent_count; ++i, ++extent) {
       const bool zero =
-          job.source == Source::places ? task.holes[i] : (extent->flags & kZeroExtent) != 0;
+          job.source == Source::memory_groups ? task.holes[i] : (extent->flags & kZeroExtent) != 0;
       add(extent->first_page * kPlanPage, extent->page_count * kPlanPage, zero);
     }
   }

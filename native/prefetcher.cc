@@ -192,12 +192,12 @@ bool Prefetcher::task_of(Job& job, Task* task) {
   return true;
 }
 
-// Says anew where the units are, and starts with the first: what is installed is passed over.
+// Rebuilds the units and restarts at the first; installed pages are skipped.
 void Prefetcher::replan(Job& job) {
   for (Fetched& fetched : job.ready) recycle(std::move(fetched.buffer));
   job.ready.clear();
   job.next = job.installed = 0;
-  job.places = Plan();
+  job.memory_groups = Plan();
   job.blocks.clear();
   if (job.proof_is_void) job.file = PageSource();
   if (job.page_size != kPlanPage) {
@@ -206,8 +206,8 @@ void Prefetcher::replan(Job& job) {
   } else if (job.file) {
     job.source = Source::working_set;
   } else {
-    job.source = Source::places;
-    job.places = places_of(*job.plan);
+    job.source = Source::memory_groups;
+    job.memory_groups = memory_groups_of(*job.plan);
   }
   job.replan = false;
   changed_.notify_all();
@@ -253,7 +253,7 @@ void Prefetcher::settle(Task& task) {
     if (job.waits) waits_.notify_all();
   }
   if (task.is_void) {
-    // A write() that goes on has set the times already: what is read from now on may be half of it,
+    // A write() in progress has already set the times: what is read from now on may be half of it,
     // and no stamp will tell. Before the handshake there is time until it is over. Test: "a memory
     // file that changes before the handshake is not fetched ahead of it any more".
     if (task.is_connected) job.memory_stamp = task.memory_stamp;

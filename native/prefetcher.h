@@ -79,7 +79,7 @@ class Prefetcher {
 
   // Extents of a group, or a block, that were holes of the memory file when they were fetched.
   // Asked once: an unwritten extent is a hole until somebody reads it, and data from then on.
-  using Holes = std::bitset<kMostPlacePages>;
+  using Holes = std::bitset<kMaxMemoryGroupPages>;
   struct Fetched {
     uint64_t unit;
     Mapping buffer;
@@ -87,18 +87,18 @@ class Prefetcher {
   };
   // Where the units of a job are, and so where their bytes come from.
   enum class Source {
-    working_set,  // groups of the plan
-    places,       // groups of `places`, from the memory file
-    blocks,       // `blocks` of it
+    working_set,    // groups of the plan
+    memory_groups,  // `memory_groups`, from the memory file
+    blocks,         // `blocks` of it
   };
-  // Work on one restore. Only `client`, `plan`, `file`, `source`, `places` and `blocks` are read
-  // without the mutex, by workers that are counted in `busy`.
+  // Work on one restore. Only `client`, `plan`, `file`, `source`, `memory_groups` and `blocks` are
+  // read without the mutex, by workers that are counted in `busy`.
   struct Job {
     std::shared_ptr<PrefetchClient> client;
     std::shared_ptr<const Plan> plan;
     PageSource file;  // the working-set file, while the plan's proof holds
-    Source source = Source::places;
-    Plan places;
+    Source source = Source::memory_groups;
+    Plan memory_groups;
     std::vector<Block> blocks;
     FileStamp memory_stamp{};  // of what was fetched
     uint64_t page_size = kPlanPage;
@@ -122,7 +122,7 @@ class Prefetcher {
     std::chrono::steady_clock::time_point short_of_memory_since{};
 
     // The groups that are fetched, unless it is blocks.
-    const Plan& layout() const { return source == Source::places ? places : *plan; }
+    const Plan& layout() const { return source == Source::memory_groups ? memory_groups : *plan; }
     uint64_t units() const {
       return source == Source::blocks ? blocks.size() : layout().groups.size();
     }
@@ -168,9 +168,9 @@ class Prefetcher {
   void perform(Task& task, Own& own);
   bool fetch(const Job& job, Task& task, uint8_t* buffer);
   bool fetch_group(const Job& job, Task& task, uint8_t* buffer);
-  bool fetch_places(const Job& job, Task& task, uint8_t* buffer);
+  bool fetch_memory_group(const Job& job, Task& task, uint8_t* buffer);
   bool fetch_block(const Job& job, Task& task, uint8_t* buffer);
-  bool is_still_that(const Job& job, Task& task, uint64_t offset);
+  bool check_stamps(const Job& job, Task& task, uint64_t offset);
   static void lay_out(const Job& job, Task& task, const uint8_t* buffer,
                       std::vector<Piece>* pieces);
   void install(const Job& job, Task& task, const uint8_t* buffer, Own& own);

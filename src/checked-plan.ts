@@ -2,9 +2,9 @@ import { stat } from 'node:fs/promises'
 import { LRUCache } from 'lru-cache'
 import { compareOnce, staleError } from './comparison.js'
 import { ReapTraceError } from './errors.js'
-import { type FileStamp, isSettled, stamp, stampOf } from './file-stamp.js'
+import { type FileStamp, isSettled, keyOfStamp, stampKey, stampOf } from './file-stamp.js'
 import { findingOf } from './proof.js'
-import { checkSize, statMemoryFile } from './snapshot.js'
+import { checkSize, RECORD_AGAIN, statMemoryFile } from './snapshot.js'
 import { fileOf, WorkingSet } from './working-set.js'
 
 /** How it is known that the memory file holds the bytes of a working set. */
@@ -47,23 +47,23 @@ export async function planFor(
   checkSize(memoryFile, Number(stats.size), set.memoryBytes)
   const file = fileOf(set)
   const { pageSize } = set
-  const without = { proof: null, provenBy: undefined, stale: undefined }
-  if (!file) return { path: '', pageSize, ...tablesOf(set), set, ...without }
+  const unproven = { proof: null, provenBy: undefined, stale: undefined }
+  if (!file) return { path: '', pageSize, ...tablesOf(set), set, ...unproven }
 
   const { path, groups, extents, manifest } = file
-  const plan = { path, pageSize, groups, extents, set, ...without }
+  const plan = { path, pageSize, groups, extents, set, ...unproven }
   const memory = stampOf(stats)
-  const prove = (provenBy: ProofKind) => proven(plan, file.stamp, memory, provenBy)
+  const provenAs = (provenBy: ProofKind) => proven(plan, file.stamp, memory, provenBy)
   if (snapshotId !== undefined && manifest.snapshotId !== undefined) {
     return snapshotId === manifest.snapshotId
-      ? prove('snapshot-id')
+      ? provenAs('snapshot-id')
       : { ...plan, stale: otherSnapshot(path, manifest.snapshotId, snapshotId) }
   }
   const finding = await findingOf(file, memory)
   if (!finding) return plan
   const { how, mismatchedPages } = finding
   return mismatchedPages === 0
-    ? prove(how)
+    ? provenAs(how)
     : { ...plan, stale: staleError(path, memoryFile, mismatchedPages) }
 }
 
@@ -81,7 +81,7 @@ const proven = (
  * every change.
  * @throws ReapTraceError as {@link compareOnce}, and `ERR_SNAPSHOT_MISMATCH` where pages differ.
  */
-export async function prove(
+export async function proveByComparison(
   plan: CheckedPlan,
   memoryFile: string,
   signal: AbortSignal | undefined,
@@ -97,7 +97,7 @@ const otherSnapshot = (path: string, ofSet: string, given: string) =>
   new ReapTraceError(
     'ERR_SNAPSHOT_MISMATCH',
     `the working set ${path} is of the snapshot ${JSON.stringify(ofSet)}, not of ${JSON.stringify(given)}`,
-    { path, check: 'snapshot-id', hint: 'Record it again from this snapshot.' },
+    { path, check: 'snapshot-id', hint: RECORD_AGAIN },
   )
 
 /** The extents of a set that is in no file, as the engine takes them. */
@@ -109,7 +109,7 @@ function tablesOf(set: WorkingSet): { groups: Uint8Array; extents: Uint8Array } 
   return { groups: new Uint8Array(), extents: new Uint8Array(extents.buffer) }
 }
 
-/** What was read of files, by path, and in which state of the file. */
+/** Working sets by path, each with the state of its file. */
 const recent = new LRUCache<string, { readonly state: string; readonly set: WorkingSet }>({
   maxSize: 32 * 2 ** 20,
   // The tables are views of the index as it was read. No size may be 0.
@@ -125,14 +125,14 @@ export const wasRead = (path: string): boolean => recent.has(path)
  */
 export async function readOnce(path: string): Promise<WorkingSet> {
   const stats = await stat(path, { bigint: true }).catch(() => undefined)
-  const state = stats && stamp(stats)
+  const state = stats && stampKey(stats)
   const there = recent.get(path)
   if (there && there.state === state) return there.set
   recent.delete(path)
   const set = await WorkingSet.read(path)
   // The state before it was read: a later one is another, and so is read again.
-  if (stats && state === fileOf(set)?.stamp.join(':') && isSettled(stats)) {
-    recent.set(path, { state: stamp(stats), set })
+  if (stats && state === keyOfStamp(fileOf(set)!.stamp) && isSettled(stats)) {
+    recent.set(path, { state: stampKey(stats), set })
   }
   return set
 }

@@ -7,7 +7,8 @@ import {
   type FileStamp,
   isSettledFile,
   keepsTimes,
-  stamp,
+  keyOfStamp,
+  stampKey,
   stampOf,
   untilSettled,
 } from './file-stamp.js'
@@ -20,7 +21,7 @@ import { PAGE } from './trace.js'
 import type { WorkingSetFile } from './working-set-file.js'
 import type { Progress } from './working-set-writer.js'
 
-/** A page of a working set that is not the memory file's. */
+/** A page whose bytes in the working set and the memory file differ. */
 export interface Mismatch {
   /** Number of the 4 KiB page. */
   readonly page: number
@@ -38,18 +39,19 @@ export interface VerifyResult {
   /** The first 16 of them in the order of the file. */
   readonly mismatches: readonly Mismatch[]
   /**
-   * Whether the result is remembered on this host, so that the next restore need not compare: not so
-   * where a file changed meanwhile, or the memory file is on a file system whose times do not tell of
-   * every change: tmpfs, FUSE, one of the network.
+   * Whether the result is remembered, so that the next restore need not compare: by this process, and
+   * on this host where the folder for that can be used. Not so where a file changed meanwhile, may have
+   * a writer and is less than a minute old, or where no time tells of every change of the memory file
+   * (tmpfs, FUSE, network file systems).
    */
   readonly remembered: boolean
 }
 
 export interface ComparisonOptions {
   /**
-   * `idle` reads and compares when nothing else wants the core. `now` does not wait for a file that was
-   * just written to be old enough for its times to tell of the next write: the result may not be
-   * remembered then.
+   * `idle` reads and compares when nothing else wants the core, `soon` at once. Both wait for the tick
+   * of the clock after which the times of the files tell of the next write; `now` does not, and its
+   * result may not be remembered.
    */
   readonly when: 'idle' | 'soon' | 'now'
   readonly signal?: AbortSignal | undefined
@@ -84,7 +86,7 @@ export async function compareWithMemory(
   const [memoryStats, setStats] = [await memory.look(), await file.look()]
   checkShape(memoryPath, memoryStats)
   checkSize(memoryPath, Number(memoryStats.size), set.memoryBytes)
-  if (stamp(setStats) !== set.stamp.join(':')) throw writtenTo(set.path)
+  if (stampKey(setStats) !== keyOfStamp(set.stamp)) throw writtenTo(set.path)
 
   const isOldEnough = when === 'now' ? isSettledFile : untilSettled
   const wereSettled =
@@ -102,13 +104,15 @@ export async function compareWithMemory(
     },
   )
   const areUnchanged =
-    stamp(await memory.look()) === stamp(memoryStats) &&
-    stamp(await file.look()) === stamp(setStats)
+    stampKey(await memory.look()) === stampKey(memoryStats) &&
+    stampKey(await file.look()) === stampKey(setStats)
   const holds = wereSettled && areUnchanged
   const states = holds ? { memory: stampOf(memoryStats), set: set.stamp } : undefined
   const found = { mismatchedPages, mismatches: Array.from(mismatches) }
   const finding = { memoryFile: memoryPath, how: 'compared', ...found } as const
-  if (states) await remember(set, states.memory, finding)
+  const remembered = states && remember(set, states.memory, finding, () => memory.sync())
+  // A restore does not wait for what others may know later.
+  if (when !== 'now') await remembered
   return { result: resultOf(pages, found, states !== undefined), states }
 }
 
@@ -135,7 +139,7 @@ export async function compareOnce(
 ): Promise<ComparedFiles> {
   const memory = stampOf(await statMemoryFile(memoryPath))
   // What is known of the set is not what its file holds now.
-  if ((await stampAt(set.path)) !== set.stamp.join(':')) throw writtenTo(set.path)
+  if ((await stampAt(set.path)) !== keyOfStamp(set.stamp)) throw writtenTo(set.path)
   const finding = await findingOf(set, memory)
   if (finding) {
     const result = resultOf(set.dataPages + set.zeroPages, finding, true)
@@ -181,7 +185,7 @@ export function staleError(
     {
       path: setPath,
       check: 'stale',
-      hint: "Record it again from this snapshot, or have it rewritten: onStaleWorkingSet: 'rewrite', --on-stale-working-set rewrite.",
+      hint: "Record it again from this snapshot, or rewrite it with onStaleWorkingSet: 'rewrite' (--on-stale-working-set rewrite).",
     },
   )
 }
@@ -190,7 +194,7 @@ async function stampAt(path: string): Promise<string> {
   const stats = await stat(path, { bigint: true }).catch((error: unknown) => {
     throw ioError('read', path, error)
   })
-  return stamp(stats)
+  return stampKey(stats)
 }
 
 const writtenTo = (path: string) =>
@@ -227,6 +231,11 @@ class OpenFile {
     return this.#file.stat({ bigint: true }).catch((error: unknown) => {
       throw this.#explain(error)
     })
+  }
+
+  /** Writes what the page cache has of the file to the disk. */
+  sync(): Promise<void> {
+    return this.#file.datasync()
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -1,8 +1,9 @@
+import type { ProofKind } from './checked-plan.js'
 import type { VerifyResult } from './comparison.js'
 import type { ReapTraceError } from './errors.js'
 import type { Trace, WorkingSet } from './working-set.js'
 
-/** What `serve()` is told. */
+/** Options of `serve()`. */
 export interface ServeOptions {
   /** Bound by us, with mode 0600; the VMM connects to it. One restore a socket. At most 107 bytes. */
   readonly socketPath: string
@@ -28,18 +29,21 @@ export interface ServeOptions {
   /**
    * What to do when pages of the working set are not those of the memory file. In no case does the
    * guest get them: where it is not proven on this host that the memory file holds the set's bytes, the
-   * set gives pages and order, and the bytes come from the memory file.
-   * - `'warn'`: report a `warning`; `compared` has the count.
+   * set gives pages and order, and the bytes come from the memory file. A guest on 2 MiB pages always
+   * gets its bytes from there, and its set is not compared.
+   * - `'warn'`: report a `warning`; `compared` has the count, and of a set that is known to be stale
+   *   the warning alone.
    * - `'rewrite'`: report it, and write the working-set file anew from the memory file, after the
-   *   prefetch.
-   * - `'fail'`: reject. A set that is not proven is compared before the socket listens, once on a host.
+   *   prefetch. The new file has the name in `snapshotId`, or none.
+   * - `'fail'`: reject. A set without a proof is compared before the socket listens; the result is
+   *   remembered where it can be.
    * @default 'fail' with onBadWorkingSet: 'fail', else 'warn'
    */
   readonly onStaleWorkingSet?: 'warn' | 'rewrite' | 'fail' | undefined
   /**
    * Name of the snapshot that the memory file is part of. A working set that was written with the same
-   * name is proven by that: the caller vouches. One with another name is stale. One without a name is
-   * treated as if there were none here.
+   * name is proven by that: the caller vouches. One with another name is stale. One without a name needs
+   * another proof.
    * @default no name
    */
   readonly snapshotId?: string | undefined
@@ -61,7 +65,7 @@ export interface ServeOptions {
   readonly peerUid?: number | undefined
   /** Ends the session like `close()`, by `onFailure`; what is pending rejects with its reason. */
   readonly signal?: AbortSignal | undefined
-  /** Hears of the session's life. Never called for a single fault. */
+  /** Called for each step of the session, never for a fault. */
   readonly onEvent?: ((event: ServeEvent) => void) | undefined
 }
 
@@ -94,22 +98,22 @@ export interface PrefetchResult {
   readonly extents: number
   /** Bytes read for it. */
   readonly bytes: number
-  /** Time in which the set was being read, by one thread or several; others install meanwhile. */
+  /** Time in which pages were being read, by one thread or several; others install meanwhile. */
   readonly fetchMs: number
   /** Time spent installing, summed over the workers. */
   readonly installMs: number
   /** From the handshake to the last page. */
   readonly sinceConnectMs: number
   /**
-   * Where the bytes came from: the working-set file where it is proven to hold the memory file's, which
-   * is faster with a cold page cache. `undefined` without a working set.
+   * Source of the bytes at the end of the prefetch: the working-set file where it is proven to hold the
+   * memory file's, which is faster with a cold page cache. `undefined` without a working set.
    */
   readonly source: 'working-set' | 'memory-file' | undefined
   /**
    * The proof: the set was written from this memory file or compared with it on this host, and neither
    * changed since; or the caller named its snapshot. `undefined` without one.
    */
-  readonly provenBy: 'written' | 'compared' | 'snapshot-id' | undefined
+  readonly provenBy: ProofKind | undefined
   /** False when it was given up; `error` says why. The guest is served on demand then. */
   readonly complete: boolean
   readonly error?: ReapTraceError
@@ -157,7 +161,7 @@ export interface WorkingSetComparison extends VerifyResult {
 }
 
 /**
- * What `onEvent` hears, in this order; a `warning` may come at any time, and `compared` after
+ * Events passed to `onEvent`, in this order; a `warning` may come at any time, and `compared` after
  * `closed`.
  */
 export type ServeEvent =
@@ -190,7 +194,8 @@ export interface FaultHandler extends AsyncDisposable {
    */
   readonly compared: Promise<WorkingSetComparison | undefined>
   /**
-   * The end of the session, by when no thread, descriptor or socket of it is left. Rejects with the
+   * The end of the session, by when no thread, descriptor or socket of it is left but those of a
+   * comparison, which goes on until `compared` settles. Rejects with the
    * failure that ended it: `ERR_SOURCE_READ`, `ERR_FAULT_UNRESOLVED`, or one of the handshake's.
    */
   readonly closed: Promise<ServeResult>

@@ -6,19 +6,21 @@ import { native } from './native.js'
 /** Device, inode, size, and the times of the last change of data and of status in nanoseconds. */
 export type FileStamp = BigUint64Array
 
+// As stamp_of() in native/page_source.cc.
 export const stampOf = ({ dev, ino, size, mtimeNs, ctimeNs }: BigIntStats): FileStamp =>
   BigUint64Array.of(dev, ino, size, mtimeNs, ctimeNs)
 
 /** The same in one word. */
-export const stamp = (stats: BigIntStats): string => stampOf(stats).join(':')
+export const keyOfStamp = (stamp: FileStamp): string => stamp.join(':')
+export const stampKey = (stats: BigIntStats): string => keyOfStamp(stampOf(stats))
 
 /** Whether every later change of the file shows in its stamp: not within one tick of the kernel's clock. */
 export const isSettled = ({ ctimeNs }: BigIntStats): boolean => native().isSettled(ctimeNs, 0n)
 
 /**
- * The same of an open file that somebody may be writing to: the kernel sets the times when a write()
- * begins, and when a mapped page that was clean is stored to, and not again before the one ends and the
- * other is written back (30 s, `vm.dirty_expire_centisecs`). Nothing of both is as old as this.
+ * Minimum age in nanoseconds of a change to a file that may have writers. The kernel sets the times when
+ * a write() begins and when a clean mapped page is first stored to; what follows shows only in the next
+ * write(), or after writeback (30 s, `vm.dirty_expire_centisecs`).
  */
 const WRITERS_NS = 60_000_000_000n
 
@@ -29,7 +31,7 @@ const MAX_WAIT_MS = 1500
 
 /**
  * Waits for {@link isSettledFile}: a tick of the clock where the file was just written, and else not at
- * all. Never on the way of a restore.
+ * all. No restore waits for this.
  *
  * @returns whether it came true: not for a time in the future, nor for a young file with writers.
  */

@@ -2,7 +2,7 @@ import { access, constants, mkdir, readFile, stat } from 'node:fs/promises'
 import { homedir, release } from 'node:os'
 import { dirname, join } from 'node:path'
 import { ReapTraceError } from './errors.js'
-import { stamp } from './file-stamp.js'
+import { stampKey } from './file-stamp.js'
 import { replaceFile, writeWhole } from './files.js'
 
 /** What touches the guest's memory: vCPUs of KVM, or threads of the VMM (QEMU's TCG). */
@@ -111,7 +111,7 @@ async function readCosts(path: string): Promise<HostCosts | undefined> {
 /** The state of a file, to see that another process has written it. */
 const stateOf = (path: string): Promise<string> =>
   stat(path, { bigint: true })
-    .then(stamp, () => 'none')
+    .then(stampKey, () => 'none')
     .then(String)
 
 /** The measured costs of this host: kept in a file, refreshed by what restores show. */

@@ -1,3 +1,4 @@
+export type { ProofKind } from './checked-plan.js'
 export type { Backend, Estimate, Residency } from './choice.js'
 export { ReapTraceError, type ReapTraceErrorCode } from './errors.js'
 export type {
@@ -41,5 +42,5 @@ export {
   Trace,
   type VerifyResult,
   WorkingSet,
-  type WorkingSetProof,
+  type WorkingSetFinding,
 } from './working-set.js'

@@ -1,7 +1,7 @@
 import { type BigIntStats, constants } from 'node:fs'
 import { type FileHandle, open, stat } from 'node:fs/promises'
 import { ReapTraceError } from './errors.js'
-import { type FileStamp, keepsTimes, stamp, stampOf, untilSettled } from './file-stamp.js'
+import { type FileStamp, keepsTimes, stampKey, stampOf, untilSettled } from './file-stamp.js'
 import { readWhole } from './files.js'
 import { PAGE } from './trace.js'
 
@@ -96,7 +96,7 @@ export class MemoryFile {
   async checkUnchanged(): Promise<FileStamp | undefined> {
     const [before, now] = [this.#before, await this.#file.stat({ bigint: true })]
     if (now.size === before.size && now.mtimeNs === before.mtimeNs) {
-      return stamp(now) === stamp(before) ? stampOf(now) : undefined
+      return stampKey(now) === stampKey(before) ? stampOf(now) : undefined
     }
     throw new ReapTraceError(
       'ERR_SOURCE_READ',
@@ -107,6 +107,11 @@ export class MemoryFile {
         hint: 'Nothing may write to a snapshot: map it privately in the VMM.',
       },
     )
+  }
+
+  /** Writes what the page cache has of the file to the disk. */
+  async sync(): Promise<void> {
+    await this.#file.datasync()
   }
 
   async close(): Promise<void> {

@@ -23,7 +23,8 @@ import { diskCountOf, fileOf, WorkingSet } from './working-set.js'
 
 /**
  * All options of {@link serve} as well: they count where the choice is a fault handler. `socketPath` is
- * bound only then.
+ * bound only then; `onStaleWorkingSet` and `snapshotId` mean nothing to the page cache, which has the
+ * memory file's own bytes.
  */
 export interface PrepareRestoreOptions extends ServeOptions {
   /**

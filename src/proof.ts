@@ -2,11 +2,11 @@ import { lstat, mkdir, readdir, stat, unlink } from 'node:fs/promises'
 import { homedir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { LRUCache } from 'lru-cache'
-import { type FileStamp, stamp } from './file-stamp.js'
+import { type FileStamp, keyOfStamp, stampKey } from './file-stamp.js'
 import { replaceFile, writeWhole } from './files.js'
 import { native } from './native.js'
 
-/** What was found out on this host of a working set and a memory file. */
+/** Result of a write or a comparison on this host, of a working set and a memory file. */
 export interface Finding {
   /** The memory file's state, as one word. */
   readonly memory: string
@@ -61,7 +61,7 @@ const nameOf = ({ stamp: [device, inode] }: SetState): string => `${device}-${in
  * by another of this user.
  */
 export async function findingOf(set: SetState, memory: FileStamp): Promise<Finding | undefined> {
-  const state = memory.join(':')
+  const state = keyOfStamp(memory)
   const search = (findings: readonly Finding[]) => findings.find((one) => one.memory === state)
   return search(rememberedOf(set)) ?? search(await findingsOf(set))
 }
@@ -81,34 +81,34 @@ function rememberedOf(set: SetState): readonly Finding[] {
 }
 
 const isOf = (found: Findings, { id, stamp }: SetState): boolean =>
-  found.id === Buffer.from(id).toString('hex') && found.stamp === stamp.join(':')
+  found.id === Buffer.from(id).toString('hex') && found.stamp === keyOfStamp(stamp)
 
 /** What is known on this host of a working-set file and a memory file. */
-export interface WorkingSetProof extends Omit<Finding, 'memory'> {
-  /** Whether the file at `memoryFile` is the same still, and unchanged. */
-  readonly holds: boolean
+export interface WorkingSetFinding extends Omit<Finding, 'memory'> {
+  /** Whether `memoryFile` is still in the state that was written from or compared. */
+  readonly isCurrent: boolean
 }
 
 /** What is known of a working set in its state, with a look at each memory file. */
-export async function proofsOf(set: SetState): Promise<readonly WorkingSetProof[]> {
+export async function listFindings(set: SetState): Promise<readonly WorkingSetFinding[]> {
   const findings = await findingsOf(set)
   return Promise.all(
     findings.map(async ({ memory, ...finding }) => {
       const stats = await stat(finding.memoryFile, { bigint: true }).catch(() => undefined)
-      return { ...finding, holds: stats !== undefined && stamp(stats) === memory }
+      return { ...finding, isCurrent: stats !== undefined && stampKey(stats) === memory }
     }),
   )
 }
 
-/** Findings of one state of a set: of a memory file, the first one's count. */
-function merge(one: Findings, other: Findings | undefined): Findings {
-  if (!other || other.id !== one.id || other.stamp !== one.stamp) return one
-  const isNewer = (old: Finding) =>
-    one.findings.some(
+/** Merges findings on one state of a set; for the same memory file, those of `newer` win. */
+function merge(newer: Findings, older: Findings | undefined): Findings {
+  if (!older || older.id !== newer.id || older.stamp !== newer.stamp) return newer
+  const isReplaced = (old: Finding) =>
+    newer.findings.some(
       ({ memory, memoryFile }) => memory === old.memory || memoryFile === old.memoryFile,
     )
-  const rest = other.findings.filter((old) => !isNewer(old))
-  return { ...one, findings: [...one.findings, ...rest].slice(0, MAX_FINDINGS) }
+  const rest = older.findings.filter((old) => !isReplaced(old))
+  return { ...newer, findings: [...newer.findings, ...rest].slice(0, MAX_FINDINGS) }
 }
 
 function parse(text: string): Findings | undefined {
@@ -131,27 +131,32 @@ function parse(text: string): Findings | undefined {
  *
  * @param memory the state of the memory file, old enough and on a file system whose times tell of every
  * change.
+ * @param sync writes the memory file to the disk: after a power failure its new times may stand beside
+ * its old bytes, which no finding of today may vouch for.
  */
 export async function remember(
   set: SetState,
   memory: FileStamp,
   found: Omit<Finding, 'memory' | 'at'>,
+  sync: () => Promise<void>,
 ): Promise<void> {
   await findingsOf(set)
   const memoryFile = resolve(found.memoryFile)
-  const finding = { memory: memory.join(':'), at: new Date().toISOString(), ...found, memoryFile }
+  const finding = { memory: keyOfStamp(memory), at: new Date().toISOString(), ...found, memoryFile }
   const name = nameOf(set)
   const findings: Findings = merge(
-    { id: Buffer.from(set.id).toString('hex'), stamp: set.stamp.join(':'), findings: [finding] },
+    { id: Buffer.from(set.id).toString('hex'), stamp: keyOfStamp(set.stamp), findings: [finding] },
     known.get(name),
   )
   known.set(name, findings)
-  await keep(name, findings).catch(() => {})
+  await sync()
+    .then(() => keep(name, findings))
+    .catch(() => {})
 }
 
 async function keep(name: string, findings: Findings): Promise<void> {
   const folder = proofFolder()
-  if (!(await isUsable(folder))) return
+  if (!(await ensureFolder(folder))) return
   const bytes = Buffer.from(JSON.stringify(findings))
   await replaceFile(join(folder, name), (file) => writeWhole(file, bytes, 0))
   await prune(folder)
@@ -162,7 +167,7 @@ async function keep(name: string, findings: Findings): Promise<void> {
  *
  * @returns false where it cannot be made, or where others may write to it.
  */
-export async function isUsable(folder: string): Promise<boolean> {
+export async function ensureFolder(folder: string): Promise<boolean> {
   await mkdir(folder, { recursive: true, mode: 0o700 }).catch(() => {})
   const found = await lstat(folder).catch(() => undefined)
   return (

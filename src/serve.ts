@@ -1,4 +1,4 @@
-import { type CheckedPlan, isWorkingSetError, planFor, prove } from './checked-plan.js'
+import { type CheckedPlan, isWorkingSetError, planFor, proveByComparison } from './checked-plan.js'
 import type { ReapTraceError } from './errors.js'
 import type { FaultHandler, ServeOptions } from './fault-handler.js'
 import { type FailureContext, flags, type NativeFailure, native, toError } from './native.js'
@@ -72,7 +72,7 @@ export async function serve(options: ServeOptions): Promise<FaultHandler> {
       if (fails) throw plan.stale
       report(options, { type: 'warning', error: plan.stale })
     } else if (plan && fails && !plan.proof && plan.pageSize === PAGE) {
-      plan = await prove(plan, options.memoryFile, options.signal)
+      plan = await proveByComparison(plan, options.memoryFile, options.signal)
     }
     options.signal?.throwIfAborted()
   }
@@ -99,7 +99,7 @@ export async function serve(options: ServeOptions): Promise<FaultHandler> {
     const error = toError(opened as NativeFailure, context)
     if (error.code === 'ERR_SNAPSHOT_MISMATCH') {
       plan = refuse(error)
-      // Who was told of it may have aborted.
+      // The listener may have aborted.
       options.signal?.throwIfAborted()
       opened = open()
     }

@@ -23,7 +23,7 @@ import {
   toError,
 } from './native.js'
 import { checkOptions, oneOf } from './options.js'
-import { settleWorkingSet, stalePolicyOf } from './stale-working-set.js'
+import { compareAfterRestore, stalePolicyOf } from './stale-working-set.js'
 import { PAGE } from './trace.js'
 import { Trace } from './working-set.js'
 
@@ -239,7 +239,7 @@ export class Session implements FaultHandler {
     const warn = (error: ReapTraceError) => this.#emit({ type: 'warning', error })
     try {
       const policy = stalePolicyOf(this.#options)
-      const result = await settleWorkingSet(this.#plan!, this.#options, policy, warn)
+      const result = await compareAfterRestore(this.#plan!, this.#options, policy, warn)
       if (result) this.#emit({ type: 'compared', ...result })
       return result
     } catch (error) {
@@ -268,7 +268,7 @@ export class Session implements FaultHandler {
         }))
     this.#settle.connected.reject(early)
     this.#settle.prefetched.reject(early)
-    this.#settle.compared.resolve(undefined) // unless it goes on
+    this.#settle.compared.resolve(undefined) // no effect while a comparison runs
     if (this.#abortReason) this.#settle.closed.reject(this.#abortReason.reason)
     else if (failure) this.#settle.closed.reject(failure)
     else this.#settle.closed.resolve(result)

@@ -2,7 +2,7 @@ import type { BigIntStats } from 'node:fs'
 import { stat } from 'node:fs/promises'
 import { LRUCache } from 'lru-cache'
 import { ReapTraceError } from './errors.js'
-import { isSettled, stamp } from './file-stamp.js'
+import { isSettled, stampKey } from './file-stamp.js'
 import { checkShape, readError } from './memory-file.js'
 import { sampleDiskPages } from './native.js'
 import { PAGE } from './trace.js'
@@ -74,7 +74,7 @@ export async function checkDisk(path: string, { bytes, samples }: DiskIdentity):
   const size = Number(stats.size)
   if (size !== bytes) throw otherDiskSize(path, size, bytes)
   const { pages, checksums } = samples
-  const name = [stamp(stats), pages, checksums].join(':')
+  const name = [stampKey(stats), pages, checksums].join(':')
   if (known.get(name)) return
   const found = await sampleDiskPages(path, pages)
   const different = pages.findIndex((_, i) => found[i] !== checksums[i])
@@ -88,7 +88,7 @@ export async function checkDisk(path: string, { bytes, samples }: DiskIdentity):
   }
   // What was sampled may be a newer image than the one that was looked at first.
   const after = await statDiskImage(path)
-  if (stamp(after) === stamp(stats) && isSettled(after)) known.set(name, true)
+  if (stampKey(after) === stampKey(stats) && isSettled(after)) known.set(name, true)
 }
 
 /** @throws ReapTraceError `ERR_SOURCE_READ` for what cannot be a memory file. */

@@ -22,7 +22,7 @@ export const stalePolicyOf = ({
  * @throws ReapTraceError as `WorkingSet.verify()` and `WorkingSet.write()` do.
  * @throws the reason of the signal when it aborts.
  */
-export async function settleWorkingSet(
+export async function compareAfterRestore(
   { set, stale, provenBy }: CheckedPlan,
   options: Pick<ServeOptions, 'memoryFile' | 'snapshotId' | 'signal'>,
   policy: StalePolicy,

@@ -25,7 +25,7 @@ import {
   shortName,
 } from './working-set-file.js'
 
-/** Told while a working set is written or verified. */
+/** Progress of a write or a comparison. */
 export interface Progress {
   /** 4 KiB pages done. */
   readonly pages: number
@@ -128,12 +128,13 @@ export async function writeWorkingSetFile(path: string, job: WriteJob): Promise<
     const written = await stat(path, { bigint: true }).catch(() => undefined)
     if (state && isSettled && written && written.ino === inode) {
       const set = { path, id, stamp: stampOf(written) }
-      await remember(set, state, {
+      const finding = {
         memoryFile: job.memoryFile,
         how: 'written',
         mismatchedPages: 0,
         mismatches: [],
-      })
+      } as const
+      await remember(set, state, finding, () => memory.sync())
     }
     return manifest
   } finally {

@@ -7,7 +7,7 @@ import {
   mergeDisks,
 } from './disk-working-set.js'
 import { checkOptions, required, rules } from './options.js'
-import { proofsOf, type WorkingSetProof } from './proof.js'
+import { listFindings, type WorkingSetFinding } from './proof.js'
 import { mergeTraces, PAGE, Trace } from './trace.js'
 import { readWorkingSetFile } from './working-set-decoder.js'
 import { countOf, type Manifest, MOST_DISKS, type WorkingSetFile } from './working-set-file.js'
@@ -16,7 +16,7 @@ import { type Progress, takeDisks, writeWorkingSetFile } from './working-set-wri
 
 export type { Mismatch, VerifyResult } from './comparison.js'
 export type { DiskExtent, DiskWorkingSet } from './disk-working-set.js'
-export type { WorkingSetProof } from './proof.js'
+export type { WorkingSetFinding } from './proof.js'
 export { Trace, type TraceFields } from './trace.js'
 export type { Manifest } from './working-set-file.js'
 export type { Progress } from './working-set-writer.js'
@@ -284,7 +284,7 @@ export class WorkingSet {
 
   /**
    * Compares every page of the file with the memory file, those of zeros too, and remembers the
-   * result on this host: after it, restores from an identical file install the set's own bytes.
+   * result on this host: restores of an identical pair install the set's own bytes from then on.
    *
    * @throws TypeError when this working set is not from a file.
    * @throws ReapTraceError
@@ -307,12 +307,11 @@ export class WorkingSet {
   }
 
   /**
-   * What is known on this host of this file and memory files, the newest first: what `write()` and
-   * comparisons have left, as long as the file is unchanged. Empty for a working set that is not from a
-   * file.
+   * Results of writes and comparisons of this file on this host, the newest first, as long as the file is
+   * unchanged. Empty for a working set that is not from a file.
    */
-  async proofs(): Promise<readonly WorkingSetProof[]> {
-    return this.#file ? proofsOf(this.#file) : []
+  async findings(): Promise<readonly WorkingSetFinding[]> {
+    return this.#file ? listFindings(this.#file) : []
   }
 
   /** The working set in numbers, for people and tools. */

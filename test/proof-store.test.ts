@@ -52,10 +52,12 @@ async function stored() {
   const memoryFile = join(parent, 'memory')
   writeFileSync(memoryFile, 'memory')
   const finding = { memoryFile, how: 'compared', mismatchedPages: 0, mismatches: [] } as const
-  await remember(set, memory, finding)
+  await remember(set, memory, finding, synced)
   const file = join(folder, `77-${inode}.json`)
   return { parent, folder, file, set, finding }
 }
+
+const synced = async (): Promise<void> => {}
 
 /** What is known of a set where nothing but the folder says so. */
 async function foundElsewhere(set: SetState, of = memory) {
@@ -107,7 +109,7 @@ describe('the folder of findings', () => {
     change(folder)
     const before = readFileSync(file)
     expect(await foundElsewhere(set)).toBeUndefined()
-    await remember(set, stampAt(7), finding)
+    await remember(set, stampAt(7), finding, synced)
     expect(readFileSync(file)).toEqual(before)
     expect(readdirSync(folder)).toHaveLength(1)
   })
@@ -129,7 +131,7 @@ describe('the folder of findings', () => {
     const foreign = join(folder, 'notes.txt')
     writeFileSync(foreign, 'mine')
     utimesSync(foreign, 1, 1)
-    await remember(set, stampAt(7), finding)
+    await remember(set, stampAt(7), finding, synced)
     expect(readdirSync(folder)).toHaveLength(4098 - 2048)
     expect([path(0), path(2047), path(2048), path(4095)].map(existsSync)).toEqual([
       ...[false, false, true, true],
@@ -217,7 +219,7 @@ describe('findings in a file', () => {
 
       vi.resetModules()
       const proof = await import('../src/proof.js')
-      await proof.remember(set, stampAt(7), finding)
+      await proof.remember(set, stampAt(7), finding, synced)
       expect(await foundElsewhere(set, stampAt(7))).toMatchObject(finding)
       expect(lstatSync(file).isFile()).toBe(true)
       expect(modeOf(file)).toBe(0o600)
@@ -229,7 +231,12 @@ describe('findings in a file', () => {
   test('are those of the last 16 memory files', async () => {
     const { set, finding } = await stored()
     for (let time = 100; time < 120; time++) {
-      await remember(set, stampAt(time), { ...finding, memoryFile: `${finding.memoryFile}${time}` })
+      await remember(
+        set,
+        stampAt(time),
+        { ...finding, memoryFile: `${finding.memoryFile}${time}` },
+        synced,
+      )
     }
     vi.resetModules()
     const { findingsOf } = await import('../src/proof.js')
@@ -239,9 +246,9 @@ describe('findings in a file', () => {
 
   test('of one memory file twice are the later', async () => {
     const { set, finding } = await stored()
-    await remember(set, stampAt(5), finding)
+    await remember(set, stampAt(5), finding, synced)
     expect(await foundElsewhere(set)).toBeUndefined()
-    await remember(set, memory, { ...finding, mismatchedPages: 2, mismatches: [4, 7] })
+    await remember(set, memory, { ...finding, mismatchedPages: 2, mismatches: [4, 7] }, synced)
     expect(await foundElsewhere(set)).toMatchObject({ mismatchedPages: 2, mismatches: [4, 7] })
   })
 
@@ -249,7 +256,7 @@ describe('findings in a file', () => {
     const { set, finding } = await stored()
     const [device, inode] = set.stamp as unknown as [bigint, bigint]
     const anew = { ...set, stamp: BigUint64Array.of(device, inode, 4096n, 80n, 90n) }
-    await remember(anew, stampAt(7), finding)
+    await remember(anew, stampAt(7), finding, synced)
     expect(await foundElsewhere(set)).toBeUndefined()
     expect(await foundElsewhere(anew)).toBeUndefined()
     expect(await foundElsewhere(anew, stampAt(7))).toMatchObject(finding)

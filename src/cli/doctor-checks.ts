@@ -5,7 +5,7 @@ import { join, resolve } from 'node:path'
 import { getSystemErrorName } from 'node:util'
 import { interposerEnvironment, serve } from '../index.js'
 import { native, probeUserfaultfd } from '../native.js'
-import { isUsable, proofFolder } from '../proof.js'
+import { ensureFolder, proofFolder } from '../proof.js'
 import { GuestProcess } from './guest-process.js'
 import { formatCount } from './units.js'
 
@@ -166,8 +166,8 @@ async function hugePages(): Promise<Finding> {
 
 async function proofs(): Promise<Finding> {
   const folder = proofFolder()
-  return (await isUsable(folder))
-    ? ok(`what is known of working sets is kept in ${folder}`)
+  return (await ensureFolder(folder))
+    ? ok(`results of comparisons are kept in ${folder}`)
     : warn(
         `${folder} cannot be made, or others may write to it: each process compares working sets anew`,
         'name a folder of yours in REAP_TRACE_PROOFS',

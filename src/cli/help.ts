@@ -70,10 +70,10 @@ other page is served when the guest asks. One socket is for one restore.
 The guest gets the bytes of the memory file. They come from the working set where it is proven on
 this host that both are the same: "record" has written the set from this memory file, or every page
 was compared, and neither file changed since; or --snapshot-id has the name that the set was written
-with. Otherwise the set gives order and places, and every page is compared after the prefetch with
+with. Otherwise the set gives pages and order, and every page is compared after the prefetch with
 the lowest priority, which proves the next restore. A stale set is reported with the count of its
 pages that differ, and with --on-stale-working-set rewrite written anew; with fail, the set is
-compared before anything listens.
+compared before anything listens. At its end, restore waits for the comparison; Ctrl-C stops it.
 
 COMMAND may load the snapshot; it finds the socket in REAP_TRACE_SOCKET and the memory file in
 REAP_TRACE_MEMORY. If it fails, the session ends, and the exit status is 1.
@@ -118,8 +118,8 @@ The map is the guest's memory from left to right and top to bottom. A darker cel
 the working set in it. On a terminal the colour says when they are needed, early to late; elsewhere
 a second map says it in digits, 0 to 9.
 
-"proof" is what this host knows of memory files that hold the set's bytes: where from, and whether
-it still holds. Without one a restore takes the bytes from the memory file.
+"proof" lists the memory files that this host wrote the set from or compared it with, and whether
+each result still applies. Without a good one a restore takes the bytes from the memory file.
 
 Examples:
   $ reap-trace inspect vm.ws

@@ -1,4 +1,4 @@
-import { type Manifest, type Trace, WorkingSet, type WorkingSetProof } from '../index.js'
+import { type Manifest, type Trace, WorkingSet, type WorkingSetFinding } from '../index.js'
 import { digit, drawMap, mapMemory, shade } from './memory-map.js'
 import type { InspectArguments } from './program.js'
 import type { Terminal } from './terminal.js'
@@ -8,10 +8,10 @@ export async function inspect({ file }: InspectArguments, terminal: Terminal): P
   const set = await WorkingSet.read(file)
   const order = summarizeOrder(set.order)
   const map = mapMemory(set, mapColumns(terminal.columns))
-  const proofs = await set.proofs()
+  const findings = await set.findings()
   terminal.emit({
     ...set.describe(),
-    proofs,
+    findings,
     order,
     map: {
       cellBytes: map.cellBytes,
@@ -20,7 +20,7 @@ export async function inspect({ file }: InspectArguments, terminal: Terminal): P
     },
   })
   if (terminal.json) return
-  printFacts(set, order, proofs, terminal)
+  printFacts(set, order, findings, terminal)
   printRunLengths(set, terminal)
   printMap(set, map, terminal)
 }
@@ -63,7 +63,7 @@ export function summarizeOrder({ pages, timesUs }: Trace): OrderSummary {
 function printFacts(
   set: WorkingSet,
   order: OrderSummary,
-  proofs: readonly WorkingSetProof[],
+  findings: readonly WorkingSetFinding[],
   terminal: Terminal,
 ): void {
   const { file, ...summary } = set.describe()
@@ -98,7 +98,7 @@ function printFacts(
       `${name}, ${formatBytes(bytes)}: ${formatPlural(pages, 'page')} (${formatBytes(pages * 4096)}) in ${formatPlural(extents, 'extent')}`,
     ]),
     ['id', file?.id],
-    ...proofRows(proofs),
+    ...proofRows(findings),
   ]
   for (const [name, value] of rows) {
     if (value) terminal.print(`${terminal.style('bold', name.padEnd(9))} ${value}`)
@@ -106,14 +106,14 @@ function printFacts(
 }
 
 /** One line for each memory file that this host knows of. */
-function proofRows(proofs: readonly WorkingSetProof[]): [string, string][] {
-  if (proofs.length === 0) {
+function proofRows(findings: readonly WorkingSetFinding[]): [string, string][] {
+  if (findings.length === 0) {
     const none = 'none on this host: bytes come from the memory file, and the set is compared'
     return [['proof', none]]
   }
-  return proofs.map(({ how, memoryFile, at, mismatchedPages, holds }, i) => {
+  return findings.map(({ how, memoryFile, at, mismatchedPages, isCurrent }, i) => {
     const found = mismatchedPages > 0 ? `stale in ${formatPlural(mismatchedPages, 'page')}` : 'good'
-    const state = holds ? `${found}, unchanged since` : 'void, as that file has changed since'
+    const state = isCurrent ? `${found}, unchanged since` : 'void, as that file has changed since'
     const verb = how === 'written' ? 'written from' : 'compared with'
     return [i === 0 ? 'proof' : '', `${verb} ${memoryFile}, ${at}: ${state}`]
   })

@@ -208,7 +208,7 @@ function recordCommand(command: readonly string[], found: Found): Command {
       timeSpan,
     ),
     option('--label <text>', 'what the file shall say of itself', label),
-    option('--snapshot-id <id>', 'the name of the snapshot, and of no other', snapshotId),
+    option('--snapshot-id <id>', 'a name that only this snapshot has', snapshotId),
     ...serveOptions(),
   ])
 }

@@ -58,9 +58,12 @@ export class ServedSession {
     let session: ServedSession | undefined
     let handler: FaultHandler | undefined
     let end: ServeEvent | undefined
+    // After the prefetch, what a warning is about is the comparison of its set.
+    let isPrefetched = false
+    const comparing = new AbortController()
     // The last event, also where a file is written after the VM's end.
     const reportEnd = () => {
-      if (end) report(end, terminal)
+      if (end) report(end, terminal, isPrefetched)
       end = undefined
     }
     try {
@@ -73,8 +76,10 @@ export class ServedSession {
         ...options,
         onEvent: (event) => {
           if (event.type === 'closed') end = event
-          else report(event, terminal)
+          else report(event, terminal, isPrefetched)
+          if (event.type === 'prefetched') isPrefetched = event.complete
         },
+        signal: comparing.signal,
       })
       const command =
         args.command.length === 0
@@ -93,6 +98,7 @@ export class ServedSession {
     } finally {
       // After a good end there is nothing left to close or to stop.
       await handler?.close({ vm: args.leaveVm ? 'leave' : 'kill' }).catch(() => {})
+      comparing.abort()
       reportEnd()
       if (session) await session.#dismissCommand()
       signals.dispose()
@@ -221,8 +227,7 @@ export class ServedSession {
   /** Lets a comparison end that will make the next restore faster; a signal ends it. */
   async #untilCompared(): Promise<void> {
     const live = this.#terminal.live(
-      () =>
-        'comparing the working set with the memory file · Ctrl-C leaves that to the next restore',
+      () => 'comparing the working set with the memory file · Ctrl-C stops it',
     )
     try {
       await Promise.race([
@@ -304,16 +309,18 @@ function howToLoad(socket: string): string {
   ].join('\n')
 }
 
-function report(event: ServeEvent, terminal: Terminal): void {
+function report(event: ServeEvent, terminal: Terminal, isPrefetched: boolean): void {
   terminal.emit(toJson(event))
-  if (event.type === 'warning') terminal.warn(event.error, consequenceOf(event.error))
+  if (event.type === 'warning') terminal.warn(event.error, consequenceOf(event.error, isPrefetched))
   else terminal.print(toText(event))
 }
 
-const consequenceOf = ({ check }: ReapTraceError): string =>
+const consequenceOf = ({ check }: ReapTraceError, isPrefetched: boolean): string =>
   check === 'stale' || check === 'snapshot-id'
     ? "the guest gets the memory file's bytes, and the set gives their order"
-    : 'the VM is served on demand'
+    : isPrefetched
+      ? 'the working set was not compared'
+      : 'the VM is served on demand'
 
 function toText(event: Exclude<ServeEvent, { type: 'warning' }>): string {
   switch (event.type) {
@@ -337,11 +344,12 @@ function toText(event: Exclude<ServeEvent, { type: 'warning' }>): string {
 
 function describeComparison(result: WorkingSetComparison): string {
   const { pages, mismatchedPages, identical, remembered, rewritten } = result
-  const set = rewritten ? '; it was written anew' : ''
+  const set = rewritten ? '; the set was rewritten' : ''
   if (!identical) {
-    return `compared: ${formatCount(mismatchedPages)} of ${formatPlural(pages, 'page')} of the working set differ from the memory file${set}`
+    const differ = mismatchedPages === 1 ? 'differs' : 'differ'
+    return `compared: ${formatCount(mismatchedPages)} of ${formatPlural(pages, 'page')} of the working set ${differ} from the memory file${set}`
   }
-  const next = remembered && !rewritten ? '; later restores read them there' : set
+  const next = remembered && !rewritten ? '; later restores install them' : set
   return `compared: the working set has the memory file's bytes in all of ${formatPlural(pages, 'page')}${next}`
 }
 

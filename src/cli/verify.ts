@@ -22,7 +22,7 @@ export async function verify({ file, memory }: VerifyArguments, terminal: Termin
     })
     terminal.emit({ path: file, memory, ...result })
     if (result.identical) {
-      const next = result.remembered ? '; restores on this host read them from the set' : ''
+      const next = result.remembered ? '; restores on this host install them' : ''
       terminal.print(`identical: all of ${formatPlural(result.pages, 'page')}${next}`)
       return
     }

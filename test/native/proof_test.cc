@@ -359,7 +359,7 @@ TEST(times_of_this_tick_do_not_tell_of_the_next_write) {
 TEST(places_are_cut_into_groups_in_first_touch_order_and_lie_there_by_address) {
   Plan plan;
   plan.extents = {{0, 300, 900, 0}, {1000, 2, 5, reap::kZeroExtent}, {2000, 100, 0, 0}};
-  const Plan places = places_of(plan);
+  const Plan places = memory_groups_of(plan);
   CHECK_EQ(places.groups.size(), 2);
   CHECK_EQ(places.extents.size(), 4);
   CHECK_EQ(places.groups[0].extent_count, 3);
@@ -372,5 +372,5 @@ TEST(places_are_cut_into_groups_in_first_touch_order_and_lie_there_by_address) {
   CHECK(is(1, 1000, 2));
   CHECK(is(2, 2000, 100));
   CHECK(is(3, 154, 146));
-  CHECK(places_of(Plan()).groups.empty());
+  CHECK(memory_groups_of(Plan()).groups.empty());
 }
