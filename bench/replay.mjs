@@ -23,7 +23,7 @@ const usage = `usage: npm run bench -- [options]
 
   --rounds N     samples of each kind (15; with --quick 3); of sets above 64 MiB a third of them
   --only TEXT    cells with that in their name, such as linux-64 or kvm
-  --quick        few rounds, and a part of the cells: three minutes
+  --quick        few rounds, and a part of the cells: four minutes
   --choice       the cells that auto chooses between alone
   --list         print the names of the cells, and do nothing
   --cache DIR    where memory files are kept between runs (build/scenes; 9 GB)
@@ -69,6 +69,8 @@ async function run(options, signal) {
   await mkdir(options.cache, { recursive: true })
   const folder = await mkdtemp(join(options.cache, 'run-'))
   const cache = await PageCache.open()
+  // Of the scenes alone, and found by the processes that take the samples.
+  process.env.REAP_TRACE_PROOFS = join(options.cache, 'proofs')
   try {
     const { rounds, cache: scenesFolder } = options
     const seed = randomInt(2 ** 31)

@@ -31,6 +31,8 @@ const measured = (samples: Sample[]) => ({
   samples,
   limits: [],
   faults: [],
+  comparisons: [],
+  besides: [],
 })
 const timesOf = (cell: object, times: readonly number[]): Sample[] =>
   times.map((responseMs, round) => ({ cell: nameOf(cell), round, responseMs }))
@@ -114,6 +116,34 @@ describe('the report of the bench', () => {
     })
     expect(report.limits.scenes[middle]?.installMs).toMatchObject({ way: '2', median: 18 })
     expect(report.ratios.installEfficiency).toMatchObject({ value: 0.9, pairs: 3, met: true })
+  })
+
+  test('holds a comparison against its reads, cold and warm, and faults beside one against others', () => {
+    const beside = (round: number, besideP99Us: number, wentOn = true) => ({
+      round,
+      aloneP50Us: 8,
+      aloneP99Us: 50,
+      besideP50Us: 9,
+      besideP99Us,
+      comparisons: 4,
+      wentOn,
+    })
+    const report = makeReport({
+      ...measured([]),
+      comparisons: [
+        { round: 0, cache: 'cold', verifyMs: 110, readsMs: 100 },
+        { round: 0, cache: 'warm', verifyMs: 26, readsMs: 20 },
+      ],
+      // The last one had the machine to itself before it was through.
+      besides: [beside(0, 50), beside(1, 54), beside(2, 500, false)],
+    })
+    expect(report.ratios.compareOverReadsCold).toMatchObject({ value: 1.1, pairs: 1, met: true })
+    expect(report.ratios.compareOverReadsWarm).toMatchObject({ value: 1.3, pairs: 1, met: false })
+    expect(report.ratios.faultP99DuringCompare).toMatchObject({ value: 1.04, pairs: 2, met: true })
+    let text = ''
+    printReport(report, { write: (part: string) => (text += part) })
+    expect(text).toContain(`a comparison of ${middle}, warm: 26.0 ms, its reads alone 20.0 ms`)
+    expect(text).toContain('beside comparisons 9.0 (52.0) µs, alone 8.0 (50.0) µs')
   })
 
   test('has nothing of cells that were not measured, and says of how many rounds a figure is', () => {

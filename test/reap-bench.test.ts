@@ -7,6 +7,7 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { describe, expect, onTestFinished, test } from 'vitest'
+import { Trace, WorkingSet } from '../src/index.js'
 import { type Scene, scene } from './scratch.js'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
@@ -370,6 +371,21 @@ describe.skipIf(missing)(`limits${missing ? ` (${missing})` : ''}`, () => {
       expectSpread(result[way].p99)
       expect(result[way].p99.medianUs).toBeGreaterThanOrEqual(result[way].p50.medianUs)
     }
+  })
+
+  test('compare: the reads of a comparison, in the groups of the file', async () => {
+    const s = await scene({ pages: 512, holes: false })
+    const pages = Uint32Array.from(recordedPages(512))
+    const set = join(s.folder, 'working-set')
+    const memoryBytes = 512 * 4096
+    const trace = new Trace({ pageSize: 4096, memoryBytes, pages, timesUs: pages.map((_, i) => i) })
+    await WorkingSet.fromTraces([trace]).write(set, { memoryFile: s.memoryFile })
+    const { extents } = await WorkingSet.read(set)
+    const files = ['--set', set, '--memory', s.memoryFile]
+    const result = limit('limit-compare', ...files, '--repetitions', '2')
+    expect(result).toMatchObject({ bytes: pages.length * 4096, repetitions: 2 })
+    expect(result.extents).toBeGreaterThanOrEqual(extents.length)
+    expectSpread(result.result)
   })
 
   test('a list of pages outside the memory file is refused', async () => {

@@ -14,8 +14,8 @@ namespace reap::bench {
 
 namespace {
 
-const Command* const kCommands[] = {&kReap,      &kReapPack,   &kOnDemand, &kLimitInstall,
-                                    &kLimitRead, &kLimitFault, &kTouch};
+const Command* const kCommands[] = {&kReap,      &kReapPack,   &kOnDemand,     &kLimitInstall,
+                                    &kLimitRead, &kLimitFault, &kLimitCompare, &kTouch};
 
 int help() {
   std::puts(

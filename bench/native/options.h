@@ -41,6 +41,7 @@ extern const Command kOnDemand;
 extern const Command kLimitInstall;
 extern const Command kLimitRead;
 extern const Command kLimitFault;
+extern const Command kLimitCompare;
 extern const Command kTouch;
 
 }  // namespace reap::bench

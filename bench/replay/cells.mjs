@@ -19,6 +19,8 @@ export const [small, middle, large, huge] = /** @type {[string, string, string, 
 /** Scenes of one trace in several sizes, for the chart. */
 export const sizes = [small, middle, large, huge]
 const runs3 = 'runs-3-64-of-512'
+/** Where the same restore is measured of a set that is not proven. */
+const unprovenScenes = [middle, 'runs-1-64-of-512', runs3]
 const isLarge = (/** @type {string} */ scene) => scene === large || scene === huge
 
 /** What a process restores before it is measured. */
@@ -83,6 +85,7 @@ const ofScene = (/** @type {string} */ scene, /** @type {Cell['guest']} */ guest
       ? [cell({ scene, guest, arm: 'reap-cached', cache })]
       : []),
     cell({ scene, guest, arm: 'working-set', cache }),
+    ...(unprovenScenes.includes(scene) ? [cell({ scene, guest, arm: 'unproven', cache })] : []),
     ...(scene === middle && guest === 'process' && cache === 'warm'
       ? [cell({ scene, guest, arm: 'working-set', busy: true, cache })]
       : []),
@@ -130,14 +133,12 @@ export const isQuick = (/** @type {Cell} */ { scene, guest, arm }) =>
   scene === middle ||
   (scene === runs3 && guest === 'process' && !arm.startsWith('reap'))
 
-/** Pairs that differ by less than their samples do, which are taken several times a round. */
-export const closePairs = [
-  ['kernel-file', 'auto'].map((arm) => nameOf({ scene: middle, arm, cache: 'warm' })),
-  ['record', 'on-demand'].map((arm) => nameOf({ scene: middle, arm, cache: 'warm' })),
-  [false, true].map((busy) =>
-    nameOf({ scene: middle, arm: 'working-set', ...(busy && { busy }), cache: 'warm' }),
-  ),
-]
+/** Cells that differ by less than their samples do, which are taken several times a round. */
+export const closeCells = [
+  [{ arm: 'kernel-file' }, { arm: 'auto' }],
+  [{ arm: 'record' }, { arm: 'on-demand' }],
+  [{ arm: 'working-set', busy: true }, { arm: 'working-set' }, { arm: 'unproven' }],
+].map((close) => close.map((one) => nameOf({ scene: middle, ...one, cache: 'warm' })))
 export const MORE_PAIRS = 3
 
 /** How often: those that take long are measured in each third round. */

@@ -57,6 +57,9 @@ async function restoreAll() {
     globalThis.gc?.()
     const sessionBytes = (privateBytes() - before) / concurrent
     const pages = prefetched.reduce((sum, { pages }) => sum + pages, 0)
+    if (prefetched.some(({ source }) => source !== 'working-set')) {
+      throw new Error('the bytes of a set came from the memory file')
+    }
     await Promise.all(handlers.map((handler) => handler.close()))
     return { pages, allMs, pagesPerMs: pages / allMs, sessionBytes }
   } finally {

@@ -15,7 +15,7 @@ const program = join(root, 'build/bench/reap-bench')
  * @param {readonly string[]} words
  * @param {AbortSignal} signal
  */
-async function run(words, signal) {
+export async function runLimit(words, signal) {
   const { stdout } = await promisify(execFile)(program, [...words], { signal })
   return JSON.parse(stdout)
 }
@@ -29,12 +29,12 @@ async function run(words, signal) {
 export async function limitsOf({ memoryFile, pageList, reapPages, pages }, signal) {
   // The first one gets its memory from the machine's hypervisor; later ones tell of the kernel.
   const repetitions = pages > MANY_PAGES ? '3' : '5'
-  const install = await run(
+  const install = await runLimit(
     ['limit-install', '--memory', memoryFile, '--pages', pageList, '--repetitions', repetitions],
     signal,
   )
   const ways = ['--threads', '1,2,4', '--blocks', `${2 ** 20},${2 ** 23}`, '--repetitions', '1']
-  const read = await run(['limit-read', '--file', reapPages, ...ways], signal)
+  const read = await runLimit(['limit-read', '--file', reapPages, ...ways], signal)
   const table = (/** @type {any[]} */ results, /** @type {(result: any) => string} */ nameOf) =>
     Object.fromEntries(results.map((result) => [nameOf(result), result.medianUs / 1000]))
   return {
@@ -50,11 +50,11 @@ export async function limitsOf({ memoryFile, pageList, reapPages, pages }, signa
  * @param {AbortSignal} signal
  */
 export async function faultCostOf({ memoryFile }, folder, signal) {
-  const bare = await run(['limit-fault', '--repetitions', '1'], signal)
+  const bare = await runLimit(['limit-fault', '--repetitions', '1'], signal)
   const socketPath = join(folder, 'fault.sock')
   const handler = await serve({ socketPath, memoryFile, record: false })
   try {
-    const ours = await run(['touch', '--socket', socketPath, '--memory', memoryFile], signal)
+    const ours = await runLimit(['touch', '--socket', socketPath, '--memory', memoryFile], signal)
     return {
       bareUs: bare.sleeping.p50.medianUs,
       bareP99Us: bare.sleeping.p99.medianUs,

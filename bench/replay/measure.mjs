@@ -6,8 +6,9 @@ import { join } from 'node:path'
 import { measureHost } from '../../dist/index.js'
 import { randomNumbers, shuffle } from '../lib/random.mjs'
 import {
+  caches,
   cells,
-  closePairs,
+  closeCells,
   isInRound,
   isOfChoice,
   isQuick,
@@ -16,6 +17,7 @@ import {
   scenes,
   warmUpScene,
 } from './cells.mjs'
+import { comparisonOf, copySets, faultsBesideComparison } from './comparison.mjs'
 import { faultCostOf, limitsOf } from './limits.mjs'
 import { takeSample } from './run.mjs'
 import { filesOf, prepareScene, sceneName } from './scene.mjs'
@@ -106,12 +108,15 @@ export async function measure(chosen, context) {
     await measureHost({ folder: scenesFolder, signal })
   }
   await cache.set('warm', [warmUp.memoryFile, warmUp.workingSet])
+  const copies = prepared.has(middle) ? await copySets(warmUp, folder) : []
 
   const measured = {
     scenes: [...prepared.values()],
     samples: /** @type {import('./report.mjs').Sample[]} */ ([]),
     limits: /** @type {import('./report.mjs').Limit[]} */ ([]),
     faults: /** @type {import('./report.mjs').FaultCost[]} */ ([]),
+    comparisons: /** @type {import('./report.mjs').ComparisonCost[]} */ ([]),
+    besides: /** @type {import('./report.mjs').FaultsBeside[]} */ ([]),
   }
   /** @param {import('./cells.mjs').Cell} cell @param {number} round */
   const sampleCell = async (cell, round) => {
@@ -131,16 +136,23 @@ export async function measure(chosen, context) {
     measured.limits.push({ scene: scene.name, round, ...(await limitsOf(scene, signal)) })
     if (scene.name !== middle) return
     measured.faults.push({ round, ...(await faultCostOf(scene, folder, signal)) })
+    for (const state of caches) {
+      const taken = await comparisonOf(scene, { warmUp, round, state, cache }, signal)
+      measured.comparisons.push({ round, cache: state, ...taken })
+    }
+    await cache.set('warm', [scene.memoryFile, warmUp.memoryFile, warmUp.workingSet])
+    const beside = await faultsBesideComparison({ scene, warmUp, copies, folder, round }, signal)
+    measured.besides.push({ round, ...beside })
   }
 
   /** Their rounds are parts of this one. @param {number} round */
   const closeSteps = (round) =>
     Array.from({ length: MORE_PAIRS }, (_, i) => i).flatMap((i) =>
-      closePairs.flatMap((pair) => {
-        const both = wanted.filter(({ name }) => pair.includes(name))
-        if (both.length < pair.length) return []
+      closeCells.flatMap((close) => {
+        const some = wanted.filter(({ name }) => close.includes(name))
+        if (some.length < 2) return []
         const part = round + (i + 1) / (MORE_PAIRS + 1)
-        const steps = both.map((cell) => ({ name: cell.name, take: () => sampleCell(cell, part) }))
+        const steps = some.map((cell) => ({ name: cell.name, take: () => sampleCell(cell, part) }))
         return i % 2 === 0 ? steps.reverse() : steps
       }),
     )

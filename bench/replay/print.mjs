@@ -1,5 +1,6 @@
 // @ts-check
 // A report as text.
+import { middle } from './cells.mjs'
 
 const figure = (/** @type {number | undefined} */ value, digits = 1) =>
   value === undefined || !Number.isFinite(value)
@@ -40,8 +41,23 @@ export function printReport({ machine, ratios, limits, results, choices }, strea
   const { bareUs, oursUs, bareP99Us, oursP99Us } = limits.fault
   line(
     `a served fault, p50 (p99): ours ${figure(oursUs?.median)} (${figure(oursP99Us?.median)}) µs, ` +
-      `the plainest handler ${figure(bareUs?.median)} (${figure(bareP99Us?.median)}) µs\n`,
+      `the plainest handler ${figure(bareUs?.median)} (${figure(bareP99Us?.median)}) µs`,
   )
+  // A report of before has none of both.
+  const { comparison = {}, beside = {} } = limits
+  for (const [cache, { verifyMs, readsMs }] of Object.entries(comparison)) {
+    if (!verifyMs) continue
+    line(
+      `a comparison of ${middle}, ${cache}: ${figure(verifyMs.median)} ms, ` +
+        `its reads alone ${figure(readsMs?.median)} ms`,
+    )
+  }
+  if (beside.besideP99Us) {
+    const of = (/** @type {string} */ way) =>
+      `${figure(beside[`${way}P50Us`]?.median)} (${figure(beside[`${way}P99Us`]?.median)})`
+    line(`a fault, p50 (p99): beside comparisons ${of('beside')} µs, alone ${of('alone')} µs`)
+  }
+  line()
   for (const [name, { value, p25, p75, bound, target, met }] of Object.entries(ratios)) {
     const spread = `(${figure(p25, 2)} to ${figure(p75, 2)})`
     const aim = bound ? `${bound} ${target}${met ? '' : '   missed'}` : ''

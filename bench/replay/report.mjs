@@ -1,12 +1,14 @@
 // @ts-check
 // From samples to figures. Ratios are taken round by round, since a machine with neighbours drifts.
 import { median, summary } from '../lib/statistics.mjs'
-import { cells, choosable, huge, middle, nameOf, sharedBy, small } from './cells.mjs'
+import { caches, cells, choosable, huge, middle, nameOf, sharedBy, small } from './cells.mjs'
 
 /**
  * @typedef {{ cell: string, round: number } & Record<string, any>} Sample one of a cell
  * @typedef {{ scene: string, round: number, install: Record<string, number>, read: Record<string, number> }} Limit
  * @typedef {{ round: number, bareUs: number, oursUs: number, bareP99Us: number, oursP99Us: number }} FaultCost
+ * @typedef {{ round: number, cache: 'cold' | 'warm', verifyMs: number, readsMs: number }} ComparisonCost
+ * @typedef {{ round: number, aloneP50Us: number, aloneP99Us: number, besideP50Us: number, besideP99Us: number, comparisons: number, wentOn: boolean }} FaultsBeside
  *
  * @typedef {object} Ratio the median of `pairs` ratios and their quartiles
  * @property {number} value
@@ -23,6 +25,8 @@ import { cells, choosable, huge, middle, nameOf, sharedBy, small } from './cells
  * @property {readonly Sample[]} samples
  * @property {readonly Limit[]} limits
  * @property {readonly FaultCost[]} faults
+ * @property {readonly ComparisonCost[]} comparisons
+ * @property {readonly FaultsBeside[]} besides
  */
 
 /** What each ratio should be (bench/README.md says what it is of); none where nothing is promised. */
@@ -43,6 +47,11 @@ const targets = /** @type {const} */ ({
   autoOverKernelFileWarm: ['at most', 1.03],
   autoOverBestCold: ['at most', 1.1],
   sharedRestoresRss: undefined,
+  unprovenOverProvenCold: ['at most', 2.5],
+  unprovenOverProvenWarm: ['at most', 1.1],
+  compareOverReadsCold: ['at most', 1.2],
+  compareOverReadsWarm: ['at most', 1.2],
+  faultP99DuringCompare: ['at most', 1.1],
 })
 
 /** What the arm that chooses is held to in every cell: the best arm, and the kernel's when warm. */
@@ -128,7 +137,7 @@ function choicesOf(samples) {
 }
 
 /** @param {Measured} measured */
-function ratiosOf({ scenes, samples, limits, faults }) {
+function ratiosOf({ scenes, samples, limits, faults, comparisons, besides }) {
   const best = bestLimits(limits)
   const valuesOf = (/** @type {object} */ cell, field = 'responseMs') =>
     valuesIn(samples, cell, field)
@@ -161,6 +170,10 @@ function ratiosOf({ scenes, samples, limits, faults }) {
   const crowd = { scene: small, arm: 'working-set', concurrent: 64, paused: true, cache: 'warm' }
   const faultCost = (/** @type {'bareUs' | 'oursUs'} */ field) =>
     new Map(faults.map((cost) => [cost.round, cost[field]]))
+  const compareOverReads = (/** @type {'cold' | 'warm'} */ cache) =>
+    comparisons
+      .filter((cost) => cost.cache === cache)
+      .map(({ verifyMs, readsMs }) => verifyMs / readsMs)
   const installed = limitOf(middle, ({ installMs }) => installMs)
   const slowest = limitOf(middle, ({ installMs, readMs }) => Math.max(installMs, readMs))
   const pagesPerMs = limitOf(small, ({ installMs }) => pagesOf(small) / installMs)
@@ -189,6 +202,13 @@ function ratiosOf({ scenes, samples, limits, faults }) {
       valuesOf(sharedBy('page-cache'), 'memoryBytes'),
       valuesOf(sharedBy('working-set'), 'memoryBytes'),
     ),
+    unprovenOverProvenCold: overOurs('unproven', 'cold'),
+    unprovenOverProvenWarm: overOurs('unproven'),
+    compareOverReadsCold: compareOverReads('cold'),
+    compareOverReadsWarm: compareOverReads('warm'),
+    faultP99DuringCompare: besides
+      .filter(({ wentOn }) => wentOn)
+      .map(({ besideP99Us, aloneP99Us }) => besideP99Us / aloneP99Us),
   }
 }
 
@@ -215,7 +235,7 @@ const FIELDS = [
  * @param {Measured} measured
  */
 export function makeReport(measured) {
-  const { machine, scenes, samples, limits, faults } = measured
+  const { machine, scenes, samples, limits, faults, comparisons, besides } = measured
   const results = Object.fromEntries(
     cells.flatMap(({ name }) => {
       const own = samples.filter((sample) => sample.cell === name)
@@ -244,6 +264,19 @@ export function makeReport(measured) {
       summary(faults.map((cost) => cost[field])),
     ]),
   )
+  const comparisonFigures = Object.fromEntries(
+    caches.map((state) => {
+      const own = comparisons.filter(({ cache }) => cache === state)
+      const figure = (/** @type {'verifyMs' | 'readsMs'} */ field) =>
+        summary(own.map((cost) => cost[field]))
+      return [state, { verifyMs: figure('verifyMs'), readsMs: figure('readsMs') }]
+    }),
+  )
+  const besideFigures = Object.fromEntries(
+    /** @type {const} */ (['aloneP50Us', 'aloneP99Us', 'besideP50Us', 'besideP99Us']).map(
+      (field) => [field, summary(besides.filter(({ wentOn }) => wentOn).map((one) => one[field]))],
+    ),
+  )
   /** @type {Record<string, Ratio>} */
   const ratios = Object.fromEntries(
     Object.entries(ratiosOf(measured)).flatMap(([name, values]) => {
@@ -261,11 +294,16 @@ export function makeReport(measured) {
   return {
     machine,
     ratios,
-    limits: { scenes: limitFigures, fault: faultFigures },
+    limits: {
+      scenes: limitFigures,
+      fault: faultFigures,
+      comparison: comparisonFigures,
+      beside: besideFigures,
+    },
     results,
     choices: choicesOf(samples),
     scenes,
-    samples: { cells: samples, limits, faults },
+    samples: { cells: samples, limits, faults, comparisons, besides },
   }
 }
 

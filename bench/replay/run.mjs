@@ -7,6 +7,19 @@ const programs = {
   one: fileURLToPath(new URL('sample.mjs', import.meta.url)),
   many: fileURLToPath(new URL('concurrent.mjs', import.meta.url)),
   shared: fileURLToPath(new URL('shared.mjs', import.meta.url)),
+  verify: fileURLToPath(new URL('verify.mjs', import.meta.url)),
+  beside: fileURLToPath(new URL('beside-comparison.mjs', import.meta.url)),
+}
+
+/**
+ * @param {keyof typeof programs} program
+ * @param {object} request
+ * @param {AbortSignal} signal
+ */
+export async function runProgram(program, request, signal) {
+  const words = ['--expose-gc', programs[program], JSON.stringify(request)]
+  const { stdout } = await promisify(execFile)(process.execPath, words, { signal })
+  return JSON.parse(stdout)
 }
 
 /**
@@ -17,14 +30,8 @@ const programs = {
  * @returns {Promise<Record<string, number>>}
  */
 export async function takeSample(cell, parts, signal) {
-  const program = cell.concurrent ? programs.many : cell.shared ? programs.shared : programs.one
-  const request = JSON.stringify({ ...cell, ...parts })
-  const { stdout } = await promisify(execFile)(
-    process.execPath,
-    ['--expose-gc', program, request],
-    { signal },
-  )
-  const sample = JSON.parse(stdout)
+  const program = cell.concurrent ? 'many' : cell.shared ? 'shared' : 'one'
+  const sample = await runProgram(program, { ...cell, ...parts }, signal)
   if (sample.wrong > 0) throw new Error(`${cell.name}: the guest found ${sample.wrong} wrong words`)
   return sample
 }

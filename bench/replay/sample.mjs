@@ -2,6 +2,7 @@
 // One restore of a replayed guest, in a process of its own: the scene and the arm come as JSON in the
 // argument, the sample goes to stdout. Times are milliseconds from the restore request, which finds
 // the VMM started and waiting for its snapshot, as pooled ones are.
+import { mkdtemp, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { performance } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -11,7 +12,7 @@ import { PageCache } from '../lib/page-cache.mjs'
 import { onOurClock, ReapHandler } from '../lib/reap-handler.mjs'
 
 /**
- * @typedef {'kernel-file' | 'page-cache' | 'auto' | 'on-demand' | 'record' | 'reap' | 'reap-cached' | 'working-set'} Arm
+ * @typedef {'kernel-file' | 'page-cache' | 'auto' | 'on-demand' | 'record' | 'reap' | 'reap-cached' | 'working-set' | 'unproven'} Arm
  *
  * @typedef {object} Request
  * @property {import('./scene.mjs').Scene} scene
@@ -91,11 +92,22 @@ const options = {
   'on-demand': { record: false },
   record: { record: true },
   'working-set': { workingSet: scene.workingSet, onBadWorkingSet: /** @type {const} */ ('fail') },
+  unproven: {
+    workingSet: scene.workingSet,
+    onBadWorkingSet: /** @type {const} */ ('fail'),
+    onStaleWorkingSet: /** @type {const} */ ('warn'),
+  },
 }
+/** Where the bytes of a prefetch must have come from. */
+/** @type {Partial<Record<Arm, string>>} */
+const sources = { 'working-set': 'working-set', unproven: 'memory-file' }
+/** A host that remembers nothing of this scene; of that of the warm-up it did. */
+const noProofs = arm === 'unproven' ? await mkdtemp(join(folder, 'proofs-')) : undefined
 
 async function run() {
   // Whatever the arm: it leaves the caches and the cores in another state.
   await warmUp()
+  if (noProofs) process.env.REAP_TRACE_PROOFS = noProofs
   if (arm === 'reap' || arm === 'reap-cached') {
     const handler = await ReapHandler.start({
       ...scene,
@@ -169,9 +181,13 @@ async function run() {
     vm.go()
   }
   const done = await vm.event('done')
-  const { fetchMs, installMs, sinceConnectMs, pages } = await handler.prefetched
+  const { fetchMs, installMs, sinceConnectMs, pages, source } = await handler.prefetched
+  if (source !== sources[arm]) throw new Error(`the bytes of the set came from the ${source}`)
   const { faults, lateFaults, residualFaults } = handler.stats()
   await handler.close()
+  const compared = await handler.compared
+  if (noProofs && !compared?.identical)
+    throw new Error('the set was not found to be the memory file’s')
   return {
     startedAt,
     done,
@@ -192,4 +208,5 @@ try {
   process.stdout.write(`${JSON.stringify(sample)}\n`)
 } finally {
   await vm.kill()
+  if (noProofs) await rm(noProofs, { recursive: true, force: true })
 }

@@ -14,6 +14,8 @@ import { linuxPattern, pagesOf, syntheticPattern } from './patterns.mjs'
 const PAGE = 4096
 const MIB = 2 ** 20
 const WRITE_SHARE = 0.4
+/** Of what is in a scene's folder; it is that of working-set files. */
+const FORMAT = 2
 
 /**
  * @typedef {object} SceneOptions
@@ -50,8 +52,9 @@ export async function prepareScene(options, cacheFolder) {
     pattern === 'linux'
       ? linuxPattern({ pages, memoryPages })
       : syntheticPattern({ pages, meanRun: pattern, memoryPages })
-  const folder = join(cacheFolder, name)
+  const folder = join(cacheFolder, `${name}.${FORMAT}`)
   if (!existsSync(folder)) {
+    await rm(join(cacheFolder, name), { recursive: true, force: true }) // that of the first format
     const making = `${folder}.tmp${process.pid}`
     await mkdir(making, { recursive: true })
     try {
@@ -62,7 +65,7 @@ export async function prepareScene(options, cacheFolder) {
     }
   }
   const file = (/** @type {string} */ kind) => join(folder, kind)
-  return {
+  const scene = {
     name,
     pages,
     meanRun: pages / runs.length,
@@ -73,6 +76,24 @@ export async function prepareScene(options, cacheFolder) {
     pageList: file('pages'),
     reapPages: file('reap'),
   }
+  await proveSet(scene)
+  return scene
+}
+
+/**
+ * Has it remembered, in the folder of this bench, that the memory file holds the set's bytes: the scene
+ * may be of another day.
+ *
+ * @param {Scene} scene
+ */
+async function proveSet({ memoryFile, workingSet }) {
+  const set = await WorkingSet.read(workingSet)
+  const { identical, remembered } = await set.verify(memoryFile)
+  if (!identical) throw new Error(`${workingSet} holds other bytes than ${memoryFile}: remove both`)
+  if (remembered) return
+  throw new Error(
+    `no proof can be kept of ${workingSet}: is it on a file system whose times do not tell of changes?`,
+  )
 }
 
 /**
