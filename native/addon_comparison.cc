@@ -74,22 +74,39 @@ class ComparisonJob {
     static_cast<ComparisonJob*>(self)->work();
     return nullptr;
   }
+  static void* run_idle(void* self) {
+    take_lowest_priority();
+    static_cast<ComparisonJob*>(self)->compare_files();
+    return nullptr;
+  }
 
+  // The JavaScript thread waits for this one, and shares a lock with it, so that it has the usual
+  // priority: one that runs when no other wants the core could keep both from a busy machine's.
   void work() {
     pthread_setname_np(pthread_self(), "reap-compare");
-    if (background_) take_lowest_priority();
-    compare(
-        plan_, working_set_, memory_file_, *stop_,
-        [this](uint64_t pages) {
-          if (on_progress_) tell({pages, false});
-        },
-        &result_);
+    pthread_t idle{};
+    if (!background_) {
+      compare_files();
+    } else if (const int error = ::pthread_create(&idle, nullptr, run_idle, this)) {
+      result_.failure = failed_call(ErrorCode::working_set_io, -error, "pthread_create");
+    } else {
+      ::pthread_join(idle, nullptr);
+    }
     // The descriptors go first: whoever hears of the end may count them.
     working_set_ = PageSource();
     memory_file_ = PageSource();
     Events events = events_;
     tell({result_.pages, true});
     events.Release();
+  }
+
+  void compare_files() {
+    compare(
+        plan_, working_set_, memory_file_, *stop_,
+        [this](uint64_t pages) {
+          if (on_progress_) tell({pages, false});
+        },
+        &result_);
   }
 
   void tell(Event event) {

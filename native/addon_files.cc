@@ -136,9 +136,10 @@ Napi::Value settled(const Napi::CallbackInfo& info) {
   return Napi::Boolean::New(info.Env(), is_settled(changed_at, age));
 }
 
-// mayHaveWriters(fd) => boolean
+// mayHaveWriters(fd) => boolean; true also where the kernel does not tell
 Napi::Value file_may_have_writers(const Napi::CallbackInfo& info) {
-  return Napi::Boolean::New(info.Env(), may_have_writers(info[0].As<Napi::Number>().Int32Value()));
+  return Napi::Boolean::New(info.Env(),
+                            writers_of(info[0].As<Napi::Number>().Int32Value()) != Writers::none);
 }
 
 }  // namespace

@@ -248,7 +248,8 @@ FaultHandler::Step FaultHandler::serve_fault(uint64_t address, uint8_t* page_buf
   const uint64_t offset = region->offset + (address - region->base);
   const uint64_t page = memory_.page_of(offset);
 
-  bool zero = removed_.test(page) || memory_file_.hole_end(offset) >= offset + page_size;
+  const bool removed = removed_.test(page);
+  bool zero = removed || memory_file_.hole_end(offset) >= offset + page_size;
   const uint8_t* bytes = zero || !at_hand ? nullptr : at_hand(offset);
   if (!zero && !bytes) {
     bytes = page_buffer;
@@ -260,9 +261,10 @@ FaultHandler::Step FaultHandler::serve_fault(uint64_t address, uint8_t* page_buf
     if (read.read != PageSource::Read::done) {
       return fail(read_failure(ErrorCode::source_read, read, offset));
     }
-    if (memory_file_changed()) return fail(changed_failure(offset));
     ledger_.add(Counter::bytes_read, page_size);
   }
+  // A hole as well: it may have been punched. What the guest gave back needs nothing from the file.
+  if (!removed && memory_file_changed()) return fail(changed_failure(offset));
 
   REAP_HOOK(before_install);
   uffd::Result result;

@@ -49,10 +49,13 @@ bool is_settled_at(uint64_t changed_at, uint64_t age, uint64_t now) {
 // A read lease is granted only when nobody may write (fcntl(2)). It is given back at once; who
 // opens the file for writing in between waits that long, and makes the kernel send its holder a
 // signal: one that is ignored by default, instead of SIGIO, which ends the process.
-bool may_have_writers(int fd) {
-  if (::fcntl(fd, F_SETSIG, SIGURG) != 0 || ::fcntl(fd, F_SETLEASE, F_RDLCK) != 0) return true;
+Writers writers_of(int fd) {
+  if (::fcntl(fd, F_SETSIG, SIGURG) != 0) return Writers::unknown;
+  if (::fcntl(fd, F_SETLEASE, F_RDLCK) != 0) {
+    return errno == EAGAIN ? Writers::some : Writers::unknown;
+  }
   ::fcntl(fd, F_SETLEASE, F_UNLCK);
-  return false;
+  return Writers::none;
 }
 
 FileChange change_of(const FileStamp& before, const FileStamp& after) {

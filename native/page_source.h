@@ -25,10 +25,10 @@ FileStamp stamp_of(const struct stat& status);
 bool is_settled(uint64_t changed_at, uint64_t age = 0);
 bool is_settled_at(uint64_t changed_at, uint64_t age, uint64_t now);
 
-// Whether a process may have the file open for writing, or mapped so. True also where the kernel
-// does not tell: to others than its owner and root, and on some file systems. `fd` is open for
-// reading.
-bool may_have_writers(int fd);
+// Whether a process has the file open for writing, or mapped so; `unknown` where the kernel does
+// not tell: to others than its owner and root, and on some file systems. `fd` is open for reading.
+enum class Writers { none, some, unknown };
+Writers writers_of(int fd);
 
 // What the difference of two stamps tells. A write shows in the stamp before any byte of it can be
 // read: the kernel sets the times first (file_modified(), and file_update_time() when a page that
@@ -37,8 +37,8 @@ bool may_have_writers(int fd);
 // 6.13), and one through a shared mapping to a page that is dirty already.
 enum class FileChange {
   none,
-  status,   // owner, mode, links, or times that were set; perhaps a write whose time was set back
-  content,  // another file, another size, or a write
+  status,   // owner, mode or links; perhaps a write whose time was set back
+  content,  // another file, another size, a write, or another time of the last write that was set
 };
 FileChange change_of(const FileStamp& before, const FileStamp& after);
 
@@ -56,6 +56,7 @@ class PageSource {
   // The state of the file when it was opened, and now.
   const FileStamp& stamp() const { return stamp_; }
   FileStamp look() const;
+  Writers writers() const { return writers_of(fd_.get()); }
 
   enum class Read {
     done,         // every byte asked for

@@ -74,15 +74,18 @@ bool Prefetcher::check_stamps(const Job& job, Task& task, uint64_t offset) {
     task.report.failure = changed_failure(offset);
     return false;
   }
-  task.is_void = change != FileChange::none || (job.source == Source::working_set &&
-                                                job.file.look() != job.plan->proof->working_set);
+  // Under a running VM bytes of the memory file itself are not fetched again for a change of
+  // status: where it hid a write, what is installed is of the old content anyway.
+  task.is_void = job.source == Source::working_set
+                     ? change != FileChange::none || job.file.look() != job.plan->proof->working_set
+                     : change != FileChange::none && !task.is_connected;
   task.memory_stamp = now;
   return !task.is_void;
 }
 
 bool Prefetcher::fetch_group(const Job& job, Task& task, uint8_t* buffer) {
   const PlanGroup& group = job.plan->groups[task.unit];
-  if (group.data_bytes == 0) return true;
+  if (group.data_bytes == 0) return check_stamps(job, task, group.data_offset);
   const PageSource::Result read =
       job.file.read_streaming(group.data_offset, buffer, group.data_bytes);
   // First: a rewritten set fails the checksum below although the memory file is sound.
@@ -262,15 +265,18 @@ void Prefetcher::fill_stretch(const Job& job, Task& task, Mapping& buffer) {
       const uint64_t data_end = (source.data_end(offset) + page_size - 1) / page_size * page_size;
       length = std::min(length, std::max(data_end - offset, page_size));
       const PageSource::Result read = source.read(offset, buffer.data(), length);
-      const bool is_done = read.read == PageSource::Read::done;
-      if (!is_done || job.client->handler().memory_file_changed()) {
-        task.report.failure =
-            is_done ? changed_failure(offset) : read_failure(ErrorCode::source_read, read, offset);
+      if (read.read != PageSource::Read::done) {
+        task.report.failure = read_failure(ErrorCode::source_read, read, offset);
         task.filled = Filled::failed;
         return;
       }
       bytes = buffer.data();
       job.client->ledger().add(Counter::bytes_read, length);
+    }
+    if (job.client->handler().memory_file_changed()) {
+      task.report.failure = changed_failure(offset);
+      task.filled = Filled::failed;
+      return;
     }
     task.filled = job.client->handler().fill(offset, bytes, length, FaultHandler::Purpose::detach,
                                              job.client->stopping(), &error);

@@ -19,6 +19,8 @@ using Filled = FaultHandler::Filled;
 constexpr size_t kPoolBuffers = 24;
 // Of that, what a restore that has its VM takes: enough for a disk that answers unevenly.
 constexpr size_t kMostAhead = 8;
+// In nanoseconds. One of 2 GiB to a slow disk takes as long.
+constexpr uint64_t kLongestWrite = 60'000'000'000;
 constexpr auto kNoMemoryPatience = std::chrono::seconds(2);
 
 }  // namespace
@@ -52,7 +54,9 @@ void Prefetcher::start(std::shared_ptr<PrefetchClient> client, std::shared_ptr<c
                      job->file.open(job->plan->path) == 0 &&
                      job->file.stamp() == proof->working_set;
   job->proof_is_void = !holds;
-  job->waits_for_handshake = !is_settled(job->memory_stamp[4]);
+  // Nor does a write() that began before this show any more, while it goes on.
+  const bool has_writers = job->client->memory_file().writers() == Writers::some;
+  job->waits_for_handshake = !is_settled(job->memory_stamp[4], has_writers ? kLongestWrite : 0);
   std::lock_guard<std::mutex> lock(mutex_);
   jobs_.push_back(std::move(job));
   changed_.notify_all();
@@ -256,11 +260,11 @@ void Prefetcher::settle(Task& task) {
     // A write() in progress has already set the times: what is read from now on may be half of it,
     // and no stamp will tell. Before the handshake there is time until it is over. Test: "a memory
     // file that changes before the handshake is not fetched ahead of it any more".
-    if (task.is_connected) job.memory_stamp = task.memory_stamp;
     job.waits_for_handshake = !job.connected;
     job.proof_is_void = true;
     job.replan = true;
   }
+  if (task.is_connected) job.memory_stamp = task.memory_stamp;
   const bool dead = task.filled == Filled::gone || task.filled == Filled::stopped;
   job.dead = job.dead || dead;
   job.over = job.over || dead || job.report.failure;

@@ -54,17 +54,17 @@ export async function planFor(
   const plan = { path, pageSize, groups, extents, set, ...unproven }
   const memory = stampOf(stats)
   const provenAs = (provenBy: ProofKind) => proven(plan, file.stamp, memory, provenBy)
-  if (snapshotId !== undefined && manifest.snapshotId !== undefined) {
-    return snapshotId === manifest.snapshotId
-      ? provenAs('snapshot-id')
-      : { ...plan, stale: otherSnapshot(path, manifest.snapshotId, snapshotId) }
+  const hasNames = snapshotId !== undefined && manifest.snapshotId !== undefined
+  if (hasNames && snapshotId !== manifest.snapshotId) {
+    return { ...plan, stale: otherSnapshot(path, manifest.snapshotId!, snapshotId!) }
   }
+  // What was found out of these very files counts before a name.
   const finding = await findingOf(file, memory)
-  if (!finding) return plan
-  const { how, mismatchedPages } = finding
-  return mismatchedPages === 0
-    ? provenAs(how)
-    : { ...plan, stale: staleError(path, memoryFile, mismatchedPages) }
+  if (finding && finding.mismatchedPages > 0) {
+    return { ...plan, stale: staleError(path, memoryFile, finding.mismatchedPages) }
+  }
+  if (hasNames) return provenAs('snapshot-id')
+  return finding ? provenAs(finding.how) : plan
 }
 
 const proven = (

@@ -39,9 +39,9 @@ export interface VerifyResult {
   /** The first 16 of them in the order of the file. */
   readonly mismatches: readonly Mismatch[]
   /**
-   * Whether the result is remembered, so that the next restore need not compare: by this process, and
-   * on this host where the folder for that can be used. Not so where a file changed meanwhile, may have
-   * a writer and is less than a minute old, or where no time tells of every change of the memory file
+   * Whether the result is kept on this host, so that the next restore need not compare, in whichever
+   * process. Not so where the folder for that cannot be used (`reap-trace doctor` says so), where a file changed meanwhile, may have
+   * a writer and is younger than 70 s, or where no time tells of every change of the memory file
    * (tmpfs, FUSE, network file systems).
    */
   readonly remembered: boolean
@@ -110,10 +110,9 @@ export async function compareWithMemory(
   const states = holds ? { memory: stampOf(memoryStats), set: set.stamp } : undefined
   const found = { mismatchedPages, mismatches: Array.from(mismatches) }
   const finding = { memoryFile: memoryPath, how: 'compared', ...found } as const
-  const remembered = states && remember(set, states.memory, finding, () => memory.sync())
-  // A restore does not wait for what others may know later.
-  if (when !== 'now') await remembered
-  return { result: resultOf(pages, found, states !== undefined), states }
+  // Before a restore nobody waits until others can know.
+  const kept = states ? remember(set, states.memory, finding, () => memory.sync()) : false
+  return { result: resultOf(pages, found, when !== 'now' && (await kept)), states }
 }
 
 const resultOf = (

@@ -1,4 +1,4 @@
-import type { BigIntStats } from 'node:fs'
+import { type BigIntStats, readFileSync } from 'node:fs'
 import { statfs } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { native } from './native.js'
@@ -20,12 +20,20 @@ export const isSettled = ({ ctimeNs }: BigIntStats): boolean => native().isSettl
 /**
  * Minimum age in nanoseconds of a change to a file that may have writers. The kernel sets the times when
  * a write() begins and when a clean mapped page is first stored to; what follows shows only in the next
- * write(), or after writeback (30 s, `vm.dirty_expire_centisecs`).
+ * write(), or after writeback: twice the time in which the kernel writes back what is dirty, 70 s by
+ * default. `undefined` where it does not by itself (`vm.dirty_writeback_centisecs` is 0).
  */
-const WRITERS_NS = 60_000_000_000n
+function writersAge(): bigint | undefined {
+  const read = (name: string) => BigInt(readFileSync(`/proc/sys/vm/${name}`, 'utf8').trim())
+  const [expire, interval] = [read('dirty_expire_centisecs'), read('dirty_writeback_centisecs')]
+  return interval === 0n ? undefined : 2n * (expire + interval) * 10_000_000n
+}
 
-export const isSettledFile = (fd: number, { ctimeNs }: BigIntStats): boolean =>
-  native().isSettled(ctimeNs, native().mayHaveWriters(fd) ? WRITERS_NS : 0n)
+/** {@link isSettled} of an open file that somebody may be writing to. */
+export function isSettledFile(fd: number, { ctimeNs }: BigIntStats): boolean {
+  const age = native().mayHaveWriters(fd) ? writersAge() : 0n
+  return age !== undefined && native().isSettled(ctimeNs, age)
+}
 
 const MAX_WAIT_MS = 1500
 
@@ -52,14 +60,13 @@ const FILE_SYSTEMS_WITH_TIMES = new Set([
   0x9123683e, // Btrfs
   0xf2f52010, // F2FS
   0xca451a4e, // bcachefs
-  0x794c7630, // overlayfs, of which they are the times of the layer's file
 ])
 
 /**
  * Whether the kernel of this machine sets the times of a file before each change of its content.
  *
- * Not so on tmpfs, where stores through a shared mapping never do; on FUSE and network file systems,
- * where a server or a cache of attributes says what they are.
+ * Not so on tmpfs, where stores through a shared mapping never do; on overlayfs, whose layers may be
+ * there; on FUSE and network file systems, where a server or a cache of attributes says what they are.
  */
 export async function keepsTimes(path: string): Promise<boolean> {
   const { type } = await statfs(path).catch(() => ({ type: 0 }))

@@ -306,7 +306,7 @@ export interface OpenWorkingSet {
  *
  * @returns how many pages there are, how many differ, and the first of these.
  * @throws ReapTraceError `ERR_WORKING_SET_INVALID`, `ERR_WORKING_SET_IO`, `ERR_SOURCE_READ`.
- * @throws the reason of `signal` when it aborts.
+ * @throws the reason of `signal` when it aborts, and what `onProgress` throws.
  */
 export async function compareFiles(
   workingSet: OpenWorkingSet,
@@ -321,13 +321,24 @@ export async function compareFiles(
   const { background, signal, onProgress } = options
   const { groups, extents } = workingSet
   const context = { workingSetPath: workingSet.path, memoryFile: memoryFile.path }
+  signal?.throwIfAborted()
+  let thrown: { readonly error: unknown } | undefined
+  const progress = (pages: number): void => {
+    if (thrown) return
+    try {
+      onProgress?.(pages)
+    } catch (error) {
+      thrown = { error }
+      stop()
+    }
+  }
   const started = native().compare(
     workingSet.fd,
     memoryFile.fd,
     groups,
     extents,
     background,
-    onProgress,
+    onProgress && progress,
   )
   if (!Array.isArray(started)) throw toError(started, context)
   const [stop, end] = started
@@ -335,6 +346,7 @@ export async function compareFiles(
   try {
     const [pages, mismatchedPages, mismatches, failure] = await end
     signal?.throwIfAborted()
+    if (thrown) throw (thrown as { readonly error: unknown }).error
     if (failure) throw toError(failure, context)
     return [pages, mismatchedPages, mismatches]
   } finally {

@@ -1,6 +1,6 @@
 import { lstat, mkdir, readdir, stat, unlink } from 'node:fs/promises'
 import { homedir } from 'node:os'
-import { join, resolve } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 import { LRUCache } from 'lru-cache'
 import { type FileStamp, keyOfStamp, stampKey } from './file-stamp.js'
 import { replaceFile, writeWhole } from './files.js'
@@ -45,12 +45,13 @@ const known = new LRUCache<string, Findings>({ max: 1024 })
 
 /**
  * The folder in which findings are kept: `REAP_TRACE_PROOFS`, or `reap-trace/proofs` in the user's
- * cache folder.
+ * cache folder. Empty for a user without a home.
  */
 export function proofFolder(): string {
   const named = process.env.REAP_TRACE_PROOFS
-  if (named) return named
-  return join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'reap-trace/proofs')
+  if (named) return resolve(named)
+  const home = process.env.XDG_CACHE_HOME || (homedir() && join(homedir(), '.cache'))
+  return home && join(home, 'reap-trace/proofs')
 }
 
 /** A file for each inode, so that a set that is written to replaces what was known of it. */
@@ -129,6 +130,7 @@ function parse(text: string): Findings | undefined {
  * Remembers a finding, in this process and for others of this user. What cannot be kept costs a
  * comparison later, and no more.
  *
+ * @returns whether others of this user can know.
  * @param memory the state of the memory file, old enough and on a file system whose times tell of every
  * change.
  * @param sync writes the memory file to the disk: after a power failure its new times may stand beside
@@ -139,7 +141,7 @@ export async function remember(
   memory: FileStamp,
   found: Omit<Finding, 'memory' | 'at'>,
   sync: () => Promise<void>,
-): Promise<void> {
+): Promise<boolean> {
   await findingsOf(set)
   const memoryFile = resolve(found.memoryFile)
   const finding = { memory: keyOfStamp(memory), at: new Date().toISOString(), ...found, memoryFile }
@@ -149,17 +151,18 @@ export async function remember(
     known.get(name),
   )
   known.set(name, findings)
-  await sync()
+  return sync()
     .then(() => keep(name, findings))
-    .catch(() => {})
+    .catch(() => false)
 }
 
-async function keep(name: string, findings: Findings): Promise<void> {
+async function keep(name: string, findings: Findings): Promise<boolean> {
   const folder = proofFolder()
-  if (!(await ensureFolder(folder))) return
+  if (!(await ensureFolder(folder))) return false
   const bytes = Buffer.from(JSON.stringify(findings))
   await replaceFile(join(folder, name), (file) => writeWhole(file, bytes, 0))
   await prune(folder)
+  return true
 }
 
 /**
@@ -168,7 +171,8 @@ async function keep(name: string, findings: Findings): Promise<void> {
  * @returns false where it cannot be made, or where others may write to it.
  */
 export async function ensureFolder(folder: string): Promise<boolean> {
-  await mkdir(folder, { recursive: true, mode: 0o700 }).catch(() => {})
+  if (folder === '') return false
+  await makeFolder(folder).catch(() => {})
   const found = await lstat(folder).catch(() => undefined)
   return (
     found?.isDirectory() === true && found.uid === process.geteuid?.() && (found.mode & 0o022) === 0
@@ -177,6 +181,16 @@ export async function ensureFolder(folder: string): Promise<boolean> {
 
 /** Files of findings, and those that a process left unfinished. Others in the folder are not ours. */
 const OURS = /^\d+-\d+\.json(\.\w+\.tmp)?$/
+
+/** Node's own `recursive` never ends below /proc, where a folder that cannot be made is ENOENT. */
+async function makeFolder(path: string): Promise<void> {
+  const make = () => mkdir(path, { mode: 0o700 })
+  await make().catch(async (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'ENOENT' || dirname(path) === path) throw error
+    await makeFolder(dirname(path)).catch(() => {})
+    await make()
+  })
+}
 
 /** Takes away the oldest half when there are too many: sets come and go. */
 async function prune(folder: string): Promise<void> {

@@ -72,7 +72,10 @@ export async function serve(options: ServeOptions): Promise<FaultHandler> {
       if (fails) throw plan.stale
       report(options, { type: 'warning', error: plan.stale })
     } else if (plan && fails && !plan.proof && plan.pageSize === PAGE) {
-      plan = await proveByComparison(plan, options.memoryFile, options.signal)
+      plan = await proveByComparison(plan, options.memoryFile, options.signal).catch((error) => {
+        if (error?.check === 'stale') throw error
+        return refuse(error)
+      })
     }
     options.signal?.throwIfAborted()
   }

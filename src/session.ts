@@ -74,6 +74,8 @@ export class Session implements FaultHandler {
   readonly #context: FailureContext
   readonly #onAbort = () => this.#abort()
   #guest: GuestInfo | undefined
+  /** Until the prefetch is over. */
+  #isUnproven: boolean
   #ended = false
   #abortReason: { readonly reason: unknown } | undefined
   #detaching: { readonly end: Promise<ServeResult>; fail(error: unknown): void } | undefined
@@ -105,6 +107,7 @@ export class Session implements FaultHandler {
     this.#session = session
     this.#options = options
     this.#plan = plan
+    this.#isUnproven = plan !== undefined && plan.proof === null
     this.#context = context
     sessions.set(id, this)
     closed.promise.catch(() => {}).finally(() => sessions.delete(id))
@@ -229,6 +232,7 @@ export class Session implements FaultHandler {
     else this.#settle.prefetched.resolve(result)
     if (error) this.#emit({ type: 'warning', error })
     this.#emit({ type: 'prefetched', ...result })
+    this.#isUnproven = false
     this.#settle.compared.resolve(
       !fromWorkingSet && !error && this.#guest?.pageSize === PAGE ? this.#compare() : undefined,
     )
@@ -268,7 +272,9 @@ export class Session implements FaultHandler {
         }))
     this.#settle.connected.reject(early)
     this.#settle.prefetched.reject(early)
-    this.#settle.compared.resolve(undefined) // no effect while a comparison runs
+    // No effect where the prefetch was over. A VM that ended before is no reason to know less next time.
+    const wasServed = this.#guest?.pageSize === PAGE && !this.#abortReason
+    this.#settle.compared.resolve(wasServed && this.#isUnproven ? this.#compare() : undefined)
     if (this.#abortReason) this.#settle.closed.reject(this.#abortReason.reason)
     else if (failure) this.#settle.closed.reject(failure)
     else this.#settle.closed.resolve(result)

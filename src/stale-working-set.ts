@@ -1,6 +1,6 @@
 import type { CheckedPlan } from './checked-plan.js'
 import { compareInBackground, staleError } from './comparison.js'
-import type { ReapTraceError } from './errors.js'
+import { ReapTraceError } from './errors.js'
 import type { ServeOptions, WorkingSetComparison } from './fault-handler.js'
 import { diskTableOf, fileOf, type WorkingSet } from './working-set.js'
 import { writeWorkingSetFile } from './working-set-writer.js'
@@ -17,9 +17,10 @@ export const stalePolicyOf = ({
  * What a restore from a set that was not proven leaves to do: compares the set with the memory file, and
  * writes it anew where it is stale and that is wanted.
  *
- * @param warn hears that the set is stale, unless the plan says so already.
+ * @param warn is called where the set is stale and the plan does not say so already, and where it cannot
+ * be written.
  * @returns `undefined` where nothing is left to find out.
- * @throws ReapTraceError as `WorkingSet.verify()` and `WorkingSet.write()` do.
+ * @throws ReapTraceError as `WorkingSet.verify()` does.
  * @throws the reason of the signal when it aborts.
  */
 export async function compareAfterRestore(
@@ -34,8 +35,15 @@ export async function compareAfterRestore(
   if (!result.identical && !stale) {
     warn(staleError(file.path, options.memoryFile, result.mismatchedPages))
   }
-  const rewritten = policy === 'rewrite' && (stale !== undefined || !result.identical)
-  if (rewritten) await rewrite(set, options)
+  if (policy !== 'rewrite' || (!stale && result.identical)) return { ...result, rewritten: false }
+  const rewritten = await rewrite(set, options).then(
+    () => true,
+    (error) => {
+      if (!(error instanceof ReapTraceError)) throw error
+      warn(error)
+      return false
+    },
+  )
   return { ...result, rewritten }
 }
 
@@ -44,13 +52,14 @@ async function rewrite(
   set: WorkingSet,
   { memoryFile, snapshotId, signal }: Pick<ServeOptions, 'memoryFile' | 'snapshotId' | 'signal'>,
 ): Promise<void> {
-  const { path, disks, manifest } = fileOf(set)!
+  const { path, disks, manifest, stamp } = fileOf(set)!
   await writeWorkingSetFile(path, {
     order: set.order,
     runs: set.runs,
     memoryFile,
     disks,
     diskTable: diskTableOf(set),
+    replaces: stamp,
     label: manifest.label,
     snapshotId,
     signal,

@@ -3,7 +3,8 @@ import { type FileHandle, stat } from 'node:fs/promises'
 import { hostname, release } from 'node:os'
 import { basename } from 'node:path'
 import { type DiskWorkingSet, pageAt } from './disk-working-set.js'
-import { type FileStamp, stampOf } from './file-stamp.js'
+import { ReapTraceError } from './errors.js'
+import { type FileStamp, keyOfStamp, stampKey, stampOf } from './file-stamp.js'
 import { isSameFile, replaceFile, writeWhole } from './files.js'
 import { MemoryFile } from './memory-file.js'
 import { crc32c } from './native.js'
@@ -39,6 +40,8 @@ export interface WriteJob {
   readonly disks: readonly StoredDisk[]
   /** The extents of {@link disks}. */
   readonly diskTable: Uint32Array
+  /** The state of the file that this one is made from and may take the place of; any if `undefined`. */
+  readonly replaces: FileStamp | undefined
   readonly label: string | undefined
   readonly snapshotId: string | undefined
   readonly signal: AbortSignal | undefined
@@ -122,6 +125,7 @@ export async function writeWorkingSetFile(path: string, job: WriteJob): Promise<
       // Without data the file still ends at dataOffset, past the index.
       await file.truncate(dataOffset + dataPages * PAGE)
       await writeWhole(file, head, 0)
+      await checkReplaced(path, job.replaces)
       inode = (await file.stat({ bigint: true })).ino
     })
     // By its new name, as rename() changes the status. Another writer's file may have it by now.
@@ -140,6 +144,18 @@ export async function writeWorkingSetFile(path: string, job: WriteJob): Promise<
   } finally {
     await memory.close()
   }
+}
+
+/** Makes sure that nobody has recorded anew what is about to be replaced. */
+async function checkReplaced(path: string, replaces: FileStamp | undefined): Promise<void> {
+  if (!replaces) return
+  const now = await stat(path, { bigint: true }).catch(() => undefined)
+  if (now && stampKey(now) === keyOfStamp(replaces)) return
+  throw new ReapTraceError('ERR_WORKING_SET_INVALID', `${path} was written to since it was read`, {
+    path,
+    check: 'changed',
+    hint: 'The newer file stays.',
+  })
 }
 
 /** The disks as they go into the file, each with the identity of its image. */

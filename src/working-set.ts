@@ -275,6 +275,7 @@ export class WorkingSet {
       memoryFile,
       disks: await takeDisks(path, this.disks, diskImages),
       diskTable: this.#diskTable,
+      replaces: undefined,
       label: manifest.label,
       snapshotId: options.snapshotId,
       signal,

@@ -117,7 +117,11 @@ describe('the folder of findings', () => {
   test('costs comparisons where it cannot be made, and nothing else', async () => {
     const pair = await copiedPair()
     setEnv('REAP_TRACE_PROOFS', join(pair.memoryFile, 'proofs'))
-    expect(await restore(pair)).toMatchObject({ ...unproven, compared: identical, warnings: [] })
+    expect(await restore(pair)).toMatchObject({
+      ...unproven,
+      compared: { ...identical, remembered: false },
+      warnings: [],
+    })
     expect(await restore(pair)).toMatchObject(proven('compared'))
   })
 

@@ -86,6 +86,22 @@ describe('`compared`', () => {
     expect(log.types()).toEqual(['listening', 'connected', 'prefetched', 'closed'])
   })
 
+  test('of verify() ends with what its progress throws, or with its signal', async () => {
+    const pair = await copiedPair()
+    const set = await WorkingSet.read(pair.workingSet)
+    const error = new Error('mine')
+    const onProgress = () => {
+      throw error
+    }
+    await expect(set.verify(pair.memoryFile, { onProgress })).rejects.toBe(error)
+    const controller = new AbortController()
+    const spy = comparisons()
+    const verified = set.verify(pair.memoryFile, { signal: controller.signal })
+    controller.abort(error)
+    await expect(verified).rejects.toBe(error)
+    expect(spy).not.toHaveBeenCalled()
+  })
+
   test('of one set waits for that of another, and ends with its signal alone', async () => {
     const [first, second] = [await copiedPair(), await copiedPair()]
     const held = heldComparisons()

@@ -8,6 +8,7 @@ import {
   changePages,
   comparisons,
   copiedPair,
+  heldComparisons,
   identical,
   order,
   others,
@@ -338,6 +339,28 @@ describe("onStaleWorkingSet: 'rewrite'", () => {
     expect((await restore(pair, options)).compared).toEqual(identical)
     expect((await readFile(pair.workingSet)).equals(bytes)).toBe(true)
     expect(await restore(pair, options)).toMatchObject(proven('compared'))
+  })
+
+  test('leaves alone what was recorded anew meanwhile', async () => {
+    const pair = await copiedPair()
+    await changePages(pair.memoryFile, [order[0]!])
+    const held = heldComparisons()
+    const log = eventLog()
+    const { workingSet, vmm, socketPath, memoryFile } = pair
+    const options = { workingSet, onStaleWorkingSet: 'rewrite', onEvent: log.onEvent } as const
+    const handler = await serveScene(pair, options)
+    await vmm.handshake(socketPath)
+    await handler.prefetched
+    await held.begun()
+    await places().write(workingSet, { memoryFile, manifest: { label: 'newer' } })
+    const newer = await readFile(workingSet)
+    held.release()
+    expect(await handler.compared).toMatchObject({ mismatchedPages: 1, rewritten: false })
+    expect(log.events).toContainEqual({
+      type: 'warning',
+      error: expect.objectContaining({ code: 'ERR_WORKING_SET_INVALID', check: 'changed' }),
+    })
+    expect((await readFile(workingSet)).equals(newer)).toBe(true)
   })
 })
 

@@ -66,6 +66,15 @@ export class ServedSession {
       if (end) report(end, terminal, isPrefetched)
       end = undefined
     }
+    // Before a VM is served, a signal ends what serve() does: it may compare a whole set.
+    const ended = Promise.race([
+      signals.nextInterrupt().then(() => 'SIGINT' as const),
+      signals.terminated,
+    ])
+    ended.then((signal) => {
+      if (!handler) comparing.abort(new Interrupted(signal, 'nothing was served'))
+    })
+    const opening = terminal.live(() => 'opening the snapshot')
     try {
       handler = await serve({
         socketPath: args.socket,
@@ -81,6 +90,7 @@ export class ServedSession {
         },
         signal: comparing.signal,
       })
+      opening.stop()
       const command =
         args.command.length === 0
           ? undefined
@@ -96,6 +106,7 @@ export class ServedSession {
       await session.#untilCommandEnds()
       await session.#untilCompared()
     } finally {
+      opening.stop()
       // After a good end there is nothing left to close or to stop.
       await handler?.close({ vm: args.leaveVm ? 'leave' : 'kill' }).catch(() => {})
       comparing.abort()
@@ -230,11 +241,12 @@ export class ServedSession {
       () => 'comparing the working set with the memory file · Ctrl-C stops it',
     )
     try {
-      await Promise.race([
-        this.handler.compared,
-        this.signals.nextInterrupt(),
+      const signal = await Promise.race([
+        this.handler.compared.then(() => undefined),
+        this.signals.nextInterrupt().then(() => undefined),
         this.signals.terminated,
       ])
+      if (signal) throw new Interrupted(signal, 'the working set was not compared')
     } finally {
       live.stop()
     }
@@ -319,7 +331,7 @@ const consequenceOf = ({ check }: ReapTraceError, isPrefetched: boolean): string
   check === 'stale' || check === 'snapshot-id'
     ? "the guest gets the memory file's bytes, and the set gives their order"
     : isPrefetched
-      ? 'the working set was not compared'
+      ? 'the guest is not affected'
       : 'the VM is served on demand'
 
 function toText(event: Exclude<ServeEvent, { type: 'warning' }>): string {

@@ -298,6 +298,68 @@ TEST(a_memory_file_that_may_change_unseen_is_not_fetched_ahead_of_the_handshake)
   for (const uint64_t page : kPlanned) CHECK(restore.has_file_bytes(page));
 }
 
+TEST(a_hole_that_was_punched_under_a_guest_ends_its_faults_and_its_detach) {
+  Shape shape;
+  shape.holes = {0};
+  Restore restore(shape);
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  Servers servers(*restore.handler);
+  CHECK(restore.has_file_bytes(20));
+  CHECK(restore.is_zero(0));
+  {
+    const reap::UniqueFd file(::open(restore.path.c_str(), O_RDWR | O_CLOEXEC));
+    CHECK_EQ(
+        ::fallocate(file.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 30 * 4096, 4 * 4096),
+        0);
+  }
+  Prefetcher prefetcher(1);
+  const auto client = std::make_shared<Client>(restore);
+  prefetcher.fill(client);
+  CHECK_EQ(client->wait_for_filled().second.check, "changed");
+  std::thread touch([&] { fixture::peek(restore.guest.page(31)); });
+  CHECK(servers.wait_for_end() == reap::FaultHandler::Served::failed);
+  CHECK_EQ(restore.handler->failure().check, "changed");
+  restore.guest.unregister_all();
+  touch.join();
+}
+
+TEST(a_memory_file_that_is_open_for_writing_is_not_fetched_ahead_of_the_handshake) {
+  Restore restore;
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  const reap::UniqueFd writer(::open(restore.path.c_str(), O_RDWR | O_CLOEXEC));
+  CHECK(restore.memory_file.writers() == reap::Writers::some);
+  Plan plan = write_working_set(restore, kGroups);
+  plan.proof.reset();
+  Prefetcher prefetcher(1, 1);
+  const auto client = std::make_shared<Client>(restore);
+  prefetcher.start(client, shared(plan));
+  CHECK(!fixture::Flag().set_within_a_moment());
+  CHECK_EQ(restore.get(Counter::bytes_read), 0);
+  prefetcher.connected(client.get());
+  CHECK_EQ(client->wait_for_prefetched().pages, kPlanned.size());
+}
+
+TEST(a_change_of_status_does_not_make_a_prefetch_from_the_memory_file_begin_anew) {
+  Shape shape;
+  shape.region_pages = {1024};
+  Restore restore(shape);
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  fixture::Hooks hooks;
+  fixture::Hold hold;
+  reap::hooks::before_prefetch_install = hold.hook();
+  Plan plan = write_working_set(restore, {{{0, 256}}, {{300, 256}}, {{600, 256}}});
+  plan.proof.reset();
+  Prefetcher prefetcher(1);
+  const auto client = std::make_shared<Client>(restore);
+  prefetcher.start(client, shared(plan));
+  prefetcher.connected(client.get());
+  hold.wait_until_held();
+  CHECK_EQ(::chmod(restore.path.c_str(), 0640), 0);
+  hold.release();
+  CHECK_EQ(client->wait_for_prefetched().pages, 768);
+  CHECK_EQ(restore.get(Counter::bytes_read), 768 * 4096);
+}
+
 TEST(a_file_that_is_replaced_while_it_is_opened_is_read_through_one_descriptor) {
   const fixture::TempDir directory;
   const std::string path = directory.path("memory");
