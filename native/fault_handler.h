@@ -59,10 +59,12 @@ class FaultHandler {
   // leaves the fault for later.
   Served serve(ServeBuffers& buffers, std::chrono::nanoseconds spin,
                const std::function<bool()>& before_blocking);
-  // For a thread that has other work: answers what is there now and waits for no disk. `at_hand`
-  // has bytes of guest memory, by offset in the memory file, or null where they must be read.
-  using AtHand = std::function<const uint8_t*(uint64_t offset)>;
-  Served serve_once(ServeBuffers& buffers, const AtHand& at_hand);
+  // For a thread that has other work: answers what is there now and waits for no disk.
+  Served serve_once(ServeBuffers& buffers);
+  // Whether late faults are left to the installs that are about to answer them: serve() is to be
+  // called again within kLongestHold.
+  bool holds_faults() const { return holding_.load(std::memory_order_relaxed); }
+  static constexpr auto kLongestHold = std::chrono::milliseconds(10);
   Failure failure() const;
 
   // Installs [offset, offset + length) of guest memory wherever nothing is yet, from `bytes` or,
@@ -81,10 +83,14 @@ class FaultHandler {
               const std::atomic<bool>& stop, int* err);
 
   // Announces a prefetch, before the first fault is served, so that late and residual faults can
-  // be told apart; then the pages that it will bring, in bytes of the memory file.
-  void expect_prefetch() { prefetch_expected_ = true; }
+  // be told apart; then the pages that it will bring, in bytes of the memory file. `on_late` hears
+  // of a page that the guest waits for.
+  void expect_prefetch(std::function<void(uint64_t offset)> on_late = nullptr) {
+    prefetch_expected_ = true;
+    on_late_ = std::move(on_late);
+  }
   void expect(uint64_t offset, uint64_t length);
-  void prefetch_is_over() { prefetch_over_.store(true, std::memory_order_relaxed); }
+  void prefetch_is_over() { prefetch_over_.store(true, std::memory_order_release); }
 
   // Ends the kernel's interest in the guest's memory; what is still missing reads as zeros.
   // 0 or a negative errno.
@@ -101,12 +107,20 @@ class FaultHandler {
     bool served = false;
   };
 
+  struct Held {
+    uint64_t fault;
+    std::chrono::steady_clock::time_point since;
+  };
+
   Pass serve_pass(ServeBuffers& buffers, std::chrono::steady_clock::time_point turn_ends,
-                  const std::function<bool()>* before_blocking, const AtHand& at_hand);
+                  const std::function<bool()>* before_blocking);
+  bool is_left_to_prefetch(uint64_t fault, uint64_t* offset) const;
+  void hold_late(std::vector<uint64_t>* faults);
+  void take_overdue(std::vector<uint64_t>* faults);
   int drain(std::vector<uint64_t>* faults);
   void apply_remove(uint64_t start, uint64_t end);
   void note_faults(const std::vector<uint64_t>& faults);
-  Step serve_fault(uint64_t address, uint8_t* page_buffer, const AtHand& at_hand, Wait wait);
+  Step serve_fault(uint64_t address, uint8_t* page_buffer, Wait wait);
   Step settle(const uffd::Result& result, uint64_t address, bool zero);
   uffd::Result install_zeros(uint64_t address, uint64_t length);
   bool really_present(uint64_t page);
@@ -132,12 +146,15 @@ class FaultHandler {
   PageBitmap installed_;  // a hint that saves ioctls; the kernel's EEXIST is the truth
   PageBitmap expected_;
   bool prefetch_expected_ = false;
+  std::function<void(uint64_t offset)> on_late_;
   std::atomic<bool> prefetch_over_{false};
 
   std::atomic<bool> short_of_memory_{false};  // set under mutex_
+  std::atomic<bool> holding_{false};          // the same; whether held_ has any
 
   mutable std::mutex mutex_;       // guards what follows
   std::vector<uint64_t> waiting_;  // faults that were read and not yet answered
+  std::vector<Held> held_;         // those that an install is about to answer
   std::chrono::steady_clock::time_point no_memory_since_{};
   Failure failure_;
 };

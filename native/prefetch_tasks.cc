@@ -192,16 +192,7 @@ void Prefetcher::install(const Job& job, Task& task, const uint8_t* buffer, Own&
   const uint64_t page_size = client.handler().memory().page_size();
   std::vector<Piece>& pieces = own.pieces;
   lay_out(job, task, buffer, &pieces);
-  const FaultHandler::AtHand at_hand = [&](uint64_t offset) -> const uint8_t* {
-    auto piece = std::upper_bound(pieces.begin(), pieces.end(), offset,
-                                  [](uint64_t at, const Piece& one) { return at < one.offset; });
-    if (piece == pieces.begin()) return nullptr;
-    --piece;
-    const uint64_t into = offset - piece->offset;
-    return piece->bytes && into + page_size <= piece->length ? piece->bytes + into : nullptr;
-  };
-
-  const std::function<void()> look = [&] { client.serve(own.serve, at_hand); };
+  const std::function<void()> look = [&] { client.serve_beside_work(own.serve); };
 
   client.worker_serves();
   uint64_t until_look = 0;

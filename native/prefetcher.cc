@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <climits>
 #include <cstdio>
 #include <utility>
 
@@ -148,14 +149,77 @@ void Prefetcher::work(Role role) {
   }
 }
 
-// The next thing to do, of the restore that has waited longest.
+bool Prefetcher::next_of(Role role, Job& job, Task* task) {
+  return role == Role::worker ? task_of(job, task) : read_ahead_of(job, task);
+}
+
+// The next thing to do. Of VMs that run, the oldest is served first: where they take turns, every
+// one is incomplete to the end, and all its faults are late. But a thread goes where no other is,
+// so that a disk that hangs keeps one. Those that wait for their VM take turns.
 bool Prefetcher::next_task(Role role, Task* task) {
+  unsigned fewest = UINT_MAX;
+  for (const auto& job : jobs_) {
+    if (job->connected) fewest = std::min(fewest, job->busy);
+  }
+  for (unsigned busy = fewest; busy <= threads_.size(); ++busy) {
+    for (const auto& job : jobs_) {
+      if (job->connected && job->busy == busy && next_of(role, *job, task)) return true;
+    }
+  }
   for (auto it = jobs_.begin(); it != jobs_.end(); ++it) {
-    if (!(role == Role::worker ? task_of(**it, task) : read_ahead_of(**it, task))) continue;
+    if ((*it)->connected || !next_of(role, **it, task)) continue;
     jobs_.splice(jobs_.end(), jobs_, it);
     return true;
   }
   return false;
+}
+
+bool Prefetcher::has_units(Job& job) {
+  while (job.next < job.units() && job.begun[job.next]) ++job.next;
+  return job.next < job.units();
+}
+
+uint64_t Prefetcher::begin_unit(Job& job, uint64_t unit) {
+  job.begun[unit] = true;
+  return unit;
+}
+
+bool Prefetcher::brings(const Job& job, uint64_t unit, uint64_t offset) {
+  if (job.source == Source::blocks) {
+    const Block& block = job.blocks[unit];
+    return offset >= block.offset && offset - block.offset < block.length;
+  }
+  const Plan& layout = job.layout();
+  const PlanGroup& group = layout.groups[unit];
+  const auto first = layout.extents.begin() + group.first_extent;
+  const uint64_t page = offset / kPlanPage;
+  auto extent =
+      std::upper_bound(first, first + group.extent_count, page,
+                       [](uint64_t at, const PlanExtent& one) { return at < one.first_page; });
+  if (extent == first) return false;
+  --extent;
+  return page - extent->first_page < extent->page_count;
+}
+
+void Prefetcher::bring_next(PrefetchClient* client, uint64_t offset) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const auto found = std::find_if(jobs_.begin(), jobs_.end(), [client](const auto& job) {
+    return job->client.get() == client && !job->filling;
+  });
+  if (found == jobs_.end() || (*found)->over || (*found)->replan) return;
+  Job& job = **found;
+  const auto is_it = [&](const Fetched& fetched) { return brings(job, fetched.unit, offset); };
+  const auto ready = std::find_if(job.ready.begin(), job.ready.end(), is_it);
+  if (ready != job.ready.end()) {
+    std::rotate(job.ready.begin(), ready, ready + 1);
+    return;
+  }
+  for (uint64_t unit = job.next; unit < job.units(); ++unit) {
+    if (!brings(job, unit, offset)) continue;
+    if (!job.begun[unit]) job.wanted.push_back(begin_unit(job, unit));
+    changed_.notify_one();
+    return;
+  }
 }
 
 bool Prefetcher::task_of(Job& job, Task* task) {
@@ -172,6 +236,14 @@ bool Prefetcher::task_of(Job& job, Task* task) {
     if (job.busy > 0) return false;
     replan(job);
   }
+  if (job.connected && !job.wanted.empty()) {
+    task->step = Step::fetch_and_install;
+    task->unit = job.wanted.front();
+    task->memory_stamp = job.memory_stamp;
+    task->is_connected = true;
+    job.wanted.pop_front();
+    return true;
+  }
   if (job.connected && !job.ready.empty()) {
     task->step = Step::install;
     task->unit = job.ready.front().unit;
@@ -183,14 +255,14 @@ bool Prefetcher::task_of(Job& job, Task* task) {
     waits_.notify_one();
     return true;
   }
-  if (job.next == job.units()) {
+  if (!has_units(job)) {
     // Nothing to do at all: an empty working set.
     job.over = job.connected && job.installed == job.units();
     return job.over && job.busy == 0;
   }
   if (!job.connected) return fetch_ahead(job, task);
   task->step = Step::fetch_and_install;
-  task->unit = job.next++;
+  task->unit = begin_unit(job, job.next);
   task->memory_stamp = job.memory_stamp;
   task->is_connected = true;
   return true;
@@ -213,6 +285,8 @@ void Prefetcher::replan(Job& job) {
     job.source = Source::memory_groups;
     job.memory_groups = memory_groups_of(*job.plan);
   }
+  job.begun.assign(job.units(), false);
+  job.wanted.clear();
   job.replan = false;
   changed_.notify_all();
   waits_.notify_all();
@@ -220,7 +294,7 @@ void Prefetcher::replan(Job& job) {
 
 // What a reader does: keeps the disk busy while the workers install.
 bool Prefetcher::read_ahead_of(Job& job, Task* task) {
-  if (job.over || job.filling || job.replan || !job.waits || job.next == job.units()) return false;
+  if (job.over || job.filling || job.replan || !job.waits || !has_units(job)) return false;
   if (job.connected && job.ready.size() + job.fetching >= kMostAhead) return false;
   return fetch_ahead(job, task);
 }
@@ -231,7 +305,7 @@ bool Prefetcher::fetch_ahead(Job& job, Task* task) {
   task->step = Step::fetch_ahead;
   task->buffer = std::move(pool_.back());
   pool_.pop_back();
-  task->unit = job.next++;
+  task->unit = begin_unit(job, job.next);
   task->memory_stamp = job.memory_stamp;
   task->is_connected = job.connected;
   ++job.fetching;

@@ -48,9 +48,9 @@ class PrefetchClient {
   virtual const PageSource& memory_file() = 0;
   virtual Ledger& ledger() = 0;
   virtual const std::atomic<bool>& stopping() = 0;
-  // Around installs: between two of them the worker looks for faults, and serves them with serve().
+  // Around installs: between two of them the worker looks for faults, and serves them.
   virtual void worker_serves() = 0;
-  virtual void serve(ServeBuffers& buffers, const FaultHandler::AtHand& at_hand) = 0;
+  virtual void serve_beside_work(ServeBuffers& buffers) = 0;
   virtual void worker_is_away() = 0;
   virtual void on_prefetched(const PrefetchReport& report) = 0;
   // Every missing page is installed, or `failure` says why not.
@@ -66,6 +66,8 @@ class Prefetcher {
   // as both files are in the states of the plan's proof, and from the memory file otherwise.
   void start(std::shared_ptr<PrefetchClient> client, std::shared_ptr<const Plan> plan);
   void connected(PrefetchClient* client);
+  // The guest waits for this page: what brings it comes before the rest of its restore.
+  void bring_next(PrefetchClient* client, uint64_t offset);
   // Installs every page of the memory file that the guest does not have, except the removed ones.
   void fill(std::shared_ptr<PrefetchClient> client);
   // Forgets the client as soon as no worker is busy with it.
@@ -110,9 +112,11 @@ class Prefetcher {
     bool waits = false;  // the last fetch waited for the disk
     bool over = false;   // finished, failed or canceled; goes when no worker is busy with it
     bool canceled = false;
-    bool dead = false;       // the VM is gone: there is nothing to report
-    uint64_t next = 0;       // unit to fetch next
-    uint64_t installed = 0;  // units done
+    bool dead = false;            // the VM is gone: there is nothing to report
+    uint64_t next = 0;            // unit to fetch next, unless it was begun
+    std::vector<bool> begun;      // units that are fetched or being fetched
+    std::deque<uint64_t> wanted;  // those that the guest waits for
+    uint64_t installed = 0;       // units done
     unsigned busy = 0;
     unsigned fetching = 0;  // of `busy`, those that fetch ahead
     std::deque<Fetched> ready;
@@ -161,6 +165,10 @@ class Prefetcher {
   enum class Role { worker, reader };
   void work(Role role);
   bool next_task(Role role, Task* task);
+  bool next_of(Role role, Job& job, Task* task);
+  static bool has_units(Job& job);
+  static uint64_t begin_unit(Job& job, uint64_t unit);
+  static bool brings(const Job& job, uint64_t unit, uint64_t offset);
   bool task_of(Job& job, Task* task);
   bool read_ahead_of(Job& job, Task* task);
   bool fetch_ahead(Job& job, Task* task);

@@ -96,6 +96,10 @@ void Session::on_event(Role role, ServeBuffers& buffers) {
       looking_after_.store(false, std::memory_order_relaxed);
       serve(buffers);
       return;
+    case Role::serve_held:
+      held_again_.store(false, std::memory_order_relaxed);
+      serve(buffers);
+      return;
     case Role::serve_again:
       again_.store(false, std::memory_order_relaxed);
       [[fallthrough]];
@@ -173,8 +177,9 @@ bool Session::go_on_after(FaultHandler::Served served, std::chrono::nanoseconds 
   switch (served) {
     case FaultHandler::Served::later:
       serve_again(delay);
-      return true;
+      [[fallthrough]];
     case FaultHandler::Served::idle:
+      if (handler_->holds_faults()) serve_held_later();
       return true;
     case FaultHandler::Served::gone:
       end(EndState::vm_exited, {}, Vm::leave);
@@ -202,13 +207,13 @@ void Session::watch_uffd() {
   }
 }
 
-void Session::serve(ServeBuffers& buffers, const FaultHandler::AtHand& at_hand) {
+void Session::serve_beside_work(ServeBuffers& buffers) {
   FaultHandler& handler = *handler_;
   if (stopping_.load(std::memory_order_acquire) || !uffd::has_messages(handler.fd()) ||
       !buffers.reserve(handler.memory().page_size())) {
     return;
   }
-  go_on_after(handler.serve_once(buffers, at_hand), std::chrono::nanoseconds(0));
+  go_on_after(handler.serve_once(buffers), std::chrono::nanoseconds(0));
 }
 
 void Session::worker_is_away() {
@@ -237,6 +242,12 @@ void Session::serve_again(std::chrono::nanoseconds delay) {
   engine_.after(delay, id_, Role::serve_again);
 }
 
+// Faults that are held wake with their pages; this is for those whose page does not come.
+void Session::serve_held_later() {
+  if (held_again_.exchange(true, std::memory_order_relaxed)) return;
+  engine_.after(FaultHandler::kLongestHold / 2, id_, Role::serve_held);
+}
+
 void Session::on_prefetched(const PrefetchReport& report) {
   Event event{};
   event.kind = Event::Kind::prefetched;
@@ -244,6 +255,7 @@ void Session::on_prefetched(const PrefetchReport& report) {
   event.prefetch = report;
   event.failure = report.failure;
   engine_.emit(std::move(event));
+  serve_again(std::chrono::nanoseconds(0));  // what was held for it
   if (report.failure.code == ErrorCode::source_read && handler_->memory_file_changed()) {
     fail(report.failure);
   }

@@ -64,6 +64,7 @@ class Session : public PrefetchClient, public std::enable_shared_from_this<Sessi
     message_deadline,
     serve_again,
     look_after_workers,
+    serve_held,
     kill_deadline
   };
 
@@ -90,7 +91,7 @@ class Session : public PrefetchClient, public std::enable_shared_from_this<Sessi
   Ledger& ledger() override { return *ledger_; }
   const std::atomic<bool>& stopping() override { return stopping_; }
   void worker_serves() override { serving_workers_.fetch_add(1); }
-  void serve(ServeBuffers& buffers, const FaultHandler::AtHand& at_hand) override;
+  void serve_beside_work(ServeBuffers& buffers) override;
   void worker_is_away() override;
   void on_prefetched(const PrefetchReport& report) override;
   void on_filled(FaultHandler::Filled end, const Failure& failure) override;
@@ -105,6 +106,7 @@ class Session : public PrefetchClient, public std::enable_shared_from_this<Sessi
   void serve(ServeBuffers& buffers);
   bool go_on_after(FaultHandler::Served served, std::chrono::nanoseconds delay);
   void serve_again(std::chrono::nanoseconds delay);
+  void serve_held_later();
   void watch_uffd();
   bool begin_blocking();
   void end_blocking();
@@ -127,6 +129,7 @@ class Session : public PrefetchClient, public std::enable_shared_from_this<Sessi
 
   std::atomic<bool> again_{false};            // a serve_again is on its way
   std::atomic<unsigned> serving_workers_{0};  // prefetch workers that look for faults
+  std::atomic<bool> held_again_{false};       // a serve_held is on its way
   std::atomic<bool> looking_after_{false};    // a look_after_workers is on its way
   std::atomic<unsigned> blocking_{0};         // threads that wait for the disk
 

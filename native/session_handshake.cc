@@ -131,7 +131,8 @@ void Session::begin_serving() {
   const GuestMemory& memory = handler_->memory();
   if (options_.record) trace_->start(memory.page_size(), memory.bytes());
   if (options_.plan) {
-    handler_->expect_prefetch();
+    handler_->expect_prefetch(
+        [this](uint64_t offset) { engine_.prefetcher().bring_next(this, offset); });
     for (const PlanExtent& extent : options_.plan->extents) {
       handler_->expect(extent.first_page * kPlanPage, extent.page_count * kPlanPage);
     }

@@ -271,7 +271,7 @@ void Servers::run() {
       ended_ = static_cast<int>(served);
       return;
     }
-    timeout_ms = served == Served::later ? 1 : -1;
+    timeout_ms = served == Served::later || handler_.holds_faults() ? 1 : -1;
   }
 }
 

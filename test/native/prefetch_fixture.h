@@ -103,7 +103,7 @@ class Client : public reap::PrefetchClient {
   reap::Ledger& ledger() override { return restore_.ledger; }
   const std::atomic<bool>& stopping() override { return stopping_; }
   void worker_serves() override {}
-  void serve(reap::ServeBuffers&, const reap::FaultHandler::AtHand&) override {}
+  void serve_beside_work(reap::ServeBuffers&) override {}
   void worker_is_away() override {}
   void on_prefetched(const reap::PrefetchReport& report) override {
     CHECK(!prefetched_.is_set());

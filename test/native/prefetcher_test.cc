@@ -271,6 +271,62 @@ TEST(several_restores_share_the_workers_and_one_that_fails_leaves_the_others_alo
   }
 }
 
+TEST(what_a_guest_waits_for_comes_next_whether_it_was_fetched_or_not) {
+  fixture::Hooks hooks;
+  Restore restore;
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  std::vector<uint32_t> order;
+  for (uint32_t page = 0; page < 60; ++page) order.push_back(page);
+  fixture::Hold hold;
+  int installs = 0;
+  reap::hooks::before_prefetch_install = [&] {
+    hold();
+    if (++installs == 3) CHECK(restore.guest.is_present(50));
+    if (installs == 4) CHECK(restore.guest.is_present(20));
+    if (installs == 5) CHECK(restore.guest.is_present(1));
+  };
+  Prefetcher prefetcher(1);
+  const auto client = std::make_shared<Client>(restore);
+  prefetcher.start(client, shared(write_working_set(restore, fixture::one_page_groups(order))));
+  fixture::eventually([&] { return restore.get(Counter::bytes_read) == uint64_t{24} * 4096; });
+  prefetcher.connected(client.get());
+  hold.wait_until_held();
+  prefetcher.bring_next(client.get(), 20 * 4096);
+  prefetcher.bring_next(client.get(), 50 * 4096);
+  prefetcher.bring_next(client.get(), 50 * 4096);
+  prefetcher.bring_next(client.get(), 63 * 4096);  // which the plan does not bring
+  hold.release();
+  CHECK_EQ(client->wait_for_prefetched().pages, 60);
+  CHECK_EQ(installs, 60);
+  for (const uint32_t page : order) CHECK(restore.has_file_bytes(page));
+}
+
+TEST(of_guests_that_run_the_oldest_has_its_pages_first) {
+  fixture::Hooks hooks;
+  Restore older;
+  Restore newer;
+  if (!older.missing().empty()) SKIP(older.missing());
+  fixture::Hold hold;
+  int installs = 0;
+  reap::hooks::before_prefetch_install = [&] {
+    hold();
+    ++installs;
+    CHECK_EQ(newer.guest.is_present(3), installs > 5);
+  };
+  Prefetcher prefetcher(1);
+  std::vector<std::shared_ptr<Client>> clients;
+  for (Restore* restore : {&older, &newer}) {
+    clients.push_back(std::make_shared<Client>(*restore));
+    prefetcher.start(clients.back(),
+                     shared(write_working_set(*restore, fixture::one_page_groups({3, 9, 5, 7}))));
+    prefetcher.connected(clients.back().get());
+    if (restore == &older) hold.wait_until_held();
+  }
+  hold.release();
+  for (const auto& client : clients) CHECK_EQ(client->wait_for_prefetched().pages, 4);
+  CHECK_EQ(installs, 8);
+}
+
 TEST(a_restore_that_is_canceled_at_any_moment_is_forgotten) {
   constexpr size_t kRestores = 4;
   std::vector<uint32_t> order;

@@ -18,9 +18,9 @@ class WorkersAlone : public fixture::Client {
  public:
   explicit WorkersAlone(Restore& restore) : Client(restore) {}
   void worker_serves() override { ++serving; }
-  void serve(reap::ServeBuffers& buffers, const reap::FaultHandler::AtHand& at_hand) override {
+  void serve_beside_work(reap::ServeBuffers& buffers) override {
     CHECK(buffers.reserve(handler().memory().page_size()));
-    handler().serve_once(buffers, at_hand);
+    handler().serve_once(buffers);
     ++looks;
   }
   void worker_is_away() override { --serving; }
@@ -61,6 +61,10 @@ std::shared_ptr<WorkersAlone> fault_beside_the_first_install(Restore& restore, u
   start(prefetcher, client, write_working_set(restore, every_second_page()));
   hold.wait_until_held();
   CHECK_EQ(client->serving, 1);
+  restore.handler->expect_prefetch();
+  for (uint64_t planned = 0; planned < kPages; planned += 2) {
+    restore.handler->expect(planned * 4096, 4096);
+  }
   std::thread vcpu([&] { CHECK(restore.has_file_bytes(page)); });
   fixture::eventually([&] { return restore.guest.faults_pending() == 1; });
   hold.release();
@@ -72,7 +76,7 @@ std::shared_ptr<WorkersAlone> fault_beside_the_first_install(Restore& restore, u
 
 }  // namespace
 
-TEST(a_worker_serves_a_late_fault_from_the_group_that_it_installs) {
+TEST(a_worker_leaves_a_late_fault_to_the_batch_that_it_installs) {
   fixture::Hooks hooks;
   Restore restore(shape_of_many());
   if (!restore.missing().empty()) SKIP(restore.missing());
@@ -80,9 +84,9 @@ TEST(a_worker_serves_a_late_fault_from_the_group_that_it_installs) {
   reap::hooks::is_cold = [] { return true; };
   const auto client = fault_beside_the_first_install(restore, kPages - 2);
   CHECK_EQ(restore.get(Counter::faults), 1);
+  CHECK_EQ(restore.get(Counter::late_faults), 1);
   CHECK_EQ(restore.get(Counter::bytes_read), kPages / 2 * 4096);
-  // Not by the prefetch: the page was there when its turn came.
-  CHECK_EQ(client->wait_for_prefetched().pages, kPages / 2 - 1);
+  CHECK_EQ(client->wait_for_prefetched().pages, kPages / 2);
   CHECK_EQ(restore.get(Counter::installed), kPages / 2);
   for (uint64_t page = 0; page < kPages; page += 2) CHECK(restore.guest.is_present(page));
 }
@@ -103,27 +107,26 @@ TEST(a_worker_serves_a_fault_on_another_page_from_the_page_cache) {
 namespace {
 
 // Faults of which the first, with the lowest address, has to wait for the disk, and the others are
-// at hand.
+// on holes of the memory file.
 void serve_those_behind_a_cold_fault(uint64_t count) {
-  Restore restore(shape_of_many());
+  Shape shape = shape_of_many();
+  for (uint64_t page = 6; page < kPages; ++page) shape.holes.push_back(page);
+  Restore restore(shape);
   if (!restore.missing().empty()) SKIP(restore.missing());
   std::vector<std::thread> vcpus;
   std::atomic<uint64_t> served{0};
   for (uint64_t page = 5; page < 5 + count; ++page) {
     vcpus.emplace_back([&, page] {
-      CHECK(restore.has_file_bytes(page));
+      CHECK(page == 5 ? restore.has_file_bytes(page) : restore.is_zero(page));
       ++served;
     });
     fixture::eventually([&] { return restore.guest.faults_pending() == vcpus.size(); });
   }
   reap::ServeBuffers buffers;
   CHECK(buffers.reserve(4096));
-  const auto all_but_the_first = [&](uint64_t offset) {
-    return offset == 5 * 4096 ? nullptr : restore.bytes_of(offset / 4096);
-  };
   // Once, or a few times where the machine is so busy that a turn is over after its first fault.
   CHECK(fixture::in_time([&] {
-    CHECK_EQ(restore.handler->serve_once(buffers, all_but_the_first), Served::later);
+    CHECK_EQ(restore.handler->serve_once(buffers), Served::later);
     return served == count - 1;
   }));
   CHECK(!restore.guest.is_present(5));
@@ -154,7 +157,7 @@ TEST(a_cold_fault_does_not_keep_a_worker_without_time_from_those_behind_it) {
   serve_those_behind_a_cold_fault(80);
 }
 
-TEST(a_page_that_was_removed_is_not_served_from_the_group_at_hand) {
+TEST(a_page_that_was_removed_before_its_batch_is_zero) {
   fixture::Hooks hooks;
   Restore restore(shape_of_many());
   if (!restore.missing().empty()) SKIP(restore.missing());
@@ -178,7 +181,7 @@ TEST(a_page_that_was_removed_is_not_served_from_the_group_at_hand) {
   CHECK(buffers.reserve(4096));
   std::atomic<bool> joined{false};
   std::thread server([&] {
-    while (!joined) restore.handler->serve_once(buffers, nullptr);
+    while (!joined) restore.handler->serve_once(buffers);
   });
   vcpu.join();
   joined = true;
