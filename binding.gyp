@@ -17,6 +17,7 @@
         'native/addon_page_cache.cc',
         'native/cached_file.cc',
         'native/comparison.cc',
+        'native/cores.cc',
         'native/crc32c.cc',
         'native/engine.cc',
         'native/fault_handler.cc',

@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <utility>
 
+#include "cores.h"
 #include "hooks.h"
 
 namespace reap {
@@ -27,7 +28,11 @@ constexpr unsigned kRoleBits = 8;
 constexpr uint64_t kTimerEvent = 1;
 constexpr uint64_t kStopEvent = 2;
 
-unsigned cores() { return std::max(1U, std::thread::hardware_concurrency()); }
+// Not asked for each fault: it reads files. Quotas and affinity are set before a process starts.
+unsigned cores() {
+  static const unsigned count = usable_cores();
+  return count;
+}
 
 uint64_t event_data(uint64_t id, Session::Role role) {
   return id << kRoleBits | static_cast<uint64_t>(role);

@@ -1,5 +1,7 @@
 #include "fault_handler.h"
 
+#include <sched.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <shared_mutex>
@@ -107,7 +109,8 @@ FaultHandler::Served FaultHandler::serve(ServeBuffers& buffers, std::chrono::nan
     if (pass.served) spin_until = now + spin;
     if (pass.found) continue;
     if (now >= spin_until || now >= turn_ends) return Served::idle;
-    relax();
+    // The wake often puts the vCPU on this thread's core: one that spun there held the guest up.
+    ::sched_yield();
   }
 }
 
