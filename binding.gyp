@@ -71,4 +71,28 @@
       'libraries': ['-lc', '-lgcc'],
     },
   ],
+  'conditions': [
+    ['target_arch=="x64"', {
+      'targets': [
+        {
+          # What a Firecracker boots: no kernel below it and no C library, and the processor's registers
+          # for floating point are nobody's.
+          'target_name': 'reap-microvm',
+          'type': 'executable',
+          'sources': ["<!@(ls native/guest/microvm/*.cc native/guest/microvm/*.S)"],
+          'cflags!': ['-pthread', '-fPIC'],
+          'cflags': ['-ffreestanding', '-mgeneral-regs-only', '-mno-red-zone', '-fno-pic', '-fno-pie'],
+          'cflags_cc': [
+            '-fno-rtti', '-fno-stack-protector', '-fno-asynchronous-unwind-tables',
+            '-fno-threadsafe-statics', '-fcf-protection=none',
+          ],
+          'ldflags!': ['-pthread', '-rdynamic'],
+          'ldflags': [
+            '-nostdlib', '-static', '-no-pie', '-Wl,--build-id=none', '-Wl,-z,max-page-size=4096',
+            '-Wl,-z,norelro', '-Wl,-T,<(module_root_dir)/native/guest/microvm/microvm.ld',
+          ],
+        },
+      ],
+    }],
+  ],
 }

@@ -56,9 +56,14 @@ const stamp = join(build, `.configured-${options.arch}`)
 const configured =
   existsSync(stamp) &&
   existsSync(join(build, 'Makefile')) &&
-  ['binding.gyp', 'package-lock.json', 'native/guest', 'native/interposer'].every(
-    (file) => statSync(join(root, file)).mtimeMs <= statSync(join(build, 'Makefile')).mtimeMs,
-  )
+  [
+    'binding.gyp',
+    'package-lock.json',
+    'native/guest',
+    'native/guest/microvm',
+    'native/guest/microvm/microvm.ld',
+    'native/interposer',
+  ].every((file) => statSync(join(root, file)).mtimeMs <= statSync(join(build, 'Makefile')).mtimeMs)
 if (!configured) {
   if (!options.quiet) {
     process.stderr.write(`building the native parts for linux-${options.arch} …\n`)
