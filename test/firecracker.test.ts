@@ -1,13 +1,11 @@
-import { spawn } from 'node:child_process'
-import { once } from 'node:events'
-import { readFile, stat, writeFile } from 'node:fs/promises'
+import { stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
-import ts from 'typescript'
 import { beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import { WorkingSet } from '../src/index.js'
 import { checkBuild } from './cli-process.js'
+import { runExample } from './example-process.js'
 import { Firecracker, FirecrackerError } from './firecracker-client.js'
 import { expectBrought, scratchFolder, serveScene } from './scratch.js'
 
@@ -171,37 +169,10 @@ test('a binary that ends at once is reported with what it said', async () => {
 describe('examples/firecracker.ts', () => {
   beforeAll(checkBuild)
 
-  /** Node runs it as it is from 22.18 on; before, without its types and inside this package. */
-  async function runnable(): Promise<string> {
-    const source = join(root, 'examples/firecracker.ts')
-    if ((process.features as { typescript?: unknown }).typescript) return source
-    const { outputText } = ts.transpileModule(await readFile(source, 'utf8'), {
-      compilerOptions: { module: ts.ModuleKind.ESNext, target: ts.ScriptTarget.ES2022 },
-    })
-    const script = join(root, 'build/example-firecracker.mjs')
-    await writeFile(script, outputText)
-    return script
-  }
-
-  async function run(...words: string[]) {
-    const child = spawn(process.execPath, [await runnable(), ...words], {
-      stdio: ['ignore', 'pipe', 'pipe'],
-    })
-    onTestFinished(() => void child.kill('SIGKILL'))
-    let output = ''
-    for (const stream of [child.stdout, child.stderr]) {
-      stream.setEncoding('utf8').on('data', (text: string) => {
-        output += text
-      })
-    }
-    const [code] = await once(child, 'close')
-    return { code, phases: (output.match(/(?<= ms {2})[a-z]+/g) ?? []).sort(), output }
-  }
-
   test('makes a snapshot and its working set once, and restores with them', async () => {
     const folder = await scratchFolder()
     const boot = ['--kernel', standIn, '--boot-seconds', '0.1']
-    const first = await run(standIn, folder, ...boot, '--', 'sleep', '0.1')
+    const first = await runExample(standIn, folder, ...boot, '--', 'sleep', '0.1')
     expect(first.output).toContain('guest memory ')
     const recording = ['answered', 'connected', 'listening', 'loaded', 'resumed', 'written']
     const prefetching = ['answered', 'connected', 'listening', 'loaded', 'prefetched', 'resumed']
@@ -213,18 +184,21 @@ describe('examples/firecracker.ts', () => {
     const prefetched = figure(/prefetched +(\d+) pages/)
     const lateFaults = figure(/.*\((\d+) late/s)
     expectBrought({ prefetched, lateFaults }, figure(/(\d+) pages in/))
-    const second = await run(standIn, folder, '--', 'sleep', '0.1')
+    const second = await runExample(standIn, folder, '--', 'sleep', '0.1')
     expect(second).toMatchObject({ code: 0, phases: prefetching })
   })
 
   test('says what is wrong and leaves no process behind', async () => {
     const folder = await scratchFolder()
-    expect(await run(standIn)).toMatchObject({ code: 2, output: expect.stringMatching(/usage/) })
-    const { code, output } = await run(standIn, folder, '--kernel', '/no/kernel')
+    expect(await runExample(standIn)).toMatchObject({
+      code: 2,
+      output: expect.stringMatching(/usage/),
+    })
+    const { code, output } = await runExample(standIn, folder, '--kernel', '/no/kernel')
     expect({ code, output }).toMatchObject({ code: 1 })
     expect(output).toContain('error: PUT /boot-source: 400')
     expect(output).toContain('/no/kernel')
-    const none = await run(standIn, folder)
+    const none = await runExample(standIn, folder)
     expect(none.output).toContain('--kernel')
   })
 })
