@@ -1,53 +1,19 @@
-import { closeSync, openSync, readFileSync, writeFileSync } from 'node:fs'
 import { copyFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { setTimeout as delay } from 'node:timers/promises'
-import koffi from 'koffi'
-import { afterAll, describe, expect, onTestFinished, test, vi } from 'vitest'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { Trace, WorkingSet } from '../src/index.js'
 import { native } from '../src/native.js'
 import { makeMemoryFile } from './fake-vmm.js'
+import { borrowHugePages } from './huge-page-pool.js'
 import { KvmGuest, kvmMissing, writeKvmTrace } from './kvm-guest.mjs'
 import { expectCounts, type Scene, scene, scratchFolder, serveScene } from './scratch.js'
 
 const HUGE = 2097152
 const PAGES = 16
-const pool = '/proc/sys/vm/nr_hugepages'
 
-// The pool is the machine's and the native tests empty it, so those of another checkout wait
-// (test/native/main.cc takes the same lock).
-const lock = openSync(pool, 'r')
-const LOCK_EX = 2
-const LOCK_NB = 4
-const flock = koffi.load('libc.so.6').func('int flock(int fd, int operation)')
-while (flock(lock, LOCK_EX | LOCK_NB) !== 0) await delay(50)
-
-const pooled = () => Number(readFileSync(pool, 'utf8'))
-
-/** Adds pages of 2 MiB to the pool where that is allowed, and tells how many there were to be had. */
-function borrow(pages: number): number {
-  const before = pooled()
-  try {
-    writeFileSync(pool, String(before + pages))
-  } catch {}
-  return pooled() - before
-}
-
-const borrowed = borrow(2 * PAGES)
-
-// Not what was there before: others may have borrowed some meanwhile.
-afterAll(() => {
-  if (borrowed > 0) writeFileSync(pool, String(Math.max(0, pooled() - borrowed)))
-  closeSync(lock)
-})
-
-const free = Number(/HugePages_Free:\s+(\d+)/.exec(readFileSync('/proc/meminfo', 'utf8'))?.[1])
-const skipped = free < PAGES
-if (skipped) {
-  console.log(
-    `skipped: needs ${PAGES} free pages of 2 MiB, has ${free} (sysctl vm.nr_hugepages=32)`,
-  )
-}
+const lacking = await borrowHugePages(2 * PAGES, PAGES)
+const skipped = lacking !== undefined
+if (skipped) console.log(`skipped: needs ${lacking}`)
 
 async function writtenSet(s: Scene, trace: Trace): Promise<string> {
   const path = join(s.folder, 'set')

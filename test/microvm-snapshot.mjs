@@ -66,7 +66,8 @@ export async function makeSnapshot(
 }
 
 /**
- * The same, made once for this guest, this Firecracker and these options, and kept under build/.
+ * The same, made once for this guest, this Firecracker and these options, and kept under build/. A name
+ * stands for one set of options: what was made for others is removed.
  *
  * @param {string} name
  * @param {SnapshotOptions} [options]
@@ -79,7 +80,9 @@ export async function cachedSnapshot(name, options = {}) {
   if (existsSync(folder)) return filesIn(folder)
   mkdirSync(cache, { recursive: true })
   const isOfBefore = new RegExp(`^${name}-[0-9a-f]{12}$`)
-  for (const old of readdirSync(cache).filter((other) => isOfBefore.test(other))) {
+  for (const old of readdirSync(cache)) {
+    // Not what another process has made meanwhile.
+    if (!isOfBefore.test(old) || join(cache, old) === folder) continue
     rmSync(join(cache, old), { recursive: true, force: true })
   }
   const work = mkdtempSync(join(cache, 'new-'))
