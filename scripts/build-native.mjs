@@ -23,6 +23,7 @@ const root = fileURLToPath(new URL('..', import.meta.url))
 const build = join(root, 'build')
 const release = join(build, 'Release')
 const binaries = ['reap_trace.node', 'reap-guest', 'reap-interposer.so']
+if (options.arch === 'x64') binaries.push('reap-microvm')
 
 // Headers that came with this Node save a download. Node-API is the same in every version, so
 // whichever Node they belong to will do.

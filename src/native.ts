@@ -165,7 +165,9 @@ export const flags = { record: 1, leaveVm: 2 } as const
 let loaded: Addon | undefined
 
 /** Where the compiled parts may be: what this checkout built, then what the package brought. */
-export function nativePath(name: 'reap_trace.node' | 'reap-guest' | 'reap-interposer.so'): string {
+export function nativePath(
+  name: 'reap_trace.node' | 'reap-guest' | 'reap-interposer.so' | 'reap-microvm',
+): string {
   const root = new URL('..', import.meta.url)
   const places = [`build/Release/${name}`, `prebuilds/linux-${process.arch}/${name}`]
   const found = places

@@ -131,8 +131,14 @@ describe('parsing', () => {
     })
     expect(parse(['doctor', '--json'])).toEqual({ arguments: { name: 'doctor', json: true } })
     expect(parse(['demo'])).toEqual({
-      arguments: { name: 'demo', json: false, memoryBytes: 2 ** 28, rounds: 5, keep: undefined },
+      arguments: { name: 'demo', json: false, memoryBytes: 2 ** 28, rounds: 5 },
     })
+    for (const [words, firecracker] of [
+      [['--firecracker'], 'firecracker'],
+      [['--firecracker', './fc'], './fc'],
+    ] as const) {
+      expect(parse(['demo', ...words])).toMatchObject({ arguments: { firecracker } })
+    }
     expect(parse(['demo', '--memory-size', '1GiB', '--rounds', '3', '--keep', 'x'])).toMatchObject({
       arguments: { memoryBytes: 2 ** 30, rounds: 3, keep: 'x' },
     })

@@ -1,9 +1,10 @@
 import { stat } from 'node:fs/promises'
 import { performance } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type FaultHandler, type FaultStats, serve } from '../index.js'
+import { type FaultHandler, type FaultStats, serve, type Trace } from '../index.js'
 import { CliError } from './failure.js'
-import { GuestProcess } from './guest-process.js'
+import { buildSnapshot, GuestProcess } from './guest-process.js'
+import { formatBytes, formatPlural } from './units.js'
 
 export const arms = ['kernel-file', 'on-demand', 'working-set'] as const
 export type Arm = (typeof arms)[number]
@@ -19,7 +20,7 @@ export interface Sample {
   readonly lateFaults: number
   readonly residualFaults: number
   readonly response: string
-  /** Of all recorded pages, as they are after the request. */
+  /** Of all recorded pages, as they are after the request. Empty where the guest checks its pages. */
   readonly digest: string
 }
 
@@ -35,7 +36,47 @@ export interface Scene {
   readonly signal: AbortSignal
 }
 
-const noFaults = { faults: 0, lateFaults: 0, residualFaults: 0 }
+/** A kind of guest that the demo restores. */
+export interface Subject {
+  /** The request to record, and another one. */
+  readonly inputs: readonly [recorded: string, other: string]
+  /** Makes the snapshot, and says of what. */
+  build(scene: Scene): Promise<{ readonly says: string; readonly vmm: string | null }>
+  record(scene: Scene, input: string): Promise<{ trace: Trace; response: string }>
+  sample(scene: Scene, arm: Arm, cache: Cache, input: string): Promise<Sample>
+}
+
+/** A small in-memory store in a process that restores as a VMM does. */
+export const embeddedSubject: Subject = {
+  inputs: ['the-recorded-request', 'another-request'],
+  async build({ memoryFile, memoryBytes, signal }) {
+    const { dataPages, documents } = await buildSnapshot(memoryFile, memoryBytes, signal)
+    const says =
+      `a guest with ${formatPlural(documents, 'document')} in ${formatBytes(memoryBytes)} of ` +
+      `memory, ${formatBytes(dataPages * 4096)} of it in use`
+    return { says, vmm: null }
+  },
+  record: (scene, input) =>
+    withGuest(scene.signal, async (guest) => {
+      const { memoryFile, memoryBytes } = scene
+      const socketPath = scene.socketPath()
+      const handler = await serve({ socketPath, memoryFile })
+      return whileServed(handler, async () => {
+        const { response } = await guest.send<{ response: string }>(
+          `invoke uffd ${socketPath} ${memoryBytes} ${input}`,
+        )
+        return { trace: handler.takeTrace(), response }
+      })
+    }),
+  sample: (scene, arm, cache, input) =>
+    withGuest(scene.signal, async (guest) => {
+      await setCache(guest, cache, [scene.memoryFile, scene.workingSet])
+      const restore = arm === 'kernel-file' ? restoreFromFile : restoreThroughHandler
+      return restore(scene, guest, arm, input)
+    }),
+}
+
+export const noFaults = { faults: 0, lateFaults: 0, residualFaults: 0 }
 
 /** Runs `body` with a VMM that is ready before its restore is asked for, as pooled ones are. */
 export async function withGuest<T>(
@@ -54,14 +95,6 @@ export async function withGuest<T>(
   }
 }
 
-export function sample(scene: Scene, arm: Arm, cache: Cache, input: string): Promise<Sample> {
-  return withGuest(scene.signal, async (guest) => {
-    await setCache(guest, cache, [scene.memoryFile, scene.workingSet])
-    const restore = arm === 'kernel-file' ? restoreFromFile : restoreThroughHandler
-    return restore(scene, guest, arm, input)
-  })
-}
-
 async function restoreFromFile(
   scene: Scene,
   guest: GuestProcess,
@@ -78,6 +111,9 @@ async function restoreFromFile(
   return { ...noFaults, responseMs, faults, response, digest: await digestOf(scene, guest) }
 }
 
+export const prefetching = (workingSet: string) =>
+  ({ workingSet, onBadWorkingSet: 'fail', onStaleWorkingSet: 'warn' }) as const
+
 async function restoreThroughHandler(
   scene: Scene,
   guest: GuestProcess,
@@ -86,10 +122,7 @@ async function restoreThroughHandler(
 ): Promise<Sample> {
   const { memoryFile, memoryBytes, workingSet } = scene
   const socketPath = scene.socketPath()
-  const options =
-    arm === 'working-set'
-      ? ({ workingSet, onBadWorkingSet: 'fail', onStaleWorkingSet: 'warn' } as const)
-      : { record: false }
+  const options = arm === 'working-set' ? prefetching(workingSet) : { record: false }
   const start = performance.now()
   const handler = await serve({ socketPath, memoryFile, ...options })
   return whileServed(handler, async () => {
@@ -139,7 +172,7 @@ export async function canEvict(guest: GuestProcess, file: string): Promise<boole
   return false
 }
 
-async function setCache(
+export async function setCache(
   guest: GuestProcess,
   cache: Cache,
   files: readonly string[],

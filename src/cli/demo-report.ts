@@ -15,6 +15,8 @@ export interface ArmResult {
 
 /** What `demo --json` prints. */
 export interface DemoReport {
+  /** Such as `Firecracker 1.12.1`; null for the embedded guest's own. */
+  readonly vmm: string | null
   readonly memoryBytes: number
   readonly workingSet: { readonly pages: number; readonly extents: number; readonly bytes: number }
   /** `cold` is null where the files could not be evicted from the page cache. */
@@ -70,6 +72,7 @@ const same = (samples: readonly Sample[]): boolean =>
   )
 
 export function makeReport(facts: {
+  readonly vmm: string | null
   readonly memoryBytes: number
   readonly workingSet: DemoReport['workingSet']
   readonly samples: Samples
@@ -79,7 +82,7 @@ export function makeReport(facts: {
   readonly rounds: number
   readonly folder: string
 }): DemoReport {
-  const { memoryBytes, workingSet, samples, other, recorded, rounds, folder } = facts
+  const { vmm, memoryBytes, workingSet, samples, other, recorded, rounds, folder } = facts
   const all = arms.flatMap((arm) => caches.flatMap((cache) => samples[arm][cache]))
   const results = Object.fromEntries(
     arms.map((arm) => [
@@ -93,6 +96,7 @@ export function makeReport(facts: {
   }
   const { faults, lateFaults, residualFaults } = other[0]
   return {
+    vmm,
     memoryBytes,
     workingSet,
     arms: results,
@@ -132,9 +136,12 @@ export function printReport(report: DemoReport, terminal: Terminal): void {
     `Another request than the recorded one: ${formatPlural(otherInput.faults, 'fault')} (${split(otherInput)}).`,
   )
   terminal.print()
+  const checked = report.vmm
+    ? 'all responses, and by the guest itself every page that it asked for'
+    : `all responses, and all ${formatPlural(pages, 'recorded page')}`
   terminal.print(
     report.identical
-      ? `identical: all responses, and all ${formatPlural(pages, 'recorded page')}, in all ${report.restores} restores`
+      ? `identical: ${checked}, in all ${report.restores} restores`
       : terminal.style('red', 'NOT IDENTICAL: responses or recorded pages differ between restores'),
   )
   terminal.print(

@@ -1,29 +1,25 @@
 import { mkdir, mkdtemp, rm, statfs, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
-import { serve, type Trace, WorkingSet } from '../index.js'
+import { type Trace, WorkingSet } from '../index.js'
 import { requireUserfaultfd } from '../native.js'
 import {
   type Arm,
   arms,
   type Cache,
   canEvict,
+  embeddedSubject,
   type Sample,
   type Scene,
-  sample,
-  whileServed,
   withGuest,
 } from './demo-arms.js'
+import { firecrackerSubject } from './demo-firecracker.js'
 import { type DemoReport, makeReport, printReport } from './demo-report.js'
 import { CliError, Interrupted } from './failure.js'
-import { buildSnapshot } from './guest-process.js'
 import type { DemoArguments } from './program.js'
 import { abortOnSignal, Signals } from './signals.js'
 import type { Terminal } from './terminal.js'
-import { formatBytes, formatPlural } from './units.js'
 
-const INPUT = 'the-recorded-request'
-const OTHER_INPUT = 'another-request'
 const TMPFS = 0x01021994
 
 export async function demo(args: DemoArguments, terminal: Terminal): Promise<void> {
@@ -82,18 +78,18 @@ async function tell(stage: Stage, onStep: (text: string) => void): Promise<DemoR
     socketPath: () => join(scratch, `${sockets++}.sock`),
     signal,
   }
-  const { dataPages, documents } = await buildSnapshot(scene.memoryFile, memoryBytes, signal)
-  terminal.print(
-    `a guest with ${formatPlural(documents, 'document')} in ${formatBytes(memoryBytes)} of memory, ` +
-      `${formatBytes(dataPages * 4096)} of it in use; its snapshot is in ${folder}`,
-  )
+  const subject =
+    stage.firecracker === undefined ? embeddedSubject : firecrackerSubject(stage.firecracker)
+  const [input, otherInput] = subject.inputs
+  const { says, vmm } = await subject.build(scene)
+  terminal.print(`${says}; its snapshot is in ${folder}`)
 
   onStep('recording a request')
-  const { trace, response } = await recordRequest(scene)
+  const { trace, response } = await subject.record(scene, input)
   const set = WorkingSet.fromTraces([trace])
   await set.write(scene.workingSet, {
     memoryFile: scene.memoryFile,
-    manifest: { label: `reap-trace demo, request "${INPUT}"` },
+    manifest: { label: `reap-trace demo, request "${input}"` },
     signal,
   })
   await writeFile(scene.pageList, pageWords(trace))
@@ -107,18 +103,19 @@ async function tell(stage: Stage, onStep: (text: string) => void): Promise<DemoR
     for (let round = 0; round < rounds; round++) {
       for (const arm of rotate(arms, round)) {
         onStep(`restore ${++done} of ${total}: ${arm}, ${cache} page cache`)
-        samples[arm][cache].push(await sample(scene, arm, cache, INPUT))
+        samples[arm][cache].push(await subject.sample(scene, arm, cache, input))
       }
     }
   }
   onStep('another request')
   const other = [
-    await sample(scene, 'working-set', 'warm', OTHER_INPUT),
-    await sample(scene, 'on-demand', 'warm', OTHER_INPUT),
+    await subject.sample(scene, 'working-set', 'warm', otherInput),
+    await subject.sample(scene, 'on-demand', 'warm', otherInput),
   ] as const
   const { pages, bytes } = set
   const workingSet = { pages, extents: set.extents.length, bytes }
   return makeReport({
+    vmm,
     memoryBytes,
     workingSet,
     samples,
@@ -126,20 +123,6 @@ async function tell(stage: Stage, onStep: (text: string) => void): Promise<DemoR
     recorded: response,
     rounds,
     folder,
-  })
-}
-
-function recordRequest(scene: Scene): Promise<{ trace: Trace; response: string }> {
-  return withGuest(scene.signal, async (guest) => {
-    const { memoryFile, memoryBytes } = scene
-    const socketPath = scene.socketPath()
-    const handler = await serve({ socketPath, memoryFile })
-    return whileServed(handler, async () => {
-      const { response } = await guest.send<{ response: string }>(
-        `invoke uffd ${socketPath} ${memoryBytes} ${INPUT}`,
-      )
-      return { trace: handler.takeTrace(), response }
-    })
   })
 }
 

@@ -150,8 +150,13 @@ restores it again and again in three ways, with a cold and a warm page cache:
   working-set   the recorded pages come before the guest asks
 Needs no root, no VM and no network. Ctrl-C leaves nothing behind.
 
+--firecracker does the same with a microVM (x64, KVM): a guest that comes with this program, and the
+binary that is named, or the one in $PATH. Nothing is downloaded. kernel-file is its File backend,
+and the guest checks every page that it asks for.
+
 Examples:
   $ reap-trace demo
+  $ reap-trace demo --firecracker ./firecracker
   $ reap-trace demo --memory-size 1G --rounds 9
   $ reap-trace demo --keep /var/tmp/reap && reap-trace inspect /var/tmp/reap/guest.ws`
 

@@ -91,6 +91,8 @@ export interface DemoArguments {
   readonly memoryBytes: number
   readonly rounds: number
   readonly keep: string | undefined
+  /** A binary, for a guest in a real microVM. */
+  readonly firecracker: string | undefined
 }
 
 export type Arguments =
@@ -316,13 +318,16 @@ function demoCommand(found: Found): Command {
     .summary('record and restore the embedded guest, and compare')
     .description('Shows on this machine what recording and prefetching a working set does.')
     .addHelpText('after', demoHelp)
-    .action(({ memorySize: memoryBytes, rounds, keep, json }) => {
-      found({ name: 'demo', json: json === true, memoryBytes, rounds, keep })
+    .action(({ memorySize: memoryBytes, rounds, keep, firecracker, json }) => {
+      found({ name: 'demo', json: json === true, memoryBytes, rounds, keep, firecracker })
     })
   return addAll(self, [
     option('--memory-size <size>', "the guest's memory", guestMemory).default(2 ** 28, '256M'),
     option('--rounds <n>', 'restores of each kind', integer(1, 1000)).default(5),
     option('--keep <dir>', 'make guest.mem and guest.ws there, and leave them', path),
+    option('--firecracker [path]', 'restore a real microVM with this binary', path).preset(
+      'firecracker',
+    ),
     json(),
   ])
 }
