@@ -69,8 +69,10 @@ trampoline:
   mov %eax, %cr0
   ljmpl $0x8, $enter_other
   .balign 8
+// Code is at both of the selectors that VMMs give to the first processor, whose gates have its own.
 gdt:
   .quad 0
+  .quad 0x00af9b000000ffff
   .quad 0x00af9b000000ffff
   .quad 0x00cf93000000ffff
 gdt_pointer:
@@ -80,7 +82,7 @@ trampoline_end:
 
   .code64
 enter_other:
-  mov $0x10, %eax
+  mov $0x18, %eax
   mov %eax, %ds
   mov %eax, %es
   mov %eax, %ss

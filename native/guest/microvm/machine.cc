@@ -99,7 +99,8 @@ void send_to_others(uint32_t command) {
 uint64_t listed_processors() {
   constexpr uint32_t kPointerMark = 0x5f504d5f;  // "_MP_"
   constexpr uint64_t kEntries = 44;
-  for (uint64_t at = 0x9fc00; at < 0xa0000; at += 16) {
+  // VMMs put their tables here, Firecracker this one first.
+  for (uint64_t at = 0x9fc00; at < 0xb0000; at += 16) {
     if (load<uint32_t>(at) != kPointerMark) continue;
     const uint64_t table = load<uint32_t>(at + 4);
     const uint16_t entries = load<uint16_t>(table + 34);
