@@ -7,7 +7,8 @@
 // FIRECRACKER is the binary. FOLDER gets the files `vmstate`, `memory` and `working-set`. To boot
 // takes --kernel FILE, and --initrd FILE or --rootfs FILE; the snapshot is taken after --boot-seconds
 // (5). COMMAND sends the request that the working set is recorded for; without one, the guest runs
-// for two seconds. Node before 22.18 needs --experimental-strip-types.
+// for two seconds. Node 22.6 to 22.17 needs --experimental-strip-types; Node 20 cannot read types, and
+// takes `npx tsx` instead of `node`.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
