@@ -158,10 +158,13 @@ bool Prefetcher::next_of(Role role, Job& job, Task* task) {
 // so that a disk that hangs keeps one. Those that wait for their VM take turns.
 bool Prefetcher::next_task(Role role, Task* task) {
   unsigned fewest = UINT_MAX;
+  unsigned most = 0;
   for (const auto& job : jobs_) {
-    if (job->connected) fewest = std::min(fewest, job->busy);
+    if (!job->connected) continue;
+    fewest = std::min(fewest, job->busy);
+    most = std::max(most, job->busy);
   }
-  for (unsigned busy = fewest; busy <= threads_.size(); ++busy) {
+  for (unsigned busy = fewest; busy <= most; ++busy) {
     for (const auto& job : jobs_) {
       if (job->connected && job->busy == busy && next_of(role, *job, task)) return true;
     }
