@@ -296,6 +296,10 @@ Restore::Restore(Shape wanted, bool record)
 void Restore::connect() {
   wait_until_settled(path);
   CHECK_EQ(memory_file.open(path), 0);
+  handshake();
+}
+
+void Restore::handshake() {
   handler = std::make_unique<reap::FaultHandler>(
       reap::GuestMemory(guest.regions(), shape.page_size), guest.uffd_for_the_handler(),
       memory_file, ledger, trace);

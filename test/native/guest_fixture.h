@@ -208,6 +208,8 @@ class Restore {
   // Opens the memory file anew when its times tell of the next change, for a handler that has met
   // none.
   void connect();
+  // A handler anew, which finds the memory file as it is now. It may be read meanwhile.
+  void handshake();
   // Touch the page, so somebody has to serve it.
   bool has_file_bytes(uint64_t page) const;
   bool is_zero(uint64_t page) const;

@@ -245,7 +245,7 @@ TEST(a_memory_file_that_changes_before_the_handshake_is_fetched_anew) {
     const Times times(restore.path);
     write_page(restore.path, 41, 0x5a);
     times.set_back();
-    restore.connect();
+    restore.handshake();
     prefetcher.connected(client.get());
     const reap::PrefetchReport& report = client->wait_for_prefetched();
     CHECK_EQ(report.failure.code, ErrorCode::none);
@@ -276,7 +276,7 @@ TEST(a_memory_file_that_changes_before_the_handshake_is_not_fetched_ahead_of_it_
   fixture::eventually([&] { return reads > 0 && prefetcher.busy_workers() == 0; });
   CHECK(!fixture::Flag().set_within_a_moment());
   CHECK_EQ(reads, 1);
-  restore.connect();
+  restore.handshake();
   prefetcher.connected(client.get());
   CHECK_EQ(client->wait_for_prefetched().failure.code, ErrorCode::none);
   CHECK_EQ(reads, 4);
