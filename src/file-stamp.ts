@@ -21,12 +21,16 @@ export const isSettled = ({ ctimeNs }: BigIntStats): boolean => native().isSettl
  * Minimum age in nanoseconds of a change to a file that may have writers. The kernel sets the times when
  * a write() begins and when a clean mapped page is first stored to; what follows shows only in the next
  * write(), or after writeback: twice the time in which the kernel writes back what is dirty, 70 s by
- * default. `undefined` where it does not by itself (`vm.dirty_writeback_centisecs` is 0).
+ * default. `undefined` where it does not by itself (`vm.dirty_writeback_centisecs` is 0) or hides that.
  */
 function writersAge(): bigint | undefined {
   const read = (name: string) => BigInt(readFileSync(`/proc/sys/vm/${name}`, 'utf8').trim())
-  const [expire, interval] = [read('dirty_expire_centisecs'), read('dirty_writeback_centisecs')]
-  return interval === 0n ? undefined : 2n * (expire + interval) * 10_000_000n
+  try {
+    const [expire, interval] = [read('dirty_expire_centisecs'), read('dirty_writeback_centisecs')]
+    return interval === 0n ? undefined : 2n * (expire + interval) * 10_000_000n
+  } catch {
+    return undefined
+  }
 }
 
 /** {@link isSettled} of an open file that somebody may be writing to. */
