@@ -8,12 +8,14 @@
 // warm, and two rounds. Prints a table, or with --json one object with every sample. Exits with 1 when
 // an answer was wrong, or when more than 1 % of a recorded set was still missing for the same input (in
 // the median round; with --quick 3 % in the best one, since a guest's timers go on in a busy host).
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { measureHost, prepareRestore, WorkingSet } from '../dist/index.js'
+import { WorkingSet } from '../dist/index.js'
 import { arms, caches, filesOf, record, restore, warmCalls } from './guests/arms.mjs'
 import { checks, makeReport, printReport } from './guests/report.mjs'
+import { knowHost } from './lib/host-costs.mjs'
+import { abortOnInterrupt } from './lib/interrupt.mjs'
 import { describeMachine, root } from './lib/machine.mjs'
 import { PageCache } from './lib/page-cache.mjs'
 import { Progress } from './lib/progress.mjs'
@@ -101,18 +103,12 @@ async function recordGuest(guest, run) {
   }
 }
 
-/** What `auto` goes by: kept by an earlier run, or measured where that cannot be believed. */
-async function knowHost({ guest, record }, { folder, progress, signal, socketPath }) {
-  const { memoryFile } = guest
-  const { workingSet } = record
-  const probe = await prepareRestore({ memoryFile, workingSet, socketPath, backend: 'page-cache' })
-  await probe.close()
-  if (!probe.estimates) {
-    const onProgress = ({ share }) => progress.say('measuring the host', share)
-    await measureHost({ folder, signal, onProgress })
-  }
-  return JSON.parse(await readFile(process.env.REAP_TRACE_HOST_COSTS, 'utf8'))
-}
+/** The one that the host's costs are asked for. */
+const costsSnapshot = ({ guest, record }, { socketPath }) => ({
+  memoryFile: guest.memoryFile,
+  workingSet: record.workingSet,
+  socketPath,
+})
 
 async function recordGuests(guests, { run, progress, signal }) {
   const results = []
@@ -161,11 +157,7 @@ async function measure(results, { rounds, arms, caches }, { run, cache, progress
 
 async function main() {
   const options = parseOptions()
-  const interrupt = new AbortController()
-  for (const name of ['SIGINT', 'SIGTERM']) {
-    process.once(name, () => interrupt.abort(new Error(`ended by ${name}`)))
-  }
-  const { signal } = interrupt
+  const signal = abortOnInterrupt()
   const progress = new Progress(process.stderr)
   // Of these restores alone, and read when the first of them is prepared.
   process.env.REAP_TRACE_HOST_COSTS = join(options.cache, 'host-costs.json')
@@ -185,7 +177,7 @@ async function main() {
     cache = await PageCache.open()
     const results = await recordGuests(guests, { run, progress, signal })
     const hostCosts = options.arms.includes('auto')
-      ? await knowHost(results[0], { ...run(), progress })
+      ? await knowHost(costsSnapshot(results[0], run()), { folder, progress, signal })
       : undefined
     await measure(results, options, { run, cache, progress, signal })
     progress.end()

@@ -10,6 +10,7 @@ import { randomInt } from 'node:crypto'
 import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
+import { abortOnInterrupt } from './lib/interrupt.mjs'
 import { describeMachine, root } from './lib/machine.mjs'
 import { PageCache } from './lib/page-cache.mjs'
 import { Progress } from './lib/progress.mjs'
@@ -86,7 +87,8 @@ async function run(options, signal) {
   }
 }
 
-const interrupt = new AbortController()
+/** @type {AbortSignal | undefined} */
+let interrupted
 
 /**
  * @param {string} path
@@ -109,16 +111,12 @@ async function main() {
     process.stdout.write(options.help ? usage : names.join(''))
     return
   }
-  for (const name of ['SIGINT', 'SIGTERM']) {
-    process.once(name, () => interrupt.abort(new Error(`ended by ${name}`)))
-  }
+  interrupted = abortOnInterrupt()
   const report =
-    options.from === undefined
-      ? await run(options, interrupt.signal)
-      : await readReport(options.from)
+    options.from === undefined ? await run(options, interrupted) : await readReport(options.from)
   if (options.json) process.stdout.write(`${JSON.stringify(report)}\n`)
   else printReport(report, process.stdout)
-  if (interrupt.signal.aborted) process.exitCode = 130
+  if (interrupted?.aborted) process.exitCode = 130
   // After the samples, which a chart that cannot be drawn or written must not cost.
   if (options.chart) await writeFile(options.chart, drawChart(report))
   if (options.choices) await writeFile(options.choices, drawChoices(report))
@@ -128,5 +126,5 @@ try {
   await main()
 } catch (error) {
   process.stderr.write(`error: ${/** @type {Error} */ (error).message}\n`)
-  process.exitCode = interrupt.signal.aborted ? 130 : error instanceof TypeError ? 2 : 1
+  process.exitCode = interrupted?.aborted ? 130 : error instanceof TypeError ? 2 : 1
 }

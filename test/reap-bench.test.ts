@@ -37,7 +37,7 @@ class BenchHandler {
   #wake: () => void = () => {}
 
   constructor(words: readonly string[]) {
-    const child = spawn(binary, words, { stdio: ['ignore', 'pipe', 'inherit'] })
+    const child = spawn(binary, words, { stdio: ['pipe', 'pipe', 'inherit'] })
     this.#child = child
     this.exited = once(child, 'close').then(([code, signal]) => {
       this.#wake()
@@ -64,6 +64,11 @@ class BenchHandler {
         this.#wake = resolve
       })
     }
+  }
+
+  /** One that is held begins. */
+  tell(): void {
+    this.#child.stdin.write('\n')
   }
 
   kill(signal: NodeJS.Signals): void {
@@ -184,6 +189,32 @@ describe.skipIf(missing)(`reap-bench${missing ? ` (${missing})` : ''}`, () => {
     }
     const words = ['reap', '--socket', s.socketPath, ...files, '--fetch', 'other']
     expect(run(...words)).toMatchObject({ status: 2, stderr: expect.stringMatching(/--fetch/) })
+  })
+
+  test('reap that is held reads nothing before it is told, and ends where nobody can tell it', async () => {
+    const s = await scene({ pages: 64 })
+    const words = [
+      ...['reap', '--socket', s.socketPath, ...(await reapFiles(s, [1, 2, 3]))],
+      ...['--begin', 'told'],
+    ]
+    expect(run(...words)).toMatchObject({ status: 1, stderr: expect.stringMatching(/to begin/) })
+    const handler = new BenchHandler(words)
+    await handler.event('listening')
+    const toldUs = Number(process.hrtime.bigint()) / 1e3
+    handler.tell()
+    const { us, tookUs } = await handler.event('fetched')
+    expect(us - Number(tookUs)).toBeGreaterThanOrEqual(toldUs)
+    expect(run(...words.slice(0, -1), 'later')).toMatchObject({
+      status: 2,
+      stderr: expect.stringMatching(/--begin/),
+    })
+  })
+
+  test('spin loops until it is killed', async () => {
+    const loop = new BenchHandler(['spin'])
+    await loop.event('spinning')
+    loop.kill('SIGKILL')
+    expect(await loop.exited).toEqual({ code: null, signal: 'SIGKILL' })
   })
 
   test('reap brings what the working-set file has, not the memory file', async () => {

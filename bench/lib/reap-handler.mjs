@@ -23,8 +23,8 @@ export const packReapPages = ({ memoryFile, pageList, output }) =>
 const offsetMs = performance.now() - Number(process.hrtime.bigint()) / 1e6
 export const onOurClock = ({ us }) => us / 1000 + offsetMs
 
-/** REAP's algorithm as it was published (bench/native), in a process of its own. */
-export class ReapHandler {
+/** A handler of bench/native in a process of its own. */
+class NativeHandler {
   #child
   #events = new Map()
   #waiting = new Map()
@@ -32,34 +32,29 @@ export class ReapHandler {
   #over = false
 
   /**
-   * @param {object} options
-   * @param {string} options.socketPath
-   * @param {string} options.memoryFile
-   * @param {string} options.pageList
-   * @param {string} options.pages what packReapPages() wrote
-   * @param {'direct' | 'cached'} options.fetch past the page cache, as published, or through it
-   * @param {AbortSignal} [options.signal]
+   * Resolves when it listens.
+   *
+   * @param {string[]} words
+   * @param {AbortSignal} [signal]
    */
-  static async start({ socketPath, memoryFile, pageList, pages, fetch, signal }) {
-    const words = ['reap', '--socket', socketPath, '--memory', memoryFile, '--fetch', fetch]
-    const child = spawn(program, [...words, '--pages', pageList, '--ws', pages], {
-      stdio: ['ignore', 'pipe', 'inherit'],
-      signal,
-    })
-    const handler = new ReapHandler(child)
-    await handler.#event('listening')
+  static async launch(words, signal) {
+    const stdio = ['pipe', 'pipe', 'inherit']
+    const handler = new this(spawn(program, words, { stdio, signal }))
+    await handler.event('listening')
     return handler
   }
 
   constructor(child) {
     this.#child = child
+    // One that has ended needs no word to begin any more.
+    child.stdin.on('error', () => {})
     this.#ended = new Promise((resolve) => {
       child.once('error', resolve)
       child.once('close', resolve)
     }).then(() => {
       this.#over = true
       for (const { reject, name } of this.#waiting.values()) {
-        reject(new Error(`the reap handler ended before "${name}"`))
+        reject(new Error(`the handler ended before "${name}"`))
       }
     })
     createInterface({ input: child.stdout }).on('line', (line) => {
@@ -70,27 +65,70 @@ export class ReapHandler {
     })
   }
 
-  #event(name) {
+  event(name) {
     const there = this.#events.get(name)
     if (there) return Promise.resolve(there)
-    if (this.#over) return Promise.reject(new Error(`the reap handler ended before "${name}"`))
+    if (this.#over) return Promise.reject(new Error(`the handler ended before "${name}"`))
     return new Promise((resolve, reject) => this.#waiting.set(name, { resolve, reject, name }))
   }
 
+  get pid() {
+    return this.#child.pid
+  }
+
+  tell() {
+    this.#child.stdin.write('\n')
+  }
+
+  terminate() {
+    this.#child.kill('SIGTERM')
+  }
+
+  /** When its process listened. */
   get listeningAt() {
     return onOurClock(this.#events.get('listening'))
   }
 
+  async stop() {
+    if (this.#child.exitCode === null && this.#child.signalCode === null)
+      this.#child.kill('SIGKILL')
+    await this.#ended
+  }
+}
+
+/** REAP's algorithm as it was published. */
+export class ReapHandler extends NativeHandler {
+  /**
+   * @param {object} options
+   * @param {string} options.socketPath
+   * @param {string} options.memoryFile
+   * @param {string} options.pageList
+   * @param {string} options.pages what packReapPages() wrote
+   * @param {'direct' | 'cached'} options.fetch past the page cache, as published, or through it
+   * @param {boolean} [options.held] until begin(); else it reads the pages as soon as it listens
+   * @param {AbortSignal} [options.signal]
+   * @returns {Promise<ReapHandler>}
+   */
+  static start({ socketPath, memoryFile, pageList, pages, fetch, held = false, signal }) {
+    const words = ['reap', '--socket', socketPath, '--memory', memoryFile, '--fetch', fetch]
+    words.push('--pages', pageList, '--ws', pages, '--begin', held ? 'told' : 'at-once')
+    return ReapHandler.launch(words, signal)
+  }
+
+  begin() {
+    this.tell()
+  }
+
   /** The working set is in memory: the VMM may be started. */
   get fetched() {
-    return this.#event('fetched')
+    return this.event('fetched')
   }
 
   /** Ends the handler and says what it did. */
   async end() {
-    this.#child.kill('SIGTERM')
+    this.terminate()
     const [fetched, connected, installed, ended] = await Promise.all(
-      ['fetched', 'connected', 'installed', 'ended'].map((name) => this.#event(name)),
+      ['fetched', 'connected', 'installed', 'ended'].map((name) => this.event(name)),
     )
     return {
       fetchedAt: onOurClock(fetched),
@@ -99,10 +137,23 @@ export class ReapHandler {
       faults: ended.faults,
     }
   }
+}
 
-  async stop() {
-    if (this.#child.exitCode === null && this.#child.signalCode === null)
-      this.#child.kill('SIGKILL')
-    await this.#ended
+/** The plainest handler there is: the memory file mapped, one thread, one page a fault. */
+export class PlainHandler extends NativeHandler {
+  /**
+   * @param {{ socketPath: string, memoryFile: string, signal?: AbortSignal }} options
+   * @returns {Promise<PlainHandler>}
+   */
+  static start({ socketPath, memoryFile, signal }) {
+    const words = ['on-demand', '--socket', socketPath, '--memory', memoryFile]
+    return PlainHandler.launch(words, signal)
+  }
+
+  /** Ends the handler and says what it did. */
+  async end() {
+    this.terminate()
+    const { faults } = await this.event('ended')
+    return { faults }
   }
 }

@@ -14,8 +14,9 @@ namespace reap::bench {
 
 namespace {
 
-const Command* const kCommands[] = {&kReap,      &kReapPack,   &kOnDemand,     &kLimitInstall,
-                                    &kLimitRead, &kLimitFault, &kLimitCompare, &kTouch};
+const Command* const kCommands[] = {&kReap,         &kReapPack,  &kOnDemand,
+                                    &kLimitInstall, &kLimitRead, &kLimitFault,
+                                    &kLimitCompare, &kTouch,     &kSpin};
 
 int help() {
   std::puts(

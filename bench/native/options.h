@@ -43,5 +43,6 @@ extern const Command kLimitRead;
 extern const Command kLimitFault;
 extern const Command kLimitCompare;
 extern const Command kTouch;
+extern const Command kSpin;
 
 }  // namespace reap::bench

@@ -1,14 +1,7 @@
 // @ts-check
 // A report as text.
+import { figure, ratioLines } from '../lib/figures.mjs'
 import { middle } from './cells.mjs'
-
-const figure = (/** @type {number | undefined} */ value, digits = 1) =>
-  value === undefined || !Number.isFinite(value)
-    ? '–'
-    : value.toLocaleString('en-US', {
-        minimumFractionDigits: digits,
-        maximumFractionDigits: digits,
-      })
 
 /**
  * @param {import('./report.mjs').Report} report
@@ -58,13 +51,7 @@ export function printReport({ machine, ratios, limits, results, choices }, strea
     line(`a fault, p50 (p99): beside comparisons ${of('beside')} µs, alone ${of('alone')} µs`)
   }
   line()
-  for (const [name, { value, p25, p75, bound, target, met }] of Object.entries(ratios)) {
-    const spread = `(${figure(p25, 2)} to ${figure(p75, 2)})`
-    const aim = bound ? `${bound} ${target}${met ? '' : '   missed'}` : ''
-    line(
-      `${name.padEnd(24)}${figure(value, 2).padStart(12)}  ${spread.padEnd(24)}  ${aim}`.trimEnd(),
-    )
-  }
+  for (const text of ratioLines(ratios)) line(text)
   if (choices.length > 0) {
     line()
     row('auto over', ['best', 'p25', 'p75', 'file', 'uffd', 'cache', 'ms'])

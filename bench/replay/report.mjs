@@ -1,5 +1,6 @@
 // @ts-check
 // From samples to figures. Ratios are taken round by round, since a machine with neighbours drifts.
+import { ratioOf } from '../lib/figures.mjs'
 import { median, summary } from '../lib/statistics.mjs'
 import { caches, cells, choosable, huge, middle, nameOf, sharedBy, small } from './cells.mjs'
 
@@ -10,14 +11,7 @@ import { caches, cells, choosable, huge, middle, nameOf, sharedBy, small } from 
  * @typedef {{ round: number, cache: 'cold' | 'warm', verifyMs: number, readsMs: number }} ComparisonCost
  * @typedef {{ round: number, aloneP50Us: number, aloneP99Us: number, besideP50Us: number, besideP99Us: number, comparisons: number, wentOn: boolean }} FaultsBeside
  *
- * @typedef {object} Ratio the median of `pairs` ratios and their quartiles
- * @property {number} value
- * @property {number} p25
- * @property {number} p75
- * @property {number} pairs
- * @property {'at least' | 'at most'} [bound]
- * @property {number} [target]
- * @property {boolean} [met]
+ * @typedef {import('../lib/figures.mjs').Ratio} Ratio
  *
  * @typedef {object} Measured
  * @property {Record<string, unknown>} machine
@@ -280,15 +274,8 @@ export function makeReport(measured) {
   /** @type {Record<string, Ratio>} */
   const ratios = Object.fromEntries(
     Object.entries(ratiosOf(measured)).flatMap(([name, values]) => {
-      const figure = summary(values)
-      if (!figure) return []
-      /** @type {{ median: number, p25: number, p75: number, samples: number }} */
-      const { median: value, p25, p75, samples: pairs } = figure
-      const aim = targets[/** @type {keyof typeof targets} */ (name)]
-      if (!aim) return [[name, { value, p25, p75, pairs }]]
-      const [bound, target] = aim
-      const met = bound === 'at least' ? value >= target : value <= target
-      return [[name, { value, p25, p75, pairs, bound, target, met }]]
+      const ratio = ratioOf(values, targets[/** @type {keyof typeof targets} */ (name)])
+      return ratio ? [[name, ratio]] : []
     }),
   )
   return {

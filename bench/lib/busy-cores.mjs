@@ -1,0 +1,28 @@
+// @ts-check
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { availableParallelism } from 'node:os'
+import { join } from 'node:path'
+import { root } from './machine.mjs'
+
+const program = join(root, 'build/bench/reap-bench')
+
+/** An endless loop beside each core, which ends with this process. Resolves to what ends them before. */
+export async function keepCoresBusy() {
+  const loops = Array.from({ length: availableParallelism() }, () =>
+    spawn(program, ['spin'], { stdio: ['ignore', 'pipe', 'inherit'] }),
+  )
+  const ended = loops.map((loop) => new Promise((resolve) => loop.once('close', resolve)))
+  const stop = async () => {
+    for (const loop of loops) loop.kill('SIGKILL')
+    await Promise.all(ended)
+  }
+  try {
+    // What has not begun when it says so never will.
+    await Promise.all(loops.map((loop) => once(loop.stdout, 'data')))
+    return stop
+  } catch (error) {
+    await stop()
+    throw error
+  }
+}
