@@ -1,0 +1,258 @@
+// @ts-check
+// What a restore costs on Firecracker itself, in each way there is, alone and many at once.
+//
+//   npm run bench:firecracker [-- --rounds 7 --arms reap,working-set --at-once 1,8 --quick --json]
+//
+// One snapshot of our own guest, restored in turns (bench/firecracker), from `snapshot/load` to the
+// guest's answer. bench/README.md says what each figure means.
+import { randomInt } from 'node:crypto'
+import { existsSync } from 'node:fs'
+import { mkdir, mkdtemp, rm } from 'node:fs/promises'
+import { join, resolve } from 'node:path'
+import { performance } from 'node:perf_hooks'
+import { pathToFileURL } from 'node:url'
+import { parseArgs } from 'node:util'
+import * as current from '../dist/index.js'
+import { MicroVm, microvmMissing } from '../test/microvm.mjs'
+import { arms } from './firecracker/arms.mjs'
+import { printReport } from './firecracker/print.mjs'
+import { checks, makeReport, nameOf } from './firecracker/report.mjs'
+import { installLimitMs, takeSample } from './firecracker/sample.mjs'
+import { filesOf, prepareScene, proveSet } from './firecracker/scene.mjs'
+import { knowHost } from './lib/host-costs.mjs'
+import { abortOnInterrupt } from './lib/interrupt.mjs'
+import { describeMachine, root } from './lib/machine.mjs'
+import { PageCache } from './lib/page-cache.mjs'
+import { Progress } from './lib/progress.mjs'
+import { randomNumbers, shuffle } from './lib/random.mjs'
+
+const caches = /** @type {const} */ (['cold', 'warm'])
+const hosts = /** @type {const} */ (['idle', 'busy'])
+
+const usage = `usage: npm run bench:firecracker -- [options]
+
+Restores a snapshot of 256 MiB on Firecracker, whose guest then asks for 30 MiB, in turns:
+
+  file         Firecracker's File backend: it maps the memory file
+  example      the plainest handler, as Firecracker's example has it: one thread, one page a fault
+  reap         REAP: the set is read before the load, and installed before a fault is answered
+  on-demand    ours, without a working set
+  record       the same, which notes the pages
+  working-set  ours, of a proven set
+  before       the same by another build (--before)
+  page-cache   ours without a handler: prefetchPageCache() beside File
+  auto         prepareRestore(), which chooses
+
+  --rounds N     samples of each kind (7; with --quick 3)
+  --arms a,b     of these (all)
+  --caches a,b   of ${caches.join(', ')} (all)
+  --hosts a,b    of ${hosts.join(', ')} (all): busy has an endless loop on each core, one restore at a time
+  --at-once N,M  so many restores at once (1,8)
+  --before DIST  the dist folder of another build, for the arm before
+  --quick        few rounds: three minutes
+  --cache DIR    where proofs and the host's costs are kept between runs (build/firecracker-bench)
+  --json         one object with every sample on stdout
+
+FIRECRACKER names the binary (build/firecracker/firecracker, of scripts/fetch-firecracker.mjs).
+Exits with 1 when an answer was wrong. Ctrl-C ends it with what was measured so far, if anything was.
+`
+
+/**
+ * What of `known` an option names, in its order.
+ *
+ * @template {string} T
+ * @param {string} what
+ * @param {string | undefined} option
+ * @param {readonly T[]} known
+ */
+function listOf(what, option, known) {
+  const named = option?.split(',')
+  const unknown = named?.filter((name) => !known.some((each) => each === name)) ?? []
+  if (unknown.length > 0) {
+    throw new TypeError(`there is no ${what} ${unknown.join(', ')}: ${known.join(', ')}`)
+  }
+  return named ? known.filter((name) => named.includes(name)) : known
+}
+
+/** @param {string} option @param {string} text */
+function wholeNumber(option, text) {
+  const number = Number(text)
+  if (Number.isSafeInteger(number) && number >= 1) return number
+  throw new TypeError(`${option} takes whole numbers from 1, got '${text}'`)
+}
+
+function parseOptions() {
+  const { values } = parseArgs({
+    options: {
+      rounds: { type: 'string' },
+      arms: { type: 'string' },
+      caches: { type: 'string' },
+      hosts: { type: 'string' },
+      'at-once': { type: 'string', default: '1,8' },
+      before: { type: 'string' },
+      quick: { type: 'boolean', default: false },
+      cache: { type: 'string', default: join(root, 'build/firecracker-bench') },
+      json: { type: 'boolean', default: false },
+      help: { type: 'boolean', short: 'h', default: false },
+    },
+  })
+  const there = arms.filter((arm) => arm !== 'before' || values.before !== undefined)
+  return {
+    ...values,
+    rounds: wholeNumber('--rounds', values.rounds ?? (values.quick ? '3' : '7')),
+    arms: listOf('arm', values.arms, there),
+    caches: listOf('page cache', values.caches, caches),
+    hosts: listOf('host', values.hosts, hosts),
+    atOnce: values['at-once'].split(',').map((text) => wholeNumber('--at-once', text)),
+  }
+}
+
+/** @typedef {ReturnType<typeof parseOptions>} Options */
+
+/**
+ * @param {Options} options
+ * @param {import('./firecracker/sample.mjs').Context} context
+ * @param {{ cache: PageCache, progress: Progress, seed: number }} tools
+ */
+async function measure(options, context, { cache, progress, seed }) {
+  const files = filesOf(context.scene)
+  const setCache = (/** @type {'cold' | 'warm'} */ state) => cache.set(state, files)
+  const places = options.hosts.flatMap((host) => {
+    const busy = host === 'busy'
+    return (busy ? [1] : options.atOnce).flatMap((atOnce) =>
+      options.caches.map((state) => ({ atOnce, cache: state, busy })),
+    )
+  })
+  /** @type {{ round: number, installMs: number }[]} */
+  const limits = []
+  const perRound = places.length * options.arms.length
+  /** @type {import('./firecracker/sample.mjs').Sample[]} */
+  const samples = []
+  let startedAt = performance.now()
+  let done = 0
+  // The first round is for code that is not compiled yet, and threads and buffers that are not there.
+  for (let round = -1; round < options.rounds; round++) {
+    if (round === 0) startedAt = performance.now()
+    if (context.signal.aborted) return { samples, limits }
+    if (round >= 0) {
+      const installMs = await installLimitMs(context.scene, context.signal)
+      limits.push({ round, installMs })
+    }
+    for (const place of places) {
+      // Drawn for each place of a round, so that no arm always follows the same one.
+      const order = [...options.arms]
+      shuffle(order, randomNumbers(seed + done))
+      for (const arm of order) {
+        const text = `${arm}, ${nameOf(place)}, ${round < 0 ? 'warming up' : `round ${round + 1}`}`
+        const total = perRound * options.rounds
+        const leftMs =
+          samples.length > 0
+            ? ((performance.now() - startedAt) / samples.length) * (total - samples.length)
+            : undefined
+        progress.say(text, samples.length / total, leftMs)
+        if (context.signal.aborted) return { samples, limits }
+        done++
+        try {
+          const sample = await takeSample({ arm, ...place, round }, context, setCache)
+          if (round >= 0) samples.push(sample)
+        } catch (error) {
+          // A Ctrl-C on a terminal reaches what it has started, too.
+          if (context.signal.aborted) return { samples, limits }
+          throw new Error(`${text}: ${/** @type {Error} */ (error).message}`, { cause: error })
+        }
+      }
+    }
+  }
+  return { samples, limits }
+}
+
+/** What Firecracker says it is. */
+async function firecrackerVersion() {
+  const vm = await MicroVm.start()
+  try {
+    return (await vm.call('GET', '/version')).firecracker_version
+  } finally {
+    await vm.kill()
+  }
+}
+
+/** @param {Options} options @param {AbortSignal} signal */
+async function run(options, signal) {
+  const progress = new Progress(process.stderr)
+  await mkdir(options.cache, { recursive: true })
+  // Of this bench alone, and read with the first restore.
+  process.env.REAP_TRACE_PROOFS = join(options.cache, 'proofs')
+  process.env.REAP_TRACE_HOST_COSTS = join(options.cache, 'host-costs.json')
+  /** @type {typeof current | undefined} */
+  const before =
+    options.before === undefined
+      ? undefined
+      : await import(pathToFileURL(resolve(options.before, 'index.js')).href)
+  const folder = await mkdtemp(join(options.cache, 'run-'))
+  const cache = await PageCache.open()
+  try {
+    progress.say('making the snapshot, and recording it')
+    const scene = await prepareScene(folder)
+    await proveSet(scene, before ? [current, before] : [current])
+    if (options.arms.includes('auto')) {
+      const socketPath = join(folder, 'costs.sock')
+      const { memoryFile, workingSet } = scene
+      await knowHost(
+        { memoryFile, workingSet, socketPath },
+        { folder: options.cache, progress, signal },
+      )
+    }
+    const seed = randomInt(2 ** 31)
+    const machine = {
+      firecracker: await firecrackerVersion(),
+      ...describeMachine(folder),
+      rounds: options.rounds,
+      seed,
+    }
+    const context = { scene, folder, signal, ...(before && { before }) }
+    const { samples, limits } = await measure(options, context, { cache, progress, seed })
+    if (samples.length === 0) signal.throwIfAborted()
+    const { pages, extents, memoryMib } = scene
+    return makeReport({ machine, scene: { pages, extents, memoryMib }, samples, limits })
+  } finally {
+    progress.end()
+    await cache.close()
+    await rm(folder, { recursive: true, force: true })
+  }
+}
+
+/** @type {AbortSignal | undefined} */
+let interrupted
+
+async function main() {
+  const options = parseOptions()
+  if (options.help) {
+    process.stdout.write(usage)
+    return
+  }
+  const missing = microvmMissing()
+  if (missing) {
+    process.stderr.write(`skipped: needs ${missing}\n`)
+    return
+  }
+  if (options.before !== undefined && !existsSync(resolve(options.before, 'index.js'))) {
+    throw new TypeError(
+      `--before takes the dist folder of a build: no index.js in ${options.before}`,
+    )
+  }
+  interrupted = abortOnInterrupt()
+  const report = await run(options, interrupted)
+  if (options.json) process.stdout.write(`${JSON.stringify(report)}\n`)
+  else printReport(report, process.stdout)
+  const failed = checks(report)
+  for (const text of failed) process.stderr.write(`failed: ${text}\n`)
+  if (interrupted?.aborted) process.exitCode = 130
+  else if (failed.length > 0) process.exitCode = 1
+}
+
+try {
+  await main()
+} catch (error) {
+  process.stderr.write(`error: ${/** @type {Error} */ (error).message}\n`)
+  process.exitCode = interrupted?.aborted ? 130 : error instanceof TypeError ? 2 : 1
+}

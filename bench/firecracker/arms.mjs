@@ -1,0 +1,211 @@
+// @ts-check
+// One restore, in each way. What an arm does before it returns is outside of the measured time, `load`
+// is inside.
+import * as current from '../../dist/index.js'
+import { PlainHandler, ReapHandler } from '../lib/reap-handler.mjs'
+
+/**
+ * @typedef {object} Place of one restore
+ * @property {import('../../test/microvm.mjs').MicroVm} vm
+ * @property {import('./scene.mjs').Scene} scene
+ * @property {string} socketPath
+ * @property {'cold' | 'warm'} cache
+ * @property {AbortSignal} signal
+ * @property {typeof import('../../dist/index.js')} [before] another build
+ *
+ * @typedef {object} Counts
+ * @property {number} [faults]
+ * @property {number} [lateFaults]
+ * @property {number} [residualFaults]
+ * @property {string} [choice]
+ *
+ * @typedef {object} Restore
+ * @property {() => Promise<void>} load until Firecracker has loaded the snapshot, and the guest runs
+ * @property {() => Promise<void>} [settled] what goes on for a guest that has answered
+ * @property {() => Promise<Counts> | Counts} counts asked once, and last
+ * @property {() => Promise<unknown>} end
+ * @property {number} [pid] of a process that works for it besides Firecracker and this one
+ */
+
+/** @param {Place} place */
+const loadFile = ({ vm, scene: { vmstate, memoryFile } }) => vm.load({ vmstate, memoryFile })
+
+/** @param {Place} place */
+const loadUffd = ({ vm, scene: { vmstate }, socketPath }) =>
+  vm.load({ vmstate, uffdSocket: socketPath })
+
+/** @param {Place} place @returns {Restore} */
+const file = (place) => ({
+  load: () => loadFile(place),
+  counts: () => ({}),
+  end: async () => {},
+})
+
+/** @param {Place} place @returns {Promise<Restore>} */
+async function example(place) {
+  const { memoryFile } = place.scene
+  const { socketPath, signal } = place
+  const handler = await PlainHandler.start({ socketPath, memoryFile, signal })
+  return {
+    load: () => loadUffd(place),
+    counts: () => handler.end(),
+    end: () => handler.stop(),
+    pid: handler.pid,
+  }
+}
+
+/** @param {Place} place @returns {Promise<Restore>} */
+async function reap(place) {
+  const { memoryFile, pageList, reapPages } = place.scene
+  const { socketPath, cache, signal } = place
+  const handler = await ReapHandler.start({
+    socketPath,
+    memoryFile,
+    pageList,
+    pages: reapPages,
+    fetch: cache === 'warm' ? 'cached' : 'direct',
+    held: true,
+    signal,
+  })
+  return {
+    load: async () => {
+      handler.begin()
+      await handler.fetched
+      await loadUffd(place)
+    },
+    counts: async () => {
+      const { faults } = await handler.end()
+      return { faults }
+    },
+    end: () => handler.stop(),
+    pid: handler.pid,
+  }
+}
+
+/**
+ * What is asked of a handler of ours.
+ *
+ * @param {import('../../dist/index.js').FaultHandler} handler
+ * @returns {Counts}
+ */
+function countsOf(handler) {
+  const { faults, lateFaults, residualFaults } = handler.stats()
+  return { faults, lateFaults, residualFaults }
+}
+
+/** @param {import('../../dist/index.js').FaultHandler} handler */
+async function broughtBySet(handler) {
+  const { complete, error, source } = await handler.prefetched
+  if (!complete) throw error ?? new Error('a prefetch ended before its end')
+  if (source !== 'working-set') throw new Error(`the bytes of the set came from the ${source}`)
+}
+
+/** Of a session, as `close()` of one that has failed rejects. */
+const closed = (/** @type {{ close(): Promise<unknown> } | undefined} */ session) =>
+  session?.close().catch(() => {}) ?? Promise.resolve()
+
+/**
+ * @param {Place} place
+ * @param {{ record?: boolean, workingSet?: string }} options
+ * @param {typeof import('../../dist/index.js')} [build]
+ * @returns {Restore}
+ */
+function ours(place, options, { serve } = current) {
+  const { socketPath, scene } = place
+  const { memoryFile } = scene
+  /** @type {import('../../dist/index.js').FaultHandler | undefined} */
+  let handler
+  return {
+    load: async () => {
+      handler = await serve({ socketPath, memoryFile, ...options, onBadWorkingSet: 'fail' })
+      // A failure ends the VM, and with it the wait for its answer.
+      handler.closed.catch(() => {})
+      await loadUffd(place)
+    },
+    settled: async () => {
+      if (options.workingSet && handler) await broughtBySet(handler)
+      if (options.record) handler?.takeTrace()
+    },
+    counts: () => (handler ? countsOf(handler) : {}),
+    end: () => closed(handler),
+  }
+}
+
+/** @param {Place} place @returns {Restore} */
+function before(place) {
+  if (!place.before) throw new TypeError('the arm before needs --before DIST')
+  return ours(place, { workingSet: place.scene.workingSet }, place.before)
+}
+
+/** @param {import('../../dist/index.js').PageCachePrefetchResult} result */
+function whole({ complete, error }) {
+  if (!complete) throw error ?? new Error('a prefetch into the page cache ended before its end')
+}
+
+/** @param {Place} place @returns {Restore} */
+function pageCache(place) {
+  const { memoryFile, workingSet } = place.scene
+  const ending = new AbortController()
+  /** @type {Promise<import('../../dist/index.js').PageCachePrefetchResult> | undefined} */
+  let prefetched
+  return {
+    load: async () => {
+      const { signal } = ending
+      prefetched = current.prefetchPageCache({ memoryFile, workingSet, signal })
+      prefetched.catch(() => {})
+      await loadFile(place)
+    },
+    settled: async () => {
+      if (prefetched) whole(await prefetched)
+    },
+    counts: () => ({}),
+    end: async () => {
+      ending.abort()
+      await prefetched?.catch(() => {})
+    },
+  }
+}
+
+/** @param {Place} place @returns {Restore} */
+function auto(place) {
+  const { socketPath, scene } = place
+  const { memoryFile, workingSet } = scene
+  /** @type {import('../../dist/index.js').Restore | undefined} */
+  let restore
+  return {
+    load: async () => {
+      restore = await current.prepareRestore({ socketPath, memoryFile, workingSet })
+      restore.handler?.closed.catch(() => {})
+      restore.prefetched.catch(() => {})
+      await (restore.handler ? loadUffd(place) : loadFile(place))
+    },
+    settled: async () => {
+      if (restore?.handler) await broughtBySet(restore.handler)
+      else if (restore) await restore.prefetched
+    },
+    counts: () => ({
+      ...(restore?.handler && countsOf(restore.handler)),
+      ...(restore && { choice: restore.choice }),
+    }),
+    end: () => closed(restore),
+  }
+}
+
+/** @type {Readonly<Record<string, (place: Place) => Restore | Promise<Restore>>>} */
+const prepares = {
+  file,
+  example,
+  reap,
+  'on-demand': (place) => ours(place, { record: false }),
+  record: (place) => ours(place, { record: true }),
+  'working-set': (place) => ours(place, { workingSet: place.scene.workingSet }),
+  before,
+  'page-cache': pageCache,
+  auto,
+}
+
+export const arms = Object.keys(prepares)
+
+/** @param {string} arm @param {Place} place */
+export const prepare = async (arm, place) =>
+  /** @type {NonNullable<typeof prepares[string]>} */ (prepares[arm])(place)

@@ -1,0 +1,56 @@
+// @ts-check
+// A report as text.
+import { figure, ratioLines } from '../lib/figures.mjs'
+
+/**
+ * @param {import('./report.mjs').Report} report
+ * @param {{ write(text: string): unknown }} stream
+ */
+export function printReport(report, stream) {
+  const { machine, ratios, results, installLimitMs, answers, wrong, scene } = report
+  const line = (text = '') => stream.write(`${text}\n`)
+  const row = (/** @type {string} */ name, /** @type {readonly string[]} */ values) =>
+    line(`${name.padEnd(20)}${values.map((value) => value.padStart(10)).join('')}`.trimEnd())
+
+  const head = ['all', 'p25', 'p75', 'VM p50', 'VM p99', 'CPU', 'faults', 'late', 'residual']
+  for (const [place, arms] of Object.entries(results)) {
+    row(place, head)
+    for (const [arm, { allMs, vmMs, cpuMs, faults, lateFaults, residualFaults, choices }] of byTime(
+      arms,
+    )) {
+      const times = [allMs?.median, allMs?.p25, allMs?.p75, vmMs?.median, vmMs?.p99, cpuMs?.median]
+      const counts = [faults, lateFaults, residualFaults].map((count) => figure(count?.median, 0))
+      const chose = Object.entries(choices).map(([choice, count]) => `${count} × ${choice}`)
+      row(arm, [...times.map((value) => figure(value)), ...counts, `  ${chose.join(', ')}`])
+    }
+    line()
+  }
+  line(
+    'ms; all: until the last guest had answered, median and quartiles of the rounds; VM: of each, since\n' +
+      'the same start; CPU: of all processes, a restore; faults that a handler had to answer, a VM',
+  )
+  if (installLimitMs) {
+    const { median, p25, p75 } = installLimitMs
+    const [middle, ...quartiles] = [median, p25, p75].map((value) => figure(value))
+    line(`limit of installing the set: ${middle} ms (${quartiles.join(' to ')})`)
+  }
+  line()
+  for (const text of ratioLines(ratios)) line(text)
+  const { autoOverBest } = ratios
+  if (autoOverBest?.place) line(`autoOverBest is of ${autoOverBest.place}`)
+  line(
+    `\n${answers - wrong} of ${answers} answers right; ` +
+      `${figure(scene.pages, 0)} pages in ${figure(scene.extents, 0)} runs of ${scene.memoryMib} MiB`,
+  )
+  line(
+    Object.entries(machine)
+      .map(([name, value]) => `${name}: ${value}`)
+      .join(', '),
+  )
+}
+
+/** The fastest first. @template {{ allMs: Record<string, number> | undefined }} T @param {Record<string, T>} arms */
+const byTime = (arms) =>
+  Object.entries(arms).sort(
+    ([, a], [, b]) => (a.allMs?.median ?? Infinity) - (b.allMs?.median ?? Infinity),
+  )

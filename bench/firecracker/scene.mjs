@@ -1,0 +1,100 @@
+// @ts-check
+// What is restored: a snapshot of our own guest, made by the Firecracker that restores it, and what each
+// arm needs of its working set.
+import { writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { serve, WorkingSet } from '../../dist/index.js'
+import { MicroVm } from '../../test/microvm.mjs'
+import { cachedSnapshot } from '../../test/microvm-snapshot.mjs'
+import { packReapPages } from '../lib/reap-handler.mjs'
+
+/** Walks 30 MiB of the guest's memory (native/guest/microvm). */
+export const REQUEST = 'm'
+const MEMORY_MIB = 256
+
+/**
+ * @typedef {object} Scene
+ * @property {string} vmstate
+ * @property {string} memoryFile
+ * @property {string} workingSet
+ * @property {string} pageList
+ * @property {string} reapPages
+ * @property {number} pages of the working set
+ * @property {number} extents
+ * @property {number} memoryMib
+ * @property {number} requests how many the guest has had with the one that is measured
+ */
+
+/**
+ * The snapshot is kept between runs, its working set recorded in each: into `folder`.
+ *
+ * @param {string} folder
+ * @returns {Promise<Scene>}
+ */
+export async function prepareScene(folder) {
+  const boot = { memoryMib: MEMORY_MIB }
+  // Filled: what no request asks for has to be read from somewhere, too.
+  const { vmstate, memoryFile } = await cachedSnapshot('bench', { boot, filled: true })
+  const { trace, requests } = await recorded({ vmstate, memoryFile, folder })
+  const set = WorkingSet.fromTraces([trace])
+  const file = (/** @type {string} */ kind) => join(folder, kind)
+  const pageList = file('pages')
+  const { pages } = trace
+  await set.write(file('working-set'), { memoryFile })
+  await writeFile(pageList, Buffer.from(pages.buffer, pages.byteOffset, pages.byteLength))
+  await packReapPages({ memoryFile, pageList, output: file('reap') })
+  return {
+    vmstate,
+    memoryFile,
+    workingSet: file('working-set'),
+    pageList,
+    reapPages: file('reap'),
+    pages: set.pages,
+    extents: set.extents.length,
+    memoryMib: MEMORY_MIB,
+    requests,
+  }
+}
+
+/** @param {{ vmstate: string, memoryFile: string, folder: string }} snapshot */
+async function recorded({ vmstate, memoryFile, folder }) {
+  const socketPath = join(folder, 'recording.sock')
+  const vm = await MicroVm.start()
+  const handler = await serve({ socketPath, memoryFile })
+  try {
+    vm.send(REQUEST)
+    await vm.load({ vmstate, uffdSocket: socketPath })
+    const { requests } = await vm.answer(REQUEST)
+    return { trace: handler.takeTrace(), requests }
+  } finally {
+    await vm.kill()
+    await handler.close()
+  }
+}
+
+/**
+ * Has each build remember that the memory file holds the set's bytes: without that, they would come from
+ * there.
+ *
+ * @param {Scene} scene
+ * @param {readonly (typeof import('../../dist/index.js'))[]} builds
+ */
+export async function proveSet({ workingSet, memoryFile }, builds) {
+  for (const build of builds) {
+    const set = await build.WorkingSet.read(workingSet)
+    const { identical, remembered } = await set.verify(memoryFile)
+    if (!identical) throw new Error(`the working set holds other bytes than ${memoryFile}`)
+    if (remembered) continue
+    throw new Error(
+      `no proof can be kept of ${workingSet}: is it on a file system whose times do not tell of changes?`,
+    )
+  }
+}
+
+/** Files whose place in the page cache is part of a sample. @param {Scene} scene */
+export const filesOf = ({ vmstate, memoryFile, workingSet, reapPages }) => [
+  vmstate,
+  memoryFile,
+  workingSet,
+  reapPages,
+]
