@@ -49,7 +49,7 @@ Restores a snapshot of 256 MiB on Firecracker, whose guest then asks for 30 MiB,
   --hosts a,b    of ${hosts.join(', ')} (all): busy has an endless loop on each core, one restore at a time
   --at-once N,M  so many restores at once (1,8)
   --before DIST  the dist folder of another build, for the arm before
-  --quick        few rounds: three minutes
+  --quick        few rounds: a minute and a half
   --cache DIR    where proofs and the host's costs are kept between runs (build/firecracker-bench)
   --json         one object with every sample on stdout
 
