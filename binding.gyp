@@ -32,6 +32,7 @@
         'native/page_samples.cc',
         'native/page_source.cc',
         'native/plan.cc',
+        'native/prefetch_order.cc',
         'native/prefetch_tasks.cc',
         'native/private_file.cc',
         'native/prefetcher.cc',
