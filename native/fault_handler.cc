@@ -240,7 +240,7 @@ void FaultHandler::note_faults(const std::vector<uint64_t>& faults) {
   }
 }
 
-// A page that the prefetch is about to bring costs a fifth as much in its batch, whose UFFDIO_COPY
+// A page that the prefetch is about to bring costs less in its batch than alone: its UFFDIO_COPY
 // wakes who waits for it. Served one by one, such faults took most of the time from the batches
 // that would have answered them. So they are held: until their page is there, it is given back, the
 // prefetch is over, or kLongestHold has passed, after which they are served like others. Test: "a
