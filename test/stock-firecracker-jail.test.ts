@@ -28,7 +28,7 @@ function seen(pid: number) {
   const field = (name: string) =>
     new RegExp(`^${name}:\\s+(.*)$`, 'm').exec(status)![1]!.split('\t')
   return {
-    root: statSync(`/proc/${pid}/root/`).ino,
+    root: statSync(`/proc/${pid}/root`).ino,
     uid: Number(field('Uid')[0]),
     numbers: field('NSpid').map(Number),
   }
