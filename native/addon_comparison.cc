@@ -27,7 +27,7 @@ void take_lowest_priority() {
   ::syscall(SYS_ioprio_set, kIoprioWhoProcess, 0, kIoprioIdle);
 }
 
-// One comparison, from its start to the event that tells its end, on a thread of its own.
+// One comparison, from its start to the event that tells its end, on its own thread.
 class ComparisonJob {
  public:
   using Stop = std::atomic<bool>;

@@ -138,7 +138,7 @@ class Prefetcher {
     uint64_t unit = 0;
     Mapping buffer;  // of the pool: to fetch into, or fetched already
     Holes holes;
-    FileStamp memory_stamp{};  // the job's, and what it is now if `is_void`
+    FileStamp memory_stamp{};  // of the job; the current one if `is_void`
     bool is_connected = false;
     bool is_void = false;   // what was fetched may be another state of the files
     bool fetched = false;   // bytes, from a file

@@ -66,7 +66,7 @@ export interface ComparedFiles {
 }
 
 /**
- * Compares every page of a working-set file with the memory file on a thread of its own, and remembers
+ * Compares every page of a working-set file with the memory file on its own thread, and remembers
  * the result.
  *
  * @throws ReapTraceError

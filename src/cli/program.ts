@@ -137,11 +137,7 @@ const serveOptions = () => [
     'none',
   ),
   new Option('--leave-vm', 'leave the VM frozen, instead of killed, when it cannot be served'),
-  option(
-    '--peer-uid <uid>',
-    'a uid that the VMM may run as, besides our own',
-    integer(0, 2 ** 32 - 2),
-  ),
+  option('--peer-uid <uid>', 'a uid that the VMM may have, besides ours', integer(0, 2 ** 32 - 2)),
   new Option('--interpose', 'COMMAND has a VMM that maps FILE: take that memory over'),
   json(),
 ]

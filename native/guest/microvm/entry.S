@@ -86,7 +86,7 @@ enter_other:
   mov %eax, %ds
   mov %eax, %es
   mov %eax, %ss
-  // Each takes a stack of its own; there is one for as many as are started.
+  // Each takes the next stack; there are as many as processors are started.
   mov $1, %eax
   lock xaddq %rax, processors_entered(%rip)
   mov %rax, %rdi
