@@ -26,6 +26,7 @@
         'native/guest_memory.cc',
         'native/handshake.cc',
         'native/handshake_parser.cc',
+        'native/locality.cc',
         'native/mapped_pages.cc',
         'native/page_cache_prefetcher.cc',
         'native/page_cache_recorder.cc',

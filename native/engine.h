@@ -55,6 +55,8 @@ class Engine {
     explicit Spin(Engine& engine);
     ~Spin();
     std::chrono::nanoseconds duration() const { return duration_; }
+    // The host has other work for its cores: nobody spins for a while.
+    void lost_core();
 
    private:
     Engine& engine_;
@@ -82,6 +84,7 @@ class Engine {
   std::vector<std::thread> threads_;
   std::atomic<unsigned> spinning_{0};
   std::atomic<unsigned> blocking_{0};
+  std::atomic<Clock::time_point> spin_from_{Clock::time_point{}};  // not before
 
   std::mutex mutex_;  // guards what follows
   std::unordered_map<uint64_t, std::shared_ptr<Session>> sessions_;

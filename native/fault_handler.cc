@@ -20,6 +20,8 @@ using Clock = std::chrono::steady_clock;
 constexpr auto kNoMemoryPatience = std::chrono::seconds(2);
 // How long one call of serve() may go on: busy guests take turns on the demand threads.
 constexpr auto kTurn = std::chrono::microseconds(500);
+// A guest that got the core has run until its next fault by then.
+constexpr auto kLongYield = std::chrono::microseconds(500);
 constexpr size_t kMessagesPerRead = 32;
 // A VMM that floods events gets its faults served in between. An event left unread is safe:
 // installs answer EAGAIN until it is read.
@@ -36,12 +38,6 @@ void forget_repeated(std::vector<uint64_t>* faults) {
   faults->erase(std::remove_if(faults->begin(), faults->end(), is_repeated), faults->end());
 }
 
-// Zeros as long as the largest page, never written.
-const uint8_t* zero_block() {
-  static const Mapping block = Mapping::anonymous(kHugePage);
-  return block.data();
-}
-
 }  // namespace
 
 FaultHandler::FaultHandler(GuestMemory memory, UniqueFd uffd, const PageSource& memory_file,
@@ -55,7 +51,8 @@ FaultHandler::FaultHandler(GuestMemory memory, UniqueFd uffd, const PageSource& 
       connected_at_(Clock::now()),
       removed_(memory_.pages()),
       installed_(memory_.pages()),
-      expected_(memory_.pages()) {}
+      expected_(memory_.pages()),
+      around_(memory_stamp_[0]) {}
 
 bool FaultHandler::ready() const { return removed_ && installed_ && expected_ && zero_block(); }
 
@@ -75,9 +72,9 @@ FaultHandler::Step FaultHandler::fail(const Failure& failure) {
   return Step::failed;
 }
 
-FaultHandler::Served FaultHandler::left_over() {
+bool FaultHandler::has_waiting() const {
   std::lock_guard<std::mutex> lock(mutex_);
-  return waiting_.empty() ? Served::idle : Served::later;
+  return !waiting_.empty();
 }
 
 void FaultHandler::put_back(uint64_t fault) {
@@ -110,7 +107,11 @@ FaultHandler::Served FaultHandler::serve(ServeBuffers& buffers, std::chrono::nan
     if (pass.found) continue;
     if (now >= spin_until || now >= turn_ends) return Served::idle;
     // The wake often puts the vCPU on this thread's core: one that spun there held the guest up.
+    // Where something else wants the core, a thread that has yielded is not chosen again for a
+    // slice (since 6.6), and one that sleeps is as soon as it is woken.
     ::sched_yield();
+    buffers.lost_core = Clock::now() - now > kLongYield;
+    if (buffers.lost_core) return Served::idle;
   }
 }
 
@@ -143,13 +144,13 @@ FaultHandler::Pass FaultHandler::serve_pass(ServeBuffers& buffers, Clock::time_p
   pass.found = !faults.empty();
   for (size_t i = 0; i < faults.size(); ++i) {
     REAP_HOOK(before_serve);
-    Step step = serve_fault(faults[i], buffers.page.data(), Wait::no);
+    Step step = serve_fault(faults[i], buffers, Wait::no);
     if (step == Step::would_wait && before_blocking) {
       // The disk may take its time: the other faults are left to another thread.
       put_back_untried(faults, i + 1);
       faults.resize(i + 1);
       if ((*before_blocking)()) {
-        step = serve_fault(faults[i], buffers.page.data(), Wait::yes);
+        step = serve_fault(faults[i], buffers, Wait::yes);
       }
     }
     if (step == Step::gone) return {Served::gone};
@@ -291,7 +292,7 @@ void FaultHandler::take_overdue(std::vector<uint64_t>* faults) {
   holding_.store(!held_.empty(), std::memory_order_relaxed);
 }
 
-FaultHandler::Step FaultHandler::serve_fault(uint64_t address, uint8_t* page_buffer, Wait wait) {
+FaultHandler::Step FaultHandler::serve_fault(uint64_t address, ServeBuffers& buffers, Wait wait) {
   const uint64_t page_size = memory_.page_size();
   const Region* region = memory_.region_at(address);
   if (!region) {
@@ -307,10 +308,14 @@ FaultHandler::Step FaultHandler::serve_fault(uint64_t address, uint8_t* page_buf
   const bool removed = removed_.test(page);
   bool zero = removed || memory_file_.hole_end(offset) >= offset + page_size;
   if (!zero) {
-    PageSource::Result read = memory_file_.read_cached(offset, page_buffer, page_size);
+    uint8_t* const bytes = buffers.pages.data();
+    PageSource::Result read = memory_file_.read_cached(offset, bytes, page_size);
     if (read.read == PageSource::Read::would_block) {
       if (wait == Wait::no) return Step::would_wait;
-      read = memory_file_.read(offset, page_buffer, page_size);
+      read_around(offset);
+      read = memory_file_.read(offset, bytes, page_size);
+    } else {
+      around_.on_hit();
     }
     if (read.read != PageSource::Read::done) {
       return fail(read_failure(ErrorCode::source_read, read, offset));
@@ -327,13 +332,15 @@ FaultHandler::Step FaultHandler::serve_fault(uint64_t address, uint8_t* page_buf
     zero = zero || removed_.test(page);
     REAP_HOOK(before_ioctl);
     result = zero ? install_zeros(address, page_size)
-                  : uffd::copy(uffd_.get(), address, page_buffer, page_size);
+                  : uffd::copy(uffd_.get(), address, buffers.pages.data(), page_size);
     if (result.outcome == uffd::Outcome::installed) installed_.set(page);
   }
   if (result.outcome == uffd::Outcome::present && !really_present(page)) {
     result = {uffd::Outcome::no_memory, 0, -ENOMEM};
   }
-  return settle(result, address, zero);
+  const Step step = settle(result, address, zero);
+  if (result.outcome == uffd::Outcome::installed && !removed) install_ahead(offset, buffers);
+  return step;
 }
 
 FaultHandler::Step FaultHandler::settle(const uffd::Result& result, uint64_t address, bool zero) {
@@ -382,12 +389,6 @@ FaultHandler::Step FaultHandler::settle(const uffd::Result& result, uint64_t add
   failure.syscall = zero ? "ioctl(UFFDIO_ZEROPAGE)" : "ioctl(UFFDIO_COPY)";
   failure.offset = address;
   return fail(failure);
-}
-
-uffd::Result FaultHandler::install_zeros(uint64_t address, uint64_t length) {
-  // UFFDIO_ZEROPAGE is EINVAL on hugetlb (mm/userfaultfd.c), whose pages are zeroed by a copy.
-  if (memory_.page_size() < kHugePage) return uffd::zeropage(uffd_.get(), address, length);
-  return uffd::copy(uffd_.get(), address, zero_block(), length);
 }
 
 }  // namespace reap

@@ -2,6 +2,7 @@
 // sockets, sessions or JavaScript; tests drive it directly.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <functional>
@@ -13,19 +14,25 @@
 #include "gate.h"
 #include "guest_memory.h"
 #include "ledger.h"
+#include "locality.h"
 #include "page_bitmap.h"
 #include "page_source.h"
 #include "uffd.h"
 
 namespace reap {
 
-// What a serving thread owns: room for one page and for the faults it has read.
+// What a serving thread owns: room for pages and for the faults it has read.
 struct ServeBuffers {
-  Mapping page;  // as long as the guest's page
+  // How far one fault installs ahead of a guest that touches its pages in order.
+  static constexpr uint64_t kMaxAhead = 128 << 10;
+  Mapping pages;  // as long as the guest's page at the least
   std::vector<uint64_t> faults;
+  // Whether another thread took the core for long when this one looked for the next fault.
+  bool lost_core = false;
   bool reserve(uint64_t page_size) {
-    if (page.size() < page_size) page = Mapping::buffer(page_size);
-    return static_cast<bool>(page);
+    const uint64_t length = std::max(page_size, kMaxAhead);
+    if (pages.size() < length) pages = Mapping::buffer(length);
+    return static_cast<bool>(pages);
   }
 };
 
@@ -65,6 +72,8 @@ class FaultHandler {
   // called again within kLongestHold.
   bool holds_faults() const { return holding_.load(std::memory_order_relaxed); }
   static constexpr auto kLongestHold = std::chrono::milliseconds(10);
+  // Whether faults that were read are left, but for those that are held.
+  bool has_waiting() const;
   Failure failure() const;
 
   // Installs [offset, offset + length) of guest memory wherever nothing is yet, from `bytes` or,
@@ -78,7 +87,7 @@ class FaultHandler {
     gone,       // the VMM's memory is gone
     failed,     // *err says why
   };
-  enum class Purpose { prefetch, detach };
+  enum class Purpose { prefetch, ahead, detach };
   Filled fill(uint64_t offset, const uint8_t* bytes, uint64_t length, Purpose purpose,
               const std::atomic<bool>& stop, int* err);
 
@@ -120,15 +129,21 @@ class FaultHandler {
   int drain(std::vector<uint64_t>* faults);
   void apply_remove(uint64_t start, uint64_t end);
   void note_faults(const std::vector<uint64_t>& faults);
-  Step serve_fault(uint64_t address, uint8_t* page_buffer, Wait wait);
+  Step serve_fault(uint64_t address, ServeBuffers& buffers, Wait wait);
+  bool prefetches() const {
+    return prefetch_expected_ && !prefetch_over_.load(std::memory_order_relaxed);
+  }
+  void read_around(uint64_t offset);
+  void install_ahead(uint64_t offset, ServeBuffers& buffers);
   Step settle(const uffd::Result& result, uint64_t address, bool zero);
+  static const uint8_t* zero_block();
   uffd::Result install_zeros(uint64_t address, uint64_t length);
   bool really_present(uint64_t page);
   uint64_t next_run(uint64_t offset, uint64_t end) const;
   Step fail(const Failure& failure);
   void put_back(uint64_t fault);
   void put_back_untried(const std::vector<uint64_t>& faults, size_t first);
-  Served left_over();
+  Served left_over() const { return has_waiting() ? Served::later : Served::idle; }
   int unregister(uint64_t address, uint64_t length);
 
   const GuestMemory memory_;
@@ -145,6 +160,8 @@ class FaultHandler {
   PageBitmap removed_;    // given back by the guest: reads as zero from then on. Never cleared.
   PageBitmap installed_;  // a hint that saves ioctls; the kernel's EEXIST is the truth
   PageBitmap expected_;
+  ReadAround around_;
+  Sequences sequences_;
   bool prefetch_expected_ = false;
   std::function<void(uint64_t offset)> on_late_;
   std::atomic<bool> prefetch_over_{false};

@@ -25,6 +25,18 @@ bool FaultHandler::really_present(uint64_t page) {
   return installed_.test(page);
 }
 
+// Zeros as long as the largest page, never written.
+const uint8_t* FaultHandler::zero_block() {
+  static const Mapping block = Mapping::anonymous(kHugePage);
+  return block.data();
+}
+
+uffd::Result FaultHandler::install_zeros(uint64_t address, uint64_t length) {
+  // UFFDIO_ZEROPAGE is EINVAL on hugetlb (mm/userfaultfd.c), whose pages are zeroed by a copy.
+  if (memory_.page_size() < kHugePage) return uffd::zeropage(uffd_.get(), address, length);
+  return uffd::copy(uffd_.get(), address, zero_block(), length);
+}
+
 // How far from `offset` pages are missing that may be installed; 0 when the first is not.
 uint64_t FaultHandler::next_run(uint64_t offset, uint64_t end) const {
   const uint64_t page_size = memory_.page_size();
@@ -101,6 +113,49 @@ FaultHandler::Filled FaultHandler::fill(uint64_t offset, const uint8_t* bytes, u
     }
   }
   return Filled::all;
+}
+
+// While a prefetch reads, a fault beside it costs the disk no more than its page.
+void FaultHandler::read_around(uint64_t offset) {
+  if (prefetches() || memory_.page_size() >= kHugePage) return;
+  const ReadAround::Stretch stretch = around_.on_miss(offset);
+  if (stretch.length > 0) memory_file_.will_need(stretch.offset, stretch.length);
+}
+
+// After a fault at `offset` that ends a run, as many pages as the guest has touched in it: at the
+// worst it gets twice the memory it asked for. Only what is at hand, and not while touches are
+// recorded.
+void FaultHandler::install_ahead(uint64_t offset, ServeBuffers& buffers) {
+  constexpr uint64_t kMinRun = 4;
+  const uint64_t page_size = memory_.page_size();
+  if (prefetches() || page_size >= kHugePage || trace_.is_active()) return;
+  const auto is_there = [this](uint64_t begin, uint64_t end) {
+    for (uint64_t page = memory_.page_of(begin); page < memory_.page_of(end); ++page) {
+      if (!installed_.test(page) && !removed_.test(page)) return false;
+    }
+    return true;
+  };
+  const uint64_t run = sequences_.run_up_to(offset, page_size, is_there);
+  const uint64_t ahead = offset + page_size;
+  if (run < kMinRun * page_size || ahead >= memory_.bytes()) return;
+
+  uint64_t length = std::min({run, ServeBuffers::kMaxAhead, memory_.bytes() - ahead});
+  const uint64_t hole_end = memory_file_.hole_end(ahead) / page_size * page_size;
+  const uint8_t* bytes = nullptr;
+  if (hole_end > ahead) {
+    length = std::min(length, hole_end - ahead);
+  } else {
+    length = std::min(length, memory_file_.data_end(ahead) / page_size * page_size - ahead);
+    const auto read = memory_file_.read_cached(ahead, buffers.pages.data(), length);
+    if (read.read != PageSource::Read::done) return;
+    ledger_.add(Counter::bytes_read, length);
+    bytes = buffers.pages.data();
+  }
+  if (length == 0 || memory_file_changed()) return;
+  static const std::atomic<bool> never{false};
+  int error = 0;
+  // What does not work is left to the faults.
+  fill(ahead, bytes, length, Purpose::ahead, never, &error);
 }
 
 int FaultHandler::unregister(uint64_t address, uint64_t length) {

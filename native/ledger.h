@@ -61,6 +61,7 @@ class TraceRecorder {
     seen_ = PageBitmap(memory_bytes / page_size);
     active_.store(static_cast<bool>(seen_), std::memory_order_relaxed);
   }
+  bool is_active() const { return active_.load(std::memory_order_relaxed); }
   void note(uint64_t page, uint64_t time_us) {
     if (!active_.load(std::memory_order_relaxed)) return;
     std::lock_guard<std::mutex> lock(mutex_);

@@ -156,13 +156,15 @@ void Session::serve(ServeBuffers& buffers) {
     if (!blocked) blocked = begin_blocking();
     if (!blocked) return false;
     engine_.rearm(id_, Role::uffd, handler.fd(), EPOLLIN);
-    serve_again(std::chrono::nanoseconds(0));
+    if (handler.has_waiting()) serve_again(std::chrono::nanoseconds(0));
     return true;
   };
   FaultHandler::Served served;
   {
-    const Engine::Spin spin(engine_);
+    Engine::Spin spin(engine_);
+    buffers.lost_core = false;
     served = handler.serve(buffers, spin.duration(), let_others_in);
+    if (buffers.lost_core) spin.lost_core();
   }
   if (blocked) end_blocking();
   if (!go_on_after(served, blocked ? std::chrono::nanoseconds(0) : kServeAgain)) return;

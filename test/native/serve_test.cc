@@ -44,7 +44,7 @@ void serve_a_table_of_pages(uint64_t page_size, const std::vector<Layout>& layou
                             std::string* missing) {
   for (const Layout& layout : layouts) {
     for (const bool write : {false, true}) {
-      Restore restore(shape_of(layout, page_size));
+      Restore restore(shape_of(layout, page_size), true);  // recorded: one fault, one page
       *missing = restore.missing();
       if (!missing->empty()) return;
       Servers servers(*restore.handler);

@@ -53,7 +53,9 @@ TEST(a_guest_that_connects_is_served) {
     Restore restore(shape);
     if (!restore.missing().empty()) SKIP(restore.missing());
     EngineRun run;
-    const EngineRun::Opened session = run.open(options_of(restore));
+    reap::SessionOptions options = options_of(restore);
+    options.record = true;  // one fault, one page
+    const EngineRun::Opened session = run.open(options);
     const reap::UniqueFd connection = connect_guest(restore);
     const Event connected = run.wait(Event::Kind::connected, session.id);
     CHECK_EQ(connected.pid, ::getpid());
@@ -172,7 +174,9 @@ TEST(a_vmm_in_another_process_is_served_until_it_exits) {
     if (!restore.missing().empty()) SKIP(restore.missing());
     VmmProcess vmm(shape, socket_of(restore), Manner::touches_its_memory);
     EngineRun run;
-    const EngineRun::Opened session = run.open(options_of(restore, true));
+    reap::SessionOptions options = options_of(restore, true);
+    options.record = true;  // one fault, one page
+    const EngineRun::Opened session = run.open(options);
     CHECK(vmm.had_the_right_bytes());
     CHECK_EQ(run.wait(Event::Kind::connected, session.id).pid, vmm.pid());
     vmm.exit_by_itself();

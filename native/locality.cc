@@ -1,0 +1,65 @@
+#include "locality.h"
+
+#include <fcntl.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+
+#include "posix.h"
+
+namespace reap {
+
+namespace {
+
+constexpr uint64_t kDefaultReadAhead = 128 << 10;  // VM_READAHEAD_PAGES
+// Devices are set to as much as 8 MiB: more than a page's wait is worth.
+constexpr uint64_t kMaxStretch = 8 << 20;
+// What a guest without locality may cost before only pages are read.
+constexpr int64_t kMaxUnused = 256 << 20;
+
+// The file of a device, or of the one that a partition is part of, in KiB.
+constexpr const char* kPlaces[] = {
+    "/sys/dev/block/%u:%u/queue/read_ahead_kb",
+    "/sys/dev/block/%u:%u/../queue/read_ahead_kb",
+    "/sys/class/bdi/%u:%u/read_ahead_kb",
+};
+
+}  // namespace
+
+uint64_t device_read_ahead(dev_t device) {
+  for (const char* place : kPlaces) {
+    char path[96];
+    std::snprintf(path, sizeof path, place, major(device), minor(device));
+    const UniqueFd file(::open(path, O_RDONLY | O_CLOEXEC));
+    if (!file) continue;
+    char text[32] = {};
+    if (::read(file.get(), text, sizeof text - 1) <= 0) continue;
+    return std::strtoull(text, nullptr, 10) << 10;
+  }
+  return kDefaultReadAhead;
+}
+
+ReadAround::Stretch ReadAround::on_miss(uint64_t offset) {
+  uint64_t length = length_.load(std::memory_order_relaxed);
+  if (length == 0) {
+    // A page at the least, and a power of two to align to.
+    const uint64_t told = std::clamp<uint64_t>(device_read_ahead(device_), 4096, kMaxStretch);
+    for (length = 4096; length * 2 <= told;) length *= 2;
+    length_.store(length, std::memory_order_relaxed);
+  }
+  if (unused_.load(std::memory_order_relaxed) >= kMaxUnused) return {offset, 0};
+  unused_.fetch_add(static_cast<int64_t>(length), std::memory_order_relaxed);
+  return {offset / length * length, length};
+}
+
+void ReadAround::on_hit() {
+  const auto length = static_cast<int64_t>(length_.load(std::memory_order_relaxed));
+  if (unused_.load(std::memory_order_relaxed) >= length) {
+    unused_.fetch_sub(length, std::memory_order_relaxed);
+  }
+}
+
+}  // namespace reap

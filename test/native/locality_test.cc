@@ -1,0 +1,189 @@
+// What the handler does beyond the page that was asked for: reading around a miss, and installing
+// ahead of a guest that goes through its memory in order.
+#include "locality.h"
+
+#include <sys/stat.h>
+
+#include "cached_file.h"
+#include "check.h"
+#include "guest_fixture.h"
+#include "page_cache_fixture.h"
+
+namespace {
+
+using fixture::Counter;
+using fixture::Restore;
+using fixture::Servers;
+using fixture::Shape;
+using reap::ReadAround;
+
+constexpr uint64_t kPage = 4096;
+
+// A device that no machine has.
+constexpr dev_t kNoDevice = 0;
+
+Shape of_pages(uint64_t pages) {
+  Shape shape;
+  shape.region_pages = {pages};
+  return shape;
+}
+
+uint64_t cached_pages_of(const std::string& path, uint64_t first, uint64_t count) {
+  reap::CachedFile file;
+  CHECK_EQ(file.open(path), 0);
+  return file.count(first, count);
+}
+
+uint64_t read_ahead_of(const std::string& path) {
+  struct stat status {};
+  CHECK_EQ(::stat(path.c_str(), &status), 0);
+  return reap::device_read_ahead(status.st_dev);
+}
+
+}  // namespace
+
+TEST(a_device_that_does_not_tell_reads_ahead_the_kernels_default) {
+  CHECK_EQ(reap::device_read_ahead(kNoDevice), 128 << 10);
+}
+
+TEST(a_miss_is_read_with_the_aligned_stretch_around_it) {
+  ReadAround around(kNoDevice);
+  const ReadAround::Stretch stretch = around.on_miss((5 << 20) + (130 << 10));
+  CHECK_EQ(stretch.offset, (5 << 20) + (128 << 10));
+  CHECK_EQ(stretch.length, 128 << 10);
+}
+
+TEST(misses_without_hits_end_the_reading_around) {
+  ReadAround around(kNoDevice);
+  const auto stretches_until_the_end = [&] {
+    uint64_t count = 0;
+    while (around.on_miss(count * (1 << 20)).length > 0) ++count;
+    return count;
+  };
+  CHECK_EQ(stretches_until_the_end(), 2048);  // 256 MiB
+  for (int hit = 0; hit < 3; ++hit) around.on_hit();
+  CHECK_EQ(stretches_until_the_end(), 3);
+}
+
+TEST(misses_with_a_hit_each_are_read_around_for_ever) {
+  ReadAround around(kNoDevice);
+  for (uint64_t miss = 0; miss < 10'000; ++miss) {
+    CHECK(around.on_miss(miss << 20).length > 0);
+    around.on_hit();
+  }
+}
+
+TEST(a_run_of_faults_goes_on_over_pages_that_are_there) {
+  reap::Sequences sequences;
+  const auto missing = [](uint64_t begin, uint64_t end) { return begin == end; };
+  const auto there = [](uint64_t, uint64_t) { return true; };
+  CHECK_EQ(sequences.run_up_to(10 * kPage, kPage, missing), kPage);
+  CHECK_EQ(sequences.run_up_to(11 * kPage, kPage, missing), 2 * kPage);
+  CHECK_EQ(sequences.run_up_to(14 * kPage, kPage, there), 5 * kPage);
+  CHECK_EQ(sequences.run_up_to(16 * kPage, kPage, missing), kPage);
+}
+
+TEST(several_runs_of_faults_go_on_beside_each_other) {
+  reap::Sequences sequences;
+  const auto missing = [](uint64_t begin, uint64_t end) { return begin == end; };
+  for (uint64_t page = 0; page < 5; ++page) {
+    for (uint64_t stream = 0; stream < 4; ++stream) {
+      CHECK_EQ(sequences.run_up_to((stream << 30) + page * kPage, kPage, missing),
+               (page + 1) * kPage);
+    }
+  }
+}
+
+TEST(a_guest_that_touches_its_pages_in_order_finds_the_next_ones_there) {
+  Restore restore(of_pages(256));
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  Servers servers(*restore.handler);
+  for (uint64_t page = 0; page < 256; ++page) CHECK(restore.has_file_bytes(page));
+  servers.stop();
+  // 4, then 4, 8 or 9, ... up to 32 with each.
+  CHECK(restore.get(Counter::faults) <= 20);
+  CHECK_EQ(restore.get(Counter::installed), 256);
+}
+
+TEST(what_is_installed_ahead_ends_where_the_pages_of_the_run_do) {
+  Restore restore(of_pages(256));
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  {
+    Servers servers(*restore.handler);
+    for (const uint64_t page : {100, 200, 101, 201, 102, 202, 103}) {
+      CHECK(restore.has_file_bytes(page));
+    }
+  }
+  CHECK(restore.guest.is_present(107));
+  CHECK(!restore.guest.is_present(108));
+  CHECK(!restore.guest.is_present(203));
+}
+
+TEST(nothing_is_installed_ahead_while_touches_are_recorded) {
+  Restore restore(of_pages(64), true);
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  {
+    Servers servers(*restore.handler);
+    for (uint64_t page = 0; page < 32; ++page) CHECK(restore.has_file_bytes(page));
+  }
+  CHECK_EQ(restore.get(Counter::installed), 32);
+  CHECK_EQ(restore.trace.take()->touches.size(), 32);
+}
+
+TEST(a_page_given_back_is_not_installed_ahead) {
+  Restore restore(of_pages(64));
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  Servers servers(*restore.handler);
+  std::thread balloon([&] { CHECK(restore.guest.remove(5)); });
+  balloon.join();
+  for (uint64_t page = 0; page < 4; ++page) CHECK(restore.has_file_bytes(page));
+  CHECK(restore.has_file_bytes(7));
+  CHECK(!restore.guest.is_present(5));
+  CHECK(restore.is_zero(5));
+}
+
+TEST(holes_and_pages_behind_them_are_installed_ahead_as_what_they_are) {
+  Shape shape = of_pages(128);
+  for (uint64_t page = 6; page < 40; ++page) shape.holes.push_back(page);
+  Restore restore(shape);
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  Servers servers(*restore.handler);
+  for (uint64_t page = 0; page < 128; ++page) {
+    CHECK(page >= 6 && page < 40 ? restore.is_zero(page) : restore.has_file_bytes(page));
+  }
+  servers.stop();
+  CHECK(restore.get(Counter::faults) < 32);
+}
+
+TEST(the_last_page_of_the_memory_has_nothing_ahead) {
+  Restore restore(of_pages(8));
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  Servers servers(*restore.handler);
+  for (const uint64_t page : {4, 5, 6, 7}) CHECK(restore.has_file_bytes(page));
+}
+
+TEST(a_fault_on_a_page_that_is_not_cached_brings_its_neighbours_into_the_page_cache) {
+  Restore restore(of_pages(1024));
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  const uint64_t stretch = std::min<uint64_t>(read_ahead_of(restore.path), 128 << 10) / kPage;
+  if (stretch < 2) SKIP("needs a disk that reads ahead");
+  fixture::forget_cached(restore.path);
+  if (cached_pages_of(restore.path, 0, 1024) > 0) SKIP(fixture::kNeedsEviction);
+  Servers servers(*restore.handler);
+  CHECK(restore.has_file_bytes(600));
+  const uint64_t first = 600 / stretch * stretch;
+  CHECK(fixture::in_time([&] { return cached_pages_of(restore.path, first, stretch) == stretch; }));
+  CHECK_EQ(restore.get(Counter::installed), 1);
+}
+
+TEST(a_residual_fault_beside_a_prefetch_reads_its_page_alone) {
+  Restore restore(of_pages(1024));
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  restore.handler->expect_prefetch();
+  restore.handler->expect(0, 4 * kPage);
+  fixture::forget_cached(restore.path);
+  if (cached_pages_of(restore.path, 0, 1024) > 0) SKIP(fixture::kNeedsEviction);
+  Servers servers(*restore.handler);
+  CHECK(restore.has_file_bytes(600));
+  CHECK_EQ(cached_pages_of(restore.path, 0, 1024), 1);
+}
