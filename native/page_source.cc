@@ -151,6 +151,19 @@ PageSource::Result PageSource::read_streaming(uint64_t offset, void* buffer,
   return result;
 }
 
+PageSource::Result PageSource::read_for_many(uint64_t offset, void* buffer, uint64_t length) const {
+  Result result = read_cached(offset, buffer, length);
+  if (result.read != Read::would_block) return result;
+  will_need(offset, length);
+  result = read(offset, buffer, length);
+  result.waited = true;
+  return result;
+}
+
+std::string PageSource::path_of_descriptor() const {
+  return "/proc/self/fd/" + std::to_string(fd_.get());
+}
+
 void PageSource::will_need(uint64_t offset, uint64_t length) const {
   ::posix_fadvise(fd_.get(), static_cast<off_t>(offset), static_cast<off_t>(length),
                   POSIX_FADV_WILLNEED);

@@ -67,7 +67,7 @@ class PageSource {
   struct Result {
     Read read;
     int err = 0;          // negative errno
-    bool waited = false;  // for the disk, as far as is known (read_streaming only)
+    bool waited = false;  // for the disk, as far as is known (not by read())
   };
 
   // Reads only what the page cache has, without waiting for the disk.
@@ -78,6 +78,12 @@ class PageSource {
   // which is about twice as fast for data that is read once. Buffer, offset and length are
   // multiples of 4096.
   Result read_streaming(uint64_t offset, void* buffer, uint64_t length) const;
+
+  // Reads through the page cache, where others find it, and asks the disk for all of it at once.
+  Result read_for_many(uint64_t offset, void* buffer, uint64_t length) const;
+
+  // A name for the file, whatever its path names by now.
+  std::string path_of_descriptor() const;
 
   // Asks the kernel to bring this into the page cache; does not wait.
   void will_need(uint64_t offset, uint64_t length) const;

@@ -19,6 +19,7 @@
 #include "page_source.h"
 #include "plan.h"
 #include "posix.h"
+#include "working_set_file.h"
 
 namespace reap {
 
@@ -85,6 +86,7 @@ class Prefetcher {
   struct Fetched {
     uint64_t unit;
     Mapping buffer;
+    const uint8_t* bytes;
     Holes holes;
   };
   // Where the units of a job are, and so where their bytes come from.
@@ -98,7 +100,7 @@ class Prefetcher {
   struct Job {
     std::shared_ptr<PrefetchClient> client;
     std::shared_ptr<const Plan> plan;
-    PageSource file;  // the working-set file, while the plan's proof holds
+    std::shared_ptr<WorkingSetFile> file;  // while the plan's proof holds
     Source source = Source::memory_groups;
     Plan memory_groups;
     std::vector<Block> blocks;
@@ -136,7 +138,8 @@ class Prefetcher {
     Job* job = nullptr;
     Step step = Step::fetch_ahead;
     uint64_t unit = 0;
-    Mapping buffer;  // of the pool: to fetch into, or fetched already
+    Mapping buffer;                  // of the pool: to fetch into, or fetched already
+    const uint8_t* bytes = nullptr;  // what was fetched
     Holes holes;
     FileStamp memory_stamp{};  // of the job; the current one if `is_void`
     bool is_connected = false;
@@ -179,9 +182,8 @@ class Prefetcher {
   bool fetch_memory_group(const Job& job, Task& task, uint8_t* buffer);
   bool fetch_block(const Job& job, Task& task, uint8_t* buffer);
   bool check_stamps(const Job& job, Task& task, uint64_t offset);
-  static void lay_out(const Job& job, Task& task, const uint8_t* buffer,
-                      std::vector<Piece>* pieces);
-  void install(const Job& job, Task& task, const uint8_t* buffer, Own& own);
+  static void lay_out(const Job& job, Task& task, std::vector<Piece>* pieces);
+  void install(const Job& job, Task& task, Own& own);
   bool install_run(const Job& job, Task& task, uint64_t offset, const uint8_t* bytes,
                    uint64_t length, const std::function<void()>& look);
   void fill_stretch(const Job& job, Task& task, Mapping& buffer);
