@@ -15,10 +15,11 @@ import { parseArgs } from 'node:util'
 import * as current from '../dist/index.js'
 import { MicroVm, microvmMissing } from '../test/microvm.mjs'
 import { arms } from './firecracker/arms.mjs'
+import { firstRestores, lazySnapshot } from './firecracker/lifetimes.mjs'
 import { printReport } from './firecracker/print.mjs'
 import { checks, makeReport, nameOf } from './firecracker/report.mjs'
 import { installLimitMs, takeSample } from './firecracker/sample.mjs'
-import { filesOf, prepareScene, proveSet } from './firecracker/scene.mjs'
+import { filesOf, prepareScene, proveSet, setsMib } from './firecracker/scene.mjs'
 import { knowHost } from './lib/host-costs.mjs'
 import { abortOnInterrupt } from './lib/interrupt.mjs'
 import { describeMachine, root } from './lib/machine.mjs'
@@ -31,7 +32,7 @@ const hosts = /** @type {const} */ (['idle', 'busy'])
 
 const usage = `usage: npm run bench:firecracker -- [options]
 
-Restores a snapshot of 256 MiB on Firecracker, whose guest then asks for 30 MiB, in turns:
+Restores a snapshot of 256 MiB on Firecracker, whose guest then asks for 30 MiB of it, in turns:
 
   file         Firecracker's File backend: it maps the memory file
   example      the plainest handler, as Firecracker's example has it: one thread, one page a fault
@@ -48,6 +49,7 @@ Restores a snapshot of 256 MiB on Firecracker, whose guest then asks for 30 MiB,
   --caches a,b   of ${caches.join(', ')} (all)
   --hosts a,b    of ${hosts.join(', ')} (all): busy has an endless loop on each core, one restore at a time
   --at-once N,M  so many restores at once (1,8)
+  --set-mib N    the guest asks for so much: ${Object.keys(setsMib).join(', ')} (30)
   --before DIST  the dist folder of another build, for the arm before
   --quick        few rounds: a minute and a half
   --cache DIR    where proofs and the host's costs are kept between runs (build/firecracker-bench)
@@ -89,6 +91,7 @@ function parseOptions() {
       caches: { type: 'string' },
       hosts: { type: 'string' },
       'at-once': { type: 'string', default: '1,8' },
+      'set-mib': { type: 'string', default: '30' },
       before: { type: 'string' },
       quick: { type: 'boolean', default: false },
       cache: { type: 'string', default: join(root, 'build/firecracker-bench') },
@@ -97,8 +100,10 @@ function parseOptions() {
     },
   })
   const there = arms.filter((arm) => arm !== 'before' || values.before !== undefined)
+  const [setMib] = listOf('set of MiB', values['set-mib'], Object.keys(setsMib))
   return {
     ...values,
+    request: setsMib[/** @type {keyof typeof setsMib} */ (Number(setMib))],
     rounds: wholeNumber('--rounds', values.rounds ?? (values.quick ? '3' : '7')),
     arms: listOf('arm', values.arms, there),
     caches: listOf('page cache', values.caches, caches),
@@ -123,47 +128,70 @@ async function measure(options, context, { cache, progress, seed }) {
       options.caches.map((state) => ({ atOnce, cache: state, busy })),
     )
   })
-  /** @type {{ round: number, installMs: number }[]} */
-  const limits = []
-  const perRound = places.length * options.arms.length
-  /** @type {import('./firecracker/sample.mjs').Sample[]} */
-  const samples = []
+  /** @type {{ -readonly [K in 'samples' | 'limits' | 'snapshots' | 'processes']: import('./firecracker/report.mjs').Measured[K][number][] }} */
+  const measured = { samples: [], limits: [], snapshots: [], processes: [] }
+  const { samples } = measured
+  const total = places.length * options.arms.length * options.rounds
+  const { signal } = context
   let startedAt = performance.now()
   let done = 0
-  // The first round is for code that is not compiled yet, and threads and buffers that are not there.
-  for (let round = -1; round < options.rounds; round++) {
-    if (round === 0) startedAt = performance.now()
-    if (context.signal.aborted) return { samples, limits }
-    if (round >= 0) {
-      const installMs = await installLimitMs(context.scene, context.signal)
-      limits.push({ round, installMs })
+  /**
+   * @template T
+   * @param {string} text
+   * @param {() => Promise<T>} take
+   */
+  const taken = async (text, take) => {
+    const leftMs =
+      samples.length > 0
+        ? ((performance.now() - startedAt) / samples.length) * (total - samples.length)
+        : undefined
+    progress.say(text, samples.length / total, leftMs)
+    signal.throwIfAborted()
+    try {
+      return await take()
+    } catch (error) {
+      throw new Error(`${text}: ${/** @type {Error} */ (error).message}`, { cause: error })
     }
-    for (const place of places) {
-      // Drawn for each place of a round, so that no arm always follows the same one.
-      const order = [...options.arms]
-      shuffle(order, randomNumbers(seed + done))
-      for (const arm of order) {
-        const text = `${arm}, ${nameOf(place)}, ${round < 0 ? 'warming up' : `round ${round + 1}`}`
-        const total = perRound * options.rounds
-        const leftMs =
-          samples.length > 0
-            ? ((performance.now() - startedAt) / samples.length) * (total - samples.length)
-            : undefined
-        progress.say(text, samples.length / total, leftMs)
-        if (context.signal.aborted) return { samples, limits }
-        done++
-        try {
-          const sample = await takeSample({ arm, ...place, round }, context, setCache)
+  }
+  const besides = async (/** @type {number} */ round) => {
+    const number = `round ${round + 1}`
+    const installMs = await taken(`installs, ${number}`, () =>
+      installLimitMs(context.scene, signal),
+    )
+    measured.limits.push({ round, installMs })
+    if (options.arms.includes('on-demand')) {
+      const times = await taken(`snapshots, ${number}`, () => lazySnapshot(context))
+      measured.snapshots.push({ round, ...times })
+    }
+    if (options.arms.includes('working-set')) {
+      const times = await taken(`first restores, ${number}`, () => firstRestores(context))
+      measured.processes.push({ round, ...times })
+    }
+  }
+  try {
+    // The first round is for code that is not compiled yet, and threads and buffers that are not there.
+    for (let round = -1; round < options.rounds; round++) {
+      if (round === 0) startedAt = performance.now()
+      if (round >= 0 && options.hosts.includes('idle')) await besides(round)
+      for (const place of places) {
+        // Drawn for each place of a round, so that no arm always follows the same one.
+        const order = [...options.arms]
+        shuffle(order, randomNumbers(seed + done))
+        for (const arm of order) {
+          const when = round < 0 ? 'warming up' : `round ${round + 1}`
+          const sample = await taken(`${arm}, ${nameOf(place)}, ${when}`, () =>
+            takeSample({ arm, ...place, round }, context, setCache),
+          )
+          done++
           if (round >= 0) samples.push(sample)
-        } catch (error) {
-          // A Ctrl-C on a terminal reaches what it has started, too.
-          if (context.signal.aborted) return { samples, limits }
-          throw new Error(`${text}: ${/** @type {Error} */ (error).message}`, { cause: error })
         }
       }
     }
+  } catch (error) {
+    // A Ctrl-C on a terminal reaches what it has started, too.
+    if (!signal.aborted) throw error
   }
-  return { samples, limits }
+  return measured
 }
 
 /** What Firecracker says it is. */
@@ -192,7 +220,7 @@ async function run(options, signal) {
   const cache = await PageCache.open()
   try {
     progress.say('making the snapshot, and recording it')
-    const scene = await prepareScene(folder)
+    const scene = await prepareScene(folder, options.request)
     await proveSet(scene, before ? [current, before] : [current])
     if (options.arms.includes('auto')) {
       const socketPath = join(folder, 'costs.sock')
@@ -210,10 +238,10 @@ async function run(options, signal) {
       seed,
     }
     const context = { scene, folder, signal, ...(before && { before }) }
-    const { samples, limits } = await measure(options, context, { cache, progress, seed })
-    if (samples.length === 0) signal.throwIfAborted()
+    const measured = await measure(options, context, { cache, progress, seed })
+    if (measured.samples.length === 0) signal.throwIfAborted()
     const { pages, extents, memoryMib } = scene
-    return makeReport({ machine, scene: { pages, extents, memoryMib }, samples, limits })
+    return makeReport({ machine, scene: { pages, extents, memoryMib }, ...measured })
   } finally {
     progress.end()
     await cache.close()

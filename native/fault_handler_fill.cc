@@ -86,6 +86,7 @@ FaultHandler::Filled FaultHandler::fill(uint64_t offset, const uint8_t* bytes, u
         const uint64_t pages = result.bytes / page_size;
         ledger_.add(bytes ? Counter::installed : Counter::zero, pages);
         if (purpose == Purpose::prefetch) ledger_.add(Counter::prefetched, pages);
+        if (purpose == Purpose::ahead) ledger_.add(Counter::ahead, pages);
         offset += result.bytes;
         break;
       }
@@ -126,7 +127,7 @@ void FaultHandler::read_around(uint64_t offset) {
 // worst it gets twice the memory it asked for. Only what is at hand, and not while touches are
 // recorded.
 void FaultHandler::install_ahead(uint64_t offset, ServeBuffers& buffers) {
-  constexpr uint64_t kMinRun = 4;
+  constexpr uint64_t kMinRun = 16;
   const uint64_t page_size = memory_.page_size();
   if (prefetches() || page_size >= kHugePage || trace_.is_active()) return;
   const auto is_there = [this](uint64_t begin, uint64_t end) {

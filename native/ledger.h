@@ -20,6 +20,7 @@ enum class Counter : size_t {
   installed,        // pages with bytes, by fault or prefetch
   zero,             // pages installed as zeros without reading
   prefetched,       // of both, those that came before the guest asked
+  ahead,            // of both, those installed ahead of a run of faults
   present,          // installs that found the page there (EEXIST)
   deferred,         // installs put off because of an unread REMOVE (EAGAIN)
   discarded,        // installs that found no registered memory or no VMM (ENOENT, ESRCH)

@@ -17,7 +17,8 @@ using Filled = FaultHandler::Filled;
 // What all restores together may hold fetched: while their VMMs are still starting, and ahead of
 // the workers.
 constexpr size_t kPoolBuffers = 24;
-// Of that, what a restore that has its VM takes: enough for a disk that answers unevenly.
+// Of that, what a restore takes that has its VM or whose reads do not wait: enough for a disk that
+// answers unevenly. A buffer costs most when it is used first.
 constexpr size_t kMostAhead = 8;
 // In nanoseconds. One of 2 GiB to a slow disk takes as long.
 constexpr uint64_t kLongestWrite = 60'000'000'000;
@@ -220,12 +221,13 @@ void Prefetcher::replan(Job& job) {
 // What a reader does: keeps the disk busy while the workers install.
 bool Prefetcher::read_ahead_of(Job& job, Task* task) {
   if (job.over || job.filling || job.replan || !job.waits || !has_units(job)) return false;
-  if (job.connected && job.ready.size() + job.fetching >= kMostAhead) return false;
   return fetch_ahead(job, task);
 }
 
 bool Prefetcher::fetch_ahead(Job& job, Task* task) {
   if (pool_.empty() || job.waits_for_handshake) return false;
+  const bool has_enough = job.ready.size() + job.fetching >= kMostAhead;
+  if (has_enough && (job.connected || !job.waits)) return false;
   task->job = &job;
   task->step = Step::fetch_ahead;
   task->buffer = std::move(pool_.back());

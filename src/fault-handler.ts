@@ -133,6 +133,12 @@ export interface FaultStats {
   readonly zero: number
   /** Of both, those installed before the guest asked. */
   readonly prefetched: number
+  /**
+   * Of both, those installed ahead of a guest that touches its memory in order, or of a VMM that writes a
+   * snapshot of it: after 16 pages in a row, as many as there were, up to 128 KiB with each fault. None while
+   * touches are recorded, or a prefetch goes on.
+   */
+  readonly ahead: number
   /** Installs that found the page there. */
   readonly present: number
   /** Installs put off because the VMM was giving memory back. */

@@ -1,5 +1,4 @@
 import { existsSync } from 'node:fs'
-import { createRequire } from 'node:module'
 import { endianness } from 'node:os'
 import { fileURLToPath } from 'node:url'
 import { getSystemErrorName } from 'node:util'
@@ -153,6 +152,7 @@ export const counterNames = [
   'installed',
   'zero',
   'prefetched',
+  'ahead',
   'present',
   'deferred',
   'discarded',
@@ -194,7 +194,10 @@ export function native(): Addon {
     throw new ReapTraceError('ERR_NATIVE_UNAVAILABLE', 'reap-trace needs a little-endian machine')
   }
   try {
-    loaded = createRequire(import.meta.url)(path) as Addon
+    // Not require(): the loader of modules, which knows no more than this path, takes as long again.
+    const module = { exports: {} as Addon }
+    process.dlopen(module, path)
+    loaded = module.exports
   } catch (cause) {
     throw new ReapTraceError('ERR_NATIVE_UNAVAILABLE', `${path} does not load: ${String(cause)}`, {
       path,

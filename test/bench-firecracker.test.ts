@@ -2,7 +2,7 @@ import { spawnSync } from 'node:child_process'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { printReport } from '../bench/firecracker/print.mjs'
-import { checks, makeReport, nameOf } from '../bench/firecracker/report.mjs'
+import { checks, type Measured, makeReport, nameOf } from '../bench/firecracker/report.mjs'
 import type { Sample } from '../bench/firecracker/sample.mjs'
 import { cpuMsOf, ownCpuMs } from '../bench/lib/cpu-time.mjs'
 import { root } from '../bench/lib/machine.mjs'
@@ -35,10 +35,8 @@ const samplesOf = (
     counts: [{ faults: 7, lateFaults: 2, residualFaults: 0 }],
     ...more,
   }))
-const reportOf = (
-  samples: readonly Sample[],
-  limits: readonly { round: number; installMs: number }[] = [],
-) => makeReport({ machine, scene, samples, limits })
+const reportOf = (samples: readonly Sample[], more: Partial<Measured> = {}) =>
+  makeReport({ machine, scene, samples, limits: [], snapshots: [], processes: [], ...more })
 const printed = (report: object) => {
   let text = ''
   printReport(JSON.parse(JSON.stringify(report)), { write: (part: string) => (text += part) })
@@ -90,11 +88,23 @@ describe('the report of restores on Firecracker', () => {
         ...samplesOf('reap', place('warm', 8), [300]),
         ...samplesOf('file', place('warm'), [20]),
       ],
-      [{ round: 0, installMs: 10 }],
+      { limits: [{ round: 0, installMs: 10 }] },
     )
     expect(ratios.cpuOursOverReap).toMatchObject({ value: 0.8, met: true })
     expect(ratios.burstOverLimitWarm).toMatchObject({ value: 3, met: false })
     expect(installLimitMs?.median).toBe(10)
+  })
+
+  test('has snapshots of lazily restored VMs, and first restores of processes', () => {
+    const report = reportOf(samplesOf('working-set', place('warm'), [10]), {
+      snapshots: [{ round: 0, lazyMs: 300, residentMs: 200 }],
+      processes: [{ round: 0, firstMs: 26, tenthMs: 20 }],
+    })
+    expect(report.ratios.lazySnapshotOverResident).toMatchObject({ value: 1.5, met: true })
+    expect(report.ratios.firstOverTenth).toMatchObject({ value: 1.3, met: false })
+    expect(printed(report)).toMatch(
+      /^full snapshot of a lazily restored VM: 300\.0 ms .*\nfull snapshot of a resident VM: 200\.0 ms .*\nfirst restore of a process: 26\.0 ms /m,
+    )
   })
 
   test('sets auto against the best arm of the place where it is worst, and not another build', () => {

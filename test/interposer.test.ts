@@ -134,7 +134,8 @@ describe('the memory file', () => {
     expect(await handler.prefetched).toMatchObject({ pages: 200, complete: true })
     expect(await place.vmm.present(0, PAGES)).toMatchObject({ count: 200 })
     expect(await place.vmm.verify(place.memoryFile)).toMatchObject({ wrongCount: 0 })
-    expect((await handler.close()).stats).toMatchObject({ residualFaults: PAGES - 200 })
+    const { residualFaults, ahead } = (await handler.close()).stats
+    expect(residualFaults + ahead).toBe(PAGES - 200)
   })
 
   test.each([

@@ -29,7 +29,8 @@ describe.skipIf(missing)('demo --firecracker', () => {
     expect(report.arms['on-demand'].warm.faults).toBeGreaterThanOrEqual(7680)
     expect(report.arms['working-set'].warm.residualFaults).toBe(0)
     expect(report.otherInput).toMatchObject({ identical: true })
-    expect(report.otherInput.residualFaults).toBeGreaterThanOrEqual(128)
+    // It goes through 128 other pages in order, of which the first 16 come one by one.
+    expect(report.otherInput.residualFaults).toBeGreaterThanOrEqual(16)
     expect(await readdir(folder)).toEqual([])
   })
 

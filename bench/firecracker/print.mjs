@@ -7,7 +7,7 @@ import { figure, ratioLines } from '../lib/figures.mjs'
  * @param {{ write(text: string): unknown }} stream
  */
 export function printReport(report, stream) {
-  const { machine, ratios, results, installLimitMs, answers, wrong, scene } = report
+  const { machine, ratios, results, answers, wrong, scene } = report
   const line = (text = '') => stream.write(`${text}\n`)
   const row = (/** @type {string} */ name, /** @type {readonly string[]} */ values) =>
     line(`${name.padEnd(20)}${values.map((value) => value.padStart(10)).join('')}`.trimEnd())
@@ -29,10 +29,17 @@ export function printReport(report, stream) {
     'ms; all: until the last guest had answered, median and quartiles of the rounds; VM: of each, since\n' +
       'the same start; CPU: of all processes, a restore; faults that a handler had to answer, a VM',
   )
-  if (installLimitMs) {
-    const { median, p25, p75 } = installLimitMs
-    const [middle, ...quartiles] = [median, p25, p75].map((value) => figure(value))
-    line(`limit of installing the set: ${middle} ms (${quartiles.join(' to ')})`)
+  const beside = /** @type {const} */ ([
+    ['limit of installing the set', report.installLimitMs],
+    ['full snapshot of a lazily restored VM', report.lazySnapshotMs],
+    ['full snapshot of a resident VM', report.residentSnapshotMs],
+    ['first restore of a process', report.firstRestoreMs],
+    ['tenth restore of a process', report.tenthRestoreMs],
+  ])
+  for (const [what, times] of beside) {
+    if (!times) continue
+    const [middle, low, high] = [times.median, times.p25, times.p75].map((value) => figure(value))
+    line(`${what}: ${middle} ms (${low} to ${high})`)
   }
   line()
   for (const text of ratioLines(ratios)) line(text)

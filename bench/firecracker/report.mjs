@@ -9,7 +9,7 @@ import { pairedRatio } from '../replay/report.mjs'
  * @typedef {'cold' | 'warm'} Cache
  * @typedef {(sample: Sample) => number} Field
  * @typedef {import('../lib/figures.mjs').Ratio & { place?: string }} Ratio
- * @typedef {{ machine: Record<string, unknown>, scene: { memoryMib: number, pages: number, extents: number }, samples: readonly Sample[], limits: readonly { round: number, installMs: number }[] }} Measured
+ * @typedef {{ machine: Record<string, unknown>, scene: { memoryMib: number, pages: number, extents: number }, samples: readonly Sample[], limits: readonly { round: number, installMs: number }[], snapshots: readonly ({ round: number } & import('./lifetimes.mjs').SnapshotTimes)[], processes: readonly ({ round: number } & import('./lifetimes.mjs').ProcessTimes)[] }} Measured
  */
 
 /** What each ratio should be (bench/README.md says what it is of); none where nothing is promised. */
@@ -30,6 +30,8 @@ const targets = /** @type {const} */ ({
   burstOverLimitWarm: ['at most', 1.05],
   burstColdOverWarm: ['at most', 1.2],
   cpuOursOverReap: ['at most', 0.8],
+  lazySnapshotOverResident: ['at most', 2],
+  firstOverTenth: ['at most', 1.2],
   fileOverOursCold: undefined,
   fileOverOursWarm: undefined,
   burstFileOverOursCold: undefined,
@@ -111,8 +113,8 @@ const summed = (one, other) =>
     }),
   )
 
-/** @param {Pick<Measured, 'samples' | 'limits'>} measured */
-function ratiosOf({ samples, limits }) {
+/** @param {Omit<Measured, 'machine' | 'scene'>} measured */
+function ratiosOf({ samples, limits, snapshots, processes }) {
   const places = placesOf(samples)
   const most = Math.max(...places.map(({ atOnce }) => atOnce))
   const alone = { atOnce: 1, busy: false }
@@ -166,6 +168,8 @@ function ratiosOf({ samples, limits }) {
       times('working-set', 'warm', burst),
     ),
     cpuOursOverReap: pairedRatio(cpu('working-set'), cpu('reap')),
+    lazySnapshotOverResident: snapshots.map(({ lazyMs, residentMs }) => lazyMs / residentMs),
+    firstOverTenth: processes.map(({ firstMs, tenthMs }) => firstMs / tenthMs),
     fileOverOursCold: overOurs('file', 'cold'),
     fileOverOursWarm: overOurs('file', 'warm'),
     burstFileOverOursCold: overOurs('file', 'cold', burst),
@@ -207,7 +211,7 @@ function summarize(samples) {
  *
  * @param {Measured} measured
  */
-export function makeReport({ machine, scene, samples, limits }) {
+export function makeReport({ machine, scene, samples, limits, snapshots, processes }) {
   const results = Object.fromEntries(
     placesOf(samples).map((place) => [
       nameOf(place),
@@ -220,14 +224,20 @@ export function makeReport({ machine, scene, samples, limits }) {
   )
   return {
     machine,
-    ratios: ratiosOf({ samples, limits }),
+    ratios: ratiosOf({ samples, limits, snapshots, processes }),
     results,
     installLimitMs: summary(limits.map(({ installMs }) => installMs)),
+    lazySnapshotMs: summary(snapshots.map(({ lazyMs }) => lazyMs)),
+    residentSnapshotMs: summary(snapshots.map(({ residentMs }) => residentMs)),
+    firstRestoreMs: summary(processes.map(({ firstMs }) => firstMs)),
+    tenthRestoreMs: summary(processes.map(({ tenthMs }) => tenthMs)),
     answers: samples.reduce((sum, { atOnce }) => sum + atOnce, 0),
     wrong: samples.reduce((sum, { wrong }) => sum + wrong, 0),
     scene,
     samples,
     limits,
+    snapshots,
+    processes,
   }
 }
 

@@ -8,7 +8,6 @@ import { keepCoresBusy } from '../lib/busy-cores.mjs'
 import { cpuMsOf, ownCpuMs } from '../lib/cpu-time.mjs'
 import { runLimit } from '../replay/limits.mjs'
 import { prepare } from './arms.mjs'
-import { REQUEST } from './scene.mjs'
 
 /**
  * @typedef {object} Sample
@@ -53,7 +52,7 @@ async function every(/** @type {readonly (Promise<unknown> | undefined)[]} */ pr
  */
 async function answersRight(vm, scene) {
   try {
-    return (await vm.answer(REQUEST)).requests === scene.requests
+    return (await vm.answer(scene.request)).requests === scene.requests
   } catch (error) {
     if (vm.output.includes('WRONG')) return false
     throw error
@@ -85,7 +84,7 @@ export async function takeSample(what, context, setCache) {
         const place = { vm, scene, socketPath, cache, signal, ...(before && { before }) }
         restores[i] = await prepare(arm, place)
         // It waits in the console for the guest.
-        vm.send(REQUEST)
+        vm.send(scene.request)
       }),
     )
     const pids = [...vms, ...restores].flatMap(({ pid }) => pid ?? [])

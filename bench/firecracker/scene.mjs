@@ -8,8 +8,8 @@ import { MicroVm } from '../../test/microvm.mjs'
 import { cachedSnapshot } from '../../test/microvm-snapshot.mjs'
 import { packReapPages } from '../lib/reap-handler.mjs'
 
-/** Walks 30 MiB of the guest's memory (native/guest/microvm). */
-export const REQUEST = 'm'
+/** What the guest can be asked for (native/guest/microvm): MiB of its memory, by request. */
+export const setsMib = /** @type {const} */ ({ 10: 's', 30: 'm', 64: 'l' })
 const MEMORY_MIB = 256
 
 /**
@@ -22,20 +22,22 @@ const MEMORY_MIB = 256
  * @property {number} pages of the working set
  * @property {number} extents
  * @property {number} memoryMib
+ * @property {import('../../test/microvm.mjs').Request} request
  * @property {number} requests how many the guest has had with the one that is measured
  */
 
 /**
- * The snapshot is kept between runs, its working set recorded in each: into `folder`.
+ * The snapshot is kept between runs, the working set of a request recorded in each: into `folder`.
  *
  * @param {string} folder
+ * @param {import('../../test/microvm.mjs').Request} request
  * @returns {Promise<Scene>}
  */
-export async function prepareScene(folder) {
+export async function prepareScene(folder, request) {
   const boot = { memoryMib: MEMORY_MIB }
   // Filled: what no request asks for has to be read from somewhere, too.
   const { vmstate, memoryFile } = await cachedSnapshot('bench', { boot, filled: true })
-  const { trace, requests } = await recorded({ vmstate, memoryFile, folder })
+  const { trace, requests } = await recorded({ vmstate, memoryFile, folder, request })
   const set = WorkingSet.fromTraces([trace])
   const file = (/** @type {string} */ kind) => join(folder, kind)
   const pageList = file('pages')
@@ -52,19 +54,20 @@ export async function prepareScene(folder) {
     pages: set.pages,
     extents: set.extents.length,
     memoryMib: MEMORY_MIB,
+    request,
     requests,
   }
 }
 
-/** @param {{ vmstate: string, memoryFile: string, folder: string }} snapshot */
-async function recorded({ vmstate, memoryFile, folder }) {
+/** @param {Pick<Scene, 'vmstate' | 'memoryFile' | 'request'> & { folder: string }} what */
+async function recorded({ vmstate, memoryFile, folder, request }) {
   const socketPath = join(folder, 'recording.sock')
   const vm = await MicroVm.start()
   const handler = await serve({ socketPath, memoryFile })
   try {
-    vm.send(REQUEST)
+    vm.send(request)
     await vm.load({ vmstate, uffdSocket: socketPath })
-    const { requests } = await vm.answer(REQUEST)
+    const { requests } = await vm.answer(request)
     return { trace: handler.takeTrace(), requests }
   } finally {
     await vm.kill()

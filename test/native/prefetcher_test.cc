@@ -39,8 +39,10 @@ void prefetch(Prefetcher& prefetcher, const std::shared_ptr<Client>& client, Pla
   client->wait_for_prefetched();
 }
 
-// What has been read when the worker is about to install the `held`th group of sixty, of which the
-// pool's 24 were there before the VM came.
+// What a restore has fetched before its VM comes: as much as the pool has where reads wait.
+uint64_t fetched_before_the_vm(bool cold) { return cold ? 24 : 8; }
+
+// What has been read when the worker is about to install the `held`th group of sixty.
 uint64_t read_while_installing(Restore& restore, uint64_t held, bool cold) {
   fixture::Hooks hooks;
   std::vector<uint32_t> order;
@@ -55,7 +57,7 @@ uint64_t read_while_installing(Restore& restore, uint64_t held, bool cold) {
   const auto client = std::make_shared<Client>(restore);
   prefetcher.start(client, shared(write_working_set(restore, fixture::one_page_groups(order))));
   const auto groups_read = [&] { return restore.get(Counter::bytes_read) / 4096; };
-  fixture::eventually([&] { return groups_read() == 24; });
+  fixture::eventually([&] { return groups_read() == fetched_before_the_vm(cold); });
   prefetcher.connected(client.get());
   hold.wait_until_held();
   CHECK(!fixture::Flag().set_within_a_moment());
@@ -135,23 +137,28 @@ TEST(an_empty_working_set_is_prefetched_at_once) {
 
 TEST(what_is_fetched_before_the_handshake_is_bounded) {
   constexpr uint32_t kGroups = 60;
-  constexpr uint64_t kPool = 24;
-  Restore restore;
-  if (!restore.missing().empty()) SKIP(restore.missing());
-  std::vector<uint32_t> order;
-  for (uint32_t page = 0; page < kGroups; ++page) order.push_back(page);
-  Prefetcher prefetcher(2);
-  const auto client = std::make_shared<Client>(restore);
-  prefetcher.start(client, shared(write_working_set(restore, fixture::one_page_groups(order))));
-  fixture::eventually([&] { return restore.get(Counter::bytes_read) >= kPool * 4096; });
-  CHECK(!fixture::Flag().set_within_a_moment());
-  fixture::eventually([&] { return prefetcher.busy_workers() == 0; });
-  CHECK_EQ(restore.get(Counter::bytes_read), kPool * 4096);
-  CHECK_EQ(restore.get(Counter::prefetched), 0);
-  prefetcher.connected(client.get());
-  CHECK_EQ(client->wait_for_prefetched().pages, kGroups);
-  for (const uint32_t page : order) CHECK(restore.has_file_bytes(page));
-  CHECK_EQ(restore.get(Counter::bytes_read), kGroups * 4096);
+  for (const bool cold : {true, false}) {
+    check::about = cold ? "cold" : "warm";
+    Restore restore;
+    if (!restore.missing().empty()) SKIP(restore.missing());
+    fixture::Hooks hooks;
+    if (cold) reap::hooks::is_cold = [] { return true; };
+    const uint64_t bound = fetched_before_the_vm(cold) * 4096;
+    std::vector<uint32_t> order;
+    for (uint32_t page = 0; page < kGroups; ++page) order.push_back(page);
+    Prefetcher prefetcher(2);
+    const auto client = std::make_shared<Client>(restore);
+    prefetcher.start(client, shared(write_working_set(restore, fixture::one_page_groups(order))));
+    fixture::eventually([&] { return restore.get(Counter::bytes_read) >= bound; });
+    CHECK(!fixture::Flag().set_within_a_moment());
+    fixture::eventually([&] { return prefetcher.busy_workers() == 0; });
+    CHECK_EQ(restore.get(Counter::bytes_read), bound);
+    CHECK_EQ(restore.get(Counter::prefetched), 0);
+    prefetcher.connected(client.get());
+    CHECK_EQ(client->wait_for_prefetched().pages, kGroups);
+    for (const uint32_t page : order) CHECK(restore.has_file_bytes(page));
+    CHECK_EQ(restore.get(Counter::bytes_read), kGroups * 4096);
+  }
 }
 
 TEST(readers_fetch_ahead_of_a_worker_where_reads_wait_for_the_disk) {
@@ -277,6 +284,7 @@ TEST(what_a_guest_waits_for_comes_next_whether_it_was_fetched_or_not) {
   if (!restore.missing().empty()) SKIP(restore.missing());
   std::vector<uint32_t> order;
   for (uint32_t page = 0; page < 60; ++page) order.push_back(page);
+  reap::hooks::is_cold = [] { return true; };
   fixture::Hold hold;
   int installs = 0;
   reap::hooks::before_prefetch_install = [&] {
@@ -288,7 +296,8 @@ TEST(what_a_guest_waits_for_comes_next_whether_it_was_fetched_or_not) {
   Prefetcher prefetcher(1);
   const auto client = std::make_shared<Client>(restore);
   prefetcher.start(client, shared(write_working_set(restore, fixture::one_page_groups(order))));
-  fixture::eventually([&] { return restore.get(Counter::bytes_read) == uint64_t{24} * 4096; });
+  const uint64_t fetched = fetched_before_the_vm(true) * 4096;
+  fixture::eventually([&] { return restore.get(Counter::bytes_read) == fetched; });
   prefetcher.connected(client.get());
   hold.wait_until_held();
   prefetcher.bring_next(client.get(), 20 * 4096);

@@ -1,0 +1,55 @@
+// @ts-check
+// A process that has never used the library restores one VM ten times, and sends how long each took.
+import { join } from 'node:path'
+import { performance } from 'node:perf_hooks'
+import { serve } from '../../dist/index.js'
+import { MicroVm } from '../../test/microvm.mjs'
+
+const RESTORES = 10
+
+/**
+ * Has the code of the client of Firecracker's API compiled, which is none of ours.
+ *
+ * @param {import('./scene.mjs').Scene} scene
+ */
+async function restoreWithoutUs({ vmstate, memoryFile, request }) {
+  const vm = await MicroVm.start()
+  try {
+    await vm.load({ vmstate, memoryFile })
+    await vm.ask(request)
+  } finally {
+    await vm.kill()
+  }
+}
+
+/**
+ * @param {import('./scene.mjs').Scene} scene
+ * @param {string} socketPath
+ */
+async function restoreMs({ vmstate, memoryFile, workingSet, request }, socketPath) {
+  const vm = await MicroVm.start()
+  vm.send(request)
+  const startedAt = performance.now()
+  const handler = await serve({ socketPath, memoryFile, workingSet, onBadWorkingSet: 'fail' })
+  handler.closed.catch(() => {})
+  try {
+    await vm.load({ vmstate, uffdSocket: socketPath })
+    await vm.answer(request)
+    const ms = performance.now() - startedAt
+    const { complete, error } = await handler.prefetched
+    if (!complete) throw error ?? new Error('a prefetch ended before its end')
+    return ms
+  } finally {
+    await vm.kill()
+    await handler.close().catch(() => {})
+  }
+}
+
+process.once('message', async (/** @type {any} */ { scene, folder }) => {
+  await restoreWithoutUs(scene)
+  const times = []
+  while (times.length < RESTORES) {
+    times.push(await restoreMs(scene, join(folder, `ten-${process.pid}.sock`)))
+  }
+  process.send?.(times, () => process.disconnect())
+})
