@@ -7,7 +7,7 @@
 // guest's answer. bench/README.md says what each figure means.
 import { randomInt } from 'node:crypto'
 import { existsSync } from 'node:fs'
-import { mkdir, mkdtemp, rm } from 'node:fs/promises'
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { performance } from 'node:perf_hooks'
 import { pathToFileURL } from 'node:url'
@@ -15,6 +15,7 @@ import { parseArgs } from 'node:util'
 import * as current from '../dist/index.js'
 import { MicroVm, microvmMissing } from '../test/microvm.mjs'
 import { arms } from './firecracker/arms.mjs'
+import { drawBurst } from './firecracker/chart.mjs'
 import { firstRestores, lazySnapshot } from './firecracker/lifetimes.mjs'
 import { printReport } from './firecracker/print.mjs'
 import { checks, makeReport, nameOf } from './firecracker/report.mjs'
@@ -40,7 +41,8 @@ Restores a snapshot of 256 MiB on Firecracker, whose guest then asks for 30 MiB 
   on-demand    ours, without a working set
   record       the same, which notes the pages
   working-set  ours, of a proven set
-  before       the same by another build (--before)
+  held         the same, the guest resumed when the set is there
+  before       working-set by another build (--before)
   page-cache   ours without a handler: prefetchPageCache() beside File
   auto         prepareRestore(), which chooses
 
@@ -53,6 +55,7 @@ Restores a snapshot of 256 MiB on Firecracker, whose guest then asks for 30 MiB 
   --before DIST  the dist folder of another build, for the arm before
   --quick        few rounds: a minute and a half
   --cache DIR    where proofs and the host's costs are kept between runs (build/firecracker-bench)
+  --chart FILE   write when the VMs of the burst had answered as an SVG
   --json         one object with every sample on stdout
 
 FIRECRACKER names the binary (build/firecracker/firecracker, of scripts/fetch-firecracker.mjs).
@@ -95,6 +98,7 @@ function parseOptions() {
       before: { type: 'string' },
       quick: { type: 'boolean', default: false },
       cache: { type: 'string', default: join(root, 'build/firecracker-bench') },
+      chart: { type: 'string' },
       json: { type: 'boolean', default: false },
       help: { type: 'boolean', short: 'h', default: false },
     },
@@ -272,6 +276,8 @@ async function main() {
   const report = await run(options, interrupted)
   if (options.json) process.stdout.write(`${JSON.stringify(report)}\n`)
   else printReport(report, process.stdout)
+  // After the samples, which a chart that cannot be drawn or written must not cost.
+  if (options.chart) await writeFile(options.chart, drawBurst(report))
   const failed = checks(report)
   for (const text of failed) process.stderr.write(`failed: ${text}\n`)
   if (interrupted?.aborted) process.exitCode = 130

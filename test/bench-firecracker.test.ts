@@ -1,6 +1,7 @@
 import { spawnSync } from 'node:child_process'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
+import { drawBurst } from '../bench/firecracker/chart.mjs'
 import { printReport } from '../bench/firecracker/print.mjs'
 import { checks, type Measured, makeReport, nameOf } from '../bench/firecracker/report.mjs'
 import type { Sample } from '../bench/firecracker/sample.mjs'
@@ -135,6 +136,23 @@ describe('the report of restores on Firecracker', () => {
     expect(text.indexOf('\nauto')).toBeLessThan(text.indexOf('\nfile'))
     expect(text).toMatch(/^autoOverBest +0\.58 .* at most 1\.05$/m)
     expect(text).toContain('32 of 32 answers right; 1,000 pages in 500 runs')
+  })
+
+  test('is drawn as a burst, a step for each VM that has answered', () => {
+    const chart = drawBurst(
+      reportOf([
+        ...samplesOf('reap', place('warm', 2), [40, 40], { vmMs: [20, 40] }),
+        ...samplesOf('working-set', place('warm', 2), [30, 30], { vmMs: [30, 10] }),
+        ...samplesOf('working-set', place('cold', 2), [20]),
+        ...samplesOf('working-set', place('cold', 1), [900]),
+      ]),
+    )
+    expect(chart).toMatch(/^<svg .*<\/svg>\n$/s)
+    // Of 300 for 40 ms, from 490 on; of 260 for two VMs.
+    const steps = '565,310 565,180 715,180 715,50'
+    expect(chart).toContain(`data-arm="working-set" points="${steps}"`)
+    expect(chart.match(/<polyline/g)).toHaveLength(3)
+    expect(() => drawBurst(reportOf(samplesOf('reap', place('cold'), [9])))).toThrow(TypeError)
   })
 
   test('fails for wrong answers and residual faults, and for nothing that is slow', () => {

@@ -31,8 +31,8 @@ import { PlainHandler, ReapHandler } from '../lib/reap-handler.mjs'
 const loadFile = ({ vm, scene: { vmstate, memoryFile } }) => vm.load({ vmstate, memoryFile })
 
 /** @param {Place} place */
-const loadUffd = ({ vm, scene: { vmstate }, socketPath }) =>
-  vm.load({ vmstate, uffdSocket: socketPath })
+const loadUffd = ({ vm, scene: { vmstate }, socketPath }, resume = true) =>
+  vm.load({ vmstate, uffdSocket: socketPath, resume })
 
 /** @param {Place} place @returns {Restore} */
 const file = (place) => ({
@@ -106,11 +106,11 @@ const closed = (/** @type {{ close(): Promise<unknown> } | undefined} */ session
 
 /**
  * @param {Place} place
- * @param {{ record?: boolean, workingSet?: string }} options
+ * @param {{ record?: boolean, workingSet?: string, held?: boolean }} options
  * @param {typeof import('../../dist/index.js')} [build]
  * @returns {Restore}
  */
-function ours(place, options, { serve } = current) {
+function ours(place, { held = false, ...options }, { serve } = current) {
   const { socketPath, scene } = place
   const { memoryFile } = scene
   /** @type {import('../../dist/index.js').FaultHandler | undefined} */
@@ -120,7 +120,10 @@ function ours(place, options, { serve } = current) {
       handler = await serve({ socketPath, memoryFile, ...options, onBadWorkingSet: 'fail' })
       // A failure ends the VM, and with it the wait for its answer.
       handler.closed.catch(() => {})
-      await loadUffd(place)
+      await loadUffd(place, !held)
+      if (!held) return
+      await handler.prefetched
+      await place.vm.setState('Resumed')
     },
     settled: async () => {
       if (options.workingSet && handler) await broughtBySet(handler)
@@ -199,6 +202,7 @@ const prepares = {
   'on-demand': (place) => ours(place, { record: false }),
   record: (place) => ours(place, { record: true }),
   'working-set': (place) => ours(place, { workingSet: place.scene.workingSet }),
+  held: (place) => ours(place, { workingSet: place.scene.workingSet, held: true }),
   before,
   'page-cache': pageCache,
   auto,

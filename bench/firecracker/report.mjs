@@ -82,9 +82,9 @@ function autoOverBest(/** @type {ReturnType<typeof placesOf>} */ places) {
   const idle = places.filter(({ busy }) => !busy)
   const found = idle.flatMap((place) => {
     const { samples } = place
-    // Not the build of before: it is not there to be chosen.
+    // Not those that are not there to be chosen.
     const others = distinct(samples.map(({ arm }) => arm)).filter(
-      (arm) => arm !== 'auto' && arm !== 'before',
+      (arm) => !['auto', 'before', 'held'].includes(arm),
     )
     const time = (/** @type {string} */ arm) =>
       median([...byRound(samples, arm).values()]) ?? Infinity

@@ -1,23 +1,19 @@
 // @ts-check
 // The time to response against the size of the working set, as an SVG: two panels, one for each state
-// of the page cache, both axes logarithmic. The colours can be read on white and on black.
+// of the page cache, both axes logarithmic.
+import { captionOf, colours, place, spread, svg } from '../lib/svg.mjs'
 import { arms, caches, nameOf, sizes } from './cells.mjs'
 
 const WIDTH = 900
 const HEIGHT = 430
 const PANEL = { width: 290, height: 290, top: 50, lefts: [70, 505] }
 const MIB = 2 ** 20
-/** Told apart by people who do not tell red from green (after Okabe and Ito). */
 const COLOURS = /** @type {Record<string, string>} */ ({
-  'kernel-file': '#8a8a8a',
-  'on-demand': '#d55e00',
-  reap: '#0080c8',
-  'working-set': '#009e73',
+  'kernel-file': colours.grey,
+  'on-demand': colours.vermilion,
+  reap: colours.blue,
+  'working-set': colours.green,
 })
-
-const place = (/** @type {number} */ value) => Math.round(value * 10) / 10
-const escaped = (/** @type {string} */ text) =>
-  text.replace(/[&<>]/g, (sign) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;' })[sign] ?? sign)
 
 /** Powers of ten around the values. @param {readonly number[]} values */
 function decades(values) {
@@ -39,15 +35,6 @@ function linesOf({ results, scenes }) {
       }),
     })),
   )
-}
-
-/** Moves labels apart that would stand on each other. @param {{ y: number }[]} labels */
-function spread(labels) {
-  labels.sort((a, b) => a.y - b.y)
-  for (let i = 1; i < labels.length; i++) {
-    const [above, label] = [labels[i - 1], labels[i]]
-    if (above && label) label.y = Math.max(label.y, above.y + 14)
-  }
 }
 
 /**
@@ -76,13 +63,13 @@ export function drawChart(report) {
       `<text class="title" x="${left}" y="${PANEL.top - 16}">page cache ${caches[i]}</text>`,
       ...ticks.flatMap((ms) => [
         `<line class="grid" x1="${left}" y1="${yOf(ms)}" x2="${right}" y2="${yOf(ms)}"/>`,
-        `<text class="tick" text-anchor="end" x="${left - 6}" y="${yOf(ms) + 4}">${ms.toLocaleString('en-US')}</text>`,
+        `<text text-anchor="end" x="${left - 6}" y="${yOf(ms) + 4}">${ms.toLocaleString('en-US')}</text>`,
       ]),
       ...mibs.flatMap((mib) => [
         `<line class="grid" x1="${xOf(mib)}" y1="${PANEL.top}" x2="${xOf(mib)}" y2="${bottom}"/>`,
-        `<text class="tick" text-anchor="middle" x="${xOf(mib)}" y="${bottom + 18}">${mib.toLocaleString('en-US')}</text>`,
+        `<text text-anchor="middle" x="${xOf(mib)}" y="${bottom + 18}">${mib.toLocaleString('en-US')}</text>`,
       ]),
-      `<text class="axis" text-anchor="middle" x="${left + PANEL.width / 2}" y="${bottom + 38}">working set, MiB</text>`,
+      `<text text-anchor="middle" x="${left + PANEL.width / 2}" y="${bottom + 38}">working set, MiB</text>`,
     ]
     const labels = []
     for (const { arm, points } of lines) {
@@ -106,20 +93,14 @@ export function drawChart(report) {
     return out
   }
 
-  const { kernel, cpu, node, commit, date, rounds } = report.machine
-  const day = String(date).slice(0, 10)
-  const caption = `${kernel}, ${cpu}, Node ${node}, ${commit}, ${day}; medians and quartiles of up to ${rounds} rounds`
-  return `${[
-    `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${HEIGHT}" width="${WIDTH}" height="${HEIGHT}" role="img" aria-label="Time to response against the size of the working set">`,
-    '<style>',
-    'text { font: 12px system-ui, "DejaVu Sans", sans-serif; fill: #808080 }',
-    '.title { font-weight: 600; font-size: 13px } .label { font-weight: 600 } .caption { font-size: 11px }',
-    '.grid { stroke: #808080; stroke-opacity: 0.25 }',
-    'polyline { fill: none; stroke-width: 2; stroke-linejoin: round } .whisker { stroke-width: 1.5 }',
-    '</style>',
-    `<text class="axis" text-anchor="middle" transform="translate(18 ${PANEL.top + PANEL.height / 2}) rotate(-90)">restore request to response, ms</text>`,
+  const caption = captionOf(
+    report.machine,
+    `medians and quartiles of up to ${report.machine.rounds} rounds`,
+  )
+  const label = 'Time to response against the size of the working set'
+  return svg({ width: WIDTH, height: HEIGHT, label }, [
+    `<text text-anchor="middle" transform="translate(18 ${PANEL.top + PANEL.height / 2}) rotate(-90)">restore request to response, ms</text>`,
     ...panels.flatMap(drawPanel),
-    `<text class="caption" x="${PANEL.lefts[0]}" y="${HEIGHT - 12}">${escaped(caption)}</text>`,
-    '</svg>',
-  ].join('\n')}\n`
+    `<text class="caption" x="${PANEL.lefts[0]}" y="${HEIGHT - 12}">${caption}</text>`,
+  ])
 }

@@ -1,6 +1,7 @@
 // @ts-check
 // Which way is the fastest where, as an SVG: a row for each guest, trace and state of the page cache,
-// with a mark for each arm on a logarithmic axis. The colours can be read on white and on black.
+// with a mark for each arm on a logarithmic axis.
+import { captionOf, colours, escaped, place, svg } from '../lib/svg.mjs'
 import { choosable, nameOf } from './cells.mjs'
 
 const LEFT = 250
@@ -8,17 +9,13 @@ const WIDTH = 900
 const RIGHT = 40
 const TOP = 60
 const ROW = 22
-/** Told apart by people who do not tell red from green (after Okabe and Ito), and by their shapes. */
+/** Told apart by their shapes, too. */
 const ARMS = /** @type {const} */ ([
-  ['kernel-file', '#8a8a8a', 'square'],
-  ['page-cache', '#cc79a7', 'triangle'],
-  ['working-set', '#009e73', 'circle'],
-  ['auto', '#d55e00', 'ring'],
+  ['kernel-file', colours.grey, 'square'],
+  ['page-cache', colours.purple, 'triangle'],
+  ['working-set', colours.green, 'circle'],
+  ['auto', colours.vermilion, 'ring'],
 ])
-
-const place = (/** @type {number} */ value) => Math.round(value * 10) / 10
-const escaped = (/** @type {string} */ text) =>
-  text.replace(/[&<>]/g, (sign) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;' })[sign] ?? sign)
 
 /** @param {string} shape @param {number} x @param {number} y @param {string} colour */
 function mark(shape, x, y, colour) {
@@ -64,18 +61,13 @@ export function drawChoices(report) {
     (ms) => Math.log10(ms) >= low && Math.log10(ms) <= high,
   )
   const bottom = TOP + rows.length * ROW
-  const { kernel, cpu, node, commit, date, rounds } = report.machine
-  const caption = `${kernel}, ${cpu}, Node ${node}, ${commit}, ${String(date).slice(0, 10)}; medians of up to ${rounds} rounds`
   const legend = ARMS.map(([arm, colour, shape], i) => {
     const x = LEFT + 10 + i * 140
     return `${mark(shape, x, 22, colour)}<text x="${x + 14}" y="26" style="fill: ${colour}; font-weight: 600">${arm}</text>`
   })
-  return `${[
-    `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${bottom + 70}" width="${WIDTH}" height="${bottom + 70}" role="img" aria-label="Time to response of each way to restore, and of the choice">`,
-    '<style>',
-    'text { font: 12px system-ui, "DejaVu Sans", sans-serif; fill: #808080 } .caption { font-size: 11px }',
-    '.grid { stroke: #808080; stroke-opacity: 0.25 }',
-    '</style>',
+  const label = 'Time to response of each way to restore, and of the choice'
+  const caption = captionOf(report.machine, `medians of up to ${report.machine.rounds} rounds`)
+  return svg({ width: WIDTH, height: bottom + 70, label }, [
     ...legend,
     ...ticks.flatMap((ms) => [
       `<line class="grid" x1="${xOf(ms)}" y1="${TOP - 12}" x2="${xOf(ms)}" y2="${bottom}"/>`,
@@ -90,7 +82,6 @@ export function drawChoices(report) {
       ]
     }),
     `<text text-anchor="middle" x="${(LEFT + WIDTH - RIGHT) / 2}" y="${bottom + 36}">restore request to response, ms</text>`,
-    `<text class="caption" x="10" y="${bottom + 58}">${escaped(caption)}</text>`,
-    '</svg>',
-  ].join('\n')}\n`
+    `<text class="caption" x="10" y="${bottom + 58}">${caption}</text>`,
+  ])
 }
