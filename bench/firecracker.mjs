@@ -16,11 +16,12 @@ import * as current from '../dist/index.js'
 import { MicroVm, microvmMissing } from '../test/microvm.mjs'
 import { arms } from './firecracker/arms.mjs'
 import { drawBurst } from './firecracker/chart.mjs'
-import { firstRestores, lazySnapshot } from './firecracker/lifetimes.mjs'
+import { firstRestores } from './firecracker/first-restores.mjs'
+import { lazySnapshot } from './firecracker/lazy-snapshot.mjs'
 import { printReport } from './firecracker/print.mjs'
 import { checks, makeReport, nameOf } from './firecracker/report.mjs'
 import { installLimitMs, takeSample } from './firecracker/sample.mjs'
-import { filesOf, prepareScene, proveSet, setsMib } from './firecracker/scene.mjs'
+import { filesOf, prepareScene, proveSet, requestByMib } from './firecracker/scene.mjs'
 import { knowHost } from './lib/host-costs.mjs'
 import { abortOnInterrupt } from './lib/interrupt.mjs'
 import { describeMachine, root } from './lib/machine.mjs'
@@ -51,11 +52,11 @@ Restores a snapshot of 256 MiB on Firecracker, whose guest then asks for 30 MiB 
   --caches a,b   of ${caches.join(', ')} (all)
   --hosts a,b    of ${hosts.join(', ')} (all): busy has an endless loop on each core, one restore at a time
   --at-once N,M  so many restores at once (1,8)
-  --set-mib N    the guest asks for so much: ${Object.keys(setsMib).join(', ')} (30)
+  --set-mib N    MiB that the guest asks for: ${Object.keys(requestByMib).join(', ')} (30)
   --before DIST  the dist folder of another build, for the arm before
   --quick        few rounds: a minute and a half
   --cache DIR    where proofs and the host's costs are kept between runs (build/firecracker-bench)
-  --chart FILE   write when the VMs of the burst had answered as an SVG
+  --chart FILE   write an SVG of the burst: VMs that have answered, against time
   --json         one object with every sample on stdout
 
 FIRECRACKER names the binary (build/firecracker/firecracker, of scripts/fetch-firecracker.mjs).
@@ -104,10 +105,16 @@ function parseOptions() {
     },
   })
   const there = arms.filter((arm) => arm !== 'before' || values.before !== undefined)
-  const [setMib] = listOf('set of MiB', values['set-mib'], Object.keys(setsMib))
+  const requests = new Map(Object.entries(requestByMib))
+  const request = requests.get(values['set-mib'])
+  if (request === undefined) {
+    throw new TypeError(
+      `--set-mib takes ${[...requests.keys()].join(', ')}, got '${values['set-mib']}'`,
+    )
+  }
   return {
     ...values,
-    request: setsMib[/** @type {keyof typeof setsMib} */ (Number(setMib))],
+    request,
     rounds: wholeNumber('--rounds', values.rounds ?? (values.quick ? '3' : '7')),
     arms: listOf('arm', values.arms, there),
     caches: listOf('page cache', values.caches, caches),
@@ -132,8 +139,8 @@ async function measure(options, context, { cache, progress, seed }) {
       options.caches.map((state) => ({ atOnce, cache: state, busy })),
     )
   })
-  /** @type {{ -readonly [K in 'samples' | 'limits' | 'snapshots' | 'processes']: import('./firecracker/report.mjs').Measured[K][number][] }} */
-  const measured = { samples: [], limits: [], snapshots: [], processes: [] }
+  /** @type {{ -readonly [K in 'samples' | 'limits' | 'lazySnapshots' | 'firstRestores']: import('./firecracker/report.mjs').Measured[K][number][] }} */
+  const measured = { samples: [], limits: [], lazySnapshots: [], firstRestores: [] }
   const { samples } = measured
   const total = places.length * options.arms.length * options.rounds
   const { signal } = context
@@ -142,9 +149,9 @@ async function measure(options, context, { cache, progress, seed }) {
   /**
    * @template T
    * @param {string} text
-   * @param {() => Promise<T>} take
+   * @param {() => Promise<T>} run
    */
-  const taken = async (text, take) => {
+  const step = async (text, run) => {
     const leftMs =
       samples.length > 0
         ? ((performance.now() - startedAt) / samples.length) * (total - samples.length)
@@ -152,38 +159,37 @@ async function measure(options, context, { cache, progress, seed }) {
     progress.say(text, samples.length / total, leftMs)
     signal.throwIfAborted()
     try {
-      return await take()
+      return await run()
     } catch (error) {
       throw new Error(`${text}: ${/** @type {Error} */ (error).message}`, { cause: error })
     }
   }
-  const besides = async (/** @type {number} */ round) => {
+  const measureOncePerRound = async (/** @type {number} */ round) => {
     const number = `round ${round + 1}`
-    const installMs = await taken(`installs, ${number}`, () =>
-      installLimitMs(context.scene, signal),
-    )
+    const installMs = await step(`installs, ${number}`, () => installLimitMs(context.scene, signal))
     measured.limits.push({ round, installMs })
+    await setCache('warm')
     if (options.arms.includes('on-demand')) {
-      const times = await taken(`snapshots, ${number}`, () => lazySnapshot(context))
-      measured.snapshots.push({ round, ...times })
+      const times = await step(`snapshots, ${number}`, () => lazySnapshot(context))
+      measured.lazySnapshots.push({ round, ...times })
     }
     if (options.arms.includes('working-set')) {
-      const times = await taken(`first restores, ${number}`, () => firstRestores(context))
-      measured.processes.push({ round, ...times })
+      const times = await step(`first restores, ${number}`, () => firstRestores(context))
+      measured.firstRestores.push({ round, ...times })
     }
   }
   try {
     // The first round is for code that is not compiled yet, and threads and buffers that are not there.
     for (let round = -1; round < options.rounds; round++) {
       if (round === 0) startedAt = performance.now()
-      if (round >= 0 && options.hosts.includes('idle')) await besides(round)
+      if (round >= 0 && options.hosts.includes('idle')) await measureOncePerRound(round)
       for (const place of places) {
         // Drawn for each place of a round, so that no arm always follows the same one.
         const order = [...options.arms]
         shuffle(order, randomNumbers(seed + done))
         for (const arm of order) {
           const when = round < 0 ? 'warming up' : `round ${round + 1}`
-          const sample = await taken(`${arm}, ${nameOf(place)}, ${when}`, () =>
+          const sample = await step(`${arm}, ${nameOf(place)}, ${when}`, () =>
             takeSample({ arm, ...place, round }, context, setCache),
           )
           done++
@@ -276,7 +282,7 @@ async function main() {
   const report = await run(options, interrupted)
   if (options.json) process.stdout.write(`${JSON.stringify(report)}\n`)
   else printReport(report, process.stdout)
-  // After the samples, which a chart that cannot be drawn or written must not cost.
+  // Last, so that a failing chart loses no samples.
   if (options.chart) await writeFile(options.chart, drawBurst(report))
   const failed = checks(report)
   for (const text of failed) process.stderr.write(`failed: ${text}\n`)

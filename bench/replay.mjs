@@ -117,7 +117,7 @@ async function main() {
   if (options.json) process.stdout.write(`${JSON.stringify(report)}\n`)
   else printReport(report, process.stdout)
   if (interrupted?.aborted) process.exitCode = 130
-  // After the samples, which a chart that cannot be drawn or written must not cost.
+  // Last, so that a failing chart loses no samples.
   if (options.chart) await writeFile(options.chart, drawChart(report))
   if (options.choices) await writeFile(options.choices, drawChoices(report))
 }

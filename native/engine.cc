@@ -23,8 +23,8 @@ constexpr unsigned kDemandThreads = 4;
 // one disk.
 constexpr unsigned kReaders = 2;
 constexpr auto kSpin = std::chrono::microseconds(50);
-// After a thread that spun has lost its core: about as long as that cost it.
-constexpr auto kNoSpin = std::chrono::milliseconds(5);
+// How long nobody spins after a spinning thread lost its core: about what the loss cost it.
+constexpr auto kSpinPause = std::chrono::milliseconds(5);
 // epoll data: a session's id and role, or one of the engine's own descriptors (id 0).
 constexpr unsigned kRoleBits = 8;
 constexpr uint64_t kTimerEvent = 1;
@@ -206,14 +206,14 @@ bool Engine::has_core_to_spare() const {
 Engine::Spin::Spin(Engine& engine) : engine_(engine) {
   // A spinning thread may not take the core that the guest or a fetch needs.
   if (engine_.has_core_to_spare() &&
-      Clock::now() >= engine_.spin_from_.load(std::memory_order_relaxed)) {
+      Clock::now() >= engine_.no_spin_until_.load(std::memory_order_relaxed)) {
     duration_ = kSpin;
   }
   engine_.spinning_.fetch_add(1, std::memory_order_relaxed);
 }
 
 void Engine::Spin::lost_core() {
-  engine_.spin_from_.store(Clock::now() + kNoSpin, std::memory_order_relaxed);
+  engine_.no_spin_until_.store(Clock::now() + kSpinPause, std::memory_order_relaxed);
 }
 
 Engine::Spin::~Spin() { engine_.spinning_.fetch_sub(1, std::memory_order_relaxed); }

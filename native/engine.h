@@ -55,7 +55,7 @@ class Engine {
     explicit Spin(Engine& engine);
     ~Spin();
     std::chrono::nanoseconds duration() const { return duration_; }
-    // The host has other work for its cores: nobody spins for a while.
+    // A thread lost its core while it spun. The host has other work: nobody spins for kSpinPause.
     void lost_core();
 
    private:
@@ -84,7 +84,7 @@ class Engine {
   std::vector<std::thread> threads_;
   std::atomic<unsigned> spinning_{0};
   std::atomic<unsigned> blocking_{0};
-  std::atomic<Clock::time_point> spin_from_{Clock::time_point{}};  // not before
+  std::atomic<Clock::time_point> no_spin_until_{Clock::time_point{}};
 
   std::mutex mutex_;  // guards what follows
   std::unordered_map<uint64_t, std::shared_ptr<Session>> sessions_;

@@ -20,7 +20,7 @@ using Clock = std::chrono::steady_clock;
 constexpr auto kNoMemoryPatience = std::chrono::seconds(2);
 // How long one call of serve() may go on: busy guests take turns on the demand threads.
 constexpr auto kTurn = std::chrono::microseconds(500);
-// A guest that got the core has run until its next fault by then.
+// A longer yield went to other work: a guest would have reached its next fault by then.
 constexpr auto kLongYield = std::chrono::microseconds(500);
 constexpr size_t kMessagesPerRead = 32;
 // A VMM that floods events gets its faults served in between. An event left unread is safe:
@@ -52,7 +52,7 @@ FaultHandler::FaultHandler(GuestMemory memory, UniqueFd uffd, const PageSource& 
       removed_(memory_.pages()),
       installed_(memory_.pages()),
       expected_(memory_.pages()),
-      around_(memory_stamp_[0]) {}
+      read_around_(memory_stamp_[0]) {}
 
 bool FaultHandler::ready() const { return removed_ && installed_ && expected_ && zero_block(); }
 
@@ -99,6 +99,7 @@ FaultHandler::Served FaultHandler::serve(ServeBuffers& buffers, std::chrono::nan
                                          const std::function<bool()>& before_blocking) {
   const auto turn_ends = Clock::now() + kTurn;
   Clock::time_point spin_until{};
+  buffers.lost_core = false;
   for (;;) {
     const Pass pass = serve_pass(buffers, turn_ends, &before_blocking);
     if (pass.end) return *pass.end;
@@ -107,8 +108,8 @@ FaultHandler::Served FaultHandler::serve(ServeBuffers& buffers, std::chrono::nan
     if (pass.found) continue;
     if (now >= spin_until || now >= turn_ends) return Served::idle;
     // The wake often puts the vCPU on this thread's core: one that spun there held the guest up.
-    // Where something else wants the core, a thread that has yielded is not chosen again for a
-    // slice (since 6.6), and one that sleeps is as soon as it is woken.
+    // Beside other work, a thread that yields is not chosen again for a slice (since 6.6); one
+    // that sleeps runs as soon as it is woken.
     ::sched_yield();
     buffers.lost_core = Clock::now() - now > kLongYield;
     if (buffers.lost_core) return Served::idle;
@@ -315,7 +316,7 @@ FaultHandler::Step FaultHandler::serve_fault(uint64_t address, ServeBuffers& buf
       read_around(offset);
       read = memory_file_.read(offset, bytes, page_size);
     } else {
-      around_.on_hit();
+      read_around_.on_hit();
     }
     if (read.read != PageSource::Read::done) {
       return fail(read_failure(ErrorCode::source_read, read, offset));

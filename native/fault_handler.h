@@ -23,14 +23,12 @@ namespace reap {
 
 // What a serving thread owns: room for pages and for the faults it has read.
 struct ServeBuffers {
-  // How far one fault installs ahead of a guest that touches its pages in order.
-  static constexpr uint64_t kMaxAhead = 128 << 10;
   Mapping pages;  // as long as the guest's page at the least
   std::vector<uint64_t> faults;
-  // Whether another thread took the core for long when this one looked for the next fault.
+  // Whether the last yield of serve() went to other work.
   bool lost_core = false;
   bool reserve(uint64_t page_size) {
-    const uint64_t length = std::max(page_size, kMaxAhead);
+    const uint64_t length = std::max(page_size, FaultRuns::kMaxAhead);
     if (pages.size() < length) pages = Mapping::buffer(length);
     return static_cast<bool>(pages);
   }
@@ -72,7 +70,7 @@ class FaultHandler {
   // called again within kLongestHold.
   bool holds_faults() const { return holding_.load(std::memory_order_relaxed); }
   static constexpr auto kLongestHold = std::chrono::milliseconds(10);
-  // Whether faults that were read are left, but for those that are held.
+  // Whether faults that were read wait for another try; held ones do not count.
   bool has_waiting() const;
   Failure failure() const;
 
@@ -130,7 +128,7 @@ class FaultHandler {
   void apply_remove(uint64_t start, uint64_t end);
   void note_faults(const std::vector<uint64_t>& faults);
   Step serve_fault(uint64_t address, ServeBuffers& buffers, Wait wait);
-  bool prefetches() const {
+  bool prefetch_is_running() const {
     return prefetch_expected_ && !prefetch_over_.load(std::memory_order_relaxed);
   }
   void read_around(uint64_t offset);
@@ -160,8 +158,8 @@ class FaultHandler {
   PageBitmap removed_;    // given back by the guest: reads as zero from then on. Never cleared.
   PageBitmap installed_;  // a hint that saves ioctls; the kernel's EEXIST is the truth
   PageBitmap expected_;
-  ReadAround around_;
-  Sequences sequences_;
+  ReadAround read_around_;
+  FaultRuns runs_;
   bool prefetch_expected_ = false;
   std::function<void(uint64_t offset)> on_late_;
   std::atomic<bool> prefetch_over_{false};

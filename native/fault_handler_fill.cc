@@ -116,47 +116,44 @@ FaultHandler::Filled FaultHandler::fill(uint64_t offset, const uint8_t* bytes, u
   return Filled::all;
 }
 
-// While a prefetch reads, a fault beside it costs the disk no more than its page.
+// During a prefetch a fault costs the disk no more than its page.
 void FaultHandler::read_around(uint64_t offset) {
-  if (prefetches() || memory_.page_size() >= kHugePage) return;
-  const ReadAround::Stretch stretch = around_.on_miss(offset);
-  if (stretch.length > 0) memory_file_.will_need(stretch.offset, stretch.length);
+  if (prefetch_is_running() || memory_.page_size() >= kHugePage) return;
+  const ReadAround::Window window = read_around_.on_miss(offset);
+  if (window.length > 0) memory_file_.will_need(window.offset, window.length);
 }
 
-// After a fault at `offset` that ends a run, as many pages as the guest has touched in it: at the
-// worst it gets twice the memory it asked for. Only what is at hand, and not while touches are
-// recorded.
+// After a fault that continues a run: what follows it, if the page cache has that or it is a hole.
 void FaultHandler::install_ahead(uint64_t offset, ServeBuffers& buffers) {
-  constexpr uint64_t kMinRun = 16;
   const uint64_t page_size = memory_.page_size();
-  if (prefetches() || page_size >= kHugePage || trace_.is_active()) return;
+  if (prefetch_is_running() || page_size >= kHugePage || trace_.is_active()) return;
   const auto is_there = [this](uint64_t begin, uint64_t end) {
     for (uint64_t page = memory_.page_of(begin); page < memory_.page_of(end); ++page) {
       if (!installed_.test(page) && !removed_.test(page)) return false;
     }
     return true;
   };
-  const uint64_t run = sequences_.run_up_to(offset, page_size, is_there);
-  const uint64_t ahead = offset + page_size;
-  if (run < kMinRun * page_size || ahead >= memory_.bytes()) return;
+  const uint64_t begin = offset + page_size;
+  uint64_t length = runs_.on_fault(offset, page_size, is_there);
+  length = std::min(length, memory_.bytes() - begin);
+  if (length == 0) return;
 
-  uint64_t length = std::min({run, ServeBuffers::kMaxAhead, memory_.bytes() - ahead});
-  const uint64_t hole_end = memory_file_.hole_end(ahead) / page_size * page_size;
+  const uint64_t hole_end = memory_file_.hole_end(begin) / page_size * page_size;
   const uint8_t* bytes = nullptr;
-  if (hole_end > ahead) {
-    length = std::min(length, hole_end - ahead);
+  if (hole_end > begin) {
+    length = std::min(length, hole_end - begin);
   } else {
-    length = std::min(length, memory_file_.data_end(ahead) / page_size * page_size - ahead);
-    const auto read = memory_file_.read_cached(ahead, buffers.pages.data(), length);
+    length = std::min(length, memory_file_.data_end(begin) / page_size * page_size - begin);
+    const auto read = memory_file_.read_cached(begin, buffers.pages.data(), length);
     if (read.read != PageSource::Read::done) return;
     ledger_.add(Counter::bytes_read, length);
     bytes = buffers.pages.data();
   }
-  if (length == 0 || memory_file_changed()) return;
+  if (memory_file_changed()) return;
   static const std::atomic<bool> never{false};
   int error = 0;
   // What does not work is left to the faults.
-  fill(ahead, bytes, length, Purpose::ahead, never, &error);
+  fill(begin, bytes, length, Purpose::ahead, never, &error);
 }
 
 int FaultHandler::unregister(uint64_t address, uint64_t length) {

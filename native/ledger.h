@@ -17,7 +17,7 @@ enum class Counter : size_t {
   faults,           // fault messages served
   late_faults,      // on pages of the working set that the prefetch had not brought yet
   residual_faults,  // on pages that the prefetch does not bring
-  installed,        // pages with bytes, by fault or prefetch
+  installed,        // pages with bytes, by fault, ahead of one, or by prefetch
   zero,             // pages installed as zeros without reading
   prefetched,       // of both, those that came before the guest asked
   ahead,            // of both, those installed ahead of a run of faults

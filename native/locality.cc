@@ -15,13 +15,13 @@ namespace reap {
 namespace {
 
 constexpr uint64_t kDefaultReadAhead = 128 << 10;  // VM_READAHEAD_PAGES
-// Devices are set to as much as 8 MiB: more than a page's wait is worth.
-constexpr uint64_t kMaxStretch = 8 << 20;
+// A longer window is not worth the wait for one page, whatever the device is set to.
+constexpr uint64_t kMaxWindow = 8 << 20;
 // What a guest without locality may cost before only pages are read.
 constexpr int64_t kMaxUnused = 256 << 20;
 
-// The file of a device, or of the one that a partition is part of, in KiB.
-constexpr const char* kPlaces[] = {
+// Of a disk, of the disk of a partition, and of what has no block device; in KiB.
+constexpr const char* kPaths[] = {
     "/sys/dev/block/%u:%u/queue/read_ahead_kb",
     "/sys/dev/block/%u:%u/../queue/read_ahead_kb",
     "/sys/class/bdi/%u:%u/read_ahead_kb",
@@ -30,9 +30,9 @@ constexpr const char* kPlaces[] = {
 }  // namespace
 
 uint64_t device_read_ahead(dev_t device) {
-  for (const char* place : kPlaces) {
+  for (const char* format : kPaths) {
     char path[96];
-    std::snprintf(path, sizeof path, place, major(device), minor(device));
+    std::snprintf(path, sizeof path, format, major(device), minor(device));
     const UniqueFd file(::open(path, O_RDONLY | O_CLOEXEC));
     if (!file) continue;
     char text[32] = {};
@@ -42,12 +42,12 @@ uint64_t device_read_ahead(dev_t device) {
   return kDefaultReadAhead;
 }
 
-ReadAround::Stretch ReadAround::on_miss(uint64_t offset) {
+ReadAround::Window ReadAround::on_miss(uint64_t offset) {
   uint64_t length = length_.load(std::memory_order_relaxed);
   if (length == 0) {
     // A page at the least, and a power of two to align to.
-    const uint64_t told = std::clamp<uint64_t>(device_read_ahead(device_), 4096, kMaxStretch);
-    for (length = 4096; length * 2 <= told;) length *= 2;
+    const uint64_t limit = std::clamp<uint64_t>(device_read_ahead(device_), 4096, kMaxWindow);
+    for (length = 4096; length * 2 <= limit;) length *= 2;
     length_.store(length, std::memory_order_relaxed);
   }
   if (unused_.load(std::memory_order_relaxed) >= kMaxUnused) return {offset, 0};

@@ -4,6 +4,7 @@
 
 #include <sys/types.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstdint>
@@ -11,24 +12,23 @@
 
 namespace reap {
 
-// What the device of a file is set to read ahead, in bytes: the kernel's default where it does not
-// tell (network file systems, overlayfs, a container without sysfs).
+// The read-ahead of a file's device, in bytes; the kernel's default if sysfs has none under that
+// number (btrfs, overlayfs, a container without sysfs).
 uint64_t device_read_ahead(dev_t device);
 
-// Pages that are touched lie near others that are. A handler that maps the file has the kernel read
-// around each miss (do_sync_mmap_readahead()), as much as the device is set to; pread(2) of a page
-// reads that page. This is the same for a handler that reads: an aligned stretch of that length,
-// until much more has been read than was asked for.
+// Reads around misses. The kernel does so for a mapping (do_sync_mmap_readahead()), but not for
+// pread(2) of one page. The window is aligned, and as long as the device's read-ahead, until much
+// more was read than asked for.
 class ReadAround {
  public:
   explicit ReadAround(dev_t device) : device_(device) {}
 
-  struct Stretch {
+  struct Window {
     uint64_t offset;
     uint64_t length;  // 0: only the page
   };
-  // Of a file offset that was found missing.
-  Stretch on_miss(uint64_t offset);
+  // For a file offset that was found missing.
+  Window on_miss(uint64_t offset);
   // A fault was answered from the page cache.
   void on_hit();
 
@@ -38,30 +38,37 @@ class ReadAround {
   std::atomic<int64_t> unused_{0};   // bytes read around, less `length_` for each hit
 };
 
-// Runs of faults on neighbouring pages: a guest that copies or scans, a VMM that writes a snapshot.
-// Several, as a guest has several vCPUs. Pages that are there already do not end one.
-class Sequences {
+// Runs of faults on pages in order: a guest that copies or scans, a VMM that writes a snapshot.
+// Several, as a guest has several vCPUs. Pages that are there already neither end one nor count.
+class FaultRuns {
  public:
-  // How many bytes lie behind a fault in its run, with its own page. `is_there(begin, end)` tells
-  // whether that stretch has no missing page.
+  static constexpr uint64_t kMinPages = 16;
+  static constexpr uint64_t kMaxAhead = 128 << 10;
+
+  // Notes a fault, and returns how many bytes behind its page to install with it: as many as its
+  // run has had. `is_there(begin, end)`: whether no page of that range is missing.
   template <typename IsThere>
-  uint64_t run_up_to(uint64_t offset, uint64_t page_size, const IsThere& is_there) {
+  uint64_t on_fault(uint64_t offset, uint64_t page_size, const IsThere& is_there) {
     std::lock_guard<std::mutex> lock(mutex_);
     for (Run& run : runs_) {
-      if (run.end == 0 || offset < run.end || offset - run.end > kMaxGap) continue;
+      if (run.bytes == 0 || offset < run.end || offset - run.end > kMaxGap) continue;
       if (!is_there(run.end, offset)) continue;
       run.end = offset + page_size;
-      return run.end - run.begin;
+      run.bytes += page_size;
+      if (run.bytes < kMinPages * page_size) return 0;
+      const uint64_t ahead = std::min(run.bytes, kMaxAhead);
+      run.bytes += ahead;
+      return ahead;
     }
-    runs_[oldest_++ % runs_.size()] = {offset, offset + page_size};
-    return page_size;
+    runs_[oldest_++ % runs_.size()] = {offset + page_size, page_size};
+    return 0;
   }
 
  private:
   static constexpr uint64_t kMaxGap = 2 << 20;
   struct Run {
-    uint64_t begin = 0;
     uint64_t end = 0;
+    uint64_t bytes = 0;  // of faults, and of what was installed with them
   };
   std::mutex mutex_;
   std::array<Run, 4> runs_;

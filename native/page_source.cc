@@ -151,7 +151,7 @@ PageSource::Result PageSource::read_streaming(uint64_t offset, void* buffer,
   return result;
 }
 
-PageSource::Result PageSource::read_for_many(uint64_t offset, void* buffer, uint64_t length) const {
+PageSource::Result PageSource::read_shared(uint64_t offset, void* buffer, uint64_t length) const {
   Result result = read_cached(offset, buffer, length);
   if (result.read != Read::would_block) return result;
   will_need(offset, length);

@@ -67,7 +67,7 @@ class PageSource {
   struct Result {
     Read read;
     int err = 0;          // negative errno
-    bool waited = false;  // for the disk, as far as is known (not by read())
+    bool waited = false;  // for the disk, as far as is known; read() does not set it
   };
 
   // Reads only what the page cache has, without waiting for the disk.
@@ -79,10 +79,11 @@ class PageSource {
   // multiples of 4096.
   Result read_streaming(uint64_t offset, void* buffer, uint64_t length) const;
 
-  // Reads through the page cache, where others find it, and asks the disk for all of it at once.
-  Result read_for_many(uint64_t offset, void* buffer, uint64_t length) const;
+  // Reads through the page cache, for other readers too. On a miss, first asks the disk for the
+  // whole range.
+  Result read_shared(uint64_t offset, void* buffer, uint64_t length) const;
 
-  // A name for the file, whatever its path names by now.
+  // A path that opens this same file, even after a rename.
   std::string path_of_descriptor() const;
 
   // Asks the kernel to bring this into the page cache; does not wait.

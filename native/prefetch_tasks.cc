@@ -234,9 +234,8 @@ bool Prefetcher::install_run(const Job& job, Task& task, uint64_t offset, const 
     std::this_thread::sleep_for(kPendingRemovePause);
   }
   if (task.filled == Filled::all || task.filled == Filled::deferred) return true;
-  // The working-set file was cut short, or its disk has lost it, while it was copied from: what is
-  // left comes from the memory file. Test: "a set that is cut short while it is copied from is
-  // left".
+  // The working-set file was cut short under the copy, or its disk failed: the rest comes from the
+  // memory file. Test: "a set that is cut short during the copy is completed from the memory file".
   if (task.filled == Filled::failed && error == -EFAULT && bytes &&
       job.source == Source::working_set) {
     task.filled = Filled::all;

@@ -17,8 +17,8 @@ using Filled = FaultHandler::Filled;
 // What all restores together may hold fetched: while their VMMs are still starting, and ahead of
 // the workers.
 constexpr size_t kPoolBuffers = 24;
-// Of that, what a restore takes that has its VM or whose reads do not wait: enough for a disk that
-// answers unevenly. A buffer costs most when it is used first.
+// A restore's share of these once its VM is connected, or while its reads do not wait: enough for a
+// disk that answers unevenly. A buffer costs most at its first use.
 constexpr size_t kMostAhead = 8;
 // In nanoseconds. One of 2 GiB to a slow disk takes as long.
 constexpr uint64_t kLongestWrite = 60'000'000'000;
@@ -51,7 +51,8 @@ void Prefetcher::start(std::shared_ptr<PrefetchClient> client, std::shared_ptr<c
   job->page_size = job->plan->page_size;
   job->memory_stamp = job->client->memory_file().stamp();
   const std::optional<Proof>& proof = job->plan->proof;
-  if (proof && proof->memory_file == job->memory_stamp) job->file = WorkingSetFile::of(*job->plan);
+  if (proof && proof->memory_file == job->memory_stamp)
+    job->file = WorkingSetFile::open_proven(*job->plan);
   job->proof_is_void = !job->file;
   // Nor does a write() that began before this show any more, while it goes on.
   const bool has_writers = job->client->memory_file().writers() == Writers::some;

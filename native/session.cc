@@ -162,7 +162,6 @@ void Session::serve(ServeBuffers& buffers) {
   FaultHandler::Served served;
   {
     Engine::Spin spin(engine_);
-    buffers.lost_core = false;
     served = handler.serve(buffers, spin.duration(), let_others_in);
     if (buffers.lost_core) spin.lost_core();
   }

@@ -59,7 +59,7 @@ class KnownSets {
 
 }  // namespace
 
-std::shared_ptr<WorkingSetFile> WorkingSetFile::of(const Plan& plan) {
+std::shared_ptr<WorkingSetFile> WorkingSetFile::open_proven(const Plan& plan) {
   PageSource source;
   if (source.open(plan.path) != 0 || source.stamp() != plan.proof->working_set) return nullptr;
   return KnownSets::of_process().open(std::move(source), plan.groups.size());
@@ -67,18 +67,17 @@ std::shared_ptr<WorkingSetFile> WorkingSetFile::of(const Plan& plan) {
 
 WorkingSetFile::WorkingSetFile(PageSource source, std::shared_ptr<PageBitmap> checked,
                                uint64_t groups)
-    : source_(std::move(source)),
-      has_view_(cached_.open(source_.path_of_descriptor()) == 0 && cached_.view()),
-      checked_(std::move(checked)),
-      mapped_in_(groups) {}
+    : source_(std::move(source)), checked_(std::move(checked)), mapped_in_(groups) {
+  cached_.open(source_.path_of_descriptor());  // without it there is no view
+}
 
 const uint8_t* WorkingSetFile::view_of(const PlanGroup& group, uint64_t index) {
-  if (!has_view_ || !*checked_ || !mapped_in_ || !checked_->test(index)) return nullptr;
+  if (!cached_.view() || !*checked_ || !mapped_in_ || !checked_->test(index)) return nullptr;
   const uint64_t pages = group.data_bytes / CachedFile::kPage;
   if (cached_.count(group.data_offset / CachedFile::kPage, pages) < pages) return nullptr;
   const uint8_t* const view = static_cast<const uint8_t*>(cached_.view()) + group.data_offset;
-  // Here a page that is still being read is waited for, and not in UFFDIO_COPY, beside which the
-  // VM's messages cannot be read.
+  // Waits here for a page that is still being read: in UFFDIO_COPY the wait would hold the gate,
+  // and the VM's messages could not be read.
   if (!mapped_in_.test(index)) {
     if (::madvise(const_cast<uint8_t*>(view), group.data_bytes, MADV_POPULATE_READ) != 0) {
       return nullptr;
@@ -96,11 +95,11 @@ WorkingSetFile::Fetched WorkingSetFile::fetch(const Plan& plan, uint64_t index, 
   }
   Fetched fetched;
   fetched.bytes = buffer;
-  fetched.read = has_others ? source_.read_for_many(group.data_offset, buffer, group.data_bytes)
+  fetched.read = has_others ? source_.read_shared(group.data_offset, buffer, group.data_bytes)
                             : source_.read_streaming(group.data_offset, buffer, group.data_bytes);
   if (fetched.read.read != PageSource::Read::done) return fetched;
   fetched.checksum = crc32c(buffer, group.data_bytes);
-  // Of a file whose next change shows: what is known of this stamp holds for these bytes alone.
+  // Only if a later change would show in the stamp: else it could stand for other bytes.
   if (fetched.checksum == group.checksum && *checked_ && is_settled(source_.stamp()[4])) {
     checked_->set(index);
   }

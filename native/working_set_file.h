@@ -1,10 +1,9 @@
-// The data of a working-set file, shared by all restores of the process that use it: opened and
-// mapped once, each group read from the disk once and checked once.
+// The data of a working-set file, shared by the restores of the process that use it: opened and
+// mapped once. A group that was checked is taken from the page cache without another check.
 #pragma once
 
 #include <cstdint>
 #include <memory>
-#include <string>
 
 #include "cached_file.h"
 #include "page_bitmap.h"
@@ -17,7 +16,7 @@ class WorkingSetFile {
  public:
   // The file of a plan while it is in the state of the proof; null otherwise, and where it cannot
   // be opened.
-  static std::shared_ptr<WorkingSetFile> of(const Plan& plan);
+  static std::shared_ptr<WorkingSetFile> open_proven(const Plan& plan);
 
   // The state of the file now.
   FileStamp look() const { return source_.look(); }
@@ -25,15 +24,15 @@ class WorkingSetFile {
   struct Fetched {
     PageSource::Result read;
     const uint8_t* bytes = nullptr;  // in `buffer`, or in a mapping of the file
-    uint32_t checksum = 0;           // of the group, the right one included
+    uint32_t checksum = 0;           // of the bytes; of those in the mapping, the expected one
   };
-  // The data of a group. What the page cache has, and has been checked, is not read again: the
-  // bytes are for the kernel to copy, as touching those of a file that was cut short meanwhile is
-  // SIGBUS (and EFAULT of UFFDIO_COPY). What others use as well is read through the page cache,
-  // else past it. The checksum tells of damage only where the stamps did not change.
+  // Fetches the data of a group. If the group was checked and the page cache has it, `bytes` are in
+  // the mapping, for the kernel alone to copy: where the file was cut short, touching them is
+  // SIGBUS, and UFFDIO_COPY fails with EFAULT. Else they are read into `buffer`, through the page
+  // cache if `has_others`. A wrong checksum means damage only if the stamps did not change.
   Fetched fetch(const Plan& plan, uint64_t group, uint8_t* buffer, bool has_others);
 
-  // Made by of() alone.
+  // For open_proven().
   WorkingSetFile(PageSource source, std::shared_ptr<PageBitmap> checked, uint64_t groups);
 
  private:
@@ -41,9 +40,8 @@ class WorkingSetFile {
 
   PageSource source_;
   CachedFile cached_;
-  bool has_view_ = false;
   const std::shared_ptr<PageBitmap> checked_;  // groups, for as long as the file has this stamp
-  PageBitmap mapped_in_;                       // groups whose pages the view has had
+  PageBitmap mapped_in_;                       // groups whose pages were mapped in
 };
 
 }  // namespace reap

@@ -127,18 +127,18 @@ export interface FaultStats {
   readonly lateFaults: number
   /** Of these, on pages that the prefetch does not bring. 0 without a working set. */
   readonly residualFaults: number
-  /** Pages installed with bytes, by faults and prefetch. */
+  /** Pages installed with bytes, by faults, ahead of them and by prefetch. */
   readonly installed: number
   /** Pages installed as zeros, without reading. */
   readonly zero: number
   /** Of both, those installed before the guest asked. */
   readonly prefetched: number
   /**
-   * Of both, those installed ahead of a guest that touches its memory in order, or of a VMM that writes a
-   * snapshot of it: after 16 pages in a row, as many as there were, up to 128 KiB with each fault. None while
-   * touches are recorded, or a prefetch goes on.
+   * Of both, those installed ahead of a run of faults, for a guest that touches its memory in order or a VMM that
+   * writes a snapshot of it: after 16 faults in order, as many pages as the run is long, up to 128 KiB with each
+   * fault. None while touches are recorded, during a prefetch, or on 2 MiB pages.
    */
-  readonly ahead: number
+  readonly installedAhead: number
   /** Installs that found the page there. */
   readonly present: number
   /** Installs put off because the VMM was giving memory back. */

@@ -152,7 +152,7 @@ export const counterNames = [
   'installed',
   'zero',
   'prefetched',
-  'ahead',
+  'installedAhead',
   'present',
   'deferred',
   'discarded',
@@ -194,7 +194,7 @@ export function native(): Addon {
     throw new ReapTraceError('ERR_NATIVE_UNAVAILABLE', 'reap-trace needs a little-endian machine')
   }
   try {
-    // Not require(): the loader of modules, which knows no more than this path, takes as long again.
+    // Not require(): the module loader has nothing to resolve here, and doubles the time.
     const module = { exports: {} as Addon }
     process.dlopen(module, path)
     loaded = module.exports

@@ -37,7 +37,7 @@ const samplesOf = (
     ...more,
   }))
 const reportOf = (samples: readonly Sample[], more: Partial<Measured> = {}) =>
-  makeReport({ machine, scene, samples, limits: [], snapshots: [], processes: [], ...more })
+  makeReport({ machine, scene, samples, limits: [], lazySnapshots: [], firstRestores: [], ...more })
 const printed = (report: object) => {
   let text = ''
   printReport(JSON.parse(JSON.stringify(report)), { write: (part: string) => (text += part) })
@@ -98,8 +98,8 @@ describe('the report of restores on Firecracker', () => {
 
   test('has snapshots of lazily restored VMs, and first restores of processes', () => {
     const report = reportOf(samplesOf('working-set', place('warm'), [10]), {
-      snapshots: [{ round: 0, lazyMs: 300, residentMs: 200 }],
-      processes: [{ round: 0, firstMs: 26, tenthMs: 20 }],
+      lazySnapshots: [{ round: 0, lazyMs: 300, residentMs: 200 }],
+      firstRestores: [{ round: 0, firstMs: 26, tenthMs: 20 }],
     })
     expect(report.ratios.lazySnapshotOverResident).toMatchObject({ value: 1.5, met: true })
     expect(report.ratios.firstOverTenth).toMatchObject({ value: 1.3, met: false })

@@ -40,7 +40,7 @@ describe('restore', () => {
       state: 'vm-exited',
       stats: { lateFaults: 0, residualFaults: stats.faults, prefetched: 5 },
     })
-    expect(stats.faults + stats.ahead).toBe(251)
+    expect(stats.faults + stats.installedAhead).toBe(251)
   })
 
   it('runs a command that loads the snapshot', async () => {

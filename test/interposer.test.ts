@@ -134,8 +134,8 @@ describe('the memory file', () => {
     expect(await handler.prefetched).toMatchObject({ pages: 200, complete: true })
     expect(await place.vmm.present(0, PAGES)).toMatchObject({ count: 200 })
     expect(await place.vmm.verify(place.memoryFile)).toMatchObject({ wrongCount: 0 })
-    const { residualFaults, ahead } = (await handler.close()).stats
-    expect(residualFaults + ahead).toBe(PAGES - 200)
+    const { residualFaults, installedAhead } = (await handler.close()).stats
+    expect(residualFaults + installedAhead).toBe(PAGES - 200)
   })
 
   test.each([

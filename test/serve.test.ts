@@ -116,9 +116,9 @@ describe('with a working set', () => {
     expect(handler.stats()).toMatchObject({ faults: 0, lateFaults: 0, residualFaults: 0 })
     expect((await s.vmm.verify(s.memoryFile)).wrong).toEqual([])
     await expect.poll(() => pagesIn(handler)).toBe(2048)
-    const { faults, residualFaults, ahead, prefetched } = handler.stats()
+    const { faults, residualFaults, installedAhead, prefetched } = handler.stats()
     expect({ residualFaults, prefetched }).toEqual({ residualFaults: faults, prefetched: 900 })
-    expect(faults + ahead).toBe(1148)
+    expect(faults + installedAhead).toBe(1148)
   })
 
   test('only data is read: zero pages and holes are neither stored nor fetched', async () => {

@@ -29,7 +29,7 @@ describe.skipIf(missing)('demo --firecracker', () => {
     expect(report.arms['on-demand'].warm.faults).toBeGreaterThanOrEqual(7680)
     expect(report.arms['working-set'].warm.residualFaults).toBe(0)
     expect(report.otherInput).toMatchObject({ identical: true })
-    // It goes through 128 other pages in order, of which the first 16 come one by one.
+    // The guest walks 128 other pages in order: one fault each for the first 16.
     expect(report.otherInput.residualFaults).toBeGreaterThanOrEqual(16)
     expect(await readdir(folder)).toEqual([])
   })

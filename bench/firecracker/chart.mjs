@@ -2,7 +2,7 @@
 // A burst of restores, as an SVG: how many VMs had answered after which time, in two panels, one for each
 // state of the page cache.
 import { median } from '../lib/statistics.mjs'
-import { captionOf, colours, place, spread, svg } from '../lib/svg.mjs'
+import { captionOf, colours, rounded, svg } from '../lib/svg.mjs'
 
 const WIDTH = 900
 const HEIGHT = 400
@@ -42,12 +42,13 @@ export function drawBurst(report) {
   const step = [10, 20, 50, 100, 200, 500, 1000, 2000].find((ms) => latest / ms <= 6) ?? 5000
   const end = Math.ceil(latest / step) * step
   const ticks = Array.from({ length: end / step + 1 }, (_, i) => i * step)
-  const yOf = (/** @type {number} */ count) => place(PANEL.top + PANEL.height * (1 - count / most))
+  const yOf = (/** @type {number} */ count) =>
+    rounded(PANEL.top + PANEL.height * (1 - count / most))
 
   const drawPanel = (/** @type {typeof panels[number]} */ lines, /** @type {number} */ i) => {
     const left = PANEL.lefts[i] ?? 0
     const [right, bottom] = [left + PANEL.width, PANEL.top + PANEL.height]
-    const xOf = (/** @type {number} */ ms) => place(left + (PANEL.width * ms) / end)
+    const xOf = (/** @type {number} */ ms) => rounded(left + (PANEL.width * ms) / end)
     const counts = [0, most / 4, most / 2, (most * 3) / 4, most].filter(Number.isInteger)
     const out = [
       `<text class="title" x="${left}" y="${PANEL.top - 16}">page cache ${caches[i]}</text>`,
@@ -69,9 +70,10 @@ export function drawBurst(report) {
       out.push(`<polyline data-arm="${arm}" points="${corners.join(' ')}" stroke="${colour}"/>`)
       labels.push({ arm, colour, x: right + 9, y: PANEL.top + 14 * number + 4 })
     })
-    spread(labels)
     for (const { arm, colour, x, y } of labels) {
-      out.push(`<text class="label" x="${x}" y="${place(y)}" style="fill: ${colour}">${arm}</text>`)
+      out.push(
+        `<text class="label" x="${x}" y="${rounded(y)}" style="fill: ${colour}">${arm}</text>`,
+      )
     }
     return out
   }

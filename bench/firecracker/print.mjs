@@ -29,14 +29,14 @@ export function printReport(report, stream) {
     'ms; all: until the last guest had answered, median and quartiles of the rounds; VM: of each, since\n' +
       'the same start; CPU: of all processes, a restore; faults that a handler had to answer, a VM',
   )
-  const beside = /** @type {const} */ ([
+  const perRound = /** @type {const} */ ([
     ['limit of installing the set', report.installLimitMs],
     ['full snapshot of a lazily restored VM', report.lazySnapshotMs],
     ['full snapshot of a resident VM', report.residentSnapshotMs],
     ['first restore of a process', report.firstRestoreMs],
     ['tenth restore of a process', report.tenthRestoreMs],
   ])
-  for (const [what, times] of beside) {
+  for (const [what, times] of perRound) {
     if (!times) continue
     const [middle, low, high] = [times.median, times.p25, times.p75].map((value) => figure(value))
     line(`${what}: ${middle} ms (${low} to ${high})`)

@@ -9,7 +9,7 @@ import { pairedRatio } from '../replay/report.mjs'
  * @typedef {'cold' | 'warm'} Cache
  * @typedef {(sample: Sample) => number} Field
  * @typedef {import('../lib/figures.mjs').Ratio & { place?: string }} Ratio
- * @typedef {{ machine: Record<string, unknown>, scene: { memoryMib: number, pages: number, extents: number }, samples: readonly Sample[], limits: readonly { round: number, installMs: number }[], snapshots: readonly ({ round: number } & import('./lifetimes.mjs').SnapshotTimes)[], processes: readonly ({ round: number } & import('./lifetimes.mjs').ProcessTimes)[] }} Measured
+ * @typedef {{ machine: Record<string, unknown>, scene: { memoryMib: number, pages: number, extents: number }, samples: readonly Sample[], limits: readonly { round: number, installMs: number }[], lazySnapshots: readonly ({ round: number } & import('./lazy-snapshot.mjs').SnapshotTimes)[], firstRestores: readonly ({ round: number } & import('./first-restores.mjs').FirstRestoreTimes)[] }} Measured
  */
 
 /** What each ratio should be (bench/README.md says what it is of); none where nothing is promised. */
@@ -82,7 +82,7 @@ function autoOverBest(/** @type {ReturnType<typeof placesOf>} */ places) {
   const idle = places.filter(({ busy }) => !busy)
   const found = idle.flatMap((place) => {
     const { samples } = place
-    // Not those that are not there to be chosen.
+    // `before` and `held` are not among the choices of `auto`.
     const others = distinct(samples.map(({ arm }) => arm)).filter(
       (arm) => !['auto', 'before', 'held'].includes(arm),
     )
@@ -114,7 +114,7 @@ const summed = (one, other) =>
   )
 
 /** @param {Omit<Measured, 'machine' | 'scene'>} measured */
-function ratiosOf({ samples, limits, snapshots, processes }) {
+function ratiosOf({ samples, limits, lazySnapshots, firstRestores }) {
   const places = placesOf(samples)
   const most = Math.max(...places.map(({ atOnce }) => atOnce))
   const alone = { atOnce: 1, busy: false }
@@ -168,8 +168,8 @@ function ratiosOf({ samples, limits, snapshots, processes }) {
       times('working-set', 'warm', burst),
     ),
     cpuOursOverReap: pairedRatio(cpu('working-set'), cpu('reap')),
-    lazySnapshotOverResident: snapshots.map(({ lazyMs, residentMs }) => lazyMs / residentMs),
-    firstOverTenth: processes.map(({ firstMs, tenthMs }) => firstMs / tenthMs),
+    lazySnapshotOverResident: lazySnapshots.map(({ lazyMs, residentMs }) => lazyMs / residentMs),
+    firstOverTenth: firstRestores.map(({ firstMs, tenthMs }) => firstMs / tenthMs),
     fileOverOursCold: overOurs('file', 'cold'),
     fileOverOursWarm: overOurs('file', 'warm'),
     burstFileOverOursCold: overOurs('file', 'cold', burst),
@@ -211,7 +211,7 @@ function summarize(samples) {
  *
  * @param {Measured} measured
  */
-export function makeReport({ machine, scene, samples, limits, snapshots, processes }) {
+export function makeReport({ machine, scene, samples, limits, lazySnapshots, firstRestores }) {
   const results = Object.fromEntries(
     placesOf(samples).map((place) => [
       nameOf(place),
@@ -224,20 +224,20 @@ export function makeReport({ machine, scene, samples, limits, snapshots, process
   )
   return {
     machine,
-    ratios: ratiosOf({ samples, limits, snapshots, processes }),
+    ratios: ratiosOf({ samples, limits, lazySnapshots, firstRestores }),
     results,
     installLimitMs: summary(limits.map(({ installMs }) => installMs)),
-    lazySnapshotMs: summary(snapshots.map(({ lazyMs }) => lazyMs)),
-    residentSnapshotMs: summary(snapshots.map(({ residentMs }) => residentMs)),
-    firstRestoreMs: summary(processes.map(({ firstMs }) => firstMs)),
-    tenthRestoreMs: summary(processes.map(({ tenthMs }) => tenthMs)),
+    lazySnapshotMs: summary(lazySnapshots.map(({ lazyMs }) => lazyMs)),
+    residentSnapshotMs: summary(lazySnapshots.map(({ residentMs }) => residentMs)),
+    firstRestoreMs: summary(firstRestores.map(({ firstMs }) => firstMs)),
+    tenthRestoreMs: summary(firstRestores.map(({ tenthMs }) => tenthMs)),
     answers: samples.reduce((sum, { atOnce }) => sum + atOnce, 0),
     wrong: samples.reduce((sum, { wrong }) => sum + wrong, 0),
     scene,
     samples,
     limits,
-    snapshots,
-    processes,
+    lazySnapshots,
+    firstRestores,
   }
 }
 

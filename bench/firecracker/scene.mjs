@@ -8,8 +8,8 @@ import { MicroVm } from '../../test/microvm.mjs'
 import { cachedSnapshot } from '../../test/microvm-snapshot.mjs'
 import { packReapPages } from '../lib/reap-handler.mjs'
 
-/** What the guest can be asked for (native/guest/microvm): MiB of its memory, by request. */
-export const setsMib = /** @type {const} */ ({ 10: 's', 30: 'm', 64: 'l' })
+/** Requests of the guest (native/guest/microvm), by the MiB of memory that each walks. */
+export const requestByMib = /** @type {const} */ ({ 10: 's', 30: 'm', 64: 'l' })
 const MEMORY_MIB = 256
 
 /**

@@ -10,8 +10,8 @@ export const colours = Object.freeze({
   purple: '#cc79a7',
 })
 
-/** A coordinate. @param {number} value */
-export const place = (value) => Math.round(value * 10) / 10
+/** A coordinate, to a tenth. @param {number} value */
+export const rounded = (value) => Math.round(value * 10) / 10
 
 /** @param {string} text */
 export const escaped = (text) =>

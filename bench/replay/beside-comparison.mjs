@@ -30,7 +30,8 @@ process.env.REAP_TRACE_PROOFS = noProofs
 async function faults(/** @type {number} */ pages) {
   const { memoryFile } = scene
   const socketPath = join(folder, `${process.pid}-faults.sock`)
-  const handler = await serve({ socketPath, memoryFile, record: false })
+  // Recording, so that no page comes with another one's fault.
+  const handler = await serve({ socketPath, memoryFile })
   try {
     const words = ['touch', '--socket', socketPath, '--memory', memoryFile, '--pages', `${pages}`]
     const { stdout } = await promisify(execFile)(program, words)

@@ -1,7 +1,7 @@
 // @ts-check
 // The time to response against the size of the working set, as an SVG: two panels, one for each state
 // of the page cache, both axes logarithmic.
-import { captionOf, colours, place, spread, svg } from '../lib/svg.mjs'
+import { captionOf, colours, rounded, spread, svg } from '../lib/svg.mjs'
 import { arms, caches, nameOf, sizes } from './cells.mjs'
 
 const WIDTH = 900
@@ -51,9 +51,9 @@ export function drawChart(report) {
   const [low, high] = [Math.log10(ticks[0] ?? 1), Math.log10(ticks.at(-1) ?? 10)]
   const [least, most] = [Math.log2(mibs[0] ?? 1), Math.log2(mibs.at(-1) ?? 1)]
   const yOf = (/** @type {number} */ ms) =>
-    place(PANEL.top + PANEL.height * (1 - (Math.log10(ms) - low) / (high - low)))
+    rounded(PANEL.top + PANEL.height * (1 - (Math.log10(ms) - low) / (high - low)))
   const xIn = (/** @type {number} */ left) => (/** @type {number} */ mib) =>
-    place(left + 15 + (PANEL.width - 30) * ((Math.log2(mib) - least) / Math.max(1, most - least)))
+    rounded(left + 15 + (PANEL.width - 30) * ((Math.log2(mib) - least) / Math.max(1, most - least)))
 
   const drawPanel = (/** @type {typeof panels[number]} */ lines, /** @type {number} */ i) => {
     const left = PANEL.lefts[i] ?? 0
@@ -88,7 +88,9 @@ export function drawChart(report) {
     }
     spread(labels)
     for (const { arm, colour, x, y } of labels) {
-      out.push(`<text class="label" x="${x}" y="${place(y)}" style="fill: ${colour}">${arm}</text>`)
+      out.push(
+        `<text class="label" x="${x}" y="${rounded(y)}" style="fill: ${colour}">${arm}</text>`,
+      )
     }
     return out
   }

@@ -1,7 +1,7 @@
 // @ts-check
 // Which way is the fastest where, as an SVG: a row for each guest, trace and state of the page cache,
 // with a mark for each arm on a logarithmic axis.
-import { captionOf, colours, escaped, place, svg } from '../lib/svg.mjs'
+import { captionOf, colours, escaped, rounded, svg } from '../lib/svg.mjs'
 import { choosable, nameOf } from './cells.mjs'
 
 const LEFT = 250
@@ -56,7 +56,7 @@ export function drawChoices(report) {
     Math.log10(Math.max(...values)) + 0.05,
   ]
   const xOf = (/** @type {number} */ ms) =>
-    place(LEFT + ((WIDTH - LEFT - RIGHT) * (Math.log10(ms) - low)) / (high - low))
+    rounded(LEFT + ((WIDTH - LEFT - RIGHT) * (Math.log10(ms) - low)) / (high - low))
   const ticks = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000].filter(
     (ms) => Math.log10(ms) >= low && Math.log10(ms) <= high,
   )

@@ -52,7 +52,8 @@ export async function limitsOf({ memoryFile, pageList, reapPages, pages }, signa
 export async function faultCostOf({ memoryFile }, folder, signal) {
   const bare = await runLimit(['limit-fault', '--repetitions', '1'], signal)
   const socketPath = join(folder, 'fault.sock')
-  const handler = await serve({ socketPath, memoryFile, record: false })
+  // Recording, so that no page comes with another one's fault.
+  const handler = await serve({ socketPath, memoryFile })
   try {
     const ours = await runLimit(['touch', '--socket', socketPath, '--memory', memoryFile], signal)
     return {

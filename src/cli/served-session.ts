@@ -375,12 +375,13 @@ const endings: Record<ServeResult['state'], string> = {
 
 function describeEnd({ state, stats }: ServeResult): string {
   if (state === 'closed') return endings.closed
-  const { faults, lateFaults, residualFaults, removed } = stats
+  const { faults, lateFaults, residualFaults, installedAhead, removed } = stats
   const parts = [
     formatPlural(faults, 'fault'),
     ...(lateFaults + residualFaults > 0
       ? [`${formatCount(lateFaults)} late and ${formatCount(residualFaults)} residual`]
       : []),
+    ...(installedAhead > 0 ? [`${formatPlural(installedAhead, 'page')} installed ahead`] : []),
     ...(removed > 0 ? [`${formatPlural(removed, 'page')} given back`] : []),
   ]
   return `${endings[state]} (${parts.join(', ')})`

@@ -28,6 +28,10 @@ Shape of_pages(uint64_t pages) {
   return shape;
 }
 
+// Of the pages between two faults.
+bool is_there(uint64_t, uint64_t) { return true; }
+bool is_missing(uint64_t begin, uint64_t end) { return begin == end; }
+
 uint64_t cached_pages_of(const std::string& path, uint64_t first, uint64_t count) {
   reap::CachedFile file;
   CHECK_EQ(file.open(path), 0);
@@ -42,30 +46,30 @@ uint64_t read_ahead_of(const std::string& path) {
 
 }  // namespace
 
-TEST(a_device_that_does_not_tell_reads_ahead_the_kernels_default) {
+TEST(a_device_without_a_read_ahead_setting_has_the_kernels_default) {
   CHECK_EQ(reap::device_read_ahead(kNoDevice), 128 << 10);
 }
 
-TEST(a_miss_is_read_with_the_aligned_stretch_around_it) {
+TEST(a_miss_is_read_with_the_aligned_window_around_it) {
   ReadAround around(kNoDevice);
-  const ReadAround::Stretch stretch = around.on_miss((5 << 20) + (130 << 10));
-  CHECK_EQ(stretch.offset, (5 << 20) + (128 << 10));
-  CHECK_EQ(stretch.length, 128 << 10);
+  const ReadAround::Window window = around.on_miss((5 << 20) + (130 << 10));
+  CHECK_EQ(window.offset, (5 << 20) + (128 << 10));
+  CHECK_EQ(window.length, 128 << 10);
 }
 
-TEST(misses_without_hits_end_the_reading_around) {
+TEST(reading_around_ends_after_256_mib_without_hits) {
   ReadAround around(kNoDevice);
-  const auto stretches_until_the_end = [&] {
+  const auto windows_until_the_end = [&] {
     uint64_t count = 0;
     while (around.on_miss(count * (1 << 20)).length > 0) ++count;
     return count;
   };
-  CHECK_EQ(stretches_until_the_end(), 2048);  // 256 MiB
+  CHECK_EQ(windows_until_the_end(), 2048);  // 256 MiB
   for (int hit = 0; hit < 3; ++hit) around.on_hit();
-  CHECK_EQ(stretches_until_the_end(), 3);
+  CHECK_EQ(windows_until_the_end(), 3);
 }
 
-TEST(misses_with_a_hit_each_are_read_around_for_ever) {
+TEST(reading_around_goes_on_while_each_miss_has_a_hit) {
   ReadAround around(kNoDevice);
   for (uint64_t miss = 0; miss < 10'000; ++miss) {
     CHECK(around.on_miss(miss << 20).length > 0);
@@ -73,23 +77,31 @@ TEST(misses_with_a_hit_each_are_read_around_for_ever) {
   }
 }
 
-TEST(a_run_of_faults_goes_on_over_pages_that_are_there) {
-  reap::Sequences sequences;
-  const auto missing = [](uint64_t begin, uint64_t end) { return begin == end; };
-  const auto there = [](uint64_t, uint64_t) { return true; };
-  CHECK_EQ(sequences.run_up_to(10 * kPage, kPage, missing), kPage);
-  CHECK_EQ(sequences.run_up_to(11 * kPage, kPage, missing), 2 * kPage);
-  CHECK_EQ(sequences.run_up_to(14 * kPage, kPage, there), 5 * kPage);
-  CHECK_EQ(sequences.run_up_to(16 * kPage, kPage, missing), kPage);
+TEST(a_run_of_faults_goes_on_over_pages_that_are_there_and_does_not_count_them) {
+  reap::FaultRuns runs;
+  uint64_t page = 10;
+  for (int fault = 1; fault < 16; ++fault, page += 3) {
+    CHECK_EQ(runs.on_fault(page * kPage, kPage, is_there), 0);
+  }
+  CHECK_EQ(runs.on_fault(page * kPage, kPage, is_there), 16 * kPage);
+  CHECK_EQ(runs.on_fault((page + 20) * kPage, kPage, is_there), 32 * kPage);
+  // 66 pages by now.
+  CHECK_EQ(runs.on_fault((page + 60) * kPage, kPage, is_there), 32 * kPage);
+}
+
+TEST(a_run_of_faults_ends_where_a_page_is_missing) {
+  reap::FaultRuns runs;
+  for (uint64_t page = 0; page < 15; ++page) runs.on_fault(page * kPage, kPage, is_missing);
+  CHECK_EQ(runs.on_fault(16 * kPage, kPage, is_missing), 0);
+  CHECK_EQ(runs.on_fault(15 * kPage, kPage, is_missing), 16 * kPage);
 }
 
 TEST(several_runs_of_faults_go_on_beside_each_other) {
-  reap::Sequences sequences;
-  const auto missing = [](uint64_t begin, uint64_t end) { return begin == end; };
-  for (uint64_t page = 0; page < 5; ++page) {
-    for (uint64_t stream = 0; stream < 4; ++stream) {
-      CHECK_EQ(sequences.run_up_to((stream << 30) + page * kPage, kPage, missing),
-               (page + 1) * kPage);
+  reap::FaultRuns runs;
+  for (uint64_t page = 0; page < 16; ++page) {
+    for (uint64_t vcpu = 0; vcpu < 4; ++vcpu) {
+      const uint64_t ahead = runs.on_fault((vcpu << 30) + page * kPage, kPage, is_missing);
+      CHECK_EQ(ahead, page < 15 ? 0 : 16 * kPage);
     }
   }
 }
@@ -172,18 +184,18 @@ TEST(the_last_page_of_the_memory_has_nothing_ahead) {
 TEST(a_fault_on_a_page_that_is_not_cached_brings_its_neighbours_into_the_page_cache) {
   Restore restore(of_pages(1024));
   if (!restore.missing().empty()) SKIP(restore.missing());
-  const uint64_t stretch = std::min<uint64_t>(read_ahead_of(restore.path), 128 << 10) / kPage;
-  if (stretch < 2) SKIP("needs a disk that reads ahead");
+  const uint64_t window = std::min<uint64_t>(read_ahead_of(restore.path), 128 << 10) / kPage;
+  if (window < 2) SKIP("needs a disk that reads ahead");
   fixture::forget_cached(restore.path);
   if (cached_pages_of(restore.path, 0, 1024) > 0) SKIP(fixture::kNeedsEviction);
   Servers servers(*restore.handler);
   CHECK(restore.has_file_bytes(600));
-  const uint64_t first = 600 / stretch * stretch;
-  CHECK(fixture::in_time([&] { return cached_pages_of(restore.path, first, stretch) == stretch; }));
+  const uint64_t first = 600 / window * window;
+  CHECK(fixture::in_time([&] { return cached_pages_of(restore.path, first, window) == window; }));
   CHECK_EQ(restore.get(Counter::installed), 1);
 }
 
-TEST(a_residual_fault_beside_a_prefetch_reads_its_page_alone) {
+TEST(a_residual_fault_during_a_prefetch_reads_only_its_page) {
   Restore restore(of_pages(1024));
   if (!restore.missing().empty()) SKIP(restore.missing());
   restore.handler->expect_prefetch();

@@ -39,7 +39,7 @@ void prefetch(Prefetcher& prefetcher, const std::shared_ptr<Client>& client, Pla
   client->wait_for_prefetched();
 }
 
-// What a restore has fetched before its VM comes: as much as the pool has where reads wait.
+// Groups that a restore fetches before its VM connects: the whole pool while reads wait.
 uint64_t fetched_before_the_vm(bool cold) { return cold ? 24 : 8; }
 
 // What has been read when the worker is about to install the `held`th group of sixty.

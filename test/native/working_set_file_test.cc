@@ -58,10 +58,10 @@ TEST(a_file_that_is_in_use_is_opened_once) {
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
   const Plan plan = settled_set(restore);
-  const auto one = WorkingSetFile::of(plan);
+  const auto one = WorkingSetFile::open_proven(plan);
   CHECK(one);
   const uint64_t descriptors = fixture::descriptors_here();
-  CHECK(WorkingSetFile::of(plan) == one);
+  CHECK(WorkingSetFile::open_proven(plan) == one);
   CHECK_EQ(fixture::descriptors_here(), descriptors);
 }
 
@@ -69,18 +69,19 @@ TEST(a_file_in_another_state_than_the_proof_is_not_opened) {
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
   const Plan plan = settled_set(restore);
-  const auto before = WorkingSetFile::of(plan);
+  const auto in_use = WorkingSetFile::open_proven(plan);  // known by its state as well
+  CHECK(in_use);
   CHECK_EQ(::truncate(plan.path.c_str(), 8192), 0);
-  CHECK(!WorkingSetFile::of(plan));
+  CHECK(!WorkingSetFile::open_proven(plan));
   CHECK_EQ(::unlink(plan.path.c_str()), 0);
-  CHECK(!WorkingSetFile::of(plan));
+  CHECK(!WorkingSetFile::open_proven(plan));
 }
 
 TEST(a_group_that_was_checked_is_taken_from_the_page_cache_as_it_is) {
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
   const Plan plan = settled_set(restore);
-  auto file = WorkingSetFile::of(plan);
+  auto file = WorkingSetFile::open_proven(plan);
   const Fetch first(*file, plan, 1);
   CHECK(!first.is_view());
   CHECK(first.is_right(restore, {3, 4, 9}));
@@ -92,7 +93,7 @@ TEST(a_group_that_was_checked_is_taken_from_the_page_cache_as_it_is) {
   CHECK(!Fetch(*file, plan, 0).is_view());
   // Also by a restore that comes when no other has the file any more.
   file.reset();
-  CHECK(Fetch(*WorkingSetFile::of(plan), plan, 1).is_view());
+  CHECK(Fetch(*WorkingSetFile::open_proven(plan), plan, 1).is_view());
 }
 
 TEST(a_group_that_is_not_in_the_page_cache_is_read_and_checked_again) {
@@ -100,7 +101,7 @@ TEST(a_group_that_is_not_in_the_page_cache_is_read_and_checked_again) {
   if (!restore.missing().empty()) SKIP(restore.missing());
   const Plan plan = settled_set(restore);
   {
-    const auto file = WorkingSetFile::of(plan);
+    const auto file = WorkingSetFile::open_proven(plan);
     const Fetch first(*file, plan, 2);
     if (!Fetch(*file, plan, 2).is_view()) SKIP(kNeedsView);
   }
@@ -108,7 +109,7 @@ TEST(a_group_that_is_not_in_the_page_cache_is_read_and_checked_again) {
   reap::CachedFile cached;
   CHECK_EQ(cached.open(plan.path), 0);
   if (cached.count(0, cached.pages()) > 0) SKIP("needs a folder whose files leave the page cache");
-  const auto file = WorkingSetFile::of(plan);
+  const auto file = WorkingSetFile::open_proven(plan);
   const Fetch alone(*file, plan, 2);
   CHECK(!alone.is_view());
   CHECK(alone.is_right(restore, {20, 21, 22, 23}));
@@ -125,7 +126,7 @@ TEST(a_group_of_a_file_that_may_change_unseen_is_checked_each_time) {
   if (!restore.missing().empty()) SKIP(restore.missing());
   const Plan plan = settled_set(restore);
   reap::hooks::is_young = [] { return true; };
-  const auto file = WorkingSetFile::of(plan);
+  const auto file = WorkingSetFile::open_proven(plan);
   CHECK(!Fetch(*file, plan, 1).is_view());
   CHECK(!Fetch(*file, plan, 1).is_view());
 }
@@ -135,7 +136,7 @@ TEST(a_damaged_group_is_never_taken_as_it_is) {
   if (!restore.missing().empty()) SKIP(restore.missing());
   Plan plan = settled_set(restore);
   plan.groups[1].checksum ^= 1;
-  const auto file = WorkingSetFile::of(plan);
+  const auto file = WorkingSetFile::open_proven(plan);
   for (int time = 0; time < 3; ++time) {
     const Fetch fetch(*file, plan, 1);
     CHECK(!fetch.is_view());
@@ -165,12 +166,12 @@ TEST(a_second_restore_of_a_set_has_the_right_bytes_from_its_mapping) {
 }
 
 // The worker is held when it is about to copy from the mapping.
-TEST(a_set_that_is_cut_short_while_it_is_copied_from_is_left) {
+TEST(a_set_that_is_cut_short_during_the_copy_is_completed_from_the_memory_file) {
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
   fixture::Hooks hooks;
   const Plan plan = settled_set(restore);
-  const auto file = WorkingSetFile::of(plan);
+  const auto file = WorkingSetFile::open_proven(plan);
   for (uint64_t group = 0; group < 3; ++group) Fetch(*file, plan, group);
   if (!Fetch(*file, plan, 0).is_view()) SKIP(kNeedsView);
   fixture::Hold hold;

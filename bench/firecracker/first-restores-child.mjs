@@ -1,5 +1,5 @@
 // @ts-check
-// A process that has never used the library restores one VM ten times, and sends how long each took.
+// The process of first-restores.mjs: restores one snapshot ten times, and sends how long each took.
 import { join } from 'node:path'
 import { performance } from 'node:perf_hooks'
 import { serve } from '../../dist/index.js'
@@ -8,11 +8,11 @@ import { MicroVm } from '../../test/microvm.mjs'
 const RESTORES = 10
 
 /**
- * Has the code of the client of Firecracker's API compiled, which is none of ours.
+ * Warms up the client of Firecracker's API, so that its compilation is not counted.
  *
  * @param {import('./scene.mjs').Scene} scene
  */
-async function restoreWithoutUs({ vmstate, memoryFile, request }) {
+async function restoreByFile({ vmstate, memoryFile, request }) {
   const vm = await MicroVm.start()
   try {
     await vm.load({ vmstate, memoryFile })
@@ -46,7 +46,7 @@ async function restoreMs({ vmstate, memoryFile, workingSet, request }, socketPat
 }
 
 process.once('message', async (/** @type {any} */ { scene, folder }) => {
-  await restoreWithoutUs(scene)
+  await restoreByFile(scene)
   const times = []
   while (times.length < RESTORES) {
     times.push(await restoreMs(scene, join(folder, `ten-${process.pid}.sock`)))
