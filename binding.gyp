@@ -41,7 +41,6 @@
         'native/session_handshake.cc',
         'native/survey.cc',
         'native/uffd.cc',
-        'native/working_set_file.cc',
         'native/working_set_index.cc',
       ],
       'include_dirs': ["<!(node -p \"require('node-addon-api').include_dir\")"],

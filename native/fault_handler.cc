@@ -52,7 +52,7 @@ FaultHandler::FaultHandler(GuestMemory memory, UniqueFd uffd, const PageSource& 
       removed_(memory_.pages()),
       installed_(memory_.pages()),
       expected_(memory_.pages()),
-      read_around_(memory_stamp_[0]) {}
+      read_around_(memory_stamp_[0], memory_.bytes()) {}
 
 bool FaultHandler::ready() const { return removed_ && installed_ && expected_ && zero_block(); }
 

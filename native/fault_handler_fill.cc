@@ -120,13 +120,20 @@ FaultHandler::Filled FaultHandler::fill(uint64_t offset, const uint8_t* bytes, u
 void FaultHandler::read_around(uint64_t offset) {
   if (prefetch_is_running() || memory_.page_size() >= kHugePage) return;
   const ReadAround::Window window = read_around_.on_miss(offset);
-  if (window.length > 0) memory_file_.will_need(window.offset, window.length);
+  if (window.length == 0) return;
+  // First what is next to the page, which would wait for all that lies before it in the window.
+  constexpr uint64_t kFirst = 128 << 10;
+  if (window.length > kFirst) memory_file_.will_need(offset / kFirst * kFirst, kFirst);
+  memory_file_.will_need(window.offset, window.length);
 }
 
 // After a fault that continues a run: what follows it, if the page cache has that or it is a hole.
 void FaultHandler::install_ahead(uint64_t offset, ServeBuffers& buffers) {
   const uint64_t page_size = memory_.page_size();
-  if (prefetch_is_running() || page_size >= kHugePage || trace_.is_active()) return;
+  if (prefetch_is_running() || page_size >= kHugePage || trace_.is_active() ||
+      short_of_memory_.load(std::memory_order_relaxed)) {
+    return;
+  }
   const auto is_there = [this](uint64_t begin, uint64_t end) {
     for (uint64_t page = memory_.page_of(begin); page < memory_.page_of(end); ++page) {
       if (!installed_.test(page) && !removed_.test(page)) return false;
@@ -144,6 +151,11 @@ void FaultHandler::install_ahead(uint64_t offset, ServeBuffers& buffers) {
     length = std::min(length, hole_end - begin);
   } else {
     length = std::min(length, memory_file_.data_end(begin) / page_size * page_size - begin);
+    // A read that does not wait starts to read what is missing, and that may wait for the device.
+    while (length > 0 && !memory_file_.is_cached(begin, length)) {
+      length = length / 2 / page_size * page_size;
+    }
+    if (length == 0) return;
     const auto read = memory_file_.read_cached(begin, buffers.pages.data(), length);
     if (read.read != PageSource::Read::done) return;
     ledger_.add(Counter::bytes_read, length);

@@ -46,13 +46,19 @@ ReadAround::Window ReadAround::on_miss(uint64_t offset) {
   uint64_t length = length_.load(std::memory_order_relaxed);
   if (length == 0) {
     // A page at the least, and a power of two to align to.
-    const uint64_t limit = std::clamp<uint64_t>(device_read_ahead(device_), 4096, kMaxWindow);
-    for (length = 4096; length * 2 <= limit;) length *= 2;
+    const uint64_t limit = std::clamp<uint64_t>(device_read_ahead(device_), kPage, kMaxWindow);
+    for (length = kPage; length * 2 <= limit;) length *= 2;
     length_.store(length, std::memory_order_relaxed);
+  }
+  const uint64_t begin = offset / length * length;
+  // In a window that is still being read, or of a file system that does not tell hits.
+  if (!asked_for_ || !asked_for_.set(begin / kPage)) {
+    on_hit();
+    return {offset, 0};
   }
   if (unused_.load(std::memory_order_relaxed) >= kMaxUnused) return {offset, 0};
   unused_.fetch_add(static_cast<int64_t>(length), std::memory_order_relaxed);
-  return {offset / length * length, length};
+  return {begin, length};
 }
 
 void ReadAround::on_hit() {

@@ -10,6 +10,8 @@
 #include <cstdint>
 #include <mutex>
 
+#include "page_bitmap.h"
+
 namespace reap {
 
 // The read-ahead of a file's device, in bytes; the kernel's default if sysfs has none under that
@@ -18,10 +20,11 @@ uint64_t device_read_ahead(dev_t device);
 
 // Reads around misses. The kernel does so for a mapping (do_sync_mmap_readahead()), but not for
 // pread(2) of one page. The window is aligned, and as long as the device's read-ahead, until much
-// more was read than asked for.
+// more was read than asked for. A window is read once.
 class ReadAround {
  public:
-  explicit ReadAround(dev_t device) : device_(device) {}
+  ReadAround(dev_t device, uint64_t file_bytes)
+      : device_(device), asked_for_((file_bytes + kPage - 1) / kPage) {}
 
   struct Window {
     uint64_t offset;
@@ -33,7 +36,9 @@ class ReadAround {
   void on_hit();
 
  private:
+  static constexpr uint64_t kPage = 4096;
   const dev_t device_;
+  PageBitmap asked_for_;             // first pages of windows
   std::atomic<uint64_t> length_{0};  // 0: not looked up yet
   std::atomic<int64_t> unused_{0};   // bytes read around, less `length_` for each hit
 };
@@ -42,25 +47,22 @@ class ReadAround {
 // Several, as a guest has several vCPUs. Pages that are there already neither end one nor count.
 class FaultRuns {
  public:
-  static constexpr uint64_t kMinPages = 16;
+  static constexpr uint64_t kMinFaults = 16;
   static constexpr uint64_t kMaxAhead = 128 << 10;
 
-  // Notes a fault, and returns how many bytes behind its page to install with it: as many as its
-  // run has had. `is_there(begin, end)`: whether no page of that range is missing.
+  // Notes a fault, and returns how many bytes behind its page to install with it: a page for each
+  // fault of its run. `is_there(begin, end)`: whether no page of that range is missing.
   template <typename IsThere>
   uint64_t on_fault(uint64_t offset, uint64_t page_size, const IsThere& is_there) {
     std::lock_guard<std::mutex> lock(mutex_);
     for (Run& run : runs_) {
-      if (run.bytes == 0 || offset < run.end || offset - run.end > kMaxGap) continue;
+      if (run.faults == 0 || offset < run.end || offset - run.end > kMaxGap) continue;
       if (!is_there(run.end, offset)) continue;
       run.end = offset + page_size;
-      run.bytes += page_size;
-      if (run.bytes < kMinPages * page_size) return 0;
-      const uint64_t ahead = std::min(run.bytes, kMaxAhead);
-      run.bytes += ahead;
-      return ahead;
+      ++run.faults;
+      return run.faults < kMinFaults ? 0 : std::min(run.faults * page_size, kMaxAhead);
     }
-    runs_[oldest_++ % runs_.size()] = {offset + page_size, page_size};
+    runs_[oldest_++ % runs_.size()] = {offset + page_size, 1};
     return 0;
   }
 
@@ -68,7 +70,7 @@ class FaultRuns {
   static constexpr uint64_t kMaxGap = 2 << 20;
   struct Run {
     uint64_t end = 0;
-    uint64_t bytes = 0;  // of faults, and of what was installed with them
+    uint64_t faults = 0;
   };
   std::mutex mutex_;
   std::array<Run, 4> runs_;

@@ -160,8 +160,10 @@ PageSource::Result PageSource::read_shared(uint64_t offset, void* buffer, uint64
   return result;
 }
 
-std::string PageSource::path_of_descriptor() const {
-  return "/proc/self/fd/" + std::to_string(fd_.get());
+bool PageSource::is_cached(uint64_t offset, uint64_t length) const {
+  if (!tells_) return true;
+  const int64_t there = cached_pages(fd_.get(), offset / kPage, length / kPage);
+  return there < 0 || static_cast<uint64_t>(there) >= length / kPage;
 }
 
 void PageSource::will_need(uint64_t offset, uint64_t length) const {

@@ -83,8 +83,9 @@ class PageSource {
   // whole range.
   Result read_shared(uint64_t offset, void* buffer, uint64_t length) const;
 
-  // A path that opens this same file, even after a rename.
-  std::string path_of_descriptor() const;
+  // Whether the page cache has, or is about to have, all of this; true where the kernel does not
+  // tell. Starts no read.
+  bool is_cached(uint64_t offset, uint64_t length) const;
 
   // Asks the kernel to bring this into the page cache; does not wait.
   void will_need(uint64_t offset, uint64_t length) const;

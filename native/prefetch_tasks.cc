@@ -4,6 +4,7 @@
 #include <chrono>
 #include <thread>
 
+#include "crc32c.h"
 #include "prefetcher.h"
 
 namespace reap {
@@ -44,10 +45,10 @@ void Prefetcher::perform(Task& task, Own& own) {
       break;
     case Step::install:
       // It was fetched before, perhaps before the VM connected.
-      if (check_stamps(job, task, 0)) install(job, task, own);
+      if (check_stamps(job, task, 0)) install(job, task, task.buffer.data(), own);
       break;
     case Step::fetch_and_install:
-      if (fetch(job, task, own.fetched.data())) install(job, task, own);
+      if (fetch(job, task, own.fetched.data())) install(job, task, own.fetched.data(), own);
       break;
     case Step::fill:
       fill_stretch(job, task, own.fetched);
@@ -57,7 +58,6 @@ void Prefetcher::perform(Task& task, Own& own) {
 
 bool Prefetcher::fetch(const Job& job, Task& task, uint8_t* buffer) {
   task.fetch.began = Clock::now();
-  task.bytes = buffer;
   const bool good = job.source == Source::working_set     ? fetch_group(job, task, buffer)
                     : job.source == Source::memory_groups ? fetch_memory_group(job, task, buffer)
                                                           : fetch_block(job, task, buffer);
@@ -76,10 +76,9 @@ bool Prefetcher::check_stamps(const Job& job, Task& task, uint64_t offset) {
   }
   // Under a running VM bytes of the memory file itself are not fetched again for a change of
   // status: where it hid a write, what is installed is of the old content anyway.
-  task.is_void =
-      job.source == Source::working_set
-          ? change != FileChange::none || job.file->look() != job.plan->proof->working_set
-          : change != FileChange::none && !task.is_connected;
+  task.is_void = job.source == Source::working_set
+                     ? change != FileChange::none || job.file.look() != job.plan->proof->working_set
+                     : change != FileChange::none && !task.is_connected;
   task.memory_stamp = now;
   return !task.is_void;
 }
@@ -87,8 +86,9 @@ bool Prefetcher::check_stamps(const Job& job, Task& task, uint64_t offset) {
 bool Prefetcher::fetch_group(const Job& job, Task& task, uint8_t* buffer) {
   const PlanGroup& group = job.plan->groups[task.unit];
   if (group.data_bytes == 0) return check_stamps(job, task, group.data_offset);
-  const bool has_others = job.file.use_count() > 1;
-  const auto [read, bytes, checksum] = job.file->fetch(*job.plan, task.unit, buffer, has_others);
+  const PageSource::Result read =
+      task.is_shared ? job.file.read_shared(group.data_offset, buffer, group.data_bytes)
+                     : job.file.read_streaming(group.data_offset, buffer, group.data_bytes);
   // First: a rewritten set fails the checksum below although the memory file is sound.
   if (!check_stamps(job, task, group.data_offset)) return false;
   Failure& failure = task.report.failure;
@@ -100,7 +100,7 @@ bool Prefetcher::fetch_group(const Job& job, Task& task, uint8_t* buffer) {
     job.client->ledger().add(Counter::bytes_read, group.data_bytes);
     task.fetched = true;
     task.waited = read.waited;
-    task.bytes = bytes;
+    const uint32_t checksum = crc32c(buffer, group.data_bytes);
     if (checksum == group.checksum) return true;
     failure.code = ErrorCode::working_set_invalid;
     failure.check = "group-checksum";
@@ -162,13 +162,13 @@ bool Prefetcher::fetch_block(const Job& job, Task& task, uint8_t* buffer) {
 }
 
 // What was fetched for a task, as it goes into guest memory: by address within a group.
-void Prefetcher::lay_out(const Job& job, Task& task, std::vector<Piece>* pieces) {
+void Prefetcher::lay_out(const Job& job, Task& task, const uint8_t* buffer,
+                         std::vector<Piece>* pieces) {
   pieces->clear();
-  const uint8_t* bytes = task.bytes;
   const auto add = [&](uint64_t offset, uint64_t length, bool zero) {
-    pieces->push_back({offset, length, zero ? nullptr : bytes});
+    pieces->push_back({offset, length, zero ? nullptr : buffer});
     if (zero) return;
-    bytes += length;
+    buffer += length;
     task.report.bytes += length;
   };
   if (job.source == Source::blocks) {
@@ -187,12 +187,12 @@ void Prefetcher::lay_out(const Job& job, Task& task, std::vector<Piece>* pieces)
   task.report.extents += pieces->size();
 }
 
-void Prefetcher::install(const Job& job, Task& task, Own& own) {
+void Prefetcher::install(const Job& job, Task& task, const uint8_t* buffer, Own& own) {
   const auto start = Clock::now();
   PrefetchClient& client = *job.client;
   const uint64_t page_size = client.handler().memory().page_size();
   std::vector<Piece>& pieces = own.pieces;
-  lay_out(job, task, &pieces);
+  lay_out(job, task, buffer, &pieces);
   const std::function<void()> look = [&] { client.serve_beside_work(own.serve); };
 
   client.worker_serves();
@@ -234,14 +234,6 @@ bool Prefetcher::install_run(const Job& job, Task& task, uint64_t offset, const 
     std::this_thread::sleep_for(kPendingRemovePause);
   }
   if (task.filled == Filled::all || task.filled == Filled::deferred) return true;
-  // The working-set file was cut short under the copy, or its disk failed: the rest comes from the
-  // memory file. Test: "a set that is cut short during the copy is completed from the memory file".
-  if (task.filled == Filled::failed && error == -EFAULT && bytes &&
-      job.source == Source::working_set) {
-    task.filled = Filled::all;
-    task.is_void = true;
-    return false;
-  }
   if (task.filled == Filled::failed || task.filled == Filled::no_memory) {
     task.report.failure = fill_failure("prefetch", task.filled, error, offset);
   }

@@ -51,9 +51,10 @@ void Prefetcher::start(std::shared_ptr<PrefetchClient> client, std::shared_ptr<c
   job->page_size = job->plan->page_size;
   job->memory_stamp = job->client->memory_file().stamp();
   const std::optional<Proof>& proof = job->plan->proof;
-  if (proof && proof->memory_file == job->memory_stamp)
-    job->file = WorkingSetFile::open_proven(*job->plan);
-  job->proof_is_void = !job->file;
+  const bool holds = proof && proof->memory_file == job->memory_stamp &&
+                     job->file.open(job->plan->path) == 0 &&
+                     job->file.stamp() == proof->working_set;
+  job->proof_is_void = !holds;
   // Nor does a write() that began before this show any more, while it goes on.
   const bool has_writers = job->client->memory_file().writers() == Writers::some;
   job->waits_for_handshake = !is_settled(job->memory_stamp[4], has_writers ? kLongestWrite : 0);
@@ -134,6 +135,7 @@ void Prefetcher::work(Role role) {
     }
     if (stopping_) return;
     Job* job = task.job;
+    task.is_shared = has_others(*job);
     if (!job->over) {
       ++job->busy;
       busy_workers_.fetch_add(counted, std::memory_order_relaxed);
@@ -174,7 +176,6 @@ bool Prefetcher::task_of(Job& job, Task* task) {
     task->step = Step::install;
     task->unit = job.ready.front().unit;
     task->buffer = std::move(job.ready.front().buffer);
-    task->bytes = job.ready.front().bytes;
     task->holes = job.ready.front().holes;
     task->memory_stamp = job.memory_stamp;
     task->is_connected = true;
@@ -202,7 +203,7 @@ void Prefetcher::replan(Job& job) {
   job.next = job.installed = 0;
   job.memory_groups = Plan();
   job.blocks.clear();
-  if (job.proof_is_void) job.file.reset();
+  if (job.proof_is_void) job.file = PageSource();
   if (job.page_size != kPlanPage) {
     job.source = Source::blocks;
     job.blocks = blocks_of(*job.plan, job.page_size, job.client->memory_file().bytes());
@@ -274,7 +275,7 @@ void Prefetcher::settle(Task& task) {
     // Two workers may come back in the other order.
     auto after = std::find_if(job.ready.begin(), job.ready.end(),
                               [&](const Fetched& other) { return other.unit > task.unit; });
-    job.ready.insert(after, Fetched{task.unit, std::move(task.buffer), task.bytes, task.holes});
+    job.ready.insert(after, Fetched{task.unit, std::move(task.buffer), task.holes});
     changed_.notify_one();
     return;
   }

@@ -19,7 +19,6 @@
 #include "page_source.h"
 #include "plan.h"
 #include "posix.h"
-#include "working_set_file.h"
 
 namespace reap {
 
@@ -86,7 +85,6 @@ class Prefetcher {
   struct Fetched {
     uint64_t unit;
     Mapping buffer;
-    const uint8_t* bytes;
     Holes holes;
   };
   // Where the units of a job are, and so where their bytes come from.
@@ -100,7 +98,7 @@ class Prefetcher {
   struct Job {
     std::shared_ptr<PrefetchClient> client;
     std::shared_ptr<const Plan> plan;
-    std::shared_ptr<WorkingSetFile> file;  // while the plan's proof holds
+    PageSource file;  // the working-set file, while the plan's proof holds
     Source source = Source::memory_groups;
     Plan memory_groups;
     std::vector<Block> blocks;
@@ -138,17 +136,17 @@ class Prefetcher {
     Job* job = nullptr;
     Step step = Step::fetch_ahead;
     uint64_t unit = 0;
-    Mapping buffer;                  // of the pool: to fetch into, or fetched already
-    const uint8_t* bytes = nullptr;  // what was fetched
+    Mapping buffer;  // of the pool: to fetch into, or fetched already
     Holes holes;
     FileStamp memory_stamp{};  // of the job; the current one if `is_void`
     bool is_connected = false;
-    bool is_void = false;   // what was fetched may be another state of the files
-    bool fetched = false;   // bytes, from a file
-    Span fetch{};           // when
-    bool waited = false;    // for them
-    int pauses = 0;         // spent waiting for the VMM to finish a REMOVE
-    PrefetchReport report;  // what this task adds to the job's
+    bool is_shared = false;  // the working-set file is read for other restores, too
+    bool is_void = false;    // what was fetched may be another state of the files
+    bool fetched = false;    // bytes, from a file
+    Span fetch{};            // when
+    bool waited = false;     // for them
+    int pauses = 0;          // spent waiting for the VMM to finish a REMOVE
+    PrefetchReport report;   // what this task adds to the job's
     FaultHandler::Filled filled = FaultHandler::Filled::all;
   };
   // Bytes for contiguous guest memory; null for zeros.
@@ -176,14 +174,16 @@ class Prefetcher {
   bool read_ahead_of(Job& job, Task* task);
   bool fetch_ahead(Job& job, Task* task);
   void replan(Job& job);
+  bool has_others(const Job& job) const;
   void perform(Task& task, Own& own);
   bool fetch(const Job& job, Task& task, uint8_t* buffer);
   bool fetch_group(const Job& job, Task& task, uint8_t* buffer);
   bool fetch_memory_group(const Job& job, Task& task, uint8_t* buffer);
   bool fetch_block(const Job& job, Task& task, uint8_t* buffer);
   bool check_stamps(const Job& job, Task& task, uint64_t offset);
-  static void lay_out(const Job& job, Task& task, std::vector<Piece>* pieces);
-  void install(const Job& job, Task& task, Own& own);
+  static void lay_out(const Job& job, Task& task, const uint8_t* buffer,
+                      std::vector<Piece>* pieces);
+  void install(const Job& job, Task& task, const uint8_t* buffer, Own& own);
   bool install_run(const Job& job, Task& task, uint64_t offset, const uint8_t* bytes,
                    uint64_t length, const std::function<void()>& look);
   void fill_stretch(const Job& job, Task& task, Mapping& buffer);

@@ -157,6 +157,7 @@ void Session::serve(ServeBuffers& buffers) {
     if (!blocked) return false;
     engine_.rearm(id_, Role::uffd, handler.fd(), EPOLLIN);
     if (handler.has_waiting()) serve_again(std::chrono::nanoseconds(0));
+    if (handler.holds_faults()) serve_held_later();
     return true;
   };
   FaultHandler::Served served;

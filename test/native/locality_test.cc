@@ -2,7 +2,11 @@
 // ahead of a guest that goes through its memory in order.
 #include "locality.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
 
 #include "cached_file.h"
 #include "check.h"
@@ -21,6 +25,7 @@ constexpr uint64_t kPage = 4096;
 
 // A device that no machine has.
 constexpr dev_t kNoDevice = 0;
+constexpr uint64_t kFileBytes = uint64_t{1} << 40;
 
 Shape of_pages(uint64_t pages) {
   Shape shape;
@@ -51,26 +56,41 @@ TEST(a_device_without_a_read_ahead_setting_has_the_kernels_default) {
 }
 
 TEST(a_miss_is_read_with_the_aligned_window_around_it) {
-  ReadAround around(kNoDevice);
+  ReadAround around(kNoDevice, kFileBytes);
   const ReadAround::Window window = around.on_miss((5 << 20) + (130 << 10));
   CHECK_EQ(window.offset, (5 << 20) + (128 << 10));
   CHECK_EQ(window.length, 128 << 10);
 }
 
+TEST(a_window_is_read_once) {
+  ReadAround around(kNoDevice, kFileBytes);
+  CHECK_EQ(around.on_miss(0).length, 128 << 10);
+  CHECK_EQ(around.on_miss(4096).length, 0);
+  CHECK_EQ(around.on_miss(128 << 10).length, 128 << 10);
+}
+
 TEST(reading_around_ends_after_256_mib_without_hits) {
-  ReadAround around(kNoDevice);
+  ReadAround around(kNoDevice, kFileBytes);
+  uint64_t next = 0;
   const auto windows_until_the_end = [&] {
     uint64_t count = 0;
-    while (around.on_miss(count * (1 << 20)).length > 0) ++count;
+    while (around.on_miss(next).length > 0) {
+      ++count;
+      next += 1 << 20;
+    }
+    next += 1 << 20;
     return count;
   };
-  CHECK_EQ(windows_until_the_end(), 2048);  // 256 MiB
+  CHECK_EQ(windows_until_the_end(), 2048);
   for (int hit = 0; hit < 3; ++hit) around.on_hit();
   CHECK_EQ(windows_until_the_end(), 3);
+  // As on a file system that never tells of a hit.
+  for (uint64_t miss = 0; miss < 5; ++miss) around.on_miss(miss << 20);
+  CHECK_EQ(windows_until_the_end(), 5);
 }
 
 TEST(reading_around_goes_on_while_each_miss_has_a_hit) {
-  ReadAround around(kNoDevice);
+  ReadAround around(kNoDevice, kFileBytes);
   for (uint64_t miss = 0; miss < 10'000; ++miss) {
     CHECK(around.on_miss(miss << 20).length > 0);
     around.on_hit();
@@ -80,13 +100,10 @@ TEST(reading_around_goes_on_while_each_miss_has_a_hit) {
 TEST(a_run_of_faults_goes_on_over_pages_that_are_there_and_does_not_count_them) {
   reap::FaultRuns runs;
   uint64_t page = 10;
-  for (int fault = 1; fault < 16; ++fault, page += 3) {
-    CHECK_EQ(runs.on_fault(page * kPage, kPage, is_there), 0);
+  for (uint64_t fault = 1; fault < 40; ++fault, page += 3) {
+    const uint64_t ahead = std::min<uint64_t>(fault, 32) * kPage;
+    CHECK_EQ(runs.on_fault(page * kPage, kPage, is_there), fault < 16 ? 0 : ahead);
   }
-  CHECK_EQ(runs.on_fault(page * kPage, kPage, is_there), 16 * kPage);
-  CHECK_EQ(runs.on_fault((page + 20) * kPage, kPage, is_there), 32 * kPage);
-  // 66 pages by now.
-  CHECK_EQ(runs.on_fault((page + 60) * kPage, kPage, is_there), 32 * kPage);
 }
 
 TEST(a_run_of_faults_ends_where_a_page_is_missing) {
@@ -112,13 +129,14 @@ TEST(a_guest_that_touches_its_pages_in_order_finds_the_next_ones_there) {
   Servers servers(*restore.handler);
   for (uint64_t page = 0; page < 256; ++page) CHECK(restore.has_file_bytes(page));
   servers.stop();
-  // 16 by themselves, the last one with 16 more, then 1 + 32 with each.
-  CHECK_EQ(restore.get(Counter::faults), 23);
-  CHECK_EQ(restore.get(Counter::ahead), 233);
+  // 16, the last one with 16 more, then one with 17, with 18, … with 25. A vCPU may have asked for
+  // a page that was just being installed.
+  CHECK(restore.get(Counter::faults) >= 26);
+  CHECK(restore.get(Counter::faults) <= 26 + restore.get(Counter::present));
   CHECK_EQ(restore.get(Counter::installed), 256);
 }
 
-TEST(a_run_has_as_many_pages_ahead_as_it_is_long) {
+TEST(a_run_has_a_page_ahead_for_each_of_its_faults) {
   Restore restore(of_pages(256));
   if (!restore.missing().empty()) SKIP(restore.missing());
   {
@@ -132,6 +150,20 @@ TEST(a_run_has_as_many_pages_ahead_as_it_is_long) {
   CHECK(!restore.guest.is_present(132));
   CHECK(!restore.guest.is_present(215));
   CHECK_EQ(restore.get(Counter::ahead), 16);
+}
+
+TEST(pages_that_a_prefetch_has_brought_make_no_run) {
+  Restore restore(of_pages(256));
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  restore.handler->expect_prefetch();
+  restore.handler->expect(20 * kPage, 100 * kPage);
+  CHECK(restore.fill(20, 100) == reap::FaultHandler::Filled::all);
+  restore.handler->prefetch_is_over();
+  {
+    Servers servers(*restore.handler);
+    for (const uint64_t page : {19, 120}) CHECK(restore.has_file_bytes(page));
+  }
+  CHECK_EQ(restore.get(Counter::ahead), 0);
 }
 
 TEST(nothing_is_installed_ahead_while_touches_are_recorded) {
@@ -152,8 +184,8 @@ TEST(a_page_given_back_is_not_installed_ahead) {
   std::thread balloon([&] { CHECK(restore.guest.remove(20)); });
   balloon.join();
   for (uint64_t page = 0; page < 16; ++page) CHECK(restore.has_file_bytes(page));
-  CHECK(restore.has_file_bytes(21));
-  CHECK_EQ(restore.get(Counter::ahead), 15);
+  fixture::eventually([&] { return restore.get(Counter::ahead) == 15; });
+  CHECK(restore.guest.is_present(31));
   CHECK(!restore.guest.is_present(20));
   CHECK(restore.is_zero(20));
 }
@@ -172,6 +204,24 @@ TEST(holes_and_pages_behind_them_are_installed_ahead_as_what_they_are) {
   CHECK_EQ(restore.get(Counter::zero), 42);
 }
 
+TEST(a_memory_file_that_is_written_to_gives_no_pages_ahead) {
+  fixture::Hooks hooks;
+  Restore restore(of_pages(64));
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  int installs = 0;
+  reap::hooks::before_install = [&] {
+    if (++installs < 16) return;
+    const reap::UniqueFd file(::open(restore.path.c_str(), O_WRONLY | O_CLOEXEC));
+    CHECK_EQ(::pwrite(file.get(), restore.bytes.data(), 4096, 20 * 4096), 4096);
+  };
+  Servers servers(*restore.handler);
+  for (uint64_t page = 0; page < 16; ++page) CHECK(restore.has_file_bytes(page));
+  servers.stop();
+  CHECK_EQ(installs, 16);
+  CHECK_EQ(restore.get(Counter::ahead), 0);
+  CHECK_EQ(restore.get(Counter::installed), 16);
+}
+
 TEST(the_last_page_of_the_memory_has_nothing_ahead) {
   Restore restore(of_pages(16));
   if (!restore.missing().empty()) SKIP(restore.missing());
@@ -184,8 +234,8 @@ TEST(the_last_page_of_the_memory_has_nothing_ahead) {
 TEST(a_fault_on_a_page_that_is_not_cached_brings_its_neighbours_into_the_page_cache) {
   Restore restore(of_pages(1024));
   if (!restore.missing().empty()) SKIP(restore.missing());
-  const uint64_t window = std::min<uint64_t>(read_ahead_of(restore.path), 128 << 10) / kPage;
-  if (window < 2) SKIP("needs a disk that reads ahead");
+  if (read_ahead_of(restore.path) < (128 << 10)) SKIP("needs a disk that reads ahead 128 KiB");
+  const uint64_t window = (128 << 10) / kPage;
   fixture::forget_cached(restore.path);
   if (cached_pages_of(restore.path, 0, 1024) > 0) SKIP(fixture::kNeedsEviction);
   Servers servers(*restore.handler);

@@ -256,6 +256,7 @@ class HeldWorker {
     hold_events_ = true;
     event_.wait_until_held();
   }
+  void release_event() { event_.release(); }
   // Whether nothing happens by itself.
   bool is_quiet() const {
     // What follows from the last fault.
@@ -314,5 +315,28 @@ TEST(a_userfaultfd_of_huge_pages_is_not_left_to_a_worker) {
   CHECK(restore.has_file_bytes(5));
   CHECK(held.is_quiet());
   CHECK(restore.has_file_bytes(6));
+  held.go_on();
+}
+
+// Both are read at once, and the thread that read them waits for the disk.
+TEST(a_held_fault_is_served_in_its_time_beside_one_that_waits_for_the_disk) {
+  fixture::Hooks hooks;
+  Restore restore;
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  fixture::Hold disk;
+  reap::hooks::is_cold = [] { return true; };
+  reap::hooks::before_install = disk.hook();
+  HeldWorker held(restore);
+  std::thread residual([&] { CHECK(restore.has_file_bytes(9)); });
+  held.hold_event();
+  std::thread late([&] { CHECK(restore.has_file_bytes(1)); });
+  fixture::eventually([&] { return restore.guest.faults_pending() == 2; });
+  held.release_event();
+  disk.wait_until_held();
+  CHECK(fixture::in_time([&] { return restore.guest.is_present(1); }));
+  CHECK(!restore.guest.is_present(9));
+  disk.release();
+  residual.join();
+  late.join();
   held.go_on();
 }
