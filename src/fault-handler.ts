@@ -135,8 +135,8 @@ export interface FaultStats {
   readonly prefetched: number
   /**
    * Of both, those installed ahead of a run of faults, for a guest that touches its memory in order or a VMM that
-   * writes a snapshot of it: after 16 faults in order, as many pages as the run is long, up to 128 KiB with each
-   * fault. None while touches are recorded, during a prefetch, or on 2 MiB pages.
+   * writes a snapshot of it: after 16 faults in order, a page for each fault of the run, up to 128 KiB with each
+   * one. None while touches are recorded, during a prefetch, or on 2 MiB pages.
    */
   readonly installedAhead: number
   /** Installs that found the page there. */
