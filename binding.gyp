@@ -34,6 +34,7 @@
         'native/page_source.cc',
         'native/plan.cc',
         'native/prefetch_order.cc',
+        'native/prefetch_sharing.cc',
         'native/prefetch_tasks.cc',
         'native/private_file.cc',
         'native/prefetcher.cc',

@@ -151,15 +151,6 @@ PageSource::Result PageSource::read_streaming(uint64_t offset, void* buffer,
   return result;
 }
 
-PageSource::Result PageSource::read_shared(uint64_t offset, void* buffer, uint64_t length) const {
-  Result result = read_cached(offset, buffer, length);
-  if (result.read != Read::would_block) return result;
-  will_need(offset, length);
-  result = read(offset, buffer, length);
-  result.waited = true;
-  return result;
-}
-
 bool PageSource::is_cached(uint64_t offset, uint64_t length) const {
   if (!tells_) return true;
   const int64_t there = cached_pages(fd_.get(), offset / kPage, length / kPage);

@@ -79,10 +79,6 @@ class PageSource {
   // multiples of 4096.
   Result read_streaming(uint64_t offset, void* buffer, uint64_t length) const;
 
-  // Reads through the page cache, for other readers too. On a miss, first asks the disk for the
-  // whole range.
-  Result read_shared(uint64_t offset, void* buffer, uint64_t length) const;
-
   // Whether the page cache has, or is about to have, all of this; true where the kernel does not
   // tell. Starts no read.
   bool is_cached(uint64_t offset, uint64_t length) const;

@@ -35,14 +35,6 @@ bool Prefetcher::next_task(Role role, Task* task) {
   return false;
 }
 
-// Whether another restore brings the same working set.
-bool Prefetcher::has_others(const Job& job) const {
-  if (!job.file) return false;
-  return std::any_of(jobs_.begin(), jobs_.end(), [&job](const std::unique_ptr<Job>& other) {
-    return other.get() != &job && other->file && other->file.stamp() == job.file.stamp();
-  });
-}
-
 bool Prefetcher::has_units(Job& job) {
   while (job.next < job.units() && job.begun[job.next]) ++job.next;
   return job.next < job.units();

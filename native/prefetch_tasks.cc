@@ -41,15 +41,17 @@ void Prefetcher::perform(Task& task, Own& own) {
   const Job& job = *task.job;
   switch (task.step) {
     case Step::fetch_ahead:
-      fetch(job, task, task.buffer.data());
+      fetch(job, task, task.buffer->data());
       break;
     case Step::install:
       // It was fetched before, perhaps before the VM connected.
-      if (check_stamps(job, task, 0)) install(job, task, task.buffer.data(), own);
+      if (check_stamps(job, task, 0)) install(job, task, task.buffer->data(), own);
       break;
-    case Step::fetch_and_install:
-      if (fetch(job, task, own.fetched.data())) install(job, task, own.fetched.data(), own);
+    case Step::fetch_and_install: {
+      uint8_t* const buffer = task.buffer ? task.buffer->data() : own.fetched.data();
+      if (fetch(job, task, buffer)) install(job, task, buffer, own);
       break;
+    }
     case Step::fill:
       fill_stretch(job, task, own.fetched);
       break;
@@ -62,6 +64,7 @@ bool Prefetcher::fetch(const Job& job, Task& task, uint8_t* buffer) {
                     : job.source == Source::memory_groups ? fetch_memory_group(job, task, buffer)
                                                           : fetch_block(job, task, buffer);
   task.fetch.ended = Clock::now();
+  if (task.is_shared) share_fetched(job, task, good);
   return good;
 }
 
@@ -87,8 +90,7 @@ bool Prefetcher::fetch_group(const Job& job, Task& task, uint8_t* buffer) {
   const PlanGroup& group = job.plan->groups[task.unit];
   if (group.data_bytes == 0) return check_stamps(job, task, group.data_offset);
   const PageSource::Result read =
-      task.is_shared ? job.file.read_shared(group.data_offset, buffer, group.data_bytes)
-                     : job.file.read_streaming(group.data_offset, buffer, group.data_bytes);
+      job.file.read_streaming(group.data_offset, buffer, group.data_bytes);
   // First: a rewritten set fails the checksum below although the memory file is sound.
   if (!check_stamps(job, task, group.data_offset)) return false;
   Failure& failure = task.report.failure;

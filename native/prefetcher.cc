@@ -59,6 +59,7 @@ void Prefetcher::start(std::shared_ptr<PrefetchClient> client, std::shared_ptr<c
   const bool has_writers = job->client->memory_file().writers() == Writers::some;
   job->waits_for_handshake = !is_settled(job->memory_stamp[4], has_writers ? kLongestWrite : 0);
   std::lock_guard<std::mutex> lock(mutex_);
+  join_others(*job);
   jobs_.push_back(std::move(job));
   changed_.notify_all();
 }
@@ -103,6 +104,7 @@ void Prefetcher::cancel(PrefetchClient* client) {
       (*it)->over = (*it)->canceled = true;
       if ((*it)->busy == 0) {
         for (Fetched& fetched : (*it)->ready) recycle(std::move(fetched.buffer));
+        leave_others(**it);
         gone.push_back(std::move(*it));
         jobs_.erase(it);
       }
@@ -112,8 +114,10 @@ void Prefetcher::cancel(PrefetchClient* client) {
   lock.unlock();
 }
 
-void Prefetcher::recycle(Mapping buffer) {
-  if (buffer) pool_.push_back(std::move(buffer));
+void Prefetcher::recycle(Buffer&& buffer) {
+  const Buffer owned = std::move(buffer);
+  // One that another restore installs as well is given back by the last of them.
+  if (owned && owned.use_count() == 1) pool_.push_back(std::move(*owned));
   changed_.notify_one();
   waits_.notify_one();
 }
@@ -135,7 +139,6 @@ void Prefetcher::work(Role role) {
     }
     if (stopping_) return;
     Job* job = task.job;
-    task.is_shared = has_others(*job);
     if (!job->over) {
       ++job->busy;
       busy_workers_.fetch_add(counted, std::memory_order_relaxed);
@@ -165,11 +168,9 @@ bool Prefetcher::task_of(Job& job, Task* task) {
     replan(job);
   }
   if (job.connected && !job.wanted.empty()) {
-    task->step = Step::fetch_and_install;
-    task->unit = job.wanted.front();
-    task->memory_stamp = job.memory_stamp;
-    task->is_connected = true;
+    const uint64_t unit = job.wanted.front();
     job.wanted.pop_front();
+    take_unit(job, unit, task);
     return true;
   }
   if (job.connected && !job.ready.empty()) {
@@ -189,11 +190,23 @@ bool Prefetcher::task_of(Job& job, Task* task) {
     return job.over && job.busy == 0;
   }
   if (!job.connected) return fetch_ahead(job, task);
-  task->step = Step::fetch_and_install;
-  task->unit = begin_unit(job, job.next);
+  const std::optional<uint64_t> unit = next_to_install(job);
+  if (unit) take_unit(job, begin_unit(job, *unit), task);
+  return unit.has_value();
+}
+
+// Of a VM that runs.
+void Prefetcher::take_unit(Job& job, uint64_t unit, Task* task) {
+  task->unit = unit;
   task->memory_stamp = job.memory_stamp;
   task->is_connected = true;
-  return true;
+  task->step = Step::fetch_and_install;
+  if (job.source != Source::working_set || !job.shared) return;
+  if ((task->buffer = job.shared->data_of(unit))) {
+    task->step = Step::install;
+  } else if (reads_for_others(job) && (task->buffer = take_buffer())) {
+    task->is_shared = begin_shared(job, unit);
+  }
 }
 
 // Rebuilds the units and restarts at the first; installed pages are skipped.
@@ -227,14 +240,15 @@ bool Prefetcher::read_ahead_of(Job& job, Task* task) {
 }
 
 bool Prefetcher::fetch_ahead(Job& job, Task* task) {
-  if (pool_.empty() || job.waits_for_handshake) return false;
+  if (job.waits_for_handshake) return false;
   const bool has_enough = job.ready.size() + job.fetching >= kMostAhead;
   if (has_enough && (job.connected || !job.waits)) return false;
+  const std::optional<uint64_t> unit = next_to_fetch(job);
+  if (!unit || !(task->buffer = take_buffer())) return false;
   task->job = &job;
   task->step = Step::fetch_ahead;
-  task->buffer = std::move(pool_.back());
-  pool_.pop_back();
-  task->unit = begin_unit(job, job.next);
+  task->unit = begin_unit(job, *unit);
+  task->is_shared = begin_shared(job, *unit);
   task->memory_stamp = job.memory_stamp;
   task->is_connected = job.connected;
   ++job.fetching;
@@ -272,6 +286,7 @@ void Prefetcher::settle(Task& task) {
   job.dead = job.dead || dead;
   job.over = job.over || dead || job.report.failure;
   if (task.step == Step::fetch_ahead && !job.over && !job.replan) {
+    if (reads_for_others(job)) job.shared->give(task.unit, task.buffer);
     // Two workers may come back in the other order.
     auto after = std::find_if(job.ready.begin(), job.ready.end(),
                               [&](const Fetched& other) { return other.unit > task.unit; });
@@ -330,6 +345,7 @@ void Prefetcher::end_if_over(Job* job, std::unique_lock<std::mutex>& lock) {
   if (it == jobs_.end()) return;
   std::unique_ptr<Job> owned = std::move(*it);
   jobs_.erase(it);
+  leave_others(*owned);
   lock.unlock();
   if (!owned->canceled && !owned->dead) {
     PrefetchClient& client = *owned->client;

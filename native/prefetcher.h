@@ -10,6 +10,7 @@
 #include <list>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -19,6 +20,7 @@
 #include "page_source.h"
 #include "plan.h"
 #include "posix.h"
+#include "shared_groups.h"
 
 namespace reap {
 
@@ -82,9 +84,11 @@ class Prefetcher {
   // Extents of a group, or a block, that were holes of the memory file when they were fetched.
   // Asked once: an unwritten extent is a hole until somebody reads it, and data from then on.
   using Holes = std::bitset<kMaxMemoryGroupPages>;
+  // Of the pool. Owners come and go with the mutex held.
+  using Buffer = SharedGroups::Buffer;
   struct Fetched {
     uint64_t unit;
-    Mapping buffer;
+    Buffer buffer;
     Holes holes;
   };
   // Where the units of a job are, and so where their bytes come from.
@@ -98,7 +102,8 @@ class Prefetcher {
   struct Job {
     std::shared_ptr<PrefetchClient> client;
     std::shared_ptr<const Plan> plan;
-    PageSource file;  // the working-set file, while the plan's proof holds
+    PageSource file;                       // the working-set file, while the plan's proof holds
+    std::shared_ptr<SharedGroups> shared;  // with the other restores of the set
     Source source = Source::memory_groups;
     Plan memory_groups;
     std::vector<Block> blocks;
@@ -136,11 +141,11 @@ class Prefetcher {
     Job* job = nullptr;
     Step step = Step::fetch_ahead;
     uint64_t unit = 0;
-    Mapping buffer;  // of the pool: to fetch into, or fetched already
+    Buffer buffer;  // to fetch into, or fetched already; null: the worker's own
     Holes holes;
     FileStamp memory_stamp{};  // of the job; the current one if `is_void`
     bool is_connected = false;
-    bool is_shared = false;  // the working-set file is read for other restores, too
+    bool is_shared = false;  // other restores wait for what is fetched
     bool is_void = false;    // what was fetched may be another state of the files
     bool fetched = false;    // bytes, from a file
     Span fetch{};            // when
@@ -173,8 +178,17 @@ class Prefetcher {
   bool task_of(Job& job, Task* task);
   bool read_ahead_of(Job& job, Task* task);
   bool fetch_ahead(Job& job, Task* task);
+  void take_unit(Job& job, uint64_t unit, Task* task);
   void replan(Job& job);
-  bool has_others(const Job& job) const;
+  void join_others(Job& job);
+  void leave_others(Job& job);
+  static bool reads_for_others(const Job& job);
+  static std::optional<uint64_t> find_unit(const Job& job, SharedGroups::State state);
+  static std::optional<uint64_t> next_to_fetch(const Job& job);
+  static std::optional<uint64_t> next_to_install(const Job& job);
+  static bool begin_shared(Job& job, uint64_t unit);
+  void share_fetched(const Job& job, const Task& task, bool good);
+  Buffer take_buffer();
   void perform(Task& task, Own& own);
   bool fetch(const Job& job, Task& task, uint8_t* buffer);
   bool fetch_group(const Job& job, Task& task, uint8_t* buffer);
@@ -190,13 +204,13 @@ class Prefetcher {
   void settle(Task& task);
   void settle_fill(Job& job, const Task& task);
   void end_if_over(Job* job, std::unique_lock<std::mutex>& lock);
-  void recycle(Mapping buffer);
+  void recycle(Buffer&& buffer);
 
   std::mutex mutex_;  // guards the jobs and the pool; not held while a task is performed
   std::condition_variable changed_;  // there may be a task for a worker
   std::condition_variable waits_;    // or for a reader
   Jobs jobs_;                        // served in turn, one task each
-  std::vector<Mapping> pool_;        // buffers to fetch ahead into
+  std::vector<Mapping> pool_;        // buffers to fetch into, ahead or for several restores
   bool stopping_ = false;
   std::atomic<unsigned> busy_workers_{0};
   std::vector<std::thread> threads_;

@@ -1,0 +1,68 @@
+// The groups of a working set that several restores bring at the same time: each is read and
+// checked once, into private memory. Not thread-safe.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "plan.h"
+#include "posix.h"
+
+namespace reap {
+
+class SharedGroups {
+ public:
+  using Buffer = std::shared_ptr<Mapping>;
+  enum class State { absent, being_read, there };
+
+  // `plan` has a proof.
+  explicit SharedGroups(const Plan& plan)
+      : working_set_(plan.proof->working_set), groups_(plan.groups), entries_(plan.groups.size()) {}
+
+  // Whether a plan brings the same groups: by their checksums, too, as a file that is rewritten
+  // within one tick of the kernel's clock may have the same stamps.
+  bool are_of(const Plan& plan) const {
+    return plan.proof->working_set == working_set_ && plan.groups.size() == groups_.size() &&
+           std::memcmp(plan.groups.data(), groups_.data(), groups_.size() * sizeof(PlanGroup)) == 0;
+  }
+
+  State state_of(uint64_t group) const {
+    const Entry& entry = entries_[group];
+    if (entry.data) return State::there;
+    return entry.is_being_read ? State::being_read : State::absent;
+  }
+  // The data of a group that is there, which others may have as well.
+  Buffer data_of(uint64_t group) const { return entries_[group].data; }
+
+  // Around the reading of a group that is absent. Without data it is absent again.
+  void begin(uint64_t group) { entries_[group].is_being_read = true; }
+  void end(uint64_t group, Buffer data) { entries_[group] = {std::move(data), false}; }
+
+  // What was read for one restore before there was another.
+  void give(uint64_t group, const Buffer& data) {
+    if (state_of(group) == State::absent) entries_[group].data = data;
+  }
+
+  // Takes out a group that nobody holds; null when there is none. The first ones go first: a
+  // restore that began earlier has had them.
+  Buffer take_free() {
+    const auto entry = std::find_if(entries_.begin(), entries_.end(), [](const Entry& one) {
+      return one.data && one.data.use_count() == 1;
+    });
+    return entry == entries_.end() ? nullptr : std::exchange(entry->data, nullptr);
+  }
+
+ private:
+  struct Entry {
+    Buffer data;
+    bool is_being_read = false;
+  };
+  const FileStamp working_set_;
+  const std::vector<PlanGroup> groups_;
+  std::vector<Entry> entries_;
+};
+
+}  // namespace reap
