@@ -6,21 +6,16 @@
 
 namespace reap {
 
-namespace {
-
 using State = SharedGroups::State;
-
-// How far a restore looks for a group that is at hand or that nobody reads: more than the pool has.
-constexpr uint64_t kLookAhead = 64;
-
-}  // namespace
 
 // For a job that is not in jobs_ yet.
 void Prefetcher::join_others(Job& job) {
   if (!job.file) return;
   for (const auto& other : jobs_) {
-    if (!other->shared || !other->shared->are_of(*job.plan)) continue;
+    if (!other->shared) continue;
+    if (other->shared != job.shared && !other->shared->are_of(*job.plan)) continue;
     job.shared = other->shared;
+    job.waits = job.waits || other->waits;
     if (other->source != Source::working_set) continue;
     // It may have been alone until now.
     for (const Fetched& fetched : other->ready) job.shared->give(fetched.unit, fetched.buffer);
@@ -44,9 +39,9 @@ bool Prefetcher::reads_for_others(const Job& job) {
 
 // The first unit in this state that the job has not begun.
 std::optional<uint64_t> Prefetcher::find_unit(const Job& job, State state) {
-  const uint64_t end = std::min(job.units(), job.next + kLookAhead);
-  for (uint64_t unit = job.next; unit < end; ++unit) {
-    if (!job.begun[unit] && job.shared->state_of(unit) == state) return unit;
+  const auto now = SharedGroups::Clock::now();
+  for (uint64_t unit = job.next; unit < job.units(); ++unit) {
+    if (!job.begun[unit] && job.shared->state_of(unit, now) == state) return unit;
   }
   return std::nullopt;
 }
@@ -78,15 +73,30 @@ void Prefetcher::share_fetched(const Job& job, const Task& task, bool good) {
   changed_.notify_all();
 }
 
+// Groups that are fetched for later, by a job and by those that share with it.
+size_t Prefetcher::fetched_ahead(const Job& job) const {
+  if (!reads_for_others(job)) return job.ready.size() + job.fetching;
+  size_t count = 0;
+  for (const auto& other : jobs_) {
+    if (other->shared == job.shared) count += other->ready.size() + other->fetching;
+  }
+  return count;
+}
+
 Prefetcher::Buffer Prefetcher::take_buffer() {
   if (!pool_.empty()) {
     Buffer buffer = std::make_shared<Mapping>(std::move(pool_.back()));
     pool_.pop_back();
     return buffer;
   }
-  for (const auto& job : jobs_) {
-    if (Buffer buffer = job->shared ? job->shared->take_free() : nullptr) return buffer;
+  // Looked for once, until an owner has let go of one.
+  const SharedGroups* last = nullptr;
+  for (auto job = jobs_.begin(); may_be_free_ && job != jobs_.end(); ++job) {
+    if (!(*job)->shared || (*job)->shared.get() == last) continue;
+    last = (*job)->shared.get();
+    if (Buffer buffer = (*job)->shared->take_free()) return buffer;
   }
+  may_be_free_ = false;
   return nullptr;
 }
 

@@ -116,6 +116,7 @@ void Prefetcher::cancel(PrefetchClient* client) {
 
 void Prefetcher::recycle(Buffer&& buffer) {
   const Buffer owned = std::move(buffer);
+  may_be_free_ = true;
   // One that another restore installs as well is given back by the last of them.
   if (owned && owned.use_count() == 1) pool_.push_back(std::move(*owned));
   changed_.notify_one();
@@ -135,7 +136,9 @@ void Prefetcher::work(Role role) {
     // Not wait(): gcc 12 binds it to a symbol that the libstdc++ of RHEL 9 does not have. Not
     // wait_for(): its thread sanitizer does not know the clock that takes.
     while (!stopping_ && !next_task(role, &task)) {
-      changed.wait_until(lock, std::chrono::system_clock::now() + std::chrono::hours(1));
+      const std::chrono::seconds limit =
+          std::exchange(waits_for_others_, false) ? SharedGroups::kMaxWait : std::chrono::hours(1);
+      changed.wait_until(lock, std::chrono::system_clock::now() + limit);
     }
     if (stopping_) return;
     Job* job = task.job;
@@ -191,6 +194,7 @@ bool Prefetcher::task_of(Job& job, Task* task) {
   }
   if (!job.connected) return fetch_ahead(job, task);
   const std::optional<uint64_t> unit = next_to_install(job);
+  waits_for_others_ = waits_for_others_ || !unit;
   if (unit) take_unit(job, begin_unit(job, *unit), task);
   return unit.has_value();
 }
@@ -204,7 +208,8 @@ void Prefetcher::take_unit(Job& job, uint64_t unit, Task* task) {
   if (job.source != Source::working_set || !job.shared) return;
   if ((task->buffer = job.shared->data_of(unit))) {
     task->step = Step::install;
-  } else if (reads_for_others(job) && (task->buffer = take_buffer())) {
+  } else if (reads_for_others(job) && job.shared->state_of(unit) == SharedGroups::State::absent &&
+             (task->buffer = take_buffer())) {
     task->is_shared = begin_shared(job, unit);
   }
 }
@@ -241,8 +246,8 @@ bool Prefetcher::read_ahead_of(Job& job, Task* task) {
 
 bool Prefetcher::fetch_ahead(Job& job, Task* task) {
   if (job.waits_for_handshake) return false;
-  const bool has_enough = job.ready.size() + job.fetching >= kMostAhead;
-  if (has_enough && (job.connected || !job.waits)) return false;
+  const bool has_enough = fetched_ahead(job) >= kMostAhead;
+  if (has_enough && (job.connected || !job.waits || reads_for_others(job))) return false;
   const std::optional<uint64_t> unit = next_to_fetch(job);
   if (!unit || !(task->buffer = take_buffer())) return false;
   task->job = &job;

@@ -188,6 +188,7 @@ class Prefetcher {
   static std::optional<uint64_t> next_to_install(const Job& job);
   static bool begin_shared(Job& job, uint64_t unit);
   void share_fetched(const Job& job, const Task& task, bool good);
+  size_t fetched_ahead(const Job& job) const;
   Buffer take_buffer();
   void perform(Task& task, Own& own);
   bool fetch(const Job& job, Task& task, uint8_t* buffer);
@@ -211,6 +212,8 @@ class Prefetcher {
   std::condition_variable waits_;    // or for a reader
   Jobs jobs_;                        // served in turn, one task each
   std::vector<Mapping> pool_;        // buffers to fetch into, ahead or for several restores
+  bool may_be_free_ = false;         // one of those that hold shared groups
+  bool waits_for_others_ = false;    // a job, for groups that others read
   bool stopping_ = false;
   std::atomic<unsigned> busy_workers_{0};
   std::vector<std::thread> threads_;

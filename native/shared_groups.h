@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <memory>
 #include <utility>
@@ -16,6 +17,10 @@ namespace reap {
 class SharedGroups {
  public:
   using Buffer = std::shared_ptr<Mapping>;
+  using Clock = std::chrono::steady_clock;
+  // How long a group that one restore reads is waited for by the others. After that each reads it
+  // itself: the reader's disk may hang.
+  static constexpr auto kMaxWait = std::chrono::seconds(1);
   enum class State { absent, being_read, there };
 
   // `plan` has a proof.
@@ -26,24 +31,28 @@ class SharedGroups {
   // within one tick of the kernel's clock may have the same stamps.
   bool are_of(const Plan& plan) const {
     return plan.proof->working_set == working_set_ && plan.groups.size() == groups_.size() &&
+           !groups_.empty() &&
            std::memcmp(plan.groups.data(), groups_.data(), groups_.size() * sizeof(PlanGroup)) == 0;
   }
 
-  State state_of(uint64_t group) const {
+  State state_of(uint64_t group, Clock::time_point now = Clock::now()) const {
     const Entry& entry = entries_[group];
     if (entry.data) return State::there;
-    return entry.is_being_read ? State::being_read : State::absent;
+    return now < entry.waited_for_until ? State::being_read : State::absent;
   }
   // The data of a group that is there, which others may have as well.
   Buffer data_of(uint64_t group) const { return entries_[group].data; }
 
   // Around the reading of a group that is absent. Without data it is absent again.
-  void begin(uint64_t group) { entries_[group].is_being_read = true; }
-  void end(uint64_t group, Buffer data) { entries_[group] = {std::move(data), false}; }
+  void begin(uint64_t group) { entries_[group].waited_for_until = Clock::now() + kMaxWait; }
+  void end(uint64_t group, const Buffer& data) {
+    entries_[group].waited_for_until = {};
+    give(group, data);
+  }
 
   // What was read for one restore before there was another.
   void give(uint64_t group, const Buffer& data) {
-    if (state_of(group) == State::absent) entries_[group].data = data;
+    if (!entries_[group].data) entries_[group].data = data;
   }
 
   // Takes out a group that nobody holds; null when there is none. The first ones go first: a
@@ -58,7 +67,7 @@ class SharedGroups {
  private:
   struct Entry {
     Buffer data;
-    bool is_being_read = false;
+    Clock::time_point waited_for_until{};
   };
   const FileStamp working_set_;
   const std::vector<PlanGroup> groups_;

@@ -242,6 +242,7 @@ TEST(a_fault_on_a_page_that_is_not_cached_brings_its_neighbours_into_the_page_ca
   CHECK(restore.has_file_bytes(600));
   const uint64_t first = 600 / window * window;
   CHECK(fixture::in_time([&] { return cached_pages_of(restore.path, first, window) == window; }));
+  servers.stop();
   CHECK_EQ(restore.get(Counter::installed), 1);
 }
 

@@ -18,23 +18,24 @@ using reap::Prefetcher;
 using reap::SharedGroups;
 using State = SharedGroups::State;
 
-constexpr uint32_t kPages = 20;  // fewer than the pool has buffers
+constexpr uint32_t kPages = 40;  // more than the pool has buffers
+constexpr uint64_t kAhead = 8;   // what a restore fetches before its VM comes while no read waits
 
 SharedGroups::Buffer some_buffer() {
   return std::make_shared<reap::Mapping>(reap::Mapping::anonymous(4096));
 }
 
-// A client that can be held between the read of a group and what follows.
+// A client that is held when it has read its third group, before that is told to others: of two
+// workers each may read one before it is known that reads wait.
 class HeldReader : public Client {
  public:
   explicit HeldReader(Restore& restore) : Client(restore) {}
   const reap::PageSource& memory_file() override {
-    if (holds) hold_();
+    if (ledger().get(Counter::bytes_read) >= uint64_t{2} * 4096) hold_();
     return Client::memory_file();
   }
   void wait_until_held() const { hold_.wait_until_held(); }
   void release() { hold_.release(); }
-  std::atomic<bool> holds{false};
 
  private:
   fixture::Hold hold_;
@@ -43,10 +44,12 @@ class HeldReader : public Client {
 // Restores with a snapshot each, which hold the same bytes, and one set for all.
 class Crowd {
  public:
-  explicit Crowd(size_t restores) {
-    for (size_t i = 0; i < restores; ++i) all_.push_back(std::make_unique<Restore>());
+  explicit Crowd(size_t restores, uint32_t pages = kPages) : pages_(pages) {
+    fixture::Shape shape;
+    shape.region_pages = {uint64_t{kPages} * 3};
+    for (size_t i = 0; i < restores; ++i) all_.push_back(std::make_unique<Restore>(shape));
     std::vector<uint32_t> order;
-    for (uint32_t page = 0; page < kPages; ++page) order.push_back(page * 3);
+    for (uint32_t page = 0; page < pages; ++page) order.push_back(page * 3);
     if (missing().empty()) plan = write_working_set(*all_[0], fixture::one_page_groups(order));
   }
   const std::string& missing() const { return all_[0]->missing(); }
@@ -63,8 +66,8 @@ class Crowd {
   }
   bool has_all(size_t i, const std::shared_ptr<Client>& client) {
     const reap::PrefetchReport& report = client->wait_for_prefetched();
-    bool good = !report.failure && report.pages == kPages && report.from_working_set;
-    for (uint64_t page = 0; page < uint64_t{kPages} * 3; page += 3) {
+    bool good = !report.failure && report.pages == pages_ && report.from_working_set;
+    for (uint64_t page = 0; page < uint64_t{pages_} * 3; page += 3) {
       good = good && all_[i]->guest.is_present(page) && all_[i]->has_file_bytes(page);
     }
     return good;
@@ -73,6 +76,7 @@ class Crowd {
   Plan plan;
 
  private:
+  const uint32_t pages_;
   std::vector<std::unique_ptr<Restore>> all_;
 };
 
@@ -125,7 +129,8 @@ TEST(groups_are_those_of_the_same_bytes_in_the_same_file) {
 
 TEST(restores_of_one_set_read_it_once_from_the_disk) {
   fixture::Hooks hooks;
-  Crowd crowd(4);
+  constexpr uint32_t kFew = 20;  // that stay until all have them
+  Crowd crowd(4, kFew);
   if (!crowd.missing().empty()) SKIP(crowd.missing());
   reap::hooks::is_cold = [] { return true; };
   std::vector<std::shared_ptr<Client>> clients;
@@ -136,26 +141,50 @@ TEST(restores_of_one_set_read_it_once_from_the_disk) {
   }
   for (const auto& client : clients) prefetcher.connected(client.get());
   for (size_t i = 0; i < 4; ++i) CHECK(crowd.has_all(i, clients[i]));
-  // But for what a thread reads before it is known that reads wait, or that there is another.
-  CHECK(crowd.pages_read() >= kPages);
-  CHECK(crowd.pages_read() <= kPages + 12);
+  // But for what threads read before it is known that reads wait, or that there is another.
+  CHECK(crowd.pages_read() >= kFew);
+  CHECK(crowd.pages_read() <= kFew + 12);
 }
 
-TEST(a_damaged_group_fails_each_restore_of_the_set) {
-  Crowd crowd(3);
-  if (!crowd.missing().empty()) SKIP(crowd.missing());
-  crowd.plan.groups[7].checksum ^= 1;
-  std::vector<std::shared_ptr<Client>> clients;
-  Prefetcher prefetcher(2);
-  for (size_t i = 0; i < 3; ++i) {
-    clients.push_back(std::make_shared<Client>(crowd[i]));
-    crowd.start(prefetcher, i, clients[i]);
+// Two restores, of which the second one comes when the first one has what it fetches ahead. From
+// then on reads wait, and after one for each worker they are for both.
+class Pair {
+ public:
+  explicit Pair(unsigned workers) : prefetcher(workers) {
+    reap::hooks::is_cold = [this] { return is_cold_.load(); };
   }
-  for (const auto& client : clients) prefetcher.connected(client.get());
-  for (size_t i = 0; i < 3; ++i) {
-    CHECK_EQ(clients[i]->wait_for_prefetched().failure.check, "group-checksum");
+  void start(Crowd& crowd, const std::shared_ptr<Client>& first,
+             const std::shared_ptr<Client>& second) {
+    crowd.start(prefetcher, 0, first);
+    fixture::eventually([&] { return crowd.pages_read() == kAhead; });
+    is_cold_ = true;
+    crowd.start(prefetcher, 1, second);
+    prefetcher.connected(second.get());
+  }
+  Prefetcher prefetcher;
+
+ private:
+  std::atomic<bool> is_cold_{false};
+};
+
+TEST(a_damaged_group_fails_each_restore_of_the_set) {
+  fixture::Hooks hooks;
+  Crowd crowd(2);
+  if (!crowd.missing().empty()) SKIP(crowd.missing());
+  crowd.plan.groups[30].checksum ^= 1;
+  const auto first = std::make_shared<Client>(crowd[0]);
+  const auto second = std::make_shared<Client>(crowd[1]);
+  Pair pair(1);
+  pair.start(crowd, first, second);
+  CHECK_EQ(second->wait_for_prefetched().failure.check, "group-checksum");
+  pair.prefetcher.connected(first.get());
+  CHECK_EQ(first->wait_for_prefetched().failure.check, "group-checksum");
+  for (size_t i = 0; i < 2; ++i) {
+    CHECK(!crowd[i].guest.is_present(uint64_t{30} * 3));
     Servers servers(*crowd[i].handler);
-    for (uint64_t page = 0; page < 64; ++page) CHECK(crowd[i].has_file_bytes(page));
+    for (uint64_t page = 0; page < uint64_t{kPages} * 3; ++page) {
+      CHECK(crowd[i].has_file_bytes(page));
+    }
   }
 }
 
@@ -163,41 +192,55 @@ TEST(a_vm_whose_install_does_not_end_keeps_no_group_from_others) {
   fixture::Hooks hooks;
   Crowd crowd(2);
   if (!crowd.missing().empty()) SKIP(crowd.missing());
-  reap::hooks::is_cold = [] { return true; };
   fixture::Hold install;
-  reap::hooks::before_prefetch_install = install.hook();
-  const auto stuck = std::make_shared<Client>(crowd[0]);
-  const auto other = std::make_shared<Client>(crowd[1]);
-  Prefetcher prefetcher(2);
-  crowd.start(prefetcher, 0, stuck);
-  crowd.start(prefetcher, 1, other);
-  prefetcher.connected(stuck.get());
+  std::atomic<uint64_t> installs{0};
+  reap::hooks::before_prefetch_install = [&] {
+    if (++installs == kAhead + 4) install();
+  };
+  const auto other = std::make_shared<Client>(crowd[0]);
+  const auto stuck = std::make_shared<Client>(crowd[1]);
+  Pair pair(2);
+  pair.start(crowd, other, stuck);
   install.wait_until_held();
-  prefetcher.connected(other.get());
-  CHECK(crowd.has_all(1, other));
+  const auto began = SharedGroups::Clock::now();
+  pair.prefetcher.connected(other.get());
+  CHECK(crowd.has_all(0, other));
+  CHECK(SharedGroups::Clock::now() - began < SharedGroups::kMaxWait);
   CHECK(!stuck->is_prefetched());
   install.release();
-  CHECK(crowd.has_all(0, stuck));
+  CHECK(crowd.has_all(1, stuck));
+}
+
+TEST(a_read_that_does_not_end_is_waited_for_no_longer_than_its_limit) {
+  fixture::Hooks hooks;
+  Crowd crowd(2);
+  if (!crowd.missing().empty()) SKIP(crowd.missing());
+  const auto other = std::make_shared<Client>(crowd[0]);
+  const auto reader = std::make_shared<HeldReader>(crowd[1]);
+  Pair pair(2);
+  pair.start(crowd, other, reader);
+  reader->wait_until_held();
+  pair.prefetcher.connected(other.get());
+  CHECK(crowd.has_all(0, other));
+  CHECK(!reader->is_prefetched());
+  reader->release();
+  CHECK(crowd.has_all(1, reader));
 }
 
 TEST(a_restore_that_ends_while_it_reads_for_others_leaves_them_what_it_read) {
   fixture::Hooks hooks;
   Crowd crowd(2);
   if (!crowd.missing().empty()) SKIP(crowd.missing());
-  reap::hooks::is_cold = [] { return true; };
-  const auto reader = std::make_shared<HeldReader>(crowd[0]);
-  const auto other = std::make_shared<Client>(crowd[1]);
-  Prefetcher prefetcher(2);
-  crowd.start(prefetcher, 1, other);
-  fixture::eventually([&] { return prefetcher.busy_workers() == 0; });
-  crowd.start(prefetcher, 0, reader);
-  reader->holds = true;
-  prefetcher.connected(reader.get());
+  const auto other = std::make_shared<Client>(crowd[0]);
+  const auto reader = std::make_shared<HeldReader>(crowd[1]);
+  Pair pair(1);
+  pair.start(crowd, other, reader);
   reader->wait_until_held();
-  prefetcher.connected(other.get());
-  prefetcher.cancel(reader.get());
+  pair.prefetcher.connected(other.get());
+  pair.prefetcher.cancel(reader.get());
   reader->release();
-  CHECK(crowd.has_all(1, other));
+  CHECK(crowd.has_all(0, other));
+  CHECK_EQ(crowd.pages_read(), kPages + 1);  // the one before it was known that reads wait
   fixture::eventually([&] { return reader.use_count() == 1; });
   CHECK(!reader->is_prefetched());
 }
