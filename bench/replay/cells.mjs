@@ -41,6 +41,7 @@ export const warmUpScene = /** @type {const} */ ({
  * @property {boolean} [busy]
  * @property {number} [concurrent]
  * @property {number} [shared]
+ * @property {number} [burst]
  */
 
 /** @param {Omit<Cell, 'name'>} cell @returns {Cell} */
@@ -99,6 +100,12 @@ const ofScene = (/** @type {string} */ scene, /** @type {Cell['guest']} */ guest
 export const sharedBy = (/** @type {'page-cache' | 'working-set'} */ arm) =>
   cell({ scene: middle, guest: 'process', arm, shared: 8, cache: 'warm' })
 
+/** Restores of one snapshot at once, with VMMs that start and guests that compute. */
+export const burstBy = (
+  /** @type {'kernel-file' | 'page-cache' | 'working-set'} */ arm,
+  /** @type {'cold' | 'warm'} */ cache,
+) => cell({ scene: small, guest: 'process', arm, burst: 8, cache })
+
 /** What is not in one of the two states is of interest for the choice alone. */
 const halfWarm = (/** @type {string} */ scene, /** @type {Cell['guest']} */ guest) =>
   [...choosable, /** @type {const} */ ('auto')].map((arm) =>
@@ -113,6 +120,7 @@ export const cells = [
   ...[middle, runs3].flatMap((scene) => halfWarm(scene, 'kvm')),
   sharedBy('page-cache'),
   sharedBy('working-set'),
+  ...caches.flatMap((cache) => choosable.map((arm) => burstBy(arm, cache))),
   cell({
     scene: small,
     guest: 'process',
@@ -124,8 +132,8 @@ export const cells = [
 ]
 
 /** The part of them that shows what `auto` chooses between, and how well. */
-export const isOfChoice = (/** @type {Cell} */ { arm, paused, busy, concurrent, shared }) =>
-  [...choosable, 'auto'].includes(arm) && !paused && !busy && !concurrent && !shared
+export const isOfChoice = (/** @type {Cell} */ { arm, paused, busy, concurrent, shared, burst }) =>
+  [...choosable, 'auto'].includes(arm) && !paused && !busy && !concurrent && !shared && !burst
 
 /** The part of them that has every ratio but that of 1 GiB, in two minutes. */
 export const isQuick = (/** @type {Cell} */ { scene, guest, arm }) =>

@@ -2,7 +2,17 @@
 // From samples to figures. Ratios are taken round by round, since a machine with neighbours drifts.
 import { ratioOf } from '../lib/figures.mjs'
 import { median, summary } from '../lib/statistics.mjs'
-import { caches, cells, choosable, huge, middle, nameOf, sharedBy, small } from './cells.mjs'
+import {
+  burstBy,
+  caches,
+  cells,
+  choosable,
+  huge,
+  middle,
+  nameOf,
+  sharedBy,
+  small,
+} from './cells.mjs'
 
 /**
  * @typedef {{ cell: string, round: number } & Record<string, any>} Sample one of a cell
@@ -41,6 +51,10 @@ const targets = /** @type {const} */ ({
   autoOverKernelFileWarm: ['at most', 1.03],
   autoOverBestCold: ['at most', 1.1],
   sharedRestoresRss: undefined,
+  burstKernelFileOverOursCold: undefined,
+  burstKernelFileOverOursWarm: undefined,
+  burstPageCacheOverOursCold: undefined,
+  burstPageCacheOverOursWarm: undefined,
   unprovenOverProvenCold: ['at most', 2.5],
   unprovenOverProvenWarm: ['at most', 1.1],
   compareOverReadsCold: ['at most', 1.2],
@@ -161,6 +175,10 @@ function ratiosOf({ scenes, samples, limits, faults, comparisons, besides }) {
   }
   const overOurs = (/** @type {string} */ name, cache = 'warm') =>
     pairedRatio(arm(name, cache), arm('working-set', cache))
+  const burstOverOurs = (
+    /** @type {'kernel-file' | 'page-cache'} */ name,
+    /** @type {'cold' | 'warm'} */ cache,
+  ) => pairedRatio(valuesOf(burstBy(name, cache)), valuesOf(burstBy('working-set', cache)))
   const crowd = { scene: small, arm: 'working-set', concurrent: 64, paused: true, cache: 'warm' }
   const faultCost = (/** @type {'bareUs' | 'oursUs'} */ field) =>
     new Map(faults.map((cost) => [cost.round, cost[field]]))
@@ -196,6 +214,10 @@ function ratiosOf({ scenes, samples, limits, faults, comparisons, besides }) {
       valuesOf(sharedBy('page-cache'), 'memoryBytes'),
       valuesOf(sharedBy('working-set'), 'memoryBytes'),
     ),
+    burstKernelFileOverOursCold: burstOverOurs('kernel-file', 'cold'),
+    burstKernelFileOverOursWarm: burstOverOurs('kernel-file', 'warm'),
+    burstPageCacheOverOursCold: burstOverOurs('page-cache', 'cold'),
+    burstPageCacheOverOursWarm: burstOverOurs('page-cache', 'warm'),
     unprovenOverProvenCold: overOurs('unproven', 'cold'),
     unprovenOverProvenWarm: overOurs('unproven'),
     compareOverReadsCold: compareOverReads('cold'),

@@ -6,6 +6,7 @@ import { promisify } from 'node:util'
 const programs = {
   one: fileURLToPath(new URL('sample.mjs', import.meta.url)),
   many: fileURLToPath(new URL('concurrent.mjs', import.meta.url)),
+  burst: fileURLToPath(new URL('burst.mjs', import.meta.url)),
   shared: fileURLToPath(new URL('shared.mjs', import.meta.url)),
   verify: fileURLToPath(new URL('verify.mjs', import.meta.url)),
   beside: fileURLToPath(new URL('beside-comparison.mjs', import.meta.url)),
@@ -30,7 +31,7 @@ export async function runProgram(program, request, signal) {
  * @returns {Promise<Record<string, number>>}
  */
 export async function takeSample(cell, parts, signal) {
-  const program = cell.concurrent ? 'many' : cell.shared ? 'shared' : 'one'
+  const program = cell.concurrent ? 'many' : cell.shared ? 'shared' : cell.burst ? 'burst' : 'one'
   const sample = await runProgram(program, { ...cell, ...parts }, signal)
   if (sample.wrong > 0) throw new Error(`${cell.name}: the guest found ${sample.wrong} wrong words`)
   return sample

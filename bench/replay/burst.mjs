@@ -1,0 +1,62 @@
+// @ts-check
+// Several restores of one snapshot at once, as a platform does them: their VMMs start with them, and their
+// guests compute as they go through their memory.
+import { join } from 'node:path'
+import { performance } from 'node:perf_hooks'
+import { prefetchPageCache, serve } from '../../dist/index.js'
+import { KvmGuest } from '../../test/kvm-guest.mjs'
+import { onOurClock } from '../lib/reap-handler.mjs'
+
+/** Work after each page: about as much as a warm fault takes. */
+const SPINS = 2000
+
+/** @type {import('./sample.mjs').Request & { burst: number }} */
+const { scene, warmUp, arm, folder, burst } = JSON.parse(process.argv[2] ?? '{}')
+
+/** @type {KvmGuest[]} */
+const guests = []
+
+/**
+ * One restore, from the request to the guest's end.
+ *
+ * @param {import('./scene.mjs').Scene} scene
+ * @param {number} i
+ */
+async function restored({ memoryFile, workingSet, trace }, i) {
+  const socketPath = join(folder, `burst-${i}.sock`)
+  const options = { memoryFile, trace, threads: true, spins: SPINS }
+  const start = (/** @type {{ socketPath?: string }} */ more) => {
+    const guest = new KvmGuest({ ...options, ...more })
+    guests.push(guest)
+    return guest.event('done')
+  }
+  if (arm !== 'working-set') {
+    const prefetched =
+      arm === 'page-cache' ? prefetchPageCache({ memoryFile, workingSet }) : undefined
+    const done = await start({})
+    await prefetched
+    return done
+  }
+  const handler = await serve({ socketPath, memoryFile, workingSet, onBadWorkingSet: 'fail' })
+  const done = await start({ socketPath })
+  const { source } = await handler.prefetched
+  await handler.close()
+  if (source !== 'working-set') throw new Error(`the bytes of the set came from the ${source}`)
+  return done
+}
+
+const all = (/** @type {import('./scene.mjs').Scene} */ scene) =>
+  Promise.all(Array.from({ length: burst }, (_, i) => restored(scene, i)))
+
+try {
+  await all(warmUp)
+  const startedAt = performance.now()
+  const done = await all(scene)
+  const sample = {
+    responseMs: Math.max(...done.map(onOurClock)) - startedAt,
+    wrong: done.reduce((sum, { wrong = 0 }) => sum + wrong, 0),
+  }
+  process.stdout.write(`${JSON.stringify(sample)}\n`)
+} finally {
+  await Promise.all(guests.map((guest) => guest.kill()))
+}
