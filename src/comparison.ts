@@ -40,9 +40,9 @@ export interface VerifyResult {
   readonly mismatches: readonly Mismatch[]
   /**
    * Whether the result is kept on this host, so that the next restore need not compare, in whichever
-   * process. Not so where the folder for that cannot be used (`reap-trace doctor` says so), where a file changed meanwhile, may have
-   * a writer and is younger than 70 s, or where no time tells of every change of the memory file
-   * (tmpfs, FUSE, network file systems).
+   * process. False where the folder for results cannot be used (`reap-trace doctor` checks it), where a
+   * file changed meanwhile, may have a writer and is younger than 70 s, or where no time tells of every
+   * change of the memory file (tmpfs, FUSE, network file systems).
    */
   readonly remembered: boolean
 }

@@ -70,7 +70,7 @@ const FILE_SYSTEMS_WITH_TIMES = new Set([
  * Whether the kernel of this machine sets the times of a file before each change of its content.
  *
  * Not so on tmpfs, where stores through a shared mapping never do; on overlayfs, whose layers may be
- * there; on FUSE and network file systems, where a server or a cache of attributes says what they are.
+ * there; on FUSE and network file systems, where they come from a server or from cached attributes.
  */
 export async function keepsTimes(path: string): Promise<boolean> {
   const { type } = await statfs(path).catch(() => ({ type: 0 }))

@@ -17,8 +17,8 @@ export const stalePolicyOf = ({
  * What a restore from a set that was not proven leaves to do: compares the set with the memory file, and
  * writes it anew where it is stale and that is wanted.
  *
- * @param warn is called where the set is stale and the plan does not say so already, and where it cannot
- * be written.
+ * @param warn is called where the set is found stale and was not known to be, and where it cannot be
+ * written.
  * @returns `undefined` where nothing is left to find out.
  * @throws ReapTraceError as `WorkingSet.verify()` does.
  * @throws the reason of the signal when it aborts.

@@ -66,8 +66,8 @@ class BenchHandler {
     }
   }
 
-  /** One that is held begins. */
-  tell(): void {
+  /** Writes the byte with which one that waits for input begins. */
+  sendInput(): void {
     this.#child.stdin.write('\n')
   }
 
@@ -191,19 +191,19 @@ describe.skipIf(missing)(`reap-bench${missing ? ` (${missing})` : ''}`, () => {
     expect(run(...words)).toMatchObject({ status: 2, stderr: expect.stringMatching(/--fetch/) })
   })
 
-  test('reap that is held reads nothing before it is told, and ends where nobody can tell it', async () => {
+  test('reap that begins on input reads nothing before, and fails where stdin is closed', async () => {
     const s = await scene({ pages: 64 })
     const words = [
       ...['reap', '--socket', s.socketPath, ...(await reapFiles(s, [1, 2, 3]))],
-      ...['--begin', 'told'],
+      ...['--begin', 'on-input'],
     ]
     expect(run(...words)).toMatchObject({ status: 1, stderr: expect.stringMatching(/to begin/) })
     const handler = new BenchHandler(words)
     await handler.event('listening')
-    const toldUs = Number(process.hrtime.bigint()) / 1e3
-    handler.tell()
+    const sentUs = Number(process.hrtime.bigint()) / 1e3
+    handler.sendInput()
     const { us, tookUs } = await handler.event('fetched')
-    expect(us - Number(tookUs)).toBeGreaterThanOrEqual(toldUs)
+    expect(us - Number(tookUs)).toBeGreaterThanOrEqual(sentUs)
     expect(run(...words.slice(0, -1), 'later')).toMatchObject({
       status: 2,
       stderr: expect.stringMatching(/--begin/),
@@ -288,7 +288,7 @@ describe.skipIf(missing)(`reap-bench${missing ? ` (${missing})` : ''}`, () => {
     })
   })
 
-  test.each(['reap', 'on-demand'])('%s ends when told, connected or not', async (command) => {
+  test.each(['reap', 'on-demand'])('%s ends with SIGTERM, connected or not', async (command) => {
     for (const connect of [false, true]) {
       const s = await scene({ pages: 64 })
       const files = command === 'reap' ? await reapFiles(s, [1, 2]) : ['--memory', s.memoryFile]

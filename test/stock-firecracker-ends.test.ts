@@ -63,7 +63,7 @@ describe.skipIf(missing)('a Firecracker that is killed', () => {
 describe.skipIf(missing)('a handler that ends', () => {
   beforeAll(checkBuild)
 
-  /** A handler in a process of its own, and a Firecracker that has not loaded yet. */
+  /** A handler in another process, and a Firecracker that has not loaded yet. */
   async function handled(requests: string) {
     const snapshot = await cachedSnapshot('plain')
     const workingSet = await recordedSet(snapshot, requests)

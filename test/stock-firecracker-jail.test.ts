@@ -39,7 +39,7 @@ const inJail = { vmstate: '/vmstate', uffdSocket: '/uffd.sock' }
 describe.skipIf(lacking)('a Firecracker in a jail', () => {
   test.each([
     ['in our pid namespace', false],
-    ['in a pid namespace of its own', true],
+    ['in its own pid namespace', true],
   ])('is restored %s, as another uid and below another root', async (_, newPidNamespace) => {
     const { vm, memoryFile, socketPath } = await jailed(newPidNamespace)
     const { root, uid, numbers } = seen(vm.pid)
@@ -58,7 +58,7 @@ describe.skipIf(lacking)('a Firecracker in a jail', () => {
     await vm.exited
   })
 
-  test('is refused without peerUid, and says so itself', async () => {
+  test('is refused without peerUid, and reports the refusal', async () => {
     const { vm, memoryFile, socketPath } = await jailed(false)
     const handler = await serveScene({ socketPath, memoryFile })
     await expect(vm.load(inJail)).rejects.toMatchObject({

@@ -119,10 +119,10 @@ describe.skipIf(missing)('Firecracker itself', () => {
   describe('by the command line, with a script that uses curl', () => {
     beforeAll(checkBuild)
 
-    /** Loads the snapshot by the API of a Firecracker that is there, and ends when it is told. */
+    /** Loads the snapshot into a running Firecracker, and ends when `finish()` is called. */
     async function loadScript(folder: string, api: string, { vmstate }: Snapshot) {
-      const told = join(folder, 'told')
-      execFileSync('mkfifo', [told])
+      const fifo = join(folder, 'finish')
+      execFileSync('mkfifo', [fifo])
       const path = join(folder, 'load.sh')
       const body = `{"snapshot_path": "${vmstate}", "mem_backend": {"backend_type": "Uffd",
         "backend_path": "'"$REAP_TRACE_SOCKET"'"}, "resume_vm": true}`
@@ -131,11 +131,11 @@ describe.skipIf(missing)('Firecracker itself', () => {
         `#!/bin/sh -e
 curl --silent --show-error --fail-with-body --unix-socket '${api}' -X PUT \\
   -H 'Content-Type: application/json' -d '${body}' http://localhost/snapshot/load
-cat '${told}'
+cat '${fifo}'
 `,
       )
       await chmod(path, 0o755)
-      return { path, tell: () => writeFile(told, 'the function has answered\n') }
+      return { path, finish: () => writeFile(fifo, 'the function has answered\n') }
     }
 
     async function run(name: 'record' | 'restore', snapshot: Snapshot, ...options: string[]) {
@@ -146,7 +146,7 @@ cat '${told}'
       const cli = new Cli([name, ...words, ...options, '--json', '--', script.path])
       await cli.event('listening')
       const answer = await vm.ask('m')
-      await script.tell()
+      await script.finish()
       return { vm, cli, answer }
     }
 

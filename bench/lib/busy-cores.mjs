@@ -18,7 +18,7 @@ export async function keepCoresBusy() {
     await Promise.all(ended)
   }
   try {
-    // What has not begun when it says so never will.
+    // A loop that has not begun by then never will.
     await Promise.all(loops.map((loop) => once(loop.stdout, 'data')))
     return stop
   } catch (error) {

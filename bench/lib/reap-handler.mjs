@@ -23,7 +23,7 @@ export const packReapPages = ({ memoryFile, pageList, output }) =>
 const offsetMs = performance.now() - Number(process.hrtime.bigint()) / 1e6
 export const onOurClock = ({ us }) => us / 1000 + offsetMs
 
-/** A handler of bench/native in a process of its own. */
+/** A handler of bench/native, which is another process. */
 class NativeHandler {
   #child
   #events = new Map()
@@ -76,7 +76,7 @@ class NativeHandler {
     return this.#child.pid
   }
 
-  tell() {
+  sendInput() {
     this.#child.stdin.write('\n')
   }
 
@@ -111,12 +111,12 @@ export class ReapHandler extends NativeHandler {
    */
   static start({ socketPath, memoryFile, pageList, pages, fetch, held = false, signal }) {
     const words = ['reap', '--socket', socketPath, '--memory', memoryFile, '--fetch', fetch]
-    words.push('--pages', pageList, '--ws', pages, '--begin', held ? 'told' : 'at-once')
+    words.push('--pages', pageList, '--ws', pages, '--begin', held ? 'on-input' : 'at-once')
     return ReapHandler.launch(words, signal)
   }
 
   begin() {
-    this.tell()
+    this.sendInput()
   }
 
   /** The working set is in memory: the VMM may be started. */
@@ -124,7 +124,7 @@ export class ReapHandler extends NativeHandler {
     return this.event('fetched')
   }
 
-  /** Ends the handler and says what it did. */
+  /** Ends the handler, and returns its counts. */
   async end() {
     this.terminate()
     const [fetched, connected, installed, ended] = await Promise.all(
@@ -150,7 +150,7 @@ export class PlainHandler extends NativeHandler {
     return PlainHandler.launch(words, signal)
   }
 
-  /** Ends the handler and says what it did. */
+  /** Ends the handler, and returns its counts. */
   async end() {
     this.terminate()
     const { faults } = await this.event('ended')

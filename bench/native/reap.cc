@@ -94,14 +94,14 @@ void print_end(const Pager& pager, const char* reason) {
 }
 
 // Several handlers begin in the same moment only where none has its process still to start.
-void wait_until_told() {
+void wait_for_input() {
   char byte = 0;
   ssize_t got = 0;
   do {
     got = ::read(STDIN_FILENO, &byte, 1);
   } while (got < 0 && errno == EINTR);
   if (got < 0) fail("read the standard input", errno);
-  if (got == 0) fail("the standard input ended before it said to begin");
+  if (got == 0) fail("the standard input ended before its first byte, with which to begin");
 }
 
 int run_reap(const Options& options) {
@@ -111,7 +111,7 @@ int run_reap(const Options& options) {
   const std::string& fetch = options.text("--fetch");
   if (fetch != "direct" && fetch != "cached") usage_error("--fetch is direct or cached");
   const std::string& begin = options.text("--begin");
-  if (begin != "at-once" && begin != "told") usage_error("--begin is at-once or told");
+  if (begin != "at-once" && begin != "on-input") usage_error("--begin is at-once or on-input");
   bool direct = false;
   const UniqueFd file = fetch == "direct" ? open_direct(path, &direct) : open_file(path);
   const uint64_t bytes = total_bytes(extents);
@@ -119,7 +119,7 @@ int run_reap(const Options& options) {
 
   Pager pager(options.text("--socket"), memory.data(), memory.size());
   print(event("listening", now_ns()));
-  if (begin == "told") wait_until_told();
+  if (begin == "on-input") wait_for_input();
 
   const uint64_t began = now_ns();
   // Small pages, as the published program's memory has them where the kernel leaves huge ones to
@@ -202,8 +202,8 @@ const Command kReap{"reap",
                      {"--ws", "FILE", nullptr, "the same pages, as reap-pack wrote them"},
                      {"--fetch", "direct|cached", "direct",
                       "past the page cache as published, or through it as later versions do"},
-                     {"--begin", "at-once|told", "at-once",
-                      "when to read the set: told is with the first byte on stdin"}},
+                     {"--begin", "at-once|on-input", "at-once",
+                      "when to read the set: on-input is with the first byte on stdin"}},
                     run_reap};
 
 const Command kReapPack{"reap-pack",

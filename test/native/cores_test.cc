@@ -13,7 +13,7 @@ TEST(cores_that_the_affinity_takes_away_do_not_count) {
   const auto all = static_cast<unsigned>(CPU_COUNT(&before));
   CHECK(reap::usable_cores() >= 1);
   CHECK(reap::usable_cores() <= all);
-  // Of a thread, which has an affinity of its own.
+  // Affinity is per thread.
   std::thread alone([&] {
     cpu_set_t first;
     CPU_ZERO(&first);

@@ -25,8 +25,8 @@ SharedGroups::Buffer some_buffer() {
   return std::make_shared<reap::Mapping>(reap::Mapping::anonymous(4096));
 }
 
-// A client that is held when it has read its third group, before that is told to others: of two
-// workers each may read one before it is known that reads wait.
+// A client that is held when it has read its third group, before the others have it: each of two
+// workers may read one before it is known that reads wait.
 class HeldReader : public Client {
  public:
   explicit HeldReader(Restore& restore) : Client(restore) {}
