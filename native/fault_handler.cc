@@ -111,7 +111,7 @@ FaultHandler::Served FaultHandler::serve(ServeBuffers& buffers, std::chrono::nan
     // Beside other work, a thread that yields is not chosen again for a slice (since 6.6); one
     // that sleeps runs as soon as it is woken.
     ::sched_yield();
-    buffers.lost_core = Clock::now() - now > kLongYield;
+    buffers.lost_core = REAP_HOOK_SAYS(core_is_lost) || Clock::now() - now > kLongYield;
     if (buffers.lost_core) return Served::idle;
   }
 }

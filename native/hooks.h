@@ -18,6 +18,8 @@ inline std::function<void()> before_ioctl;
 inline std::function<bool()> is_cold;
 // Whether a file has changed within this tick of the kernel's clock.
 inline std::function<bool()> is_young;
+// Whether a thread that yielded has lost its core to other work.
+inline std::function<bool()> core_is_lost;
 // Whether every core is taken, however many this machine has.
 inline std::function<bool()> cores_are_busy;
 inline std::function<void()> before_page_cache_turn;  // a job of the prefetcher is about to go on

@@ -69,9 +69,10 @@ Hooks::~Hooks() {
                      &reap::hooks::after_look, &reap::hooks::before_page_tables}) {
     *hook = nullptr;
   }
-  for (auto* answer : {&reap::hooks::is_cold, &reap::hooks::is_young, &reap::hooks::cores_are_busy,
-                       &reap::hooks::hides_residency, &reap::hooks::lacks_cachestat,
-                       &reap::hooks::ignores_wishes, &reap::hooks::reads_are_unfinished}) {
+  for (auto* answer :
+       {&reap::hooks::is_cold, &reap::hooks::is_young, &reap::hooks::core_is_lost,
+        &reap::hooks::cores_are_busy, &reap::hooks::hides_residency, &reap::hooks::lacks_cachestat,
+        &reap::hooks::ignores_wishes, &reap::hooks::reads_are_unfinished}) {
     *answer = nullptr;
   }
 }

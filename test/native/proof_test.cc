@@ -66,6 +66,15 @@ class Times {
   struct stat before_ {};
 };
 
+// The vCPU that waits goes on when its memory is not registered any more.
+void a_fault_fails_as_changed(Restore& restore, const Servers& servers, uint64_t page) {
+  std::thread vcpu([&] { fixture::peek(restore.guest.page(page)); });
+  CHECK(servers.wait_for_end() == reap::FaultHandler::Served::failed);
+  CHECK_EQ(restore.handler->failure().check, "changed");
+  restore.guest.unregister_all();
+  vcpu.join();
+}
+
 const reap::PrefetchReport& prefetch(Prefetcher& prefetcher, const std::shared_ptr<Client>& client,
                                      Plan plan) {
   prefetcher.start(client, shared(std::move(plan)));
@@ -223,11 +232,7 @@ TEST(a_memory_file_that_is_written_to_under_a_guest_ends_the_prefetch_and_its_fa
     prefetcher.fill(client);
     CHECK_EQ(client->wait_for_filled().second.check, "changed");
     Servers servers(*restore.handler);
-    std::thread touch([&] { fixture::peek(restore.guest.page(60)); });
-    CHECK(servers.wait_for_end() == reap::FaultHandler::Served::failed);
-    CHECK_EQ(restore.handler->failure().check, "changed");
-    restore.guest.unregister_all();
-    touch.join();
+    a_fault_fails_as_changed(restore, servers, 60);
   }
 }
 
@@ -316,11 +321,7 @@ TEST(a_hole_that_was_punched_under_a_guest_ends_its_faults_and_its_detach) {
   const auto client = std::make_shared<Client>(restore);
   prefetcher.fill(client);
   CHECK_EQ(client->wait_for_filled().second.check, "changed");
-  std::thread touch([&] { fixture::peek(restore.guest.page(31)); });
-  CHECK(servers.wait_for_end() == reap::FaultHandler::Served::failed);
-  CHECK_EQ(restore.handler->failure().check, "changed");
-  restore.guest.unregister_all();
-  touch.join();
+  a_fault_fails_as_changed(restore, servers, 31);
 }
 
 TEST(a_memory_file_that_is_open_for_writing_is_not_fetched_ahead_of_the_handshake) {

@@ -486,3 +486,24 @@ TEST(a_fault_that_may_not_wait_for_the_disk_now_is_served_later) {
   CHECK_EQ(restore.get(Counter::faults), 1);
   CHECK_EQ(restore.get(Counter::bytes_read), 4096);
 }
+
+TEST(a_thread_that_has_lost_its_core_does_not_look_for_the_next_fault) {
+  fixture::Hooks hooks;
+  Restore restore;
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  reap::ServeBuffers buffers;
+  CHECK(buffers.reserve(4096));
+  for (const bool is_lost : {true, false}) {
+    int yields = 0;
+    reap::hooks::core_is_lost = [&] { return ++yields > 0 && is_lost; };
+    const uint64_t page = is_lost ? 3 : 5;
+    std::thread vcpu([&] { CHECK(restore.has_file_bytes(page)); });
+    fixture::eventually([&] { return restore.guest.faults_pending() == 1; });
+    const auto spin = std::chrono::milliseconds(100);
+    CHECK_EQ(restore.handler->serve(buffers, spin, [] { return true; }), Served::idle);
+    vcpu.join();
+    if (!is_lost) continue;
+    CHECK(buffers.lost_core);
+    CHECK_EQ(yields, 1);
+  }
+}

@@ -252,10 +252,8 @@ class HeldWorker {
     run_.wait(reap::Event::Kind::prefetched, session_.id);
   }
   // Holds the next event or timer of the session.
-  void hold_event() {
-    hold_events_ = true;
-    event_.wait_until_held();
-  }
+  void hold_next_event() { hold_events_ = true; }
+  void wait_for_event() { event_.wait_until_held(); }
   void release_event() { event_.release(); }
   // Whether nothing happens by itself.
   bool is_quiet() const {
@@ -299,7 +297,8 @@ TEST(a_worker_that_has_served_gives_the_userfaultfd_back) {
   HeldWorker held(restore);
   CHECK(restore.has_file_bytes(9));
   // The timer by which a demand thread would look after the worker comes to nothing.
-  held.hold_event();
+  held.hold_next_event();
+  held.wait_for_event();
   held.go_on();
   CHECK(restore.has_file_bytes(11));
 }
@@ -327,8 +326,9 @@ TEST(a_held_fault_is_served_in_its_time_beside_one_that_waits_for_the_disk) {
   reap::hooks::is_cold = [] { return true; };
   reap::hooks::before_install = disk.hook();
   HeldWorker held(restore);
+  held.hold_next_event();
   std::thread residual([&] { CHECK(restore.has_file_bytes(9)); });
-  held.hold_event();
+  held.wait_for_event();
   std::thread late([&] { CHECK(restore.has_file_bytes(1)); });
   fixture::eventually([&] { return restore.guest.faults_pending() == 2; });
   held.release_event();
@@ -338,5 +338,33 @@ TEST(a_held_fault_is_served_in_its_time_beside_one_that_waits_for_the_disk) {
   disk.release();
   residual.join();
   late.join();
+  held.go_on();
+}
+
+// Three are read at once, and the thread that read them waits for the disk.
+TEST(faults_beside_one_that_waits_for_the_disk_are_served_by_another_thread_of_the_engine) {
+  fixture::Hooks hooks;
+  Restore restore;
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  fixture::Hold disk;
+  reap::hooks::is_cold = [] { return true; };
+  reap::hooks::before_install = disk.hook();
+  HeldWorker held(restore);
+  held.hold_next_event();
+  std::vector<std::thread> vcpus;
+  std::atomic<int> served{0};
+  for (const uint64_t page : {9, 20, 30}) {
+    vcpus.emplace_back([&, page] {
+      CHECK(restore.has_file_bytes(page));
+      ++served;
+    });
+  }
+  held.wait_for_event();
+  fixture::eventually([&] { return restore.guest.faults_pending() == 3; });
+  held.release_event();
+  disk.wait_until_held();
+  CHECK(fixture::in_time([&] { return served == 2; }));
+  disk.release();
+  for (std::thread& vcpu : vcpus) vcpu.join();
   held.go_on();
 }
