@@ -53,7 +53,7 @@ std::optional<uint64_t> Prefetcher::next_to_fetch(const Job& job) {
 // What is at hand comes first. What others read is waited for.
 std::optional<uint64_t> Prefetcher::next_to_install(const Job& job) {
   // Also what others left that were here before.
-  if (job.source == Source::working_set && job.shared) {
+  if (job.source == Source::working_set && job.shared && job.shared->has_any()) {
     if (const auto unit = find_unit(job, State::there)) return unit;
   }
   return next_to_fetch(job);

@@ -40,6 +40,8 @@ class SharedGroups {
     if (entry.data) return State::there;
     return now < entry.waited_for_until ? State::being_read : State::absent;
   }
+  // Whether any group is there: a restore alone need not look.
+  bool has_any() const { return count_ > 0; }
   // The data of a group that is there, which others may have as well.
   Buffer data_of(uint64_t group) const { return entries_[group].data; }
 
@@ -52,7 +54,9 @@ class SharedGroups {
 
   // What was read for one restore before there was another.
   void give(uint64_t group, const Buffer& data) {
-    if (!entries_[group].data) entries_[group].data = data;
+    if (entries_[group].data || !data) return;
+    entries_[group].data = data;
+    ++count_;
   }
 
   // Takes out a group that nobody holds; null when there is none. The first ones go first: a
@@ -61,7 +65,9 @@ class SharedGroups {
     const auto entry = std::find_if(entries_.begin(), entries_.end(), [](const Entry& one) {
       return one.data && one.data.use_count() == 1;
     });
-    return entry == entries_.end() ? nullptr : std::exchange(entry->data, nullptr);
+    if (entry == entries_.end()) return nullptr;
+    --count_;
+    return std::exchange(entry->data, nullptr);
   }
 
  private:
@@ -72,6 +78,7 @@ class SharedGroups {
   const FileStamp working_set_;
   const std::vector<PlanGroup> groups_;
   std::vector<Entry> entries_;
+  size_t count_ = 0;  // of those that have data
 };
 
 }  // namespace reap

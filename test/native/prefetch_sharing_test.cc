@@ -97,6 +97,7 @@ TEST(a_group_is_absent_until_it_was_read) {
   CHECK(groups.state_of(1) == State::there);
   CHECK(groups.data_of(1) == data);
   CHECK(groups.state_of(0) == State::absent);
+  CHECK(groups.has_any());
 }
 
 TEST(a_group_that_is_being_installed_is_not_taken_out) {
@@ -109,6 +110,7 @@ TEST(a_group_that_is_being_installed_is_not_taken_out) {
   held.reset();
   CHECK(groups.take_free());
   CHECK(groups.state_of(0) == State::absent);
+  CHECK(!groups.has_any());
 }
 
 TEST(groups_are_those_of_the_same_bytes_in_the_same_file) {
