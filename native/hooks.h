@@ -12,6 +12,7 @@ inline std::function<void()> before_drain;        // about to read the userfault
 inline std::function<void()> before_serve;        // a fault was read and is about to be served
 inline std::function<void()> before_install;      // a page is read and about to be installed
 inline std::function<void()> before_prefetch_install;
+inline std::function<void()> before_remove_pause;  // an install waits for a REMOVE to be over
 // The gate is held, the page was seen to be missing and not removed, and the ioctl is next.
 inline std::function<void()> before_ioctl;
 // Whether a read waits for the disk, whatever the page cache has: evicting is no more than a wish.

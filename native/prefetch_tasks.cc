@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "crc32c.h"
+#include "hooks.h"
 #include "prefetcher.h"
 
 namespace reap {
@@ -233,6 +234,7 @@ bool Prefetcher::install_run(const Job& job, Task& task, uint64_t offset, const 
     look();
     if (install() || task.pauses == kPendingRemovePauses) break;
     ++task.pauses;
+    REAP_HOOK(before_remove_pause);
     std::this_thread::sleep_for(kPendingRemovePause);
   }
   if (task.filled == Filled::all || task.filled == Filled::deferred) return true;

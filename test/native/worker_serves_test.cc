@@ -167,9 +167,13 @@ TEST(a_page_that_was_removed_before_its_batch_is_zero) {
   reap::Prefetcher prefetcher(1);
   start(prefetcher, client, write_working_set(restore, every_second_page()));
   hold.wait_until_held();
+  fixture::Flag removed;
+  // The worker waits for madvise() to run on, however long the scheduler takes.
+  reap::hooks::before_remove_pause = [&] { removed.wait(); };
   std::thread vcpu([&] {
     // Returns when the worker has read the event.
     CHECK(restore.guest.remove(kPages - 2));
+    removed.set();
     CHECK(restore.is_zero(kPages - 2));
   });
   fixture::eventually([&] { return restore.guest.remove_is_pending(); });
