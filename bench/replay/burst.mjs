@@ -24,7 +24,8 @@ const guests = []
  */
 async function restored({ memoryFile, workingSet, trace }, i) {
   const socketPath = join(folder, `burst-${i}.sock`)
-  const options = { memoryFile, trace, threads: true, spins: SPINS }
+  // A guest that is through stays until its prefetch is over, too.
+  const options = { memoryFile, trace, threads: true, spins: SPINS, pause: ['done'] }
   const start = (/** @type {{ socketPath?: string }} */ more) => {
     const guest = new KvmGuest({ ...options, ...more })
     guests.push(guest)
