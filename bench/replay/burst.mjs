@@ -51,6 +51,7 @@ const all = (/** @type {import('./scene.mjs').Scene} */ scene) =>
 
 try {
   await all(warmUp)
+  await Promise.all(guests.splice(0).map((guest) => guest.kill()))
   const startedAt = performance.now()
   const done = await all(scene)
   const sample = {
