@@ -1,4 +1,4 @@
-// Node-API only: arguments in, events out. src/native.ts has the other side of this seam.
+// Node-API only: arguments in, events out. src/binding/addon.ts has the other side of this seam.
 #include "addon.h"
 
 #include <cstring>

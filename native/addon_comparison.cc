@@ -1,4 +1,4 @@
-// Node-API only: comparisons of working sets with memory files. src/native.ts has the other side.
+// Node-API only: comparisons of working sets with memory files. src/binding/addon.ts has the other side.
 #include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>

@@ -1,4 +1,4 @@
-// Node-API only: what is read of files, apart from sessions. src/native.ts has the other side.
+// Node-API only: what is read of files, apart from sessions. src/binding/addon.ts has the other side.
 #include <memory>
 #include <string>
 #include <utility>

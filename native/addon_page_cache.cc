@@ -1,4 +1,4 @@
-// Node-API only: the page cache's part of the seam. src/native.ts has the other side.
+// Node-API only: the page cache's part of the seam. src/binding/addon.ts has the other side.
 #include <chrono>
 #include <cstring>
 #include <map>

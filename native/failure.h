@@ -1,11 +1,11 @@
-// What can go wrong, as data. Sentences are made in TypeScript (src/native.ts).
+// What can go wrong, as data. Sentences are made in TypeScript (src/binding/addon.ts).
 #pragma once
 
 #include <cstdint>
 
 namespace reap {
 
-// The order is part of the seam: src/native.ts names these by index.
+// The order is part of the seam: src/binding/addon.ts names these by index.
 enum class ErrorCode : uint32_t {
   none,
   socket,

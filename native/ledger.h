@@ -12,7 +12,7 @@
 
 namespace reap {
 
-// The order is part of the seam: src/native.ts names these by index.
+// The order is part of the seam: src/binding/addon.ts names these by index.
 enum class Counter : size_t {
   faults,           // fault messages served
   late_faults,      // on pages of the working set that the prefetch had not brought yet

@@ -62,7 +62,7 @@ struct WorkingSetIndex {
                                // where the header is damaged or no index is so long
   // Of the rules for the checksum of the index and its tables of groups, extents and touches, the
   // first that is broken, wherever there is an index. The header's own rules come before them, and
-  // those for what follows the touches behind: they are src/working-set-decoder.ts's.
+  // those for what follows the touches behind: they are src/working-set/file/decode.ts's.
   BrokenRule broken;
 };
 

@@ -73,3 +73,8 @@ export class ReapTraceError extends Error {
     }
   }
 }
+
+/** Whether an error is the working set's, so that a restore can go on without it. */
+export const isWorkingSetError = (error: unknown): error is ReapTraceError =>
+  error instanceof ReapTraceError &&
+  ['ERR_WORKING_SET_INVALID', 'ERR_WORKING_SET_IO', 'ERR_SNAPSHOT_MISMATCH'].includes(error.code)

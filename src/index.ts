@@ -1,6 +1,25 @@
-export type { ProofKind } from './checked-plan.js'
-export type { Backend, Estimate, Residency } from './choice.js'
 export { ReapTraceError, type ReapTraceErrorCode } from './errors.js'
+export {
+  type PageCachePrefetchResult,
+  type PrefetchPageCacheOptions,
+  prefetchPageCache,
+} from './page-cache/prefetch.js'
+export {
+  type PageCacheRecord,
+  type PageCacheRecording,
+  type RecordPageCacheOptions,
+  recordPageCache,
+} from './page-cache/record.js'
+export type { Residency } from './page-cache/residency.js'
+export type { Backend, Estimate } from './restore/choice.js'
+export type { DiskCosts, GuestCosts, HostCosts, TouchCosts, Vcpus } from './restore/host-model.js'
+export { type MeasureHostOptions, measureHost } from './restore/measure-host.js'
+export {
+  type MemBackend,
+  type PrepareRestoreOptions,
+  prepareRestore,
+  type Restore,
+} from './restore/prepare.js'
 export type {
   FaultHandler,
   FaultStats,
@@ -11,36 +30,18 @@ export type {
   ServeOptions,
   ServeResult,
   WorkingSetComparison,
-} from './fault-handler.js'
-export type { DiskCosts, GuestCosts, HostCosts, TouchCosts, Vcpus } from './host-model.js'
-export { type InterposerOptions, interposerEnvironment } from './interpose.js'
-export { type MeasureHostOptions, measureHost } from './measure-host.js'
-export {
-  type PageCachePrefetchResult,
-  type PrefetchPageCacheOptions,
-  prefetchPageCache,
-} from './page-cache.js'
-export {
-  type PageCacheRecord,
-  type PageCacheRecording,
-  type RecordPageCacheOptions,
-  recordPageCache,
-} from './page-cache-record.js'
-export {
-  type MemBackend,
-  type PrepareRestoreOptions,
-  prepareRestore,
-  type Restore,
-} from './prepare-restore.js'
-export { serve } from './serve.js'
+} from './uffd/fault-handler.js'
+export { type InterposerOptions, interposerEnvironment } from './uffd/interposer.js'
+export { serve } from './uffd/serve.js'
+export type { Extent } from './working-set/extents.js'
+export type { ProofKind } from './working-set/plan.js'
 export {
   type DiskExtent,
   type DiskWorkingSet,
-  type Extent,
   type Manifest,
   type Mismatch,
   Trace,
   type VerifyResult,
   WorkingSet,
   type WorkingSetFinding,
-} from './working-set.js'
+} from './working-set/working-set.js'

@@ -1,6 +1,6 @@
 import { closeSync, openSync, renameSync, rmSync, statSync, writeSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
-import { planFor } from '../src/checked-plan.js'
+import { planFor } from '../src/working-set/plan.js'
 import { failureOf, makeMemory, write } from './working-set-helpers.js'
 
 const settled = (path: string) =>

@@ -1,7 +1,8 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
-import { choose, estimate, type Survey, type Wishes } from '../src/choice.js'
-import { HostModel } from '../src/host-model.js'
+import type { Survey } from '../src/page-cache/residency.js'
+import { choose, estimate, type Wishes } from '../src/restore/choice.js'
+import { HostModel } from '../src/restore/host-model.js'
 import { costs, hostCosts, withoutHostCosts } from './host-costs.js'
 import { newPath } from './working-set-helpers.js'
 

@@ -1,10 +1,10 @@
 import { describe, expect, it } from 'vitest'
-import { isKernelAtLeast } from '../src/cli/doctor-checks.js'
-import { CliError, describeError } from '../src/cli/failure.js'
-import { summarizeOrder } from '../src/cli/inspect.js'
-import { digit, drawMap, mapMemory, shade } from '../src/cli/memory-map.js'
-import { parse } from '../src/cli/program.js'
-import { type Sink, Terminal } from '../src/cli/terminal.js'
+import { parse } from '../src/cli/arguments/program.js'
+import { isKernelAtLeast } from '../src/cli/commands/doctor-checks.js'
+import { summarizeOrder } from '../src/cli/commands/inspect.js'
+import { CliError, describeError } from '../src/cli/terminal/failure.js'
+import { digit, drawMap, mapMemory, shade } from '../src/cli/terminal/memory-map.js'
+import { type Sink, Terminal } from '../src/cli/terminal/terminal.js'
 import {
   formatBytes,
   formatCount,
@@ -12,7 +12,7 @@ import {
   formatPlural,
   parseDuration,
   parseSize,
-} from '../src/cli/units.js'
+} from '../src/cli/terminal/units.js'
 import { ReapTraceError, Trace, WorkingSet } from '../src/index.js'
 
 describe('numbers on the command line', () => {

@@ -1,8 +1,8 @@
 import { copyFileSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs'
 import { describe, expect, test, vi } from 'vitest'
-import { sampleDiskPages } from '../src/native.js'
-import { checkDisk, checkSize, statMemoryFile } from '../src/snapshot.js'
-import { fileOf, WorkingSet } from '../src/working-set.js'
+import { sampleDiskPages } from '../src/binding/addon.js'
+import { checkDisk, checkSize, statMemoryFile } from '../src/snapshot/disk-image.js'
+import { fileOf, WorkingSet } from '../src/working-set/working-set.js'
 import {
   diskTrace,
   failureOf,
@@ -15,8 +15,8 @@ import {
   write,
 } from './working-set-helpers.js'
 
-vi.mock('../src/native.js', async (original) => {
-  const native = await original<typeof import('../src/native.js')>()
+vi.mock('../src/binding/addon.js', async (original) => {
+  const native = await original<typeof import('../src/binding/addon.js')>()
   return { ...native, sampleDiskPages: vi.fn(native.sampleDiskPages) }
 })
 

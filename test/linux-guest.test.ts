@@ -16,8 +16,8 @@ import {
   prepareGuests,
 } from '../bench/linux-guest/index.mjs'
 import { findParts } from '../bench/linux-guest/packages.mjs'
+import { probeUserfaultfd } from '../src/binding/userfaultfd.js'
 import { interposerEnvironment, WorkingSet } from '../src/index.js'
-import { probeUserfaultfd } from '../src/native.js'
 import { expectBrought, scratchFolder, serveScene } from './scratch.js'
 
 // A guest that has to be built boots under emulation, on a machine that may be busy.

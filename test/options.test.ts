@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
+import { probeUserfaultfd, requireUserfaultfd } from '../src/binding/userfaultfd.js'
 import { ReapTraceError, serve, WorkingSet } from '../src/index.js'
-import { probeUserfaultfd, requireUserfaultfd } from '../src/native.js'
 
 const good = { socketPath: '/nowhere/s', memoryFile: '/nowhere/m' }
 

@@ -5,8 +5,8 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
+import { native } from '../src/binding/addon.js'
 import { prefetchPageCache, WorkingSet } from '../src/index.js'
-import { native } from '../src/native.js'
 import { evict, residentPages } from './page-cache-helpers.js'
 import {
   diskTrace,

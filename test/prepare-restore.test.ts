@@ -5,7 +5,6 @@ import { setImmediate } from 'node:timers/promises'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { hostModel } from '../src/host-model.js'
 import {
   type FaultHandler,
   type PrepareRestoreOptions,
@@ -15,8 +14,9 @@ import {
   Trace,
   WorkingSet,
 } from '../src/index.js'
-import { learnFromHandler } from '../src/learn-costs.js'
-import { planRestore } from '../src/prepare-restore.js'
+import { hostModel } from '../src/restore/host-model.js'
+import { learnFromHandler } from '../src/restore/learn-costs.js'
+import { planRestore } from '../src/restore/prepare.js'
 import { costs, hostCosts, withoutHostCosts } from './host-costs.js'
 import { evict, readPages, residentPages, threadGuest } from './page-cache-helpers.js'
 import { eventLog, fakeVmm, scratchFolder } from './scratch.js'

@@ -1,7 +1,7 @@
 import { copyFile, open, readFile, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { expect, onTestFinished, vi } from 'vitest'
-import { isSettled } from '../src/file-stamp.js'
+import { native } from '../src/binding/addon.js'
 import {
   type PrefetchResult,
   type ReapTraceError,
@@ -11,7 +11,7 @@ import {
   WorkingSet,
   type WorkingSetComparison,
 } from '../src/index.js'
-import { native } from '../src/native.js'
+import { isSettled } from '../src/snapshot/file-stamp.js'
 import { setTimes } from './changing-snapshot.js'
 import { eventLog, type Scene, scene, serveScene } from './scratch.js'
 import { PAGE } from './working-set-helpers.js'

@@ -16,8 +16,8 @@ import {
 import { homedir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
-import type { FileStamp } from '../src/file-stamp.js'
-import { proofFolder, remember, type SetState } from '../src/proof.js'
+import type { FileStamp } from '../src/snapshot/file-stamp.js'
+import { proofFolder, remember, type SetState } from '../src/working-set/findings.js'
 import { copiedPair, identical, proven, restore, unproven } from './proof-helpers.js'
 import { isRoot, scratchFolder } from './scratch.js'
 
@@ -62,7 +62,7 @@ const synced = async (): Promise<void> => {}
 /** What is known of a set where nothing but the folder says so. */
 async function foundElsewhere(set: SetState, of = memory) {
   vi.resetModules()
-  const { findingOf } = await import('../src/proof.js')
+  const { findingOf } = await import('../src/working-set/findings.js')
   return findingOf(set, of)
 }
 
@@ -222,7 +222,7 @@ describe('findings in a file', () => {
       expect(await foundElsewhere(set)).toBeUndefined()
 
       vi.resetModules()
-      const proof = await import('../src/proof.js')
+      const proof = await import('../src/working-set/findings.js')
       await proof.remember(set, stampAt(7), finding, synced)
       expect(await foundElsewhere(set, stampAt(7))).toMatchObject(finding)
       expect(lstatSync(file).isFile()).toBe(true)
@@ -243,7 +243,7 @@ describe('findings in a file', () => {
       )
     }
     vi.resetModules()
-    const { findingsOf } = await import('../src/proof.js')
+    const { findingsOf } = await import('../src/working-set/findings.js')
     const states = (await findingsOf(set)).map((one) => one.memory)
     expect(states).toEqual(Array.from({ length: 16 }, (_, i) => stampAt(119 - i).join(':')))
   })

@@ -14,9 +14,9 @@ import {
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest'
-import { keepsTimes } from '../src/file-stamp.js'
+import { native } from '../src/binding/addon.js'
 import { WorkingSet } from '../src/index.js'
-import { native } from '../src/native.js'
+import { keepsTimes } from '../src/snapshot/file-stamp.js'
 import { Cli, checkBuild, events, serveWords } from './cli-process.js'
 import {
   changePages,

@@ -8,8 +8,8 @@ import { type Scene, scene, serveScene } from './scratch.js'
 // What happens between the check of the working set and the opening of the memory file.
 const race = vi.hoisted(() => ({ afterCheck: async (): Promise<void> => {} }))
 
-vi.mock('../src/snapshot.js', async (original) => {
-  const snapshot = await original<typeof import('../src/snapshot.js')>()
+vi.mock('../src/snapshot/disk-image.js', async (original) => {
+  const snapshot = await original<typeof import('../src/snapshot/disk-image.js')>()
   return {
     ...snapshot,
     statMemoryFile: async (path: string) => {

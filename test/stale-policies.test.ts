@@ -2,8 +2,8 @@ import { existsSync, readdirSync, statSync } from 'node:fs'
 import { chmod, copyFile, readFile, rename, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
+import { native } from '../src/binding/addon.js'
 import { WorkingSet } from '../src/index.js'
-import { native } from '../src/native.js'
 import {
   changePages,
   comparisons,

@@ -2,7 +2,7 @@ import { execFileSync } from 'node:child_process'
 import { copyFile, open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
-import { keepsTimes } from '../src/file-stamp.js'
+import { keepsTimes } from '../src/snapshot/file-stamp.js'
 import { cachedSnapshot } from './microvm-snapshot.mjs'
 import { eventLog, expectCounts, scratchFolder } from './scratch.js'
 import {

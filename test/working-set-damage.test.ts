@@ -3,7 +3,7 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import fc from 'fast-check'
 import { beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import type { ReapTraceError } from '../src/errors.js'
-import { WorkingSet } from '../src/working-set.js'
+import { WorkingSet } from '../src/working-set/working-set.js'
 import { readSet } from './second-reader.js'
 import {
   edited,

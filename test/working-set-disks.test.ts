@@ -2,8 +2,8 @@ import { readFileSync, statSync, truncateSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { diskTableOf, fileOf, Trace, WorkingSet } from '../src/working-set.js'
-import { dataOffsetFor, shortName } from '../src/working-set-file.js'
+import { dataOffsetFor, shortName } from '../src/working-set/file/format.js'
+import { diskTableOf, fileOf, Trace, WorkingSet } from '../src/working-set/working-set.js'
 import { crc32cOf, placeDiskSamples, readSet } from './second-reader.js'
 import {
   diskTrace,

@@ -1,16 +1,16 @@
 import { readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { crc32c } from '../src/native.js'
-import { fileOf, WorkingSet } from '../src/working-set.js'
-import { readWorkingSetFile } from '../src/working-set-decoder.js'
+import { crc32c } from '../src/binding/addon.js'
+import { readWorkingSetFile } from '../src/working-set/file/decode.js'
 import {
   dataOffsetFor,
   encodeHead,
   encodeManifest,
   extentAt,
   groupAt,
-} from '../src/working-set-file.js'
+} from '../src/working-set/file/format.js'
+import { fileOf, WorkingSet } from '../src/working-set/working-set.js'
 import { crc32cOf, readSet } from './second-reader.js'
 import { makeMemory, newPath, PAGE, pageIn, setOf, write } from './working-set-helpers.js'
 

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, expect } from 'vitest'
 import { ReapTraceError } from '../src/errors.js'
-import { Trace, WorkingSet } from '../src/working-set.js'
+import { Trace, WorkingSet } from '../src/working-set/working-set.js'
 import { crc32cOf } from './second-reader.js'
 
 export const PAGE = 4096

@@ -12,7 +12,7 @@ import {
 import { join } from 'node:path'
 import { isMainThread } from 'node:worker_threads'
 import { describe, expect, test } from 'vitest'
-import { WorkingSet } from '../src/working-set.js'
+import { WorkingSet } from '../src/working-set/working-set.js'
 import {
   failureOf,
   folder,

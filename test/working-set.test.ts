@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { fileOf, Trace, WorkingSet } from '../src/working-set.js'
+import { fileOf, Trace, WorkingSet } from '../src/working-set/working-set.js'
 
 const MEMORY = 1 << 20
 const PAGES = MEMORY / 4096

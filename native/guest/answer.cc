@@ -1,4 +1,4 @@
-#include "guest/answer.h"
+#include "answer.h"
 
 #include <cinttypes>
 #include <cstdio>

@@ -1,4 +1,4 @@
-#include "guest/arena.h"
+#include "arena.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -7,8 +7,8 @@
 #include <cerrno>
 #include <utility>
 
-#include "guest/handshake_sender.h"
-#include "guest/workload.h"
+#include "handshake_sender.h"
+#include "workload.h"
 
 namespace reap::guest {
 

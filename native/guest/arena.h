@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <string>
 
-#include "guest/answer.h"
-#include "guest/userfault.h"
+#include "answer.h"
+#include "userfault.h"
 #include "posix.h"
 
 namespace reap::guest {

@@ -1,4 +1,4 @@
-#include "guest/command.h"
+#include "command.h"
 
 #include <algorithm>
 #include <cctype>

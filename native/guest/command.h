@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "guest/answer.h"
+#include "answer.h"
 
 namespace reap::guest {
 

@@ -1,11 +1,11 @@
-#include "guest/expectation.h"
+#include "expectation.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
 
 #include <cerrno>
 
-#include "guest/command.h"
+#include "command.h"
 
 namespace reap::guest {
 

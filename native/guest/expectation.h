@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "guest/answer.h"
-#include "guest/vmm_memory.h"
+#include "answer.h"
+#include "vmm_memory.h"
 #include "posix.h"
 
 namespace reap::guest {

@@ -9,8 +9,8 @@
 #include <cerrno>
 #include <random>
 
-#include "guest/command.h"
-#include "guest/vmm.h"
+#include "command.h"
+#include "vmm.h"
 
 namespace reap::guest {
 

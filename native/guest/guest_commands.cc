@@ -5,10 +5,10 @@
 #include <cstdio>
 #include <fstream>
 
-#include "guest/command.h"
-#include "guest/hash.h"
-#include "guest/vmm.h"
-#include "guest/workload.h"
+#include "command.h"
+#include "hash.h"
+#include "vmm.h"
+#include "workload.h"
 
 namespace reap::guest {
 

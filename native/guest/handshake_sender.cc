@@ -1,4 +1,4 @@
-#include "guest/handshake_sender.h"
+#include "handshake_sender.h"
 
 #include <fcntl.h>
 #include <sys/socket.h>

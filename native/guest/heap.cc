@@ -1,6 +1,6 @@
-#include "guest/heap.h"
+#include "heap.h"
 
-#include "guest/hash.h"
+#include "hash.h"
 
 namespace reap::guest {
 

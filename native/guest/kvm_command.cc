@@ -1,4 +1,4 @@
-#include "guest/kvm_command.h"
+#include "kvm_command.h"
 
 #include <getopt.h>
 #include <sys/prctl.h>
@@ -17,12 +17,12 @@
 #include <utility>
 #include <vector>
 
-#include "guest/answer.h"
-#include "guest/command.h"
-#include "guest/kvm_memory.h"
-#include "guest/kvm_replay.h"
-#include "guest/kvm_trace.h"
-#include "guest/thread_replay.h"
+#include "answer.h"
+#include "command.h"
+#include "kvm_memory.h"
+#include "kvm_replay.h"
+#include "kvm_trace.h"
+#include "thread_replay.h"
 
 namespace reap::guest {
 

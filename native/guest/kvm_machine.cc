@@ -1,4 +1,4 @@
-#include "guest/kvm_machine.h"
+#include "kvm_machine.h"
 
 #if defined(__x86_64__)
 

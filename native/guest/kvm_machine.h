@@ -8,7 +8,7 @@
 
 #include <cstdint>
 
-#include "guest/answer.h"
+#include "answer.h"
 #include "posix.h"
 
 namespace reap::guest {

@@ -1,4 +1,4 @@
-#include "guest/kvm_memory.h"
+#include "kvm_memory.h"
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "guest/handshake_sender.h"
+#include "handshake_sender.h"
 
 namespace reap::guest {
 

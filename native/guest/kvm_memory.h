@@ -4,10 +4,10 @@
 #include <cstdint>
 #include <string>
 
-#include "guest/answer.h"
-#include "guest/kvm_trace.h"
-#include "guest/userfault.h"
-#include "guest/vmm_memory.h"
+#include "answer.h"
+#include "kvm_trace.h"
+#include "userfault.h"
+#include "vmm_memory.h"
 #include "posix.h"
 
 namespace reap::guest {

@@ -1,4 +1,4 @@
-#include "guest/kvm_replay.h"
+#include "kvm_replay.h"
 
 #if defined(__x86_64__)
 

@@ -7,9 +7,9 @@
 #include <functional>
 #include <vector>
 
-#include "guest/answer.h"
-#include "guest/kvm_machine.h"
-#include "guest/kvm_trace.h"
+#include "answer.h"
+#include "kvm_machine.h"
+#include "kvm_trace.h"
 #include "posix.h"
 
 namespace reap::guest {

@@ -1,4 +1,4 @@
-#include "guest/kvm_trace.h"
+#include "kvm_trace.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>

@@ -15,7 +15,7 @@
 #include <string>
 #include <vector>
 
-#include "guest/answer.h"
+#include "answer.h"
 
 namespace reap::guest {
 

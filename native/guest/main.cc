@@ -3,10 +3,10 @@
 #include <map>
 #include <string>
 
-#include "guest/arena.h"
-#include "guest/command.h"
-#include "guest/kvm_command.h"
-#include "guest/vmm.h"
+#include "arena.h"
+#include "command.h"
+#include "kvm_command.h"
+#include "vmm.h"
 
 namespace reap::guest {
 

@@ -12,8 +12,8 @@
 #include <fstream>
 #include <sstream>
 
-#include "guest/command.h"
-#include "guest/vmm.h"
+#include "command.h"
+#include "vmm.h"
 
 namespace reap::guest {
 

@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <cerrno>
 
-#include "guest/command.h"
-#include "guest/vmm.h"
+#include "command.h"
+#include "vmm.h"
 
 namespace reap::guest {
 

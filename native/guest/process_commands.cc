@@ -7,8 +7,8 @@
 #include <memory>
 #include <thread>
 
-#include "guest/command.h"
-#include "guest/vmm.h"
+#include "command.h"
+#include "vmm.h"
 
 namespace reap::guest {
 

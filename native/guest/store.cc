@@ -1,8 +1,8 @@
-#include "guest/store.h"
+#include "store.h"
 
 #include <algorithm>
 
-#include "guest/hash.h"
+#include "hash.h"
 
 namespace reap::guest {
 

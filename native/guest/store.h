@@ -6,7 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "guest/heap.h"
+#include "heap.h"
 
 namespace reap::guest {
 

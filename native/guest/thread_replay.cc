@@ -1,4 +1,4 @@
-#include "guest/thread_replay.h"
+#include "thread_replay.h"
 
 #if defined(__x86_64__)
 

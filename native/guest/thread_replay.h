@@ -3,8 +3,8 @@
 
 #if defined(__x86_64__)
 
-#include "guest/kvm_replay.h"
-#include "guest/kvm_trace.h"
+#include "kvm_replay.h"
+#include "kvm_trace.h"
 
 namespace reap::guest {
 

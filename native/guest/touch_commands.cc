@@ -8,10 +8,10 @@
 #include <functional>
 #include <thread>
 
-#include "guest/command.h"
-#include "guest/expectation.h"
-#include "guest/hash.h"
-#include "guest/vmm.h"
+#include "command.h"
+#include "expectation.h"
+#include "hash.h"
+#include "vmm.h"
 
 namespace reap::guest {
 

@@ -1,4 +1,4 @@
-#include "guest/userfault.h"
+#include "userfault.h"
 
 #include <fcntl.h>
 #include <linux/userfaultfd.h>

@@ -3,7 +3,7 @@
 
 #include <cstddef>
 
-#include "guest/answer.h"
+#include "answer.h"
 #include "posix.h"
 
 namespace reap::guest {

@@ -1,4 +1,4 @@
-#include "guest/vmm.h"
+#include "vmm.h"
 
 #include <sys/prctl.h>
 #include <unistd.h>
@@ -10,7 +10,7 @@
 #include <iostream>
 #include <thread>
 
-#include "guest/command.h"
+#include "command.h"
 
 namespace reap::guest {
 

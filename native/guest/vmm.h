@@ -8,10 +8,10 @@
 #include <string>
 #include <vector>
 
-#include "guest/answer.h"
-#include "guest/arena.h"
-#include "guest/userfault.h"
-#include "guest/vmm_memory.h"
+#include "answer.h"
+#include "arena.h"
+#include "userfault.h"
+#include "vmm_memory.h"
 
 namespace reap::guest {
 

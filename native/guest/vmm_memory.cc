@@ -1,11 +1,11 @@
-#include "guest/vmm_memory.h"
+#include "vmm_memory.h"
 
 #include <algorithm>
 #include <cerrno>
 #include <numeric>
 #include <utility>
 
-#include "guest/hash.h"
+#include "hash.h"
 
 namespace reap::guest {
 

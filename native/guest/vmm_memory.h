@@ -6,8 +6,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "guest/answer.h"
-#include "guest/handshake_sender.h"
+#include "answer.h"
+#include "handshake_sender.h"
 #include "posix.h"
 
 namespace reap::guest {

@@ -1,6 +1,6 @@
-#include "guest/workload.h"
+#include "workload.h"
 
-#include "guest/hash.h"
+#include "hash.h"
 
 namespace reap::guest {
 

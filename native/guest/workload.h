@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <string>
 
-#include "guest/heap.h"
-#include "guest/store.h"
+#include "heap.h"
+#include "store.h"
 
 namespace reap::guest {
 

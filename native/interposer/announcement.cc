@@ -1,4 +1,4 @@
-#include "interposer/announcement.h"
+#include "announcement.h"
 
 #include <fcntl.h>
 #include <linux/sockios.h>

@@ -1,8 +1,8 @@
 // reap-interposer.so: what a VMM calls in place of the C library when it is started with
 // LD_PRELOAD.
-#include "interposer/kernel.h"
-#include "interposer/memory_file.h"
-#include "interposer/message.h"
+#include "kernel.h"
+#include "memory_file.h"
+#include "message.h"
 
 namespace {
 

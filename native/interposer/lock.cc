@@ -1,4 +1,4 @@
-#include "interposer/lock.h"
+#include "lock.h"
 
 #include <pthread.h>
 

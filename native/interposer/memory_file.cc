@@ -1,4 +1,4 @@
-#include "interposer/memory_file.h"
+#include "memory_file.h"
 
 #include <fcntl.h>
 #include <linux/magic.h>
@@ -10,12 +10,12 @@
 #include <cstring>
 #include <utility>
 
-#include "interposer/announcement.h"
-#include "interposer/kernel.h"
-#include "interposer/lock.h"
-#include "interposer/message.h"
-#include "interposer/settings.h"
-#include "interposer/watcher.h"
+#include "announcement.h"
+#include "kernel.h"
+#include "lock.h"
+#include "message.h"
+#include "settings.h"
+#include "watcher.h"
 
 namespace reap::interposer {
 

@@ -1,4 +1,4 @@
-#include "interposer/message.h"
+#include "message.h"
 
 #include <unistd.h>
 
@@ -8,7 +8,7 @@
 #include <cstring>
 #include <ctime>
 
-#include "interposer/lock.h"
+#include "lock.h"
 
 namespace reap::interposer {
 

@@ -1,11 +1,11 @@
-#include "interposer/settings.h"
+#include "settings.h"
 
 #include <pthread.h>
 
 #include <cstdlib>
 #include <cstring>
 
-#include "interposer/message.h"
+#include "message.h"
 
 namespace reap::interposer {
 

@@ -1,4 +1,4 @@
-#include "interposer/watcher.h"
+#include "watcher.h"
 
 #include <poll.h>
 #include <pthread.h>

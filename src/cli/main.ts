@@ -1,14 +1,14 @@
 #!/usr/bin/env node
-import { advise } from './advise.js'
-import { demo } from './demo.js'
-import { doctor } from './doctor.js'
-import { Interrupted } from './failure.js'
-import { inspect } from './inspect.js'
-import { type Arguments, parse } from './program.js'
-import { Reported, record } from './record.js'
-import { restore } from './restore.js'
-import { Terminal } from './terminal.js'
-import { verify } from './verify.js'
+import { type Arguments, parse } from './arguments/program.js'
+import { advise } from './commands/advise.js'
+import { doctor } from './commands/doctor.js'
+import { inspect } from './commands/inspect.js'
+import { Reported, record } from './commands/record.js'
+import { restore } from './commands/restore.js'
+import { verify } from './commands/verify.js'
+import { demo } from './demo/demo.js'
+import { Interrupted } from './terminal/failure.js'
+import { Terminal } from './terminal/terminal.js'
 
 async function run(args: Arguments, terminal: Terminal): Promise<void> {
   switch (args.name) {

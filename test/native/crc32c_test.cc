@@ -1,4 +1,4 @@
-#include "../../native/crc32c.h"
+#include "crc32c.h"
 
 #include <string>
 #include <vector>

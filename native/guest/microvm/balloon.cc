@@ -1,4 +1,4 @@
-#include "guest/microvm/balloon.h"
+#include "balloon.h"
 
 namespace reap::microvm {
 

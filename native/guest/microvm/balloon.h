@@ -3,7 +3,7 @@
 #ifndef REAP_GUEST_MICROVM_BALLOON_H_
 #define REAP_GUEST_MICROVM_BALLOON_H_
 
-#include "guest/microvm/machine.h"
+#include "machine.h"
 
 namespace reap::microvm {
 

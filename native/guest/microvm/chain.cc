@@ -1,4 +1,4 @@
-#include "guest/microvm/chain.h"
+#include "chain.h"
 
 namespace reap::microvm {
 

@@ -1,4 +1,4 @@
-#include "guest/microvm/machine.h"
+#include "machine.h"
 
 #if defined(__x86_64__)
 

@@ -10,9 +10,9 @@
 //   balloon has had
 //
 // Between requests it halts, and burns nothing.
-#include "guest/microvm/balloon.h"
-#include "guest/microvm/chain.h"
-#include "guest/microvm/machine.h"
+#include "balloon.h"
+#include "chain.h"
+#include "machine.h"
 
 namespace reap::microvm {
 

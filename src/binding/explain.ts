@@ -1,0 +1,292 @@
+import { getSystemErrorName as errnoName } from 'node:util'
+import { ReapTraceError, type ReapTraceErrorCode } from '../errors.js'
+import { errorCodes, type FailureContext, type NativeFailure } from './failure.js'
+
+interface Explanation {
+  readonly message: string
+  readonly hint?: string | undefined
+  readonly path?: string | undefined
+}
+
+const handshakeKeys = [
+  'base_host_virt_addr',
+  'size',
+  'offset',
+  'page_size_kib',
+  'page_size',
+  'is_guest_memfd',
+]
+
+const hex = (value: bigint) => `0x${value.toString(16)}`
+
+/** What a refused handshake got wrong; the numbers are explained in native/handshake_parser.h. */
+function explainHandshake({ check, offset, want, got, errno, syscall }: NativeFailure): string {
+  const key = handshakeKeys[Number(want)] ?? 'a key'
+  const region = `region ${offset}`
+  switch (check) {
+    case 'connection':
+      return `${syscall} failed with ${errnoName(errno)}`
+    case 'truncated':
+      return `the peer closed the connection after ${offset} bytes, before the message was complete`
+    case 'too-large':
+      return `the message is longer than ${want} bytes`
+    case 'descriptors':
+      return got === 0n
+        ? 'no file descriptor came with the message'
+        : `${got} file descriptors came with the message, expected one`
+    case 'not-a-userfaultfd':
+      return 'the file descriptor that came with the message is not a userfaultfd'
+    case 'json':
+      return `the message is not JSON at byte ${offset}`
+    case 'utf8':
+      return `the message is not UTF-8 at byte ${offset}`
+    case 'depth':
+      return `the message nests deeper than ${want} levels at byte ${offset}`
+    case 'not-an-array':
+      return 'the message is not a JSON array'
+    case 'region-count':
+      return got === 0n ? 'the message has no region' : `the message has more than ${want} regions`
+    case 'region-type':
+      return `${region} is not an object`
+    case 'region-key-missing':
+      return `${region} has no ${key}`
+    case 'region-key-type':
+      return `${key} of ${region} is not a value of its type`
+    case 'region-key-twice':
+      return `${region} has ${key} twice`
+    case 'guest-memfd':
+      return `${region} is guest_memfd memory, which cannot be served by installing pages`
+    case 'page-size-disagrees':
+      return `${region} says page_size ${want} and page_size_kib ${got} (which is in bytes too)`
+    case 'page-size':
+      return `${region} has pages of ${got} bytes; ${want} and 2097152 can be served`
+    case 'page-size-mixed':
+      return `${region} has pages of ${got} bytes, region 0 of ${want}`
+    case 'region-empty':
+      return `${region} is empty`
+    case 'alignment':
+      return `${hex(got)} in ${region} is not a multiple of its page size, ${want}`
+    case 'address-overflow':
+      return `${region} is larger than the address space`
+    case 'memory-size':
+      return `the regions add up to ${got} bytes and the memory file has ${want}`
+    case 'offset-gap':
+      return `${region} starts at offset ${got} of the memory file and leaves a gap from ${want}`
+    case 'offset-overlap':
+      return `${region} starts at offset ${got} of the memory file, inside another that ends at ${want}`
+    case 'region-overlap':
+      return `${region} at ${hex(got)} overlaps another that ends at ${hex(want)}`
+    default:
+      return `the check "${check}" failed`
+  }
+}
+
+function explainSocket(failure: NativeFailure, path: string): Explanation {
+  const name = errnoName(failure.errno)
+  const hints: Record<string, string> = {
+    ENAMETOOLONG: 'A Unix socket path has at most 107 bytes: use a shorter one.',
+    EADDRINUSE:
+      failure.check === 'in-use'
+        ? 'Another process listens there, or the path is not a socket: use one socket path for each restore.'
+        : 'Use one socket path for each restore.',
+    EACCES: 'The folder of the socket must be writable.',
+    ENOENT: 'The folder of the socket must exist.',
+    EPERM:
+      failure.check === 'peer-uid'
+        ? 'Only root may give the socket to another uid: run as root or leave out peerUid.'
+        : '',
+  }
+  return {
+    message: `cannot listen on ${path}: ${failure.syscall} failed with ${name}`,
+    hint: hints[name] || undefined,
+    path,
+  }
+}
+
+function explainTimeout({ check }: NativeFailure, context: FailureContext): Explanation {
+  const path = context.socketPath
+  return check === 'connect'
+    ? {
+        message: `nobody connected to ${path} within ${context.connectTimeoutMs} ms`,
+        hint: 'Was PUT /snapshot/load issued, with this path as backend_path as the VMM sees it?',
+        path,
+      }
+    : {
+        message: `a process connected to ${path} and did not finish its handshake in time`,
+        hint: 'Firecracker sends its regions and its userfaultfd in one message, right after it connects.',
+        path,
+      }
+}
+
+function explainPeer({ check, want, got }: NativeFailure, path: string | undefined): Explanation {
+  return check === 'uid'
+    ? {
+        message: `uid ${got} connected to ${path}, and only uid ${want} or root may`,
+        hint: `If the VMM runs as uid ${got} (a jailer does that), pass peerUid: ${got}.`,
+        path,
+      }
+    : {
+        message: `the process that connected to ${path} cannot be identified`,
+        hint: "It is in a pid namespace that is not inside ours: run the handler in the VMM's parent namespace, or set onFailure to 'leave-vm'.",
+        path,
+      }
+}
+
+function explainFault(failure: NativeFailure): Explanation {
+  const { check, offset, errno, syscall } = failure
+  if (check === 'address') {
+    return { message: `the guest faulted at ${hex(offset)}, which is in none of its regions` }
+  }
+  const name = errnoName(errno)
+  const doing =
+    check === 'prefetch' || check === 'detach'
+      ? `at offset ${hex(offset)} of the memory file`
+      : `at address ${hex(offset)}`
+  return {
+    message: `a page ${doing} cannot be installed: ${syscall} failed with ${name}`,
+    hint:
+      name === 'ENOMEM'
+        ? "Guest pages are charged to the VMM's memory cgroup, and 2 MiB pages come from the hugepage pool: raise memory.max or vm.nr_hugepages."
+        : undefined,
+  }
+}
+
+function explainFile(failure: NativeFailure, what: string, path: string | undefined): Explanation {
+  const { check, offset, errno, syscall } = failure
+  if (check === 'cut-short') {
+    return {
+      message: `${what} ${path} ends inside the page at offset ${offset}: it was cut short`,
+      hint: `${what.replace('the', 'A')} must not change while it is used.`,
+      path,
+    }
+  }
+  if (check === 'changed') {
+    return {
+      message: `${what} ${path} was written to while a VM was served from it`,
+      hint: 'Nothing may write to a snapshot that is served: write the next one to another file.',
+      path,
+    }
+  }
+  if (check === 'group-checksum') {
+    return {
+      message: `${what} ${path} is damaged: the checksum of the group at offset ${offset} does not match`,
+      hint: 'Record it again.',
+      path,
+    }
+  }
+  const name = errno === 0 ? 'an unknown error' : errnoName(errno)
+  const where = syscall === 'open' ? '' : ` at offset ${offset}`
+  const hints: Record<string, string> = {
+    ENOENT: 'There is no such file.',
+    EACCES: 'It must be readable by the uid that this process runs as.',
+    EINVAL: 'It must be a regular file.',
+    EIO: 'The disk cannot read it.',
+  }
+  return {
+    message: `cannot read ${what} ${path}${where}: ${syscall} failed with ${name}`,
+    hint: hints[name],
+    path,
+  }
+}
+
+/** Why the page cache of a file cannot be recorded. */
+function explainPageCache({ check, got }: NativeFailure, path: string | undefined): Explanation {
+  switch (check) {
+    case 'hidden':
+      return {
+        message: `the kernel does not tell which pages of ${path} are in the page cache`,
+        hint: 'It tells the owner of a file and who may write to it: record as one of them.',
+        path,
+      }
+    case 'mapped':
+      return {
+        message: `${path} cannot be evicted from the page cache: process ${got} maps it`,
+        hint: 'End the VMs that were restored from it, or record a copy of the file.',
+        path,
+      }
+    default:
+      return {
+        message: `${path} cannot be evicted from the page cache: ${got} pages stay`,
+        hint: 'A tmpfs has no other place for them. Elsewhere a process may be reading the file.',
+        path,
+      }
+  }
+}
+
+function explainCause(
+  code: ReapTraceErrorCode,
+  failure: NativeFailure,
+  context: FailureContext,
+): Explanation {
+  switch (code) {
+    case 'ERR_SOCKET':
+      return explainSocket(failure, context.socketPath ?? '')
+    case 'ERR_HANDSHAKE_TIMEOUT':
+      return explainTimeout(failure, context)
+    case 'ERR_HANDSHAKE_INVALID':
+      return {
+        message: `the handshake on ${context.socketPath} is refused: ${explainHandshake(failure)}`,
+        hint:
+          failure.check === 'memory-size'
+            ? 'Is this the memory file of the snapshot that is being restored?'
+            : undefined,
+        path: context.socketPath,
+      }
+    case 'ERR_PEER_REFUSED':
+      return explainPeer(failure, context.socketPath)
+    case 'ERR_SNAPSHOT_MISMATCH':
+      return {
+        message: `the memory file ${context.memoryFile} became shorter while the working set was read`,
+        hint: 'A memory file must not change while it is used: write the next one to another file.',
+        path: context.memoryFile,
+      }
+    case 'ERR_SOURCE_READ':
+      return context.diskImage === undefined
+        ? explainFile(failure, 'the memory file', context.memoryFile)
+        : explainFile(failure, 'the disk image', context.diskImage)
+    case 'ERR_WORKING_SET_INVALID':
+    case 'ERR_WORKING_SET_IO':
+      return explainFile(failure, 'the working-set file', context.workingSetPath)
+    case 'ERR_PAGE_CACHE':
+      return explainPageCache(failure, context.diskImage ?? context.memoryFile)
+    default:
+      return explainFault(failure)
+  }
+}
+
+/** The sentence, the remedy and the file for a native failure. */
+function explain(
+  code: ReapTraceErrorCode,
+  failure: NativeFailure,
+  context: FailureContext,
+): Explanation {
+  const explanation = explainCause(code, failure, context)
+  const { vm } = context
+  if (vm?.state === 'vm-killed') {
+    return { ...explanation, message: `${explanation.message}; the VM (pid ${vm.pid}) was killed` }
+  }
+  if (vm?.state === 'vm-left') {
+    return {
+      ...explanation,
+      message: `${explanation.message}; the VM (pid ${vm.pid}) was left without a handler and will freeze at its next fault`,
+    }
+  }
+  return explanation
+}
+
+/** Turns what the engine reports into the error that the user sees. */
+export function toError(failure: NativeFailure, context: FailureContext): ReapTraceError {
+  const code = errorCodes[failure.code] ?? 'ERR_FAULT_UNRESOLVED'
+  const { message, hint, path } = explain(code, failure, context)
+  return new ReapTraceError(code, message, {
+    hint,
+    path,
+    errno: failure.errno === 0 ? undefined : failure.errno,
+    syscall: failure.syscall === '' ? undefined : failure.syscall,
+    check: failure.check === '' ? undefined : failure.check,
+    offset:
+      failure.offset === 0n && (failure.check === '' || code === 'ERR_PAGE_CACHE')
+        ? undefined
+        : Number(failure.offset),
+  })
+}

@@ -1,0 +1,308 @@
+import { constants } from 'node:fs'
+import { access, mkdtemp, open, readFile, rm, unlink, writeFile } from 'node:fs/promises'
+import { release, tmpdir, userInfo } from 'node:os'
+import { join, resolve } from 'node:path'
+import { getSystemErrorName } from 'node:util'
+import { native } from '../../binding/addon.js'
+import { probeUserfaultfd } from '../../binding/userfaultfd.js'
+import { interposerEnvironment, serve } from '../../index.js'
+import { ensureFolder, proofFolder } from '../../working-set/findings.js'
+import { GuestProcess } from '../demo/guest-process.js'
+import { formatCount } from '../terminal/units.js'
+
+/** What one look at the machine found. */
+export interface Finding {
+  /** `warn`: some use needs it; `fail`: reap-trace does not work without it. */
+  readonly status: 'ok' | 'warn' | 'fail'
+  readonly detail: string
+  /** What mends it, as a command where there is one. */
+  readonly remedy?: string
+}
+
+export interface Check {
+  readonly name: string
+  readonly look: () => Finding | Promise<Finding>
+}
+
+const ok = (detail: string): Finding => ({ status: 'ok', detail })
+const warn = (detail: string, remedy: string): Finding => ({ status: 'warn', detail, remedy })
+const fail = (detail: string, remedy: string): Finding => ({ status: 'fail', detail, remedy })
+
+const text = (path: string): Promise<string | undefined> =>
+  readFile(path, 'utf8').then(
+    (content) => content.trim(),
+    () => undefined,
+  )
+
+const user = (): string => {
+  try {
+    return userInfo().username
+  } catch {
+    return String(process.getuid?.())
+  }
+}
+
+/** Whether a release such as "6.1.0-9-amd64" is at least this. */
+export function isKernelAtLeast(kernel: string, major: number, minor: number): boolean {
+  const [a = 0, b = 0] = kernel.split(/[.-]/).map(Number)
+  return a > major || (a === major && b >= minor)
+}
+
+function node(): Finding {
+  const [major = 0] = process.versions.node.split('.').map(Number)
+  const detail = `Node ${process.versions.node} on ${process.platform}-${process.arch}`
+  if (process.platform !== 'linux') return fail(detail, 'userfaultfd is a feature of Linux')
+  return major >= 20 ? ok(detail) : fail(detail, 'install Node 20 or later')
+}
+
+function addon(): Finding {
+  try {
+    native()
+    return ok('the native addon loads')
+  } catch (error) {
+    const { message, hint = 'reinstall reap-trace' } = error as Error & { hint?: string }
+    return fail(message, hint)
+  }
+}
+
+function kernel(): Finding {
+  const version = release()
+  if (!isKernelAtLeast(version, 5, 3)) return fail(`Linux ${version}`, 'run Linux 5.10 or later')
+  return isKernelAtLeast(version, 5, 10)
+    ? ok(`Linux ${version}`)
+    : warn(`Linux ${version} is older than what Firecracker supports`, 'run Linux 5.10 or later')
+}
+
+async function pageSize(): Promise<Finding> {
+  // The auxiliary vector: pairs of 64-bit words, AT_PAGESZ is 6.
+  const vector = await readFile('/proc/self/auxv').catch(() => Buffer.alloc(0))
+  let bytes = 0
+  for (let i = 0; i + 16 <= vector.length; i += 16) {
+    if (vector.readBigUInt64LE(i) === 6n) bytes = Number(vector.readBigUInt64LE(i + 8))
+  }
+  if (bytes === 0) return warn('the page size is not known', 'mount /proc')
+  return bytes === 4096
+    ? ok('pages of 4096 bytes')
+    : fail(`pages of ${bytes} bytes`, 'boot a kernel with pages of 4096 bytes')
+}
+
+const outcome = (errno: number) => (errno === 0 ? 'works' : getSystemErrorName(errno))
+
+/** What the VMM needs to make a userfaultfd for a guest that KVM runs. */
+function userfaultfdOfVmm(): Finding {
+  const { device, syscall } = probeUserfaultfd()
+  const detail = `/dev/userfaultfd ${outcome(device)}, the system call ${outcome(syscall)}`
+  if (device === 0 || syscall === 0)
+    return ok(`${detail}: a VMM of ${user()} can use its Uffd backend`)
+  const remedy =
+    getSystemErrorName(device) === 'ENOENT'
+      ? 'sudo sysctl vm.unprivileged_userfaultfd=1'
+      : `sudo setfacl -m u:${user()}:rw /dev/userfaultfd`
+  return warn(
+    `${detail}: a VMM of ${user()} cannot use its Uffd backend (a handler can be ${user()})`,
+    remedy,
+  )
+}
+
+function userfaultfdOfDemo(): Finding {
+  const { device, syscall, userModeOnly } = probeUserfaultfd()
+  const detail = `user-mode faults only: ${outcome(userModeOnly)}`
+  if (userModeOnly === 0) return ok(`${detail}: the demo and the tests need no privilege`)
+  if (device === 0 || syscall === 0) return ok(`${detail}, and not needed`)
+  return getSystemErrorName(userModeOnly) === 'ENOSYS'
+    ? fail(detail, 'boot a kernel with CONFIG_USERFAULTFD=y')
+    : fail(
+        detail,
+        'allow the userfaultfd system call: docker run --security-opt seccomp=unconfined',
+      )
+}
+
+const EVENT_REMOVE = 1n << 3n
+
+function features(): Finding {
+  const { features: bits } = probeUserfaultfd()
+  return (bits & EVENT_REMOVE) !== 0n
+    ? ok(`userfaultfd features 0x${bits.toString(16)}, with the balloon's REMOVE event`)
+    : warn(`userfaultfd features 0x${bits.toString(16)}`, 'run Linux 4.11 or later')
+}
+
+async function unprivileged(): Promise<Finding> {
+  const value = await text('/proc/sys/vm/unprivileged_userfaultfd')
+  const detail = `vm.unprivileged_userfaultfd = ${value ?? 'none'}`
+  return ok(`${detail}; it matters to a VMM without /dev/userfaultfd, and never to a handler`)
+}
+
+async function kvm(): Promise<Finding> {
+  try {
+    await access('/dev/kvm', constants.R_OK | constants.W_OK)
+    return ok('/dev/kvm can be used')
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'ENOENT'
+      ? warn(
+          'no /dev/kvm: Firecracker does not run here, the demo does',
+          'sudo modprobe kvm_intel || sudo modprobe kvm_amd',
+        )
+      : warn(
+          '/dev/kvm is not ours: Firecracker needs it',
+          `sudo setfacl -m u:${user()}:rw /dev/kvm`,
+        )
+  }
+}
+
+async function hugePages(): Promise<Finding> {
+  const folder = '/sys/kernel/mm/hugepages/hugepages-2048kB'
+  const [all, free] = await Promise.all([
+    text(`${folder}/nr_hugepages`),
+    text(`${folder}/free_hugepages`),
+  ])
+  if (all === undefined)
+    return warn('no huge pages of 2 MiB in this kernel', 'use guests with 4 KiB pages')
+  return Number(all) > 0
+    ? ok(`${free} of ${all} huge pages are free`)
+    : warn(
+        'no huge pages are reserved: guests on 2 MiB pages need them',
+        'sudo sysctl vm.nr_hugepages=512',
+      )
+}
+
+async function proofs(): Promise<Finding> {
+  const folder = proofFolder()
+  return (await ensureFolder(folder))
+    ? ok(`results of comparisons are kept in ${folder}`)
+    : warn(
+        `${folder} cannot be made, or others may write to it: each process compares working sets anew`,
+        'name a folder of yours in REAP_TRACE_PROOFS',
+      )
+}
+
+async function limits(): Promise<Finding> {
+  const lines = (await text('/proc/self/limits')) ?? ''
+  const limit = (name: string) => new RegExp(`^${name} +(\\S+)`, 'm').exec(lines)?.[1] ?? 'unknown'
+  const files = limit('Max open files')
+  const detail = `${files} open files, ${limit('Max locked memory')} bytes of locked memory (none is needed)`
+  return Number(files) < 1024
+    ? warn(`${detail}: a VM takes about 8 files`, 'ulimit -n 65536')
+    : ok(detail)
+}
+
+async function directReads(): Promise<Finding> {
+  const folder = resolve('.')
+  const path = join(folder, `.reap-trace-doctor-${process.pid}`)
+  const { O_CREAT, O_EXCL, O_RDWR, O_DIRECT } = constants
+  try {
+    const file = await open(path, O_CREAT | O_EXCL | O_RDWR | O_DIRECT, 0o600)
+    await file.close()
+    return ok(`O_DIRECT works in ${folder}`)
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    return code === 'EINVAL'
+      ? warn(
+          `no O_DIRECT in ${folder}: cold reads go through the page cache`,
+          'keep snapshots on ext4 or xfs',
+        )
+      : warn(
+          `${folder} is not writable (${code}), so that O_DIRECT was not tried`,
+          'run this where the snapshots are',
+        )
+  } finally {
+    await unlink(path).catch(() => {})
+  }
+}
+
+const PAGES = 256
+
+interface Failure {
+  readonly detail: string
+  readonly remedy: string
+  /** All that the VM had to say. */
+  readonly stderr: string
+}
+
+/** Serves a small VM from its handshake to its end. `begin` starts it and announces its memory. */
+async function serveInSmall(
+  begin: (vm: GuestProcess, socketPath: string, memoryFile: string) => Promise<unknown>,
+  environment: (socketPath: string, memoryFile: string) => Record<string, string> = () => ({}),
+): Promise<Failure | undefined> {
+  const folder = await mkdtemp(join(tmpdir(), 'reap-trace-doctor-'))
+  let vm: GuestProcess | undefined
+  let failure: { detail: string; remedy: string } | undefined
+  try {
+    const memoryFile = join(folder, 'memory')
+    const socketPath = join(folder, 'socket')
+    await writeFile(memoryFile, Buffer.alloc(PAGES * 4096, 'reap'), { mode: 0o600 })
+    vm = await GuestProcess.start(environment(socketPath, memoryFile))
+    const handler = await serve({ socketPath, memoryFile, connectTimeoutMs: 5000 })
+    try {
+      await begin(vm, socketPath, memoryFile)
+      const { wrongCount } = await vm.send<{ wrongCount: number }>(`verify ${memoryFile}`)
+      const { state, stats } = await handler.close()
+      if (wrongCount !== 0 || stats.faults !== PAGES || state !== 'vm-killed') {
+        const detail = `${wrongCount} wrong pages, ${stats.faults} faults, ${state}`
+        failure = { detail, remedy: 'please report this' }
+      }
+    } finally {
+      await handler.close()
+    }
+  } catch (error) {
+    const { message, hint } = error as Error & { hint?: string }
+    failure = { detail: message, remedy: hint ?? 'see the lines above' }
+  } finally {
+    await vm?.kill()
+    await rm(folder, { recursive: true, force: true })
+  }
+  return failure && { ...failure, stderr: vm?.stderr ?? '' }
+}
+
+/** The handshake, the peer's pidfd, faults and the end of a VM, for real and in small. */
+async function endToEnd(): Promise<Finding> {
+  const failure = await serveInSmall(async (vm, socketPath) => {
+    await vm.send(`map 4096 ${PAGES * 4096}`)
+    await vm.send(`handshake ${socketPath}`)
+  })
+  if (failure) return fail(failure.detail, failure.remedy)
+  return ok(
+    `a VM in small was served ${formatCount(PAGES)} pages, every byte right, and ended by its pidfd`,
+  )
+}
+
+/** What a VMM gets that the interposer is loaded into. */
+async function interposer(): Promise<Finding> {
+  const failure = await serveInSmall(
+    (vm, _, memoryFile) => vm.send(`map-file ${memoryFile} 0 ${PAGES * 4096}`),
+    (socketPath, memoryFile) => interposerEnvironment({ socketPath, memoryFile }),
+  )
+  // It is for VMMs without a backend of their own: a warning.
+  if (failure) {
+    const [, reason] = /^reap-trace: .* is not served: (.*);/m.exec(failure.stderr) ?? []
+    return reason
+      ? warn(`an interposed VMM of ${user()} is not served: ${reason}`, 'see the lines above')
+      : warn(failure.detail, failure.remedy)
+  }
+  const { device, syscall } = probeUserfaultfd()
+  return device === 0 || syscall === 0
+    ? ok(
+        `an interposed VMM of ${user()} is served every fault: guests under KVM, and emulated ones`,
+      )
+    : warn(
+        `an interposed VMM of ${user()} is served faults of user mode only: emulated guests, not KVM`,
+        `sudo setfacl -m u:${user()}:rw /dev/userfaultfd`,
+      )
+}
+
+export const checks: readonly Check[] = [
+  { name: 'node', look: node },
+  { name: 'addon', look: addon },
+  { name: 'kernel', look: kernel },
+  { name: 'page size', look: pageSize },
+  { name: 'uffd, VMM', look: userfaultfdOfVmm },
+  { name: 'uffd, demo', look: userfaultfdOfDemo },
+  { name: 'uffd, features', look: features },
+  { name: 'uffd, sysctl', look: unprivileged },
+  { name: 'end to end', look: endToEnd },
+  { name: 'interposer', look: interposer },
+  { name: 'kvm', look: kvm },
+  { name: 'huge pages', look: hugePages },
+  { name: 'O_DIRECT', look: directReads },
+  { name: 'proofs', look: proofs },
+  { name: 'limits', look: limits },
+]

@@ -1,0 +1,175 @@
+import { type Manifest, type Trace, WorkingSet, type WorkingSetFinding } from '../../index.js'
+import type { InspectArguments } from '../arguments/program.js'
+import { digit, drawMap, mapMemory, shade } from '../terminal/memory-map.js'
+import type { Terminal } from '../terminal/terminal.js'
+import { formatBytes, formatCount, formatMs, formatPlural, formatShare } from '../terminal/units.js'
+
+export async function inspect({ file }: InspectArguments, terminal: Terminal): Promise<void> {
+  const set = await WorkingSet.read(file)
+  const order = summarizeOrder(set.order)
+  const map = mapMemory(set, mapColumns(terminal.columns))
+  const findings = await set.findings()
+  terminal.emit({
+    ...set.describe(),
+    findings,
+    order,
+    map: {
+      cellBytes: map.cellBytes,
+      pages: map.cells.map(({ pages }) => pages),
+      places: map.cells.map(({ pages, place }) => (pages === 0 ? null : Number(place.toFixed(3)))),
+    },
+  })
+  if (terminal.json) return
+  printFacts(set, order, findings, terminal)
+  printRunLengths(set, terminal)
+  printMap(set, map, terminal)
+}
+
+/** What fits beside the addresses, as a power of two, so that rows begin at round ones. */
+const mapColumns = (width: number): number =>
+  2 ** Math.floor(Math.log2(Math.min(64, Math.max(16, width - 16))))
+
+/** First-touch order in numbers. */
+export interface OrderSummary {
+  /** By when half of the pages, nine tenths, and all had been touched, since the connection. */
+  readonly halfMs: number
+  readonly mostMs: number
+  readonly lastMs: number
+  /** Of the touches, those that went on with the page right after the one before. */
+  readonly sequentialShare: number
+  /** Of the touches, those that went down in address. */
+  readonly backwardShare: number
+}
+
+export function summarizeOrder({ pages, timesUs }: Trace): OrderSummary {
+  const times = Array.from(timesUs).sort((a, b) => a - b)
+  const msAt = (share: number) => (times[Math.ceil(share * times.length) - 1] ?? 0) / 1000
+  let sequential = 0
+  let backward = 0
+  for (let i = 1; i < pages.length; i++) {
+    if (pages[i] === pages[i - 1]! + 1) sequential++
+    if (pages[i]! < pages[i - 1]!) backward++
+  }
+  const steps = Math.max(1, pages.length - 1)
+  return {
+    halfMs: msAt(0.5),
+    mostMs: msAt(0.9),
+    lastMs: msAt(1),
+    sequentialShare: sequential / steps,
+    backwardShare: backward / steps,
+  }
+}
+
+function printFacts(
+  set: WorkingSet,
+  order: OrderSummary,
+  findings: readonly WorkingSetFinding[],
+  terminal: Terminal,
+): void {
+  const { file, ...summary } = set.describe()
+  const manifest = file?.manifest ?? {}
+  const rows: [string, string | undefined][] = [
+    ['file', file && `${file.path} (${formatBytes(file.fileBytes)})`],
+    ['label', manifest.label],
+    ['snapshot', manifest.snapshotId],
+    ['made', madeBy(manifest)],
+    ['of', manifest.memoryFile && `${manifest.memoryFile}, ${formatPlural(summary.runs, 'run')}`],
+    ['memory', `${formatBytes(summary.memoryBytes)} in ${formatBytes(summary.pageSize)} pages`],
+    [
+      'pages',
+      `${formatCount(summary.pages)} (${formatBytes(summary.bytes)}, ${formatShare(summary.share)} of the memory)` +
+        (file ? `, ${formatCount(file.zeroPages)} of them zero and not stored` : ''),
+    ],
+    [
+      'extents',
+      `${formatCount(summary.extents)}, ${(summary.pages / Math.max(1, summary.extents)).toFixed(1)} pages each` +
+        (file ? ` (${formatCount(file.extents)} in ${formatPlural(file.groups, 'group')})` : ''),
+    ],
+    [
+      'order',
+      `half by ${formatMs(order.halfMs)}, 90 % by ${formatMs(order.mostMs)}, the last at ${formatMs(order.lastMs)}`,
+    ],
+    [
+      '',
+      `${formatShare(order.sequentialShare)} went on with the next page, ${formatShare(order.backwardShare)} went back`,
+    ],
+    ...(summary.disks ?? []).map(({ name, bytes, pages, extents }): [string, string] => [
+      'disk',
+      `${name}, ${formatBytes(bytes)}: ${formatPlural(pages, 'page')} (${formatBytes(pages * 4096)}) in ${formatPlural(extents, 'extent')}`,
+    ]),
+    ['id', file?.id],
+    ...proofRows(findings),
+  ]
+  for (const [name, value] of rows) {
+    if (value) terminal.print(`${terminal.style('bold', name.padEnd(9))} ${value}`)
+  }
+}
+
+/** One line for each memory file that this host knows of. */
+function proofRows(findings: readonly WorkingSetFinding[]): [string, string][] {
+  if (findings.length === 0) {
+    const none = 'none on this host: bytes come from the memory file, and the set is compared'
+    return [['proof', none]]
+  }
+  return findings.map(({ how, memoryFile, at, mismatchedPages, isCurrent }, i) => {
+    const found = mismatchedPages > 0 ? `stale in ${formatPlural(mismatchedPages, 'page')}` : 'good'
+    const state = isCurrent ? `${found}, unchanged since` : 'void, as that file has changed since'
+    const verb = how === 'written' ? 'written from' : 'compared with'
+    return [i === 0 ? 'proof' : '', `${verb} ${memoryFile}, ${at}: ${state}`]
+  })
+}
+
+function madeBy({ createdAt, createdBy, host, kernel }: Manifest): string {
+  const parts = [
+    createdAt,
+    createdBy && `by ${createdBy}`,
+    host && `on ${host}`,
+    kernel && `(Linux ${kernel})`,
+  ]
+  return parts.filter(Boolean).join(' ')
+}
+
+const BAR = 30
+
+function printRunLengths(set: WorkingSet, terminal: Terminal): void {
+  const { runLengths, pages } = set.describe()
+  if (runLengths.length === 0) return
+  terminal.print()
+  terminal.print(terminal.style('bold', '    run length   extents     pages'))
+  for (const range of runLengths) {
+    const { fromPages, toPages } = range
+    const name = fromPages === toPages ? `${fromPages}` : `${fromPages}–${toPages}`
+    const share = range.pages / pages
+    terminal.print(
+      `${name.padStart(14)} ${formatCount(range.extents).padStart(9)} ${formatCount(range.pages).padStart(9)}  ` +
+        `${'█'.repeat(Math.ceil(share * BAR))} ${formatShare(share)}`,
+    )
+  }
+}
+
+/** Early to late. */
+const COLORS = ['red', 'yellow', 'green', 'cyan', 'blue'] as const
+
+function printMap(set: WorkingSet, map: ReturnType<typeof mapMemory>, terminal: Terminal): void {
+  const colorOf = (place: number) =>
+    COLORS[Math.min(COLORS.length - 1, Math.floor(place * COLORS.length))]!
+  terminal.print()
+  terminal.print(
+    `${terminal.style('bold', 'where')}     a cell is ${formatBytes(map.cellBytes)}: · ░ ▒ ▓ █ up to 20, 40, 60, 80, 100 % of it`,
+  )
+  const lines = drawMap(map, (cell) =>
+    terminal.hasColors && cell.pages > 0
+      ? terminal.style(colorOf(cell.place), shade(cell))
+      : shade(cell),
+  )
+  for (const line of lines) terminal.print(line)
+  if (set.pages === 0) return
+  if (terminal.hasColors) {
+    const legend = COLORS.map((color) => terminal.style(color, '█')).join('')
+    terminal.print(`  needed early ${legend} late`)
+    return
+  }
+  terminal.print()
+  terminal.print('when      0 is the first tenth of the first-touch order, 9 the last')
+  for (const line of drawMap(map, digit)) terminal.print(line)
+}

@@ -1,0 +1,228 @@
+// record and restore for VMMs that map the memory file: no handler, no socket.
+import { resolve } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { type PageCacheRecord, prepareRestore, recordPageCache, WorkingSet } from '../../index.js'
+import { readOnce } from '../../working-set/plan.js'
+import type { RecordArguments, RestoreArguments, ServeArguments } from '../arguments/program.js'
+import { ChildCommand } from '../session/child-command.js'
+import { stopwatch } from '../session/served-session.js'
+import { abortOnSignal, Signals } from '../session/signals.js'
+import { CliError, errorFields, Interrupted } from '../terminal/failure.js'
+import type { Terminal } from '../terminal/terminal.js'
+import { formatBytes, formatMs, formatPlural, formatShare } from '../terminal/units.js'
+
+const startCommand = async (args: ServeArguments): Promise<ChildCommand | undefined> => {
+  const memoryFile = resolve(args.memory)
+  if (args.command.length === 0) return undefined
+  return ChildCommand.start(args.command, {
+    json: args.json,
+    memBackend: { backend_type: 'File', backend_path: memoryFile },
+    memoryFile,
+    interpose: false,
+  })
+}
+
+/** What ended a wait. */
+type End = 'command' | 'interrupt' | 'time' | NodeJS.Signals
+
+async function firstOf(
+  signals: Signals,
+  command: ChildCommand | undefined,
+  forMs: number | undefined,
+): Promise<End> {
+  const ends: Promise<End>[] = [signals.nextInterrupt().then(() => 'interrupt'), signals.terminated]
+  if (command) ends.push(command.ended.then(() => 'command'))
+  if (forMs !== undefined) ends.push(sleep(forMs, 'time' as const, { ref: false }))
+  // Neither signals nor a recording keep the process.
+  const keep = setInterval(() => {}, 2 ** 30)
+  try {
+    return await Promise.race(ends)
+  } finally {
+    clearInterval(keep)
+    // This Ctrl-C ended the recording, or the command with it; the next one ends what follows.
+    if (signals.wasInterrupted) signals.answerInterrupt()
+  }
+}
+
+async function checkCommand(
+  command: ChildCommand | undefined,
+  signals: Signals,
+  consequence: string,
+): Promise<void> {
+  if (!command || signals.wasInterrupted) return
+  const failure = command.failure(await command.ended)
+  if (failure === undefined) return
+  throw new CliError(
+    'ERR_COMMAND_FAILED',
+    `${failure}: ${consequence}`,
+    'Run it by itself to see why; it may use REAP_TRACE_BACKEND_TYPE and REAP_TRACE_BACKEND_PATH.',
+  )
+}
+
+export async function recordByPageCache(args: RecordArguments, terminal: Terminal): Promise<void> {
+  const { memory, disks, output, label, snapshotId, forMs } = args
+  const signals = new Signals()
+  let command: ChildCommand | undefined
+  try {
+    const recording = await recordPageCache({ memoryFile: memory, diskImages: disks })
+    const time = stopwatch()
+    const files = formatPlural(1 + disks.length, 'file')
+    terminal.emit({ type: 'recording', memoryFile: memory, diskImages: disks })
+    terminal.print(`recording: ${files} evicted from the page cache`)
+    if (!args.command.length && forMs === undefined) terminal.note('Ctrl-C ends the recording')
+    const live = terminal.live(() => `recording · ${time()}`)
+    let record: PageCacheRecord
+    try {
+      command = await startCommand(args)
+      const end = await firstOf(signals, command, forMs)
+      if (end === 'command') {
+        await checkCommand(command, signals, 'the recording is not written')
+      } else if (end !== 'interrupt' && end !== 'time') {
+        throw new Interrupted(end, `ended by ${end}: the recording is not written`)
+      }
+    } finally {
+      live.stop()
+      record = await recording.stop()
+    }
+    await write(record, { memory, disks, output, label, snapshotId }, signals, terminal)
+  } finally {
+    await command?.stop()
+    signals.dispose()
+  }
+}
+
+async function write(
+  { trace, disks, mapper, trimmedPages, error }: PageCacheRecord,
+  {
+    memory,
+    disks: diskImages,
+    output,
+    label,
+    snapshotId,
+  }: Pick<RecordArguments, 'memory' | 'disks' | 'output' | 'label' | 'snapshotId'>,
+  signals: Signals,
+  terminal: Terminal,
+): Promise<void> {
+  if (trace.pages.length === 0) {
+    throw new CliError(
+      'ERR_NOTHING_RECORDED',
+      `no page of ${memory} came into the page cache: ${output} is not written`,
+      'Does the VMM map this file (Firecracker: a File backend), and did the guest run?',
+    )
+  }
+  if (error) terminal.warn(error, 'the record has what the kernel read ahead as well')
+  const set = WorkingSet.fromTraces([trace], { disks: disks.map((disk) => [disk]) })
+  let share = 0
+  const live = terminal.live(() => `writing ${output} · ${formatShare(share)}`)
+  const interrupted = new AbortController()
+  const stop = abortOnSignal(signals)
+  stop.addEventListener('abort', () => interrupted.abort(stop.reason), { once: true })
+  try {
+    await set.write(output, {
+      memoryFile: memory,
+      ...(diskImages.length > 0 && { diskImages }),
+      manifest: { label },
+      snapshotId,
+      signal: interrupted.signal,
+      onProgress: ({ pages, totalPages }) => {
+        share = pages / totalPages
+      },
+    })
+  } catch (reason) {
+    if (!interrupted.signal.aborted) throw reason
+    throw new Interrupted(stop.reason, `ended by ${stop.reason}: ${output} is not written`)
+  } finally {
+    live.stop()
+  }
+  const { pages, bytes } = set
+  const onDisks = set.disks.reduce((sum, disk) => sum + disk.pages, 0)
+  const extents = set.extents.length
+  terminal.emit({
+    type: 'recorded',
+    path: output,
+    pages,
+    extents,
+    bytes,
+    diskPages: onDisks,
+    trimmedPages,
+    mapper: mapper?.pid ?? null,
+  })
+  const images = onDisks > 0 ? ` and ${formatPlural(onDisks, 'page')} of disk images` : ''
+  terminal.print(
+    `recorded ${formatPlural(pages, 'page')} in ${formatPlural(extents, 'extent')} (${formatBytes(bytes)}, ${formatShare(bytes / set.memoryBytes)} of the memory)${images} in ${output}`,
+  )
+  terminal.print(
+    mapper
+      ? `pid ${mapper.pid} mapped the memory: ${formatPlural(trimmedPages, 'page')} that the kernel read besides are left out`
+      : 'no process that may be looked into mapped the memory: what the kernel read ahead is in the record',
+  )
+}
+
+/** Says which disk images the working set has nothing of. */
+export function noteOtherDisks(
+  recorded: number,
+  disks: readonly string[],
+  terminal: Terminal,
+): void {
+  for (const path of disks.slice(recorded)) {
+    terminal.say(`${path} is not prefetched: the working set was recorded without it`)
+  }
+}
+
+export async function restoreByPageCache(
+  args: RestoreArguments,
+  terminal: Terminal,
+): Promise<void> {
+  const signals = new Signals()
+  let command: ChildCommand | undefined
+  try {
+    await using restore = await prepareRestore({
+      memoryFile: args.memory,
+      socketPath: args.socket || '-',
+      workingSet: args.workingSet,
+      onBadWorkingSet: args.onBadWorkingSet,
+      backend: 'page-cache',
+      diskImages: args.disks,
+      onEvent: (event) => {
+        if (event.type !== 'warning') return
+        terminal.emit({ type: 'warning', error: errorFields(event.error) })
+        terminal.warn(event.error, 'the guest reads what is missing itself')
+      },
+    })
+    if (args.disks.length > 0) {
+      const recorded = await readOnce(args.workingSet).catch(() => undefined)
+      if (recorded) noteOtherDisks(recorded.disks.length, args.disks, terminal)
+    }
+    const backend = { ...restore.memBackend, backend_path: resolve(args.memory) }
+    terminal.emit({ type: 'prepared', mem_backend: backend })
+    if (args.command.length === 0)
+      terminal.note(`load the snapshot now: "mem_backend": ${JSON.stringify(backend)}`)
+    command = await startCommand(args)
+    const brought = restore.prefetched.then((result) => {
+      if (!('thereMs' in result)) return
+      const { pages, residentPages, bytes, extents, thereMs } = result
+      terminal.emit({
+        type: 'prefetched',
+        ...result,
+        ...(result.error && { error: errorFields(result.error) }),
+      })
+      if (pages === 0 && result.error) return
+      terminal.print(
+        residentPages === pages
+          ? `prefetched nothing: ${formatPlural(pages, 'page')} in the page cache already`
+          : `prefetched ${formatBytes(bytes)} in ${formatPlural(extents, 'extent')} in ${formatMs(thereMs)}; ${formatPlural(residentPages, 'page')} of ${formatPlural(pages, 'page')} were there`,
+      )
+    })
+    const done = Promise.all([brought, command?.ended])
+    const end = await Promise.race([
+      done.then(() => 'done' as const),
+      signals.nextInterrupt().then(() => 'SIGINT' as const),
+      signals.terminated,
+    ])
+    if (end !== 'done') throw new Interrupted(end, `ended by ${end}`)
+    await checkCommand(command, signals, 'the restore failed')
+  } finally {
+    await command?.stop()
+    signals.dispose()
+  }
+}

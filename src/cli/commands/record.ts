@@ -1,0 +1,150 @@
+import { access, constants, stat } from 'node:fs/promises'
+import { dirname, resolve } from 'node:path'
+import { ReapTraceError, WorkingSet } from '../../index.js'
+import type { Progress } from '../../working-set/working-set.js'
+import type { RecordArguments } from '../arguments/program.js'
+import { progress, ServedSession, stopwatch } from '../session/served-session.js'
+import { CliError, Interrupted } from '../terminal/failure.js'
+import type { Terminal } from '../terminal/terminal.js'
+import { formatBytes, formatPlural, formatShare } from '../terminal/units.js'
+import { recordByPageCache } from './page-cache.js'
+
+export async function record(args: RecordArguments, terminal: Terminal): Promise<void> {
+  await checkOutput(args.output, args.memory, args.disks)
+  if (args.backend === 'page-cache') return recordByPageCache(args, terminal)
+  let failure: unknown
+  await ServedSession.run(args, { record: true }, terminal, async (session) => {
+    await untilRecorded(session, args, terminal)
+    let share: number | undefined = 0
+    const live = terminal.live(() =>
+      share === undefined
+        ? `serving · ${progress(session.handler.stats())} · Ctrl-C detaches the VM`
+        : `writing ${args.output} · ${formatShare(share)}`,
+    )
+    const writing = new AbortController()
+    // A file that cannot be written is no reason to take the VM away.
+    const written = writeTrace(session, args, terminal, {
+      signal: writing.signal,
+      onProgress: ({ pages, totalPages }) => {
+        share = pages / totalPages
+      },
+    })
+      .catch((error) => {
+        failure = error
+        if (!writing.signal.aborted) terminal.error(error)
+      })
+      .finally(() => {
+        share = undefined
+      })
+    try {
+      await session.serveOn()
+    } catch (error) {
+      // Told to end at once, and a half of the file is of no use.
+      if (error instanceof Interrupted) writing.abort()
+      throw error
+    } finally {
+      await written
+      live.stop()
+    }
+  })
+  if (failure !== undefined) throw new Reported(failure)
+}
+
+/** A failure that was printed when it happened. */
+export class Reported extends Error {
+  constructor(cause: unknown) {
+    super('reported', { cause })
+  }
+}
+
+async function untilRecorded(
+  session: ServedSession,
+  { forMs }: RecordArguments,
+  terminal: Terminal,
+): Promise<void> {
+  let time = stopwatch()
+  session.handler.connected.then(
+    () => {
+      time = stopwatch()
+    },
+    () => {},
+  )
+  const live = terminal.live(() =>
+    session.isConnected
+      ? `recording · ${progress(session.handler.stats())} · ${time()}`
+      : `waiting for a VMM · ${time()}`,
+  )
+  if (!session.command && forMs === undefined) terminal.note('Ctrl-C ends the recording')
+  try {
+    let turn = await session.next({ afterMs: forMs, command: true })
+    // A command that brings its own VM ends after it, and its status says whether all went well.
+    if (turn.on === 'vm' && session.command) {
+      turn = { on: 'command', end: await endOfCommand(session) }
+    }
+    if (turn.on === 'command') await session.checkCommand(turn.end, 'the recording is not written')
+    if (turn.on === 'terminated') session.abandon(turn.signal)
+    if (turn.on === 'interrupt' && !session.isConnected) session.abandon('SIGINT')
+  } finally {
+    live.stop()
+  }
+}
+
+async function endOfCommand(session: ServedSession) {
+  const end = await Promise.race([
+    session.command!.ended,
+    session.signals.nextInterrupt().then(() => 'SIGINT' as const),
+    session.signals.terminated,
+  ])
+  return typeof end === 'string' ? session.abandon(end) : end
+}
+
+async function writeTrace(
+  session: ServedSession,
+  { output, memory, label, snapshotId }: RecordArguments,
+  terminal: Terminal,
+  control: { signal: AbortSignal; onProgress: (progress: Progress) => void },
+): Promise<void> {
+  const trace = session.handler.takeTrace()
+  if (trace.pages.length === 0) {
+    throw new CliError(
+      'ERR_NOTHING_RECORDED',
+      `the guest touched no page while it was recorded: ${output} is not written`,
+      'Was it resumed ("resume_vm": true), and did it answer a request?',
+    )
+  }
+  const set = WorkingSet.fromTraces([trace])
+  await set.write(output, { memoryFile: memory, manifest: { label }, snapshotId, ...control })
+  const { pages, bytes } = set
+  const extents = set.extents.length
+  terminal.emit({ type: 'recorded', path: output, pages, extents, bytes })
+  terminal.print(
+    `recorded ${formatPlural(pages, 'page')} in ${formatPlural(extents, 'extent')} (${formatBytes(bytes)}, ${formatShare(bytes / set.memoryBytes)} of the memory) in ${output}`,
+  )
+}
+
+/** Finds out before anybody waits what would fail at the end. */
+async function checkOutput(
+  output: string,
+  memory: string,
+  disks: readonly string[],
+): Promise<void> {
+  const folder = dirname(resolve(output))
+  const refuse = (why: string, hint: string) =>
+    new ReapTraceError('ERR_WORKING_SET_IO', `${output} cannot be written: ${why}`, {
+      path: output,
+      hint,
+    })
+  await access(folder, constants.W_OK | constants.X_OK).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') throw refuse(`there is no folder ${folder}`, 'Make it first.')
+    throw refuse(`${folder} is not writable (${error.code})`, 'Choose another folder for --output.')
+  })
+  const there = await stat(output, { bigint: true }).catch(() => undefined)
+  if (!there) return
+  if (!there.isFile()) throw refuse('it is not a file', 'Give --output the name of a file.')
+  for (const path of [memory, ...disks]) {
+    const source = await stat(path, { bigint: true }).catch(() => undefined)
+    if (source?.dev !== there.dev || source.ino !== there.ino) continue
+    const what = path === memory ? 'the memory file' : 'a disk image'
+    throw refuse(`it is ${what} itself`, 'Give --output a name of its own.')
+  }
+}

@@ -1,0 +1,46 @@
+import { WorkingSet } from '../../index.js'
+import type { VerifyArguments } from '../arguments/program.js'
+import { abortOnSignal, Signals } from '../session/signals.js'
+import { CliError, Interrupted } from '../terminal/failure.js'
+import type { Terminal } from '../terminal/terminal.js'
+import { formatPlural, formatShare } from '../terminal/units.js'
+
+const SHOWN = 8
+
+export async function verify({ file, memory }: VerifyArguments, terminal: Terminal): Promise<void> {
+  const signals = new Signals()
+  const signal = abortOnSignal(signals)
+  let share = 0
+  const live = terminal.live(() => `comparing ${file} with ${memory} · ${formatShare(share)}`)
+  try {
+    const set = await WorkingSet.read(file)
+    const result = await set.verify(memory, {
+      signal,
+      onProgress: ({ pages, totalPages }) => {
+        share = pages / totalPages
+      },
+    })
+    terminal.emit({ path: file, memory, ...result })
+    if (result.identical) {
+      const next = result.remembered ? '; restores on this host install them' : ''
+      terminal.print(`identical: all of ${formatPlural(result.pages, 'page')}${next}`)
+      return
+    }
+    for (const { page, offset } of result.mismatches.slice(0, SHOWN)) {
+      terminal.print(`differs: page ${page}, at 0x${offset.toString(16)} of the memory file`)
+    }
+    const more = result.mismatchedPages - Math.min(SHOWN, result.mismatches.length)
+    if (more > 0) terminal.print(`and ${formatPlural(more, 'page')} more`)
+    throw new CliError(
+      'ERR_SNAPSHOT_MISMATCH',
+      `${result.mismatchedPages} of ${formatPlural(result.pages, 'page')} of ${file} differ from ${memory}`,
+      'Record the working set again from this snapshot.',
+    )
+  } catch (error) {
+    if (signal.aborted) throw new Interrupted(signal.reason, 'not all pages were compared')
+    throw error
+  } finally {
+    live.stop()
+    signals.dispose()
+  }
+}

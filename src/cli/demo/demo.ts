@@ -1,0 +1,163 @@
+import { mkdir, mkdtemp, rm, statfs, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+import { requireUserfaultfd } from '../../binding/userfaultfd.js'
+import { type Trace, WorkingSet } from '../../index.js'
+import type { DemoArguments } from '../arguments/program.js'
+import { abortOnSignal, Signals } from '../session/signals.js'
+import { CliError, Interrupted } from '../terminal/failure.js'
+import type { Terminal } from '../terminal/terminal.js'
+import {
+  type Arm,
+  arms,
+  type Cache,
+  canEvict,
+  embeddedSubject,
+  type Sample,
+  type Scene,
+  withGuest,
+} from './arms.js'
+import { firecrackerSubject } from './firecracker.js'
+import { type DemoReport, makeReport, printReport } from './report.js'
+
+const TMPFS = 0x01021994
+
+export async function demo(args: DemoArguments, terminal: Terminal): Promise<void> {
+  requireUserfaultfd()
+  const signals = new Signals()
+  const signal = abortOnSignal(signals)
+  // Sockets have short paths, so they never go where --keep says.
+  const scratch = await mkdtemp(join(await scratchParent(), 'reap-trace-demo-'))
+  let step = 'building a snapshot'
+  const live = terminal.live(() => step)
+  try {
+    const report = await tell({ ...args, scratch, signal, terminal }, (text) => {
+      step = text
+    })
+    live.stop()
+    terminal.emit(report)
+    if (!terminal.json) printReport(report, terminal)
+    if (args.keep !== undefined) {
+      terminal.print(`kept: reap-trace inspect ${join(args.keep, 'guest.ws')}`)
+    }
+    if (report.identical) return
+    throw new CliError(
+      'ERR_NOT_IDENTICAL',
+      'the restores did not all give the same response and the same pages',
+      'This is a bug of reap-trace or of the machine: please report it with `reap-trace doctor`.',
+    )
+  } catch (error) {
+    if (signal.aborted) {
+      const left = args.keep === undefined ? 'nothing is left behind' : `look into ${args.keep}`
+      throw new Interrupted(signal.reason, left)
+    }
+    throw error
+  } finally {
+    live.stop()
+    await rm(scratch, { recursive: true, force: true })
+    signals.dispose()
+  }
+}
+
+interface Stage extends DemoArguments {
+  readonly scratch: string
+  readonly signal: AbortSignal
+  readonly terminal: Terminal
+}
+
+async function tell(stage: Stage, onStep: (text: string) => void): Promise<DemoReport> {
+  const { memoryBytes, rounds, scratch, signal, terminal } = stage
+  const folder = stage.keep === undefined ? scratch : resolve(stage.keep)
+  await mkdir(folder, { recursive: true })
+  let sockets = 0
+  const scene: Scene = {
+    memoryFile: join(folder, 'guest.mem'),
+    memoryBytes,
+    workingSet: join(folder, 'guest.ws'),
+    pageList: join(scratch, 'pages'),
+    socketPath: () => join(scratch, `${sockets++}.sock`),
+    signal,
+  }
+  const subject =
+    stage.firecracker === undefined ? embeddedSubject : firecrackerSubject(stage.firecracker)
+  const [input, otherInput] = subject.inputs
+  const { says, vmm } = await subject.build(scene)
+  terminal.print(`${says}; its snapshot is in ${folder}`)
+
+  onStep('recording a request')
+  const { trace, response } = await subject.record(scene, input)
+  const set = WorkingSet.fromTraces([trace])
+  await set.write(scene.workingSet, {
+    memoryFile: scene.memoryFile,
+    manifest: { label: `reap-trace demo, request "${input}"` },
+    signal,
+  })
+  await writeFile(scene.pageList, pageWords(trace))
+
+  const cold = await withGuest(signal, (guest) => canEvict(guest, scene.memoryFile))
+  const samples = emptySamples()
+  const total = rounds * arms.length * (cold ? 2 : 1)
+  let done = 0
+  // Warm first: an eviction gives memory back, and what takes it again is slow for a while.
+  for (const cache of cold ? (['warm', 'cold'] as const) : (['warm'] as const)) {
+    for (let round = 0; round < rounds; round++) {
+      for (const arm of rotate(arms, round)) {
+        onStep(`restore ${++done} of ${total}: ${arm}, ${cache} page cache`)
+        samples[arm][cache].push(await subject.sample(scene, arm, cache, input))
+      }
+    }
+  }
+  onStep('another request')
+  const other = [
+    await subject.sample(scene, 'working-set', 'warm', otherInput),
+    await subject.sample(scene, 'on-demand', 'warm', otherInput),
+  ] as const
+  const { pages, bytes } = set
+  const workingSet = { pages, extents: set.extents.length, bytes }
+  return makeReport({
+    vmm,
+    memoryBytes,
+    workingSet,
+    samples,
+    other,
+    recorded: response,
+    rounds,
+    folder,
+  })
+}
+
+function emptySamples(): Record<Arm, Record<Cache, Sample[]>> {
+  return {
+    'kernel-file': { cold: [], warm: [] },
+    'on-demand': { cold: [], warm: [] },
+    'working-set': { cold: [], warm: [] },
+  }
+}
+
+/** No arm always comes right after the same other one. */
+const rotate = <T>(list: readonly T[], by: number): T[] => {
+  const at = by % list.length
+  return [...list.slice(at), ...list.slice(0, at)]
+}
+
+/** Little-endian 32-bit words, as the guest reads them. */
+function pageWords(trace: Trace): Buffer {
+  const words = Buffer.alloc(4 * trace.pages.length)
+  trace.pages.forEach((page, i) => {
+    words.writeUInt32LE(page, 4 * i)
+  })
+  return words
+}
+
+/** The temporary folder, unless it is in memory and another is on a disk: cold must mean something. */
+async function scratchParent(): Promise<string> {
+  const isInMemory = (path: string) =>
+    statfs(path).then(
+      ({ type }) => type === TMPFS,
+      () => true,
+    )
+  const folder = tmpdir()
+  const other = '/var/tmp'
+  if (process.env.TMPDIR !== undefined || !(await isInMemory(folder))) return folder
+  return (await isInMemory(other)) ? folder : other
+}

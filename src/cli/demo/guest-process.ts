@@ -1,0 +1,112 @@
+import { type ChildProcess, execFile, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { readFile, rm } from 'node:fs/promises'
+import { createInterface } from 'node:readline'
+import { promisify } from 'node:util'
+import { nativePath } from '../../binding/native-path.js'
+import { CliError } from '../terminal/failure.js'
+
+type Answer = { readonly ok: boolean; readonly error?: string } & Record<string, unknown>
+
+interface Waiting {
+  readonly command: string
+  readonly resolve: (answer: Answer) => void
+  readonly reject: (error: Error) => void
+}
+
+/** Makes the snapshot of the embedded guest: one sparse memory file. */
+export async function buildSnapshot(
+  path: string,
+  memoryBytes: number,
+  signal: AbortSignal,
+): Promise<{ dataPages: number; documents: number }> {
+  const words = ['build', '--memory-size', String(memoryBytes), '--snapshot', path]
+  const building = promisify(execFile)(nativePath('reap-guest'), words, { signal })
+  const closed = once(building.child, 'close').catch(() => {})
+  try {
+    const { stdout } = await building
+    return JSON.parse(stdout)
+  } catch (error) {
+    const { stdout } = error as { stdout?: string }
+    if (signal.aborted) {
+      await closed
+      await rm(`${path}.tmp${building.child.pid}`, { force: true })
+    }
+    if (signal.aborted || !stdout) throw error
+    throw new CliError('ERR_DEMO_FAILED', `the snapshot is not built: ${JSON.parse(stdout).error}`)
+  }
+}
+
+/** A VMM with the embedded guest in it, which does what it is told. It ends with this process. */
+export class GuestProcess {
+  readonly pid: number
+  /** What it has written to stderr, all of it after `kill()`. */
+  stderr = ''
+  readonly #child: ChildProcess
+  readonly #waiting: Waiting[] = []
+  readonly #exited: Promise<void>
+
+  static async start(environment: Record<string, string> = {}): Promise<GuestProcess> {
+    const path = nativePath('reap-guest')
+    const env = { ...process.env, ...environment }
+    const child = spawn(path, ['vmm'], { stdio: 'pipe', env })
+    await once(child, 'spawn').catch((error: Error) => {
+      throw new CliError('ERR_NATIVE_UNAVAILABLE', `${path} cannot be started: ${error.message}`)
+    })
+    const guest = new GuestProcess(child)
+    await guest.#expect('start')
+    return guest
+  }
+
+  private constructor(child: ChildProcess) {
+    this.#child = child
+    this.pid = child.pid!
+    this.#exited = new Promise((resolve) => {
+      child.once('close', () => {
+        for (const { command, reject } of this.#waiting.splice(0)) {
+          reject(new CliError('ERR_DEMO_FAILED', `the embedded guest ended at "${command}"`))
+        }
+        resolve()
+      })
+    })
+    createInterface({ input: child.stdout! }).on('line', (line) => {
+      this.#waiting.shift()?.resolve(JSON.parse(line))
+    })
+    child.stderr!.setEncoding('utf8').on('data', (text: string) => {
+      this.stderr += text
+    })
+    // The end of the process is reported by its exit.
+    child.stdin!.on('error', () => {})
+  }
+
+  /** Runs a command of the fake VMM (native/guest). Rejects when it fails. */
+  async send<T>(command: string): Promise<T> {
+    this.#child.stdin!.write(`${command}\n`)
+    const answer = await this.#expect(command)
+    if (answer.ok) return answer as T
+    throw new CliError('ERR_DEMO_FAILED', `the embedded guest: ${answer.error}`)
+  }
+
+  /** Page faults that the kernel has counted for this process, all kinds. */
+  async kernelFaults(): Promise<number> {
+    const stat = await readFile(`/proc/${this.pid}/stat`, 'utf8')
+    // After the name, which may have spaces: state is the third field, minflt the 10th, majflt 12th.
+    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
+    return Number(fields[7]) + Number(fields[9])
+  }
+
+  async kill(): Promise<void> {
+    this.#child.kill('SIGKILL')
+    await this.#exited
+  }
+
+  #expect(command: string): Promise<Answer> {
+    return new Promise((resolve, reject) => {
+      if (this.#child.exitCode !== null || this.#child.signalCode !== null) {
+        reject(new CliError('ERR_DEMO_FAILED', `the embedded guest ended before "${command}"`))
+        return
+      }
+      this.#waiting.push({ command, resolve, reject })
+    })
+  }
+}

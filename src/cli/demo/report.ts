@@ -1,0 +1,195 @@
+import { availableParallelism, cpus, release } from 'node:os'
+import type { Terminal } from '../terminal/terminal.js'
+import { formatBytes, formatCount, formatMs, formatPlural, formatShare } from '../terminal/units.js'
+import { type Arm, arms, type Cache, caches, type Sample } from './arms.js'
+
+/** Medians of the samples of an arm in one state of the page cache. */
+export interface ArmResult {
+  readonly responseMs: number
+  readonly faults: number
+  readonly lateFaults: number
+  readonly residualFaults: number
+  /** Of each round. */
+  readonly samplesMs: readonly number[]
+}
+
+/** What `demo --json` prints. */
+export interface DemoReport {
+  /** Such as `Firecracker 1.12.1`; null for the embedded guest's own. */
+  readonly vmm: string | null
+  readonly memoryBytes: number
+  readonly workingSet: { readonly pages: number; readonly extents: number; readonly bytes: number }
+  /** `cold` is null where the files could not be evicted from the page cache. */
+  readonly arms: Readonly<Record<Arm, Readonly<Record<Cache, ArmResult | null>>>>
+  /** Whether every response and every recorded page was the same in all restores. */
+  readonly identical: boolean
+  /** on-demand over working-set. */
+  readonly speedup: Readonly<Record<Cache, number | null>>
+  /** One restore with the working set and another request than the recorded one. */
+  readonly otherInput: {
+    readonly faults: number
+    readonly lateFaults: number
+    readonly residualFaults: number
+    readonly identical: boolean
+  }
+  readonly restores: number
+  readonly rounds: number
+  readonly folder: string
+  readonly kernel: string
+  readonly cpu: string
+  readonly cpus: number
+  readonly node: string
+  /** ISO 8601, in UTC. */
+  readonly date: string
+}
+
+export type Samples = Readonly<Record<Arm, Readonly<Record<Cache, readonly Sample[]>>>>
+
+export const median = (values: readonly number[]): number => {
+  const sorted = [...values].sort((a, b) => a - b)
+  const middle = sorted.length / 2
+  return (sorted[Math.ceil(middle) - 1]! + sorted[Math.floor(middle)]!) / 2
+}
+
+const round = (value: number): number => Math.round(value * 1000) / 1000
+
+function summarize(samples: readonly Sample[]): ArmResult | null {
+  if (samples.length === 0) return null
+  const of = (field: 'responseMs' | 'faults' | 'lateFaults' | 'residualFaults') =>
+    round(median(samples.map((sample) => sample[field])))
+  return {
+    responseMs: of('responseMs'),
+    faults: of('faults'),
+    lateFaults: of('lateFaults'),
+    residualFaults: of('residualFaults'),
+    samplesMs: samples.map(({ responseMs }) => round(responseMs)),
+  }
+}
+
+const same = (samples: readonly Sample[]): boolean =>
+  samples.every(
+    ({ response, digest }) => response === samples[0]?.response && digest === samples[0]?.digest,
+  )
+
+export function makeReport(facts: {
+  readonly vmm: string | null
+  readonly memoryBytes: number
+  readonly workingSet: DemoReport['workingSet']
+  readonly samples: Samples
+  /** The same other request through the working set and on demand. */
+  readonly other: readonly [Sample, Sample]
+  readonly recorded: string
+  readonly rounds: number
+  readonly folder: string
+}): DemoReport {
+  const { vmm, memoryBytes, workingSet, samples, other, recorded, rounds, folder } = facts
+  const all = arms.flatMap((arm) => caches.flatMap((cache) => samples[arm][cache]))
+  const results = Object.fromEntries(
+    arms.map((arm) => [
+      arm,
+      Object.fromEntries(caches.map((cache) => [cache, summarize(samples[arm][cache])])),
+    ]),
+  ) as Record<Arm, Record<Cache, ArmResult | null>>
+  const speedup = (cache: Cache) => {
+    const [slow, fast] = [results['on-demand'][cache], results['working-set'][cache]]
+    return slow && fast ? round(slow.responseMs / fast.responseMs) : null
+  }
+  const { faults, lateFaults, residualFaults } = other[0]
+  return {
+    vmm,
+    memoryBytes,
+    workingSet,
+    arms: results,
+    identical: same(all) && all.every(({ response }) => response === recorded) && same(other),
+    speedup: { cold: speedup('cold'), warm: speedup('warm') },
+    otherInput: { faults, lateFaults, residualFaults, identical: same(other) },
+    restores: all.length + other.length,
+    rounds,
+    folder,
+    kernel: release(),
+    cpu: cpus()[0]?.model.trim() ?? 'unknown',
+    cpus: availableParallelism(),
+    node: process.versions.node,
+    date: new Date().toISOString(),
+  }
+}
+
+export function printReport(report: DemoReport, terminal: Terminal): void {
+  const { arms: results, workingSet, otherInput } = report
+  const { pages, extents, bytes } = workingSet
+  terminal.print(
+    `recorded ${formatPlural(pages, 'page')} in ${formatPlural(extents, 'extent')} ` +
+      `(${formatBytes(bytes)}, ${formatShare(bytes / report.memoryBytes)} of the memory)`,
+  )
+  terminal.print()
+  printTable(report, terminal)
+  terminal.print()
+  for (const line of conclusions(report)) terminal.print(line)
+
+  const { warm, cold } = results['working-set']
+  const parts = [cold && `cold ${split(cold)}`, warm && `warm ${split(warm)}`].filter(Boolean)
+  terminal.print(`Faults with the working set: ${parts.join('; ')}.`)
+  terminal.print(
+    '  late: on a page that the prefetch was still bringing; residual: on one that it does not bring.',
+  )
+  terminal.print(
+    `Another request than the recorded one: ${formatPlural(otherInput.faults, 'fault')} (${split(otherInput)}).`,
+  )
+  terminal.print()
+  const checked = report.vmm
+    ? 'all responses, and by the guest itself every page that it asked for'
+    : `all responses, and all ${formatPlural(pages, 'recorded page')}`
+  terminal.print(
+    report.identical
+      ? `identical: ${checked}, in all ${report.restores} restores`
+      : terminal.style('red', 'NOT IDENTICAL: responses or recorded pages differ between restores'),
+  )
+  terminal.print(
+    `medians of ${formatPlural(report.rounds, 'interleaved round')}, from the restore request to the response`,
+  )
+  terminal.print(
+    `Linux ${report.kernel}, ${report.cpus} × ${report.cpu}, Node ${report.node}, ${report.date.slice(0, 10)}`,
+  )
+}
+
+const split = ({ lateFaults, residualFaults }: { lateFaults: number; residualFaults: number }) =>
+  `${formatCount(lateFaults)} late, ${formatCount(residualFaults)} residual`
+
+function printTable({ arms: results }: DemoReport, terminal: Terminal): void {
+  const group = (title: string) =>
+    `${title.padStart(12)} ${'× on-demand'.padStart(12)} ${'faults'.padStart(8)}`
+  terminal.print(terminal.style('bold', `${'arm'.padEnd(12)} ${group('cold')}  ${group('warm')}`))
+  for (const arm of arms) {
+    const cells = caches.map((cache) => {
+      const [result, base] = [results[arm][cache], results['on-demand'][cache]]
+      if (!result || !base) return `${'–'.padStart(12)} ${'–'.padStart(12)} ${'–'.padStart(8)}`
+      const times = `${(base.responseMs / result.responseMs).toFixed(1)}×`
+      return `${formatMs(result.responseMs).padStart(12)} ${times.padStart(12)} ${formatCount(result.faults).padStart(8)}`
+    })
+    const line = `${arm.padEnd(12)} ${cells.join('  ')}`
+    terminal.print(arm === 'working-set' ? terminal.style('green', line) : line)
+  }
+}
+
+/** What the table says, in sentences, also where it speaks against us. */
+function conclusions({ arms: results }: DemoReport): string[] {
+  const lines: string[] = []
+  for (const cache of caches) {
+    const mmap = results['kernel-file'][cache]
+    const ours = results['working-set'][cache]
+    if (!mmap || !ours) continue
+    const [a, b] = [formatMs(mmap.responseMs), formatMs(ours.responseMs)]
+    lines.push(
+      mmap.responseMs < ours.responseMs
+        ? `With a ${cache} page cache plain mmap (kernel-file) wins, ${a} against ${b}: where a VMM can map the file, let it.`
+        : `With a ${cache} page cache the working set wins against plain mmap (kernel-file), ${b} against ${a}.`,
+    )
+  }
+  if (results['working-set'].cold === null) {
+    lines.push(
+      'Nothing cold could be measured: this file system keeps its files in memory. Try --keep with a folder on a disk.',
+    )
+  }
+  lines.push("kernel-file's faults are the kernel's, which maps several pages at each.")
+  return lines
+}

@@ -1,0 +1,84 @@
+import type { ReapTraceError, ServeEvent, ServeResult, WorkingSetComparison } from '../../index.js'
+import { errorFields } from '../terminal/failure.js'
+import type { Terminal } from '../terminal/terminal.js'
+import { formatBytes, formatCount, formatMs, formatPlural } from '../terminal/units.js'
+
+/** Prints an event of a session, as text or as JSON. */
+export function reportEvent(event: ServeEvent, terminal: Terminal, isPrefetched: boolean): void {
+  terminal.emit(toJson(event))
+  if (event.type === 'warning') terminal.warn(event.error, consequenceOf(event.error, isPrefetched))
+  else terminal.print(toText(event))
+}
+
+const consequenceOf = ({ check }: ReapTraceError, isPrefetched: boolean): string =>
+  check === 'stale' || check === 'snapshot-id'
+    ? "the guest gets the memory file's bytes, and the set gives their order"
+    : isPrefetched
+      ? 'the guest is not affected'
+      : 'the VM is served on demand'
+
+function toText(event: Exclude<ServeEvent, { type: 'warning' }>): string {
+  switch (event.type) {
+    case 'listening':
+      return `listening on ${event.socketPath}`
+    case 'connected': {
+      const { pid, memoryBytes, regions, pageSize } = event
+      return `connected: pid ${pid}, ${formatBytes(memoryBytes)} in ${formatPlural(regions.length, 'region')} of ${formatBytes(pageSize)} pages`
+    }
+    case 'prefetched': {
+      const { pages, extents, bytes, sinceConnectMs, source } = event
+      const from = source === 'working-set' ? 'the working set' : 'the memory file'
+      return `prefetched ${formatPlural(pages, 'page')} in ${formatPlural(extents, 'extent')} (${formatBytes(bytes)} read from ${from}), ${formatMs(sinceConnectMs)} after the connection`
+    }
+    case 'compared':
+      return describeComparison(event)
+    case 'closed':
+      return describeEnd(event)
+  }
+}
+
+function describeComparison(result: WorkingSetComparison): string {
+  const { pages, mismatchedPages, identical, remembered, rewritten } = result
+  const set = rewritten ? '; the set was rewritten' : ''
+  if (!identical) {
+    const differ = mismatchedPages === 1 ? 'differs' : 'differ'
+    return `compared: ${formatCount(mismatchedPages)} of ${formatPlural(pages, 'page')} of the working set ${differ} from the memory file${set}`
+  }
+  const next = remembered && !rewritten ? '; later restores install them' : set
+  return `compared: the working set has the memory file's bytes in all of ${formatPlural(pages, 'page')}${next}`
+}
+
+const endings: Record<ServeResult['state'], string> = {
+  closed: 'closed before a VM was served',
+  'vm-exited': 'the VM exited',
+  'vm-killed': 'the VM was killed',
+  'vm-left': 'the VM was left without a handler',
+  detached: 'detached: the VM lives on, with all of its memory',
+}
+
+function describeEnd({ state, stats }: ServeResult): string {
+  if (state === 'closed') return endings.closed
+  const { faults, lateFaults, residualFaults, installedAhead, removed } = stats
+  const parts = [
+    formatPlural(faults, 'fault'),
+    ...(lateFaults + residualFaults > 0
+      ? [`${formatCount(lateFaults)} late and ${formatCount(residualFaults)} residual`]
+      : []),
+    ...(installedAhead > 0 ? [`${formatPlural(installedAhead, 'page')} installed ahead`] : []),
+    ...(removed > 0 ? [`${formatPlural(removed, 'page')} given back`] : []),
+  ]
+  return `${endings[state]} (${parts.join(', ')})`
+}
+
+/** An event as JSON has it: addresses in hexadecimal, since they may not fit a number. */
+function toJson(event: ServeEvent): object {
+  if (event.type === 'connected') {
+    const regions = event.regions.map(({ baseAddress, size, offset }) => ({
+      baseAddress: `0x${baseAddress.toString(16)}`,
+      size,
+      offset,
+    }))
+    return { ...event, regions }
+  }
+  return 'error' in event && event.error ? { ...event, error: errorFields(event.error) } : event
+}

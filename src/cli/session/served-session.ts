@@ -1,0 +1,320 @@
+import { resolve } from 'node:path'
+import { performance } from 'node:perf_hooks'
+import { setTimeout as sleep } from 'node:timers/promises'
+import {
+  type FaultHandler,
+  type FaultStats,
+  type GuestInfo,
+  type ServeEvent,
+  type ServeOptions,
+  serve,
+} from '../../index.js'
+import type { ServeArguments } from '../arguments/program.js'
+import { CliError, Interrupted } from '../terminal/failure.js'
+import type { Terminal } from '../terminal/terminal.js'
+import { formatBytes, formatPlural } from '../terminal/units.js'
+import { ChildCommand, type CommandEnd } from './child-command.js'
+import { reportEvent } from './serve-events.js'
+import { Signals } from './signals.js'
+
+const NEWS_MS = 100
+const INTERPOSED_MS = 10_000
+const interposedHint =
+  'Its VMM must be dynamically linked, not setuid, and map the memory file privately (share=off).'
+
+/** What a wait came to. */
+export type Turn =
+  | { readonly on: 'command'; readonly end: CommandEnd }
+  | { readonly on: 'vm' | 'interrupt' | 'time' }
+  | { readonly on: 'terminated'; readonly signal: NodeJS.Signals }
+
+/** What to wait for besides the VM's end and signals. */
+interface Also {
+  /** Time since the VM's connection. */
+  readonly afterMs?: number | undefined
+  readonly command?: boolean
+}
+
+/** One `serve()` of the command line: with a command beside it, and signals as its remote control. */
+export class ServedSession {
+  readonly handler: FaultHandler
+  readonly signals: Signals
+  readonly command: ChildCommand | undefined
+  readonly #terminal: Terminal
+  readonly #arguments: ServeArguments
+  #guest: GuestInfo | undefined
+  #ended = false
+  #detached = false
+
+  static async run(
+    args: ServeArguments,
+    options: Partial<ServeOptions>,
+    terminal: Terminal,
+    body: (session: ServedSession) => Promise<void>,
+  ): Promise<void> {
+    const signals = new Signals()
+    let session: ServedSession | undefined
+    let handler: FaultHandler | undefined
+    let end: ServeEvent | undefined
+    // After the prefetch, what a warning is about is the comparison of its set.
+    let isPrefetched = false
+    const comparing = new AbortController()
+    // The last event, also where a file is written after the VM's end.
+    const reportEnd = () => {
+      if (end) reportEvent(end, terminal, isPrefetched)
+      end = undefined
+    }
+    // Before a VM is served, a signal ends what serve() does: it may compare a whole set.
+    const ended = Promise.race([
+      signals.nextInterrupt().then(() => 'SIGINT' as const),
+      signals.terminated,
+    ])
+    ended.then((signal) => {
+      if (!handler) comparing.abort(new Interrupted(signal, 'nothing was served'))
+    })
+    const opening = terminal.live(() => 'opening the snapshot')
+    try {
+      handler = await serve({
+        socketPath: args.socket,
+        memoryFile: args.memory,
+        connectTimeoutMs: args.connectTimeoutMs,
+        onFailure: args.leaveVm ? 'leave-vm' : 'kill-vm',
+        ...(args.peerUid !== undefined && { peerUid: args.peerUid }),
+        ...options,
+        onEvent: (event) => {
+          if (event.type === 'closed') end = event
+          else reportEvent(event, terminal, isPrefetched)
+          if (event.type === 'prefetched') isPrefetched = event.complete
+        },
+        signal: comparing.signal,
+      })
+      opening.stop()
+      const command =
+        args.command.length === 0
+          ? undefined
+          : await ChildCommand.start(args.command, {
+              json: args.json,
+              memBackend: { backend_type: 'Uffd', backend_path: resolve(args.socket) },
+              memoryFile: resolve(args.memory),
+              interpose: args.interpose,
+            })
+      session = new ServedSession(handler, signals, command, args, terminal)
+      await body(session)
+      reportEnd()
+      await session.#untilCommandEnds()
+      await session.#untilCompared()
+    } finally {
+      opening.stop()
+      // After a good end there is nothing left to close or to stop.
+      await handler?.close({ vm: args.leaveVm ? 'leave' : 'kill' }).catch(() => {})
+      comparing.abort()
+      reportEnd()
+      if (session) await session.#dismissCommand()
+      signals.dispose()
+    }
+  }
+
+  private constructor(
+    handler: FaultHandler,
+    signals: Signals,
+    command: ChildCommand | undefined,
+    args: ServeArguments,
+    terminal: Terminal,
+  ) {
+    this.handler = handler
+    this.signals = signals
+    this.command = command
+    this.#arguments = args
+    this.#terminal = terminal
+    handler.connected.then(
+      (guest) => {
+        this.#guest = guest
+      },
+      () => {},
+    )
+    const onEnd = () => {
+      this.#ended = true
+    }
+    handler.closed.then(onEnd, onEnd)
+    if (!command) terminal.note(howToLoad(args.socket))
+    if (args.interpose) setTimeout(() => this.#remind(), INTERPOSED_MS).unref()
+  }
+
+  get isConnected(): boolean {
+    return this.#guest !== undefined
+  }
+
+  /** Whatever comes first; rejects when the session fails. */
+  async next({ afterMs, command }: Also = {}): Promise<Turn> {
+    const turns: Promise<Turn>[] = [
+      this.handler.closed.then(() => ({ on: 'vm' })),
+      this.signals.nextInterrupt().then(() => ({ on: 'interrupt' })),
+      this.signals.terminated.then((signal) => ({ on: 'terminated', signal })),
+    ]
+    if (command && this.command) {
+      turns.push(this.command.ended.then((end) => ({ on: 'command', end })))
+    }
+    if (afterMs !== undefined) {
+      const time = this.handler.connected.then(() =>
+        sleep<Turn>(afterMs, { on: 'time' }, { ref: false }),
+      )
+      // A session that ends unconnected says so itself.
+      turns.push(time.catch(() => new Promise<never>(() => {})))
+    }
+    const turn = await Promise.race(turns)
+    if (turn.on === 'interrupt') this.signals.answerInterrupt()
+    return turn
+  }
+
+  /** What a command's end means for a session that waited for it. */
+  async checkCommand(end: CommandEnd, consequence: string): Promise<void> {
+    // A terminal's Ctrl-C ends the command too: that is what the user wanted.
+    if (this.signals.wasInterrupted) return
+    // The news of a connection may be behind that of the command's end.
+    if (!this.isConnected) {
+      await Promise.race([
+        this.handler.connected.catch(() => {}),
+        sleep(NEWS_MS, undefined, { ref: false }),
+      ])
+    }
+    const failure = this.command?.failure(end)
+    if (failure !== undefined) {
+      throw new CliError(
+        'ERR_COMMAND_FAILED',
+        `${failure}: ${consequence}${this.#fate()}`,
+        'Run it by itself to see why; it may use REAP_TRACE_SOCKET and REAP_TRACE_MEMORY.',
+      )
+    }
+    if (this.isConnected) return
+    throw new CliError(
+      'ERR_HANDSHAKE_TIMEOUT',
+      `${this.command?.name} ended and no VM had connected to ${this.#arguments.socket}`,
+      this.#arguments.interpose
+        ? interposedHint
+        : 'It should load the snapshot with $REAP_TRACE_SOCKET as its Uffd backend, and wait for the answer.',
+    )
+  }
+
+  /** Ends the wait for a VM as the user asked. */
+  abandon(signal: NodeJS.Signals): never {
+    throw new Interrupted(
+      signal,
+      this.isConnected ? `ended by ${signal}${this.#fate()}` : 'no VM had connected',
+    )
+  }
+
+  /** Serves until the VM exits or is detached; Ctrl-C detaches, one more ends the session. */
+  async serveOn(): Promise<void> {
+    let turn = await this.next({ command: true })
+    while (turn.on === 'command') {
+      await this.checkCommand(turn.end, 'the session ends')
+      turn = await this.next()
+    }
+    if (turn.on === 'terminated') this.abandon(turn.signal)
+    if (turn.on === 'interrupt') {
+      if (!this.isConnected) this.abandon('SIGINT')
+      await this.#detach()
+    }
+  }
+
+  /** Waits for a command that outlives its session; a signal ends it. */
+  async #untilCommandEnds(): Promise<void> {
+    if (!this.command || this.#detached) return
+    const turn = await Promise.race<Turn>([
+      this.command.ended.then((end) => ({ on: 'command', end })),
+      this.signals.nextInterrupt().then(() => ({ on: 'interrupt' })),
+      this.signals.terminated.then((signal) => ({ on: 'terminated', signal })),
+    ])
+    const ending = `${this.command.name} is ended; the session was over`
+    if (turn.on === 'terminated') throw new Interrupted(turn.signal, ending)
+    if (turn.on === 'interrupt') throw new Interrupted('SIGINT', ending)
+    if (turn.on !== 'command' || this.signals.wasInterrupted) return
+    const failure = this.command.failure(turn.end)
+    if (failure) throw new CliError('ERR_COMMAND_FAILED', `${failure}, after the session`)
+  }
+
+  /** Lets a comparison end that will make the next restore faster; a signal ends it. */
+  async #untilCompared(): Promise<void> {
+    const live = this.#terminal.live(
+      () => 'comparing the working set with the memory file · Ctrl-C stops it',
+    )
+    try {
+      const signal = await Promise.race([
+        this.handler.compared.then(() => undefined),
+        this.signals.nextInterrupt().then(() => undefined),
+        this.signals.terminated,
+      ])
+      if (signal) throw new Interrupted(signal, 'the working set was not compared')
+    } finally {
+      live.stop()
+    }
+  }
+
+  async #dismissCommand(): Promise<void> {
+    // What was detached may be the command itself.
+    if (this.#detached) this.command?.leave()
+    else await this.command?.stop()
+  }
+
+  async #detach(): Promise<void> {
+    const live = this.#terminal.live(() => `detaching · ${progress(this.handler.stats())}`)
+    this.#terminal.note(
+      'detaching: the rest of the memory is installed · Ctrl-C ends us and the VM',
+    )
+    try {
+      const failed = this.handler.detach().then(
+        () => new Promise<never>(() => {}),
+        // The VM is served on: the user is told, and decides.
+        (error) => this.#terminal.warn(error, 'the VM is served as before'),
+      )
+      const turn = await Promise.race([this.next(), failed])
+      const last = turn ?? (await this.next())
+      if (last.on === 'terminated') this.abandon(last.signal)
+      if (last.on === 'interrupt') this.abandon('SIGINT')
+      this.#detached = (await this.handler.closed).state === 'detached'
+    } finally {
+      live.stop()
+    }
+  }
+
+  /** A VMM that does not load the library says nothing about it. */
+  #remind(): void {
+    if (this.isConnected || this.#ended) return
+    this.#terminal.note(`no VM has connected so far. ${interposedHint}`)
+  }
+
+  #fate(): string {
+    if (!this.#guest || this.#ended) return ''
+    const vm = `the VM (pid ${this.#guest.pid})`
+    return this.#arguments.leaveVm
+      ? `; ${vm} is left without a handler and will freeze at its next fault`
+      : `; ${vm} is killed`
+  }
+}
+
+/** The numbers of a live line. */
+export const progress = (stats: FaultStats): string =>
+  [
+    `${formatPlural(stats.faults, 'fault')}`,
+    `${formatPlural(stats.installed + stats.zero, 'page')}`,
+    `${formatBytes(stats.bytesRead)} read`,
+  ].join(' · ')
+
+/** Seconds since the call, for a live line. */
+export function stopwatch(): () => string {
+  const start = performance.now()
+  return () => `${((performance.now() - start) / 1000).toFixed(1)} s`
+}
+
+function howToLoad(socket: string): string {
+  const body = {
+    snapshot_path: 'VMSTATE',
+    mem_backend: { backend_type: 'Uffd', backend_path: resolve(socket) },
+    resume_vm: true,
+  }
+  return [
+    'waiting for a VMM. With Firecracker, load the snapshot now:',
+    '  curl --unix-socket FIRECRACKER.SOCKET -X PUT http://localhost/snapshot/load \\',
+    `    -H 'Content-Type: application/json' -d '${JSON.stringify(body)}'`,
+  ].join('\n')
+}

@@ -1,0 +1,59 @@
+import { ReapTraceError, type ReapTraceErrorCode } from '../../errors.js'
+
+/** What only the command line can get wrong, beside the codes of {@link ReapTraceError}. */
+export type CliErrorCode =
+  | 'ERR_COMMAND_FAILED'
+  | 'ERR_NOTHING_RECORDED'
+  | 'ERR_NOT_IDENTICAL'
+  | 'ERR_DEMO_FAILED'
+  | 'ERR_MACHINE_UNFIT'
+
+/** A failure that ends the program with exit status 1. */
+export class CliError extends Error {
+  override readonly name = 'CliError'
+  readonly code: CliErrorCode | ReapTraceErrorCode
+  readonly hint: string | undefined
+
+  constructor(code: CliErrorCode | ReapTraceErrorCode, message: string, hint?: string) {
+    super(message)
+    this.code = code
+    this.hint = hint
+  }
+}
+
+/** Thrown to end the program as the signal would have, when everything is put away. */
+export class Interrupted extends Error {
+  override readonly name = 'Interrupted'
+  readonly signal: NodeJS.Signals
+
+  constructor(signal: NodeJS.Signals, message: string) {
+    super(message)
+    this.signal = signal
+  }
+}
+
+/** An error in JSON: what a program may want to know of it. */
+export function errorFields(error: unknown): Record<string, unknown> {
+  if (error instanceof ReapTraceError) {
+    const { code, message, hint, errno, syscall, path, check, offset } = error
+    return { code, message, hint, errno, syscall, path, check, offset }
+  }
+  if (error instanceof CliError) return { code: error.code, message: error.message }
+  return { message: String(error) }
+}
+
+/** The lines that say what went wrong and what to do about it. */
+export function describeError(
+  kind: 'error' | 'warning',
+  error: unknown,
+  consequence?: string,
+): string {
+  if (error instanceof ReapTraceError || error instanceof CliError) {
+    const hint = error.hint ? `\nhint: ${error.hint}` : ''
+    const sentence = consequence ? `${error.message}; ${consequence}` : error.message
+    return `${kind}: ${sentence} [${error.code}]${hint}`
+  }
+  // Not foreseen, so that the stack is what helps.
+  const text = error instanceof Error ? (error.stack ?? error.message) : String(error)
+  return `${kind}: ${text}\nhint: This is a bug of reap-trace: please report it with the lines above.`
+}

@@ -1,0 +1,33 @@
+import { toError } from '../binding/explain.js'
+import type { NativeFailure } from '../binding/failure.js'
+import { ReapTraceError } from '../errors.js'
+import { type OptionRule, rules } from '../options.js'
+import { PAGE } from '../page.js'
+import { statDiskImage } from '../snapshot/disk-image.js'
+
+/** The option `diskImages`. */
+export const diskImagesRule: OptionRule = {
+  expected: 'an array of at the most 16 non-empty paths',
+  accepts: (value) => Array.isArray(value) && value.length <= 16 && value.every(rules.path.accepts),
+}
+
+/** The size of a disk image with its last page whole. */
+export async function paddedSize(path: string): Promise<number> {
+  const size = Number((await statDiskImage(path)).size)
+  if (size > 0) return Math.ceil(size / PAGE) * PAGE
+  throw new ReapTraceError('ERR_SOURCE_READ', `the disk image ${path} is empty`, {
+    path,
+    check: 'empty',
+    hint: 'Name the file that the VMM has as its disk.',
+  })
+}
+
+/** The error of a failure in the file at this place: the memory file, or a disk image after it. */
+export function fileError(
+  failure: NativeFailure,
+  [memoryFile = '', ...diskImages]: readonly string[],
+  file: number,
+): ReapTraceError {
+  const diskImage = diskImages[file - 1]
+  return toError(failure, diskImage === undefined ? { memoryFile } : { memoryFile, diskImage })
+}

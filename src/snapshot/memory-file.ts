@@ -1,0 +1,180 @@
+import { type BigIntStats, constants } from 'node:fs'
+import { type FileHandle, open, stat } from 'node:fs/promises'
+import { ReapTraceError } from '../errors.js'
+import { readWhole } from '../files.js'
+import { PAGE } from '../page.js'
+import { type FileStamp, keepsTimes, stampKey, stampOf, untilSettled } from './file-stamp.js'
+
+/** A memory file that is open for reading. */
+export class MemoryFile {
+  readonly path: string
+  readonly bytes: number
+  readonly #file: FileHandle
+  /** As it was opened, or when it was old enough for its times to tell of the next write. */
+  #before: BigIntStats
+
+  private constructor(path: string, file: FileHandle, opened: BigIntStats) {
+    this.path = path
+    this.bytes = Number(opened.size)
+    this.#file = file
+    this.#before = opened
+  }
+
+  /** @throws ReapTraceError `ERR_SOURCE_READ`: it cannot be opened, or is no memory file. */
+  static async open(path: string): Promise<MemoryFile> {
+    let file: FileHandle | undefined
+    try {
+      // Without O_NONBLOCK the open of a named pipe would wait for somebody to write to it.
+      file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
+      const opened = await file.stat({ bigint: true })
+      checkShape(path, opened)
+      return new MemoryFile(path, file, opened)
+    } catch (error) {
+      await file?.close()
+      throw readError(path, error)
+    }
+  }
+
+  /**
+   * Reads 4 KiB pages, in any order, into `buffer` in the order given.
+   *
+   * @throws ReapTraceError `ERR_SOURCE_READ`: the system call failed, or the file ends inside a page.
+   */
+  async readPages(pages: Uint32Array, buffer: Buffer): Promise<void> {
+    // Shared by the lanes, and by address, as read-ahead likes it.
+    const spans = planSpans(pages).values()
+    const lanes = Array.from({ length: READS_AT_ONCE }, async () => {
+      const bytes = Buffer.allocUnsafe(SPAN_PAGES * PAGE)
+      for (const span of spans) {
+        await this.#read(bytes.subarray(0, span.pageCount * PAGE), span.firstPage * PAGE)
+        for (const place of span.places) {
+          const from = (pages[place]! - span.firstPage) * PAGE
+          bytes.copy(buffer, place * PAGE, from, from + PAGE)
+        }
+      }
+    })
+    // Not the first failure but all ends are awaited: a read must not go on after close().
+    const ends = await Promise.allSettled(lanes)
+    for (const end of ends) if (end.status === 'rejected') throw end.reason
+  }
+
+  async #read(bytes: Buffer, offset: number): Promise<void> {
+    const done = await readWhole(this.#file, bytes, offset).catch((error: unknown) => {
+      throw readError(this.path, error, offset)
+    })
+    if (done === bytes.length) return
+    const end = offset + done
+    throw new ReapTraceError(
+      'ERR_SOURCE_READ',
+      `the memory file ${this.path} ends at byte ${end}, inside its ${this.bytes} bytes`,
+      { path: this.path, check: 'short-read', offset: end, hint: 'It was cut while in use.' },
+    )
+  }
+
+  /** Whether `path` names this very file. */
+  async isAt(path: string): Promise<boolean> {
+    const there = await stat(path, { bigint: true }).catch(() => undefined)
+    return there?.dev === this.#before.dev && there.ino === this.#before.ino
+  }
+
+  /**
+   * Waits until a write to the file must show in its times, for a tick of the kernel's clock at most.
+   *
+   * @returns false where it need not show.
+   */
+  async untilSettled(): Promise<boolean> {
+    this.#before = await this.#file.stat({ bigint: true })
+    return (await keepsTimes(this.path)) && untilSettled(this.#file.fd, this.#before)
+  }
+
+  /**
+   * Makes sure that nobody has written to the file meanwhile.
+   *
+   * @returns its state, or `undefined` where its status changed.
+   * @throws ReapTraceError `ERR_SOURCE_READ`: the file was written to.
+   */
+  async checkUnchanged(): Promise<FileStamp | undefined> {
+    const [before, now] = [this.#before, await this.#file.stat({ bigint: true })]
+    if (now.size === before.size && now.mtimeNs === before.mtimeNs) {
+      return stampKey(now) === stampKey(before) ? stampOf(now) : undefined
+    }
+    throw new ReapTraceError(
+      'ERR_SOURCE_READ',
+      `the memory file ${this.path} changed while it was read`,
+      {
+        path: this.path,
+        check: 'changed',
+        hint: 'Nothing may write to a snapshot: map it privately in the VMM.',
+      },
+    )
+  }
+
+  /** Writes what the page cache has of the file to the disk. */
+  async sync(): Promise<void> {
+    await this.#file.datasync()
+  }
+
+  async close(): Promise<void> {
+    await this.#file.close()
+  }
+}
+
+/** A read of the memory file that serves several of the pages asked for. */
+interface Span {
+  firstPage: number
+  pageCount: number
+  /** Indices into the pages asked for. */
+  places: number[]
+}
+
+const READS_AT_ONCE = 4
+const SPAN_PAGES = 64
+// Reading a page that nobody asked for costs about a microsecond, another call about twenty.
+const BRIDGED_PAGES = 16
+
+function planSpans(pages: Uint32Array): Span[] {
+  const spans: Span[] = []
+  let span: Span | undefined
+  for (const place of Uint32Array.from(pages.keys()).sort((a, b) => pages[a]! - pages[b]!)) {
+    const page = pages[place]!
+    const end = span ? span.firstPage + span.pageCount : 0
+    if (!span || page - end > BRIDGED_PAGES || page - span.firstPage >= SPAN_PAGES) {
+      span = { firstPage: page, pageCount: 1, places: [] }
+      spans.push(span)
+    }
+    span.pageCount = page - span.firstPage + 1
+    span.places.push(place)
+  }
+  return spans
+}
+
+export function readError(
+  path: string,
+  error: unknown,
+  offset?: number,
+  what = 'memory file',
+): unknown {
+  if (error instanceof ReapTraceError || !(error instanceof Error)) return error
+  const { errno, syscall, message } = error as NodeJS.ErrnoException
+  return new ReapTraceError('ERR_SOURCE_READ', `cannot read the ${what}: ${message}`, {
+    path,
+    errno,
+    syscall,
+    offset,
+    cause: error,
+  })
+}
+
+export function checkShape(path: string, stats: BigIntStats): void {
+  const refuse = (check: string, what: string) =>
+    new ReapTraceError('ERR_SOURCE_READ', `the memory file ${path} ${what}`, {
+      path,
+      check,
+      hint: "Name the snapshot's guest memory file (mem_file_path of Firecracker).",
+    })
+  if (!stats.isFile()) throw refuse('regular-file', 'is not a regular file')
+  if (stats.size === 0n) throw refuse('empty', 'is empty')
+  if (stats.size % BigInt(PAGE) !== 0n) {
+    throw refuse('page-multiple', `has ${stats.size} bytes, not a multiple of ${PAGE}`)
+  }
+}

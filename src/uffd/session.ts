@@ -1,0 +1,327 @@
+import { isMainThread } from 'node:worker_threads'
+import { onExit } from 'signal-exit'
+import {
+  counterNames,
+  eventKinds,
+  type NativeEvent,
+  type NativeSession,
+  native,
+} from '../binding/addon.js'
+import { toError } from '../binding/explain.js'
+import { endStates, type FailureContext } from '../binding/failure.js'
+import { ReapTraceError } from '../errors.js'
+import { checkOptions, oneOf } from '../options.js'
+import { PAGE } from '../page.js'
+import type { CheckedPlan } from '../working-set/plan.js'
+import { Trace } from '../working-set/working-set.js'
+import type {
+  FaultHandler,
+  FaultStats,
+  GuestInfo,
+  PrefetchResult,
+  ServeEvent,
+  ServeOptions,
+  ServeResult,
+  WorkingSetComparison,
+} from './fault-handler.js'
+import { compareAfterRestore, stalePolicyOf } from './stale-working-set.js'
+
+/** The sessions of this thread that have not ended. */
+const sessions = new Map<number, Session>()
+let started = false
+let forgetExit: (() => void) | undefined
+
+export function startEngine(): void {
+  if (started) return
+  const error = native().start(deliver)
+  if (error !== 0) {
+    throw new ReapTraceError('ERR_NATIVE_UNAVAILABLE', 'the engine cannot start', {
+      errno: error,
+      syscall: 'epoll_create1',
+      hint: 'Is the limit of open files (ulimit -n) reached?',
+    })
+  }
+  started = true
+}
+
+function deliver(event: NativeEvent): void {
+  sessions.get(event.session)?.deliver(event)
+}
+
+/**
+ * Ends the engine with the process. Without this a signal's default action would leave the socket
+ * of a session that still listens, and a VM that waits for ever.
+ */
+export function watchExit(): void {
+  if (!isMainThread || forgetExit) return
+  forgetExit = onExit(() => {
+    started = false
+    native().shutdown()
+  })
+}
+
+export class Session implements FaultHandler {
+  readonly socketPath: string
+  readonly connected: Promise<GuestInfo>
+  readonly prefetched: Promise<PrefetchResult>
+  readonly compared: Promise<WorkingSetComparison | undefined>
+  readonly closed: Promise<ServeResult>
+
+  readonly #session: NativeSession
+  readonly #options: ServeOptions
+  readonly #plan: CheckedPlan | undefined
+  readonly #context: FailureContext
+  readonly #onAbort = () => this.#abort()
+  #guest: GuestInfo | undefined
+  /** Until the prefetch is over. */
+  #isUnproven: boolean
+  #ended = false
+  #abortReason: { readonly reason: unknown } | undefined
+  #detaching: { readonly end: Promise<ServeResult>; fail(error: unknown): void } | undefined
+  readonly #settle: {
+    connected: Settle<GuestInfo>
+    prefetched: Settle<PrefetchResult>
+    compared: Settle<WorkingSetComparison | undefined>
+    closed: Settle<ServeResult>
+  }
+
+  constructor(
+    id: number,
+    session: NativeSession,
+    options: ServeOptions,
+    plan: CheckedPlan | undefined,
+    refusal: ReapTraceError | undefined,
+    context: FailureContext,
+  ) {
+    const connected = defer<GuestInfo>()
+    const prefetched = defer<PrefetchResult>()
+    const compared = defer<WorkingSetComparison | undefined>()
+    const closed = defer<ServeResult>()
+    this.socketPath = options.socketPath
+    this.connected = connected.promise
+    this.prefetched = prefetched.promise
+    this.compared = compared.promise
+    this.closed = closed.promise
+    this.#settle = { connected, prefetched, compared, closed }
+    this.#session = session
+    this.#options = options
+    this.#plan = plan
+    this.#isUnproven = plan !== undefined && plan.proof === null
+    this.#context = context
+    sessions.set(id, this)
+    closed.promise.catch(() => {}).finally(() => sessions.delete(id))
+    if (!plan) {
+      connected.promise.then(
+        () => prefetched.resolve(nothingPrefetched(refusal)),
+        (error) => prefetched.reject(error),
+      )
+    }
+    options.signal?.addEventListener('abort', this.#onAbort, { once: true })
+  }
+
+  stats(): FaultStats {
+    const counters = new Float64Array(counterNames.length)
+    native().stats(this.#session, counters)
+    return Object.fromEntries(
+      counterNames.map((name, i) => [name, counters[i]]),
+    ) as unknown as FaultStats
+  }
+
+  takeTrace(): Trace {
+    const [pageSize, memoryBytes, touches] = native().takeTrace(this.#session)
+    if (pageSize === 0) {
+      throw this.#guest
+        ? new TypeError('takeTrace() needs a session that records: pass record: true to serve()')
+        : new ReapTraceError('ERR_CLOSED', 'takeTrace() before a VM was connected', {
+            hint: 'Wait for `connected` first.',
+          })
+    }
+    const pages = new Uint32Array(touches.length / 2)
+    const timesUs = new Uint32Array(touches.length / 2)
+    for (let i = 0; i < pages.length; i++) {
+      pages[i] = touches[2 * i]!
+      timesUs[i] = touches[2 * i + 1]!
+    }
+    return new Trace({ pageSize, memoryBytes, pages, timesUs })
+  }
+
+  detach(): Promise<ServeResult> {
+    if (this.#ended || !native().detach(this.#session)) {
+      return Promise.reject(
+        new ReapTraceError('ERR_CLOSED', 'detach() needs a session that serves a VM', {
+          hint: 'Wait for `connected` first; after `closed` there is nothing to detach.',
+        }),
+      )
+    }
+    if (!this.#detaching) {
+      const { promise, reject } = defer<never>()
+      this.#detaching = { end: Promise.race([this.closed, promise]), fail: reject }
+    }
+    return this.#detaching.end
+  }
+
+  close(options: { readonly vm?: 'kill' | 'leave' } = {}): Promise<ServeResult> {
+    checkOptions('close()', options, { vm: oneOf('kill', 'leave') })
+    if (!this.#ended) native().close(this.#session, options.vm !== 'leave')
+    return this.closed
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close()
+  }
+
+  #abort(): void {
+    this.#abortReason ??= { reason: this.#options.signal?.reason }
+    native().close(this.#session, this.#options.onFailure !== 'leave-vm')
+  }
+
+  deliver(event: NativeEvent): void {
+    switch (eventKinds[event.kind]) {
+      case 'connected':
+        this.#onConnected(event)
+        break
+      case 'prefetched':
+        this.#onPrefetched(event)
+        break
+      case 'detach-failed':
+        if (event.failure) this.#detaching?.fail(toError(event.failure, this.#context))
+        this.#detaching = undefined
+        break
+      case 'ended':
+        this.#onEnded(event)
+        break
+    }
+  }
+
+  #onConnected(event: NativeEvent): void {
+    const flat = event.regions ?? new BigUint64Array()
+    const regions = Array.from({ length: flat.length / 3 }, (_, i) => ({
+      baseAddress: flat[3 * i]!,
+      size: Number(flat[3 * i + 1]),
+      offset: Number(flat[3 * i + 2]),
+    }))
+    this.#guest = {
+      pid: event.pid,
+      pageSize: event.pageSize ?? 0,
+      memoryBytes: regions.reduce((sum, { size }) => sum + size, 0),
+      regions,
+    }
+    this.#settle.connected.resolve(this.#guest)
+    this.#emit({ type: 'connected', ...this.#guest })
+  }
+
+  #onPrefetched(event: NativeEvent): void {
+    const [pages = 0, extents = 0, bytes = 0, fetchUs = 0, installUs = 0, ...rest] =
+      event.prefetch ?? []
+    const [sinceConnectUs = 0, fromWorkingSet = 0] = rest
+    const error = event.failure ? toError(event.failure, this.#context) : undefined
+    const result: PrefetchResult = {
+      pages,
+      extents,
+      bytes,
+      fetchMs: fetchUs / 1000,
+      installMs: installUs / 1000,
+      sinceConnectMs: sinceConnectUs / 1000,
+      source: fromWorkingSet ? 'working-set' : 'memory-file',
+      provenBy: fromWorkingSet ? this.#plan?.provenBy : undefined,
+      complete: error === undefined,
+      ...(error && { error }),
+    }
+    if (error && this.#options.onBadWorkingSet === 'fail') this.#settle.prefetched.reject(error)
+    else this.#settle.prefetched.resolve(result)
+    if (error) this.#emit({ type: 'warning', error })
+    this.#emit({ type: 'prefetched', ...result })
+    this.#isUnproven = false
+    this.#settle.compared.resolve(
+      !fromWorkingSet && !error && this.#guest?.pageSize === PAGE ? this.#compare() : undefined,
+    )
+  }
+
+  /** Never rejects. */
+  async #compare(): Promise<WorkingSetComparison | undefined> {
+    const warn = (error: ReapTraceError) => this.#emit({ type: 'warning', error })
+    try {
+      const policy = stalePolicyOf(this.#options)
+      const result = await compareAfterRestore(this.#plan!, this.#options, policy, warn)
+      if (result) this.#emit({ type: 'compared', ...result })
+      return result
+    } catch (error) {
+      if (error instanceof ReapTraceError) warn(error)
+      return undefined
+    }
+  }
+
+  #onEnded(event: NativeEvent): void {
+    this.#ended = true
+    this.#options.signal?.removeEventListener('abort', this.#onAbort)
+    const state = endStates[event.state ?? 0] ?? 'closed'
+    const result: ServeResult = { state, stats: this.stats() }
+    if (sessions.size <= 1) {
+      forgetExit?.()
+      forgetExit = undefined
+    }
+    const failure = event.failure
+      ? toError(event.failure, { ...this.#context, vm: { pid: event.pid, state } })
+      : undefined
+    const early = this.#abortReason
+      ? this.#abortReason.reason
+      : (failure ??
+        new ReapTraceError('ERR_CLOSED', `the session ended before that: ${state}`, {
+          path: this.socketPath,
+        }))
+    this.#settle.connected.reject(early)
+    this.#settle.prefetched.reject(early)
+    // No effect where the prefetch was over. A VM that ended before is no reason to know less next time.
+    const wasServed = this.#guest?.pageSize === PAGE && !this.#abortReason
+    this.#settle.compared.resolve(wasServed && this.#isUnproven ? this.#compare() : undefined)
+    if (this.#abortReason) this.#settle.closed.reject(this.#abortReason.reason)
+    else if (failure) this.#settle.closed.reject(failure)
+    else this.#settle.closed.resolve(result)
+    this.#emit({ type: 'closed', ...result, ...(failure && { error: failure }) })
+  }
+
+  #emit(event: ServeEvent): void {
+    report(this.#options, event)
+  }
+}
+
+/** Tells the caller. What its listener throws is its own, and must not reach the engine's state. */
+export function report({ onEvent }: Pick<ServeOptions, 'onEvent'>, event: ServeEvent): void {
+  if (!onEvent) return
+  try {
+    onEvent(event)
+  } catch (error) {
+    queueMicrotask(() => {
+      throw error
+    })
+  }
+}
+
+interface Settle<T> {
+  readonly promise: Promise<T>
+  readonly resolve: (value: T | PromiseLike<T>) => void
+  readonly reject: (reason: unknown) => void
+}
+
+/** A promise that nobody has to await: its rejection is also that of `closed`, or an event. */
+function defer<T>(): Settle<T> {
+  let settle: Omit<Settle<T>, 'promise'> | undefined
+  const promise = new Promise<T>((resolve, reject) => {
+    settle = { resolve, reject }
+  })
+  promise.catch(() => {})
+  return { promise, ...settle! }
+}
+
+const nothingPrefetched = (error: ReapTraceError | undefined): PrefetchResult => ({
+  pages: 0,
+  extents: 0,
+  bytes: 0,
+  fetchMs: 0,
+  installMs: 0,
+  sinceConnectMs: 0,
+  source: undefined,
+  provenBy: undefined,
+  complete: error === undefined,
+  ...(error && { error }),
+})

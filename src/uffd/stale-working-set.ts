@@ -1,0 +1,68 @@
+import { ReapTraceError } from '../errors.js'
+import { compareInBackground, staleError } from '../working-set/comparison.js'
+import { writeWorkingSetFile } from '../working-set/file/write.js'
+import type { CheckedPlan } from '../working-set/plan.js'
+import { diskTableOf, fileOf, type WorkingSet } from '../working-set/working-set.js'
+import type { ServeOptions, WorkingSetComparison } from './fault-handler.js'
+
+export type StalePolicy = NonNullable<ServeOptions['onStaleWorkingSet']>
+
+export const stalePolicyOf = ({
+  onStaleWorkingSet,
+  onBadWorkingSet,
+}: Pick<ServeOptions, 'onStaleWorkingSet' | 'onBadWorkingSet'>): StalePolicy =>
+  onStaleWorkingSet ?? (onBadWorkingSet === 'fail' ? 'fail' : 'warn')
+
+/**
+ * What a restore from a set that was not proven leaves to do: compares the set with the memory file, and
+ * writes it anew where it is stale and that is wanted.
+ *
+ * @param warn is called where the set is found stale and was not known to be, and where it cannot be
+ * written.
+ * @returns `undefined` where nothing is left to find out.
+ * @throws ReapTraceError as `WorkingSet.verify()` does.
+ * @throws the reason of the signal when it aborts.
+ */
+export async function compareAfterRestore(
+  { set, stale, provenBy }: CheckedPlan,
+  options: Pick<ServeOptions, 'memoryFile' | 'snapshotId' | 'signal'>,
+  policy: StalePolicy,
+  warn: (error: ReapTraceError) => void,
+): Promise<WorkingSetComparison | undefined> {
+  const file = fileOf(set)
+  if (!file || provenBy === 'snapshot-id' || (stale && policy !== 'rewrite')) return undefined
+  const result = await compareInBackground(file, options.memoryFile, options.signal)
+  if (!result.identical && !stale) {
+    warn(staleError(file.path, options.memoryFile, result.mismatchedPages))
+  }
+  if (policy !== 'rewrite' || (!stale && result.identical)) return { ...result, rewritten: false }
+  const rewritten = await rewrite(set, options).then(
+    () => true,
+    (error) => {
+      if (!(error instanceof ReapTraceError)) throw error
+      warn(error)
+      return false
+    },
+  )
+  return { ...result, rewritten }
+}
+
+/** Writes the set's file anew, with the same places and the bytes that the memory file has now. */
+async function rewrite(
+  set: WorkingSet,
+  { memoryFile, snapshotId, signal }: Pick<ServeOptions, 'memoryFile' | 'snapshotId' | 'signal'>,
+): Promise<void> {
+  const { path, disks, manifest, stamp } = fileOf(set)!
+  await writeWorkingSetFile(path, {
+    order: set.order,
+    runs: set.runs,
+    memoryFile,
+    disks,
+    diskTable: diskTableOf(set),
+    replaces: stamp,
+    label: manifest.label,
+    snapshotId,
+    signal,
+    onProgress: undefined,
+  })
+}

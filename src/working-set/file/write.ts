@@ -1,0 +1,245 @@
+import { randomBytes } from 'node:crypto'
+import { type FileHandle, stat } from 'node:fs/promises'
+import { hostname, release } from 'node:os'
+import { basename } from 'node:path'
+import { crc32c } from '../../binding/addon.js'
+import { ReapTraceError } from '../../errors.js'
+import { isSameFile, replaceFile, writeWhole } from '../../files.js'
+import { PAGE } from '../../page.js'
+import { checkSize, chooseDiskPages, takeDiskIdentity } from '../../snapshot/disk-image.js'
+import { type FileStamp, keyOfStamp, stampKey, stampOf } from '../../snapshot/file-stamp.js'
+import { MemoryFile } from '../../snapshot/memory-file.js'
+import { type DiskWorkingSet, pageAt } from '../disks.js'
+import { remember } from '../findings.js'
+import type { Trace } from '../trace.js'
+import {
+  DISK_BYTES,
+  dataOffsetFor,
+  encodeHead,
+  encodeManifest,
+  type Group,
+  ID_BYTES,
+  type Manifest,
+  MOST_GROUP_DATA_PAGES,
+  MOST_GROUP_PAGES,
+  type StoredDisk,
+  type StoredExtent,
+  shortName,
+} from './format.js'
+
+/** Progress of a write or a comparison. */
+export interface Progress {
+  /** 4 KiB pages done. */
+  readonly pages: number
+  readonly totalPages: number
+}
+
+export interface WriteJob {
+  readonly order: Trace
+  readonly runs: number
+  readonly memoryFile: string
+  readonly disks: readonly StoredDisk[]
+  /** The extents of {@link disks}. */
+  readonly diskTable: Uint32Array
+  /** The state of the file that this one is made from and may take the place of; any if `undefined`. */
+  readonly replaces: FileStamp | undefined
+  readonly label: string | undefined
+  readonly snapshotId: string | undefined
+  readonly signal: AbortSignal | undefined
+  readonly onProgress: ((progress: Progress) => void) | undefined
+}
+
+/** Pages read and looked at together: 4 MiB. */
+const WINDOW_PAGES = 1024
+
+/**
+ * Writes a working-set file, reading each page of the memory file once, and remembers that it holds
+ * that file's bytes.
+ */
+export async function writeWorkingSetFile(path: string, job: WriteJob): Promise<Manifest> {
+  const { order, runs, diskTable, signal, onProgress } = job
+  const manifest: Manifest = {
+    createdAt: new Date().toISOString(),
+    createdBy: 'reap-trace',
+    host: hostname(),
+    kernel: release(),
+    memoryFile: basename(job.memoryFile),
+    ...(job.label !== undefined && { label: job.label }),
+    ...(job.snapshotId !== undefined && { snapshotId: job.snapshotId }),
+  }
+  const manifestBytes = encodeManifest(manifest)
+  signal?.throwIfAborted()
+
+  const memory = await MemoryFile.open(job.memoryFile)
+  try {
+    checkSize(job.memoryFile, memory.bytes, order.memoryBytes)
+    if (await memory.isAt(path)) {
+      throw new TypeError(`The working set would replace its own memory file, ${path}`)
+    }
+    const isSettled = await memory.untilSettled()
+    const step = order.pageSize / PAGE
+    const totalPages = order.pages.length * step
+    const pageOf = (rank: number) => order.pages[Math.floor(rank / step)]! * step + (rank % step)
+    const touches = new Uint32Array(order.pages.length * 2)
+    order.pages.forEach((page, i) => {
+      touches[2 * i] = page * step
+      touches[2 * i + 1] = order.timesUs[i]!
+    })
+    const dataOffset = dataOffsetFor(
+      totalPages,
+      order.pages.length,
+      job.disks.length * DISK_BYTES + diskTable.byteLength,
+      manifestBytes.length,
+    )
+
+    const id = randomBytes(ID_BYTES)
+    let state: FileStamp | undefined
+    let inode: bigint | undefined
+    await replaceFile(path, async (file) => {
+      const groups = new GroupWriter(file, dataOffset)
+      const bytes = Buffer.allocUnsafe(WINDOW_PAGES * PAGE)
+      for (let rank = 0; rank < totalPages; rank += WINDOW_PAGES) {
+        signal?.throwIfAborted()
+        const count = Math.min(WINDOW_PAGES, totalPages - rank)
+        const pages = Uint32Array.from({ length: count }, (_, i) => pageOf(rank + i))
+        await memory.readPages(pages, bytes)
+        for (let i = 0; i < count; i++) {
+          await groups.add(pages[i]!, bytes.subarray(i * PAGE, (i + 1) * PAGE))
+        }
+        onProgress?.({ pages: rank + count, totalPages })
+      }
+      await groups.end()
+      state = await memory.checkUnchanged()
+      signal?.throwIfAborted()
+
+      const { memoryBytes, pageSize } = order
+      const { dataPages } = groups
+      const zeroPages = totalPages - dataPages
+      const head = encodeHead(
+        { id, pageSize, memoryBytes, runs, touches, dataPages, zeroPages, disks: job.disks },
+        groups.groups,
+        groups.extents,
+        diskTable,
+        manifestBytes,
+        dataOffset,
+      )
+      // Without data the file still ends at dataOffset, past the index.
+      await file.truncate(dataOffset + dataPages * PAGE)
+      await writeWhole(file, head, 0)
+      await checkReplaced(path, job.replaces)
+      inode = (await file.stat({ bigint: true })).ino
+    })
+    // By its new name, as rename() changes the status. Another writer's file may have it by now.
+    const written = await stat(path, { bigint: true }).catch(() => undefined)
+    if (state && isSettled && written && written.ino === inode) {
+      const set = { path, id, stamp: stampOf(written) }
+      const finding = {
+        memoryFile: job.memoryFile,
+        how: 'written',
+        mismatchedPages: 0,
+        mismatches: [],
+      } as const
+      await remember(set, state, finding, () => memory.sync())
+    }
+    return manifest
+  } finally {
+    await memory.close()
+  }
+}
+
+/** Makes sure that nobody has recorded anew what is about to be replaced. */
+async function checkReplaced(path: string, replaces: FileStamp | undefined): Promise<void> {
+  if (!replaces) return
+  const now = await stat(path, { bigint: true }).catch(() => undefined)
+  if (now && stampKey(now) === keyOfStamp(replaces)) return
+  throw new ReapTraceError('ERR_WORKING_SET_INVALID', `${path} was written to since it was read`, {
+    path,
+    check: 'changed',
+    hint: 'The newer file stays.',
+  })
+}
+
+/** The disks as they go into the file, each with the identity of its image. */
+export async function takeDisks(
+  path: string,
+  disks: readonly DiskWorkingSet[],
+  diskImages: readonly string[],
+): Promise<StoredDisk[]> {
+  const taken: StoredDisk[] = []
+  for (const [i, { bytes, pages, extents }] of disks.entries()) {
+    const image = diskImages[i]!
+    const sampled = chooseDiskPages(pages, (place) => pageAt(extents, place))
+    const identity = await takeDiskIdentity(image, bytes, sampled)
+    if (await isSameFile(path, image)) {
+      throw new TypeError(`The working set would replace its own disk image, ${path}`)
+    }
+    taken.push({ name: shortName(basename(image)), pages, ...identity })
+  }
+  return taken
+}
+
+/** Cuts pages that come in order of rank into groups, and writes the data of each. */
+class GroupWriter {
+  readonly groups: Group[] = []
+  readonly extents: StoredExtent[] = []
+  dataPages = 0
+
+  readonly #dataOffset: number
+  readonly #file: FileHandle
+  #rank = 0
+  /** The pages of the group that is being filled; `slot` is their place in `staged`. */
+  #pages: { readonly page: number; readonly rank: number; readonly slot: number | undefined }[] = []
+  #slots = 0
+  readonly #staged = Buffer.allocUnsafe(MOST_GROUP_DATA_PAGES * PAGE)
+  readonly #sorted = Buffer.allocUnsafe(MOST_GROUP_DATA_PAGES * PAGE)
+
+  constructor(file: FileHandle, dataOffset: number) {
+    this.#dataOffset = dataOffset
+    this.#file = file
+  }
+
+  async add(page: number, bytes: Buffer): Promise<void> {
+    const slot = isZero(bytes) ? undefined : this.#slots++
+    if (slot !== undefined) bytes.copy(this.#staged, slot * PAGE)
+    this.#pages.push({ page, rank: this.#rank++, slot })
+    if (this.#slots === MOST_GROUP_DATA_PAGES || this.#pages.length === MOST_GROUP_PAGES) {
+      await this.end()
+    }
+  }
+
+  /** Ends the group; pages added after it begin the next one. */
+  async end(): Promise<void> {
+    if (this.#pages.length === 0) return
+    const firstExtent = this.extents.length
+    const firstRank = this.#rank - this.#pages.length
+    let dataBytes = 0
+    let last: { firstPage: number; pageCount: number; rank: number; zero: boolean } | undefined
+    for (const { page, rank, slot } of this.#pages.sort((a, b) => a.page - b.page)) {
+      const zero = slot === undefined
+      if (!zero) {
+        this.#staged.copy(this.#sorted, dataBytes, slot * PAGE, (slot + 1) * PAGE)
+        dataBytes += PAGE
+      }
+      if (last && last.zero === zero && last.firstPage + last.pageCount === page) {
+        last.pageCount++
+        last.rank = Math.min(last.rank, rank)
+      } else {
+        last = { firstPage: page, pageCount: 1, rank, zero }
+        this.extents.push(last)
+      }
+    }
+    const data = this.#sorted.subarray(0, dataBytes)
+    const dataOffset = this.#dataOffset + this.dataPages * PAGE
+    const extentCount = this.extents.length - firstExtent
+    const checksum = crc32c(data)
+    this.groups.push({ dataOffset, dataBytes, firstExtent, extentCount, checksum, firstRank })
+    this.dataPages += this.#slots
+    this.#pages = []
+    this.#slots = 0
+    await writeWhole(this.#file, data, dataOffset)
+  }
+}
+
+const zeroPage = Buffer.alloc(PAGE)
+
+const isZero = (page: Buffer): boolean => page.equals(zeroPage)

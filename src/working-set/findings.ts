@@ -1,0 +1,213 @@
+import { lstat, mkdir, readdir, stat, unlink } from 'node:fs/promises'
+import { homedir } from 'node:os'
+import { dirname, join, resolve } from 'node:path'
+import { LRUCache } from 'lru-cache'
+import { native } from '../binding/addon.js'
+import { replaceFile, writeWhole } from '../files.js'
+import { type FileStamp, keyOfStamp, stampKey } from '../snapshot/file-stamp.js'
+
+/** Result of a write or a comparison on this host, of a working set and a memory file. */
+export interface Finding {
+  /** The memory file's state, as one word. */
+  readonly memory: string
+  /** Its absolute path at that time. */
+  readonly memoryFile: string
+  /** Whether the set was written from it, or every page was compared with it. */
+  readonly how: 'written' | 'compared'
+  /** ISO 8601, in UTC. */
+  readonly at: string
+  /** Number of pages of the set that are not the memory file's; 0 is a proof. */
+  readonly mismatchedPages: number
+  /** The first of them. */
+  readonly mismatches: readonly number[]
+}
+
+/** The content of a working-set file in one state of the file. */
+export interface SetState {
+  readonly path: string
+  /** 16 bytes, drawn anew with each write. */
+  readonly id: Uint8Array
+  readonly stamp: FileStamp
+}
+
+/** All findings about one working-set file, the newest first. */
+interface Findings {
+  readonly id: string
+  readonly stamp: string
+  readonly findings: readonly Finding[]
+}
+
+const MAX_FINDINGS = 16
+const MAX_FILES = 4096
+
+/** What this process found out or has read, by {@link nameOf}. */
+const known = new LRUCache<string, Findings>({ max: 1024 })
+
+/**
+ * The folder in which findings are kept: `REAP_TRACE_PROOFS`, or `reap-trace/proofs` in the user's
+ * cache folder. Empty for a user without a home.
+ */
+export function proofFolder(): string {
+  const named = process.env.REAP_TRACE_PROOFS
+  if (named) return resolve(named)
+  const home = process.env.XDG_CACHE_HOME || (homedir() && join(homedir(), '.cache'))
+  return home && join(home, 'reap-trace/proofs')
+}
+
+/** A file for each inode, so that a set that is written to replaces what was known of it. */
+const nameOf = ({ stamp: [device, inode] }: SetState): string => `${device}-${inode}.json`
+
+/**
+ * What is known of a working set and a memory file, each in this state: remembered by this process, or
+ * by another of this user.
+ */
+export async function findingOf(set: SetState, memory: FileStamp): Promise<Finding | undefined> {
+  const state = keyOfStamp(memory)
+  const search = (findings: readonly Finding[]) => findings.find((one) => one.memory === state)
+  return search(rememberedOf(set)) ?? search(await findingsOf(set))
+}
+
+/** What is known of a working set in its state, the newest first. */
+export async function findingsOf(set: SetState): Promise<readonly Finding[]> {
+  const name = nameOf(set)
+  const bytes = await native().readPrivateFile(proofFolder(), name)
+  const read = bytes && parse(Buffer.from(bytes).toString('utf8'))
+  if (read) known.set(name, merge(read, known.get(name)))
+  return rememberedOf(set)
+}
+
+function rememberedOf(set: SetState): readonly Finding[] {
+  const found = known.get(nameOf(set))
+  return found && isOf(found, set) ? found.findings : []
+}
+
+const isOf = (found: Findings, { id, stamp }: SetState): boolean =>
+  found.id === Buffer.from(id).toString('hex') && found.stamp === keyOfStamp(stamp)
+
+/** What is known on this host of a working-set file and a memory file. */
+export interface WorkingSetFinding extends Omit<Finding, 'memory'> {
+  /** Whether `memoryFile` is still in the state that was written from or compared. */
+  readonly isCurrent: boolean
+}
+
+/** What is known of a working set in its state, with a look at each memory file. */
+export async function listFindings(set: SetState): Promise<readonly WorkingSetFinding[]> {
+  const findings = await findingsOf(set)
+  return Promise.all(
+    findings.map(async ({ memory, ...finding }) => {
+      const stats = await stat(finding.memoryFile, { bigint: true }).catch(() => undefined)
+      return { ...finding, isCurrent: stats !== undefined && stampKey(stats) === memory }
+    }),
+  )
+}
+
+/** Merges findings on one state of a set; for the same memory file, those of `newer` win. */
+function merge(newer: Findings, older: Findings | undefined): Findings {
+  if (!older || older.id !== newer.id || older.stamp !== newer.stamp) return newer
+  const isReplaced = (old: Finding) =>
+    newer.findings.some(
+      ({ memory, memoryFile }) => memory === old.memory || memoryFile === old.memoryFile,
+    )
+  const rest = older.findings.filter((old) => !isReplaced(old))
+  return { ...newer, findings: [...newer.findings, ...rest].slice(0, MAX_FINDINGS) }
+}
+
+function parse(text: string): Findings | undefined {
+  try {
+    const { id, stamp, findings } = JSON.parse(text) as Findings
+    const isFinding = ({ memory, memoryFile, how, at, mismatchedPages, mismatches }: Finding) =>
+      [memory, memoryFile, at].every((value) => typeof value === 'string') &&
+      ['written', 'compared'].includes(how) &&
+      [mismatchedPages, ...mismatches].every(Number.isSafeInteger)
+    const isWhole = typeof id === 'string' && typeof stamp === 'string' && findings.every(isFinding)
+    return isWhole ? { id, stamp, findings } : undefined
+  } catch {
+    return undefined
+  }
+}
+
+/**
+ * Remembers a finding, in this process and for others of this user. What cannot be kept costs a
+ * comparison later, and no more.
+ *
+ * @returns whether others of this user can know.
+ * @param memory the state of the memory file, old enough and on a file system whose times tell of every
+ * change.
+ * @param sync writes the memory file to the disk: after a power failure its new times may stand beside
+ * its old bytes, which no finding of today may vouch for.
+ */
+export async function remember(
+  set: SetState,
+  memory: FileStamp,
+  found: Omit<Finding, 'memory' | 'at'>,
+  sync: () => Promise<void>,
+): Promise<boolean> {
+  await findingsOf(set)
+  const memoryFile = resolve(found.memoryFile)
+  const finding = { memory: keyOfStamp(memory), at: new Date().toISOString(), ...found, memoryFile }
+  const name = nameOf(set)
+  const findings: Findings = merge(
+    { id: Buffer.from(set.id).toString('hex'), stamp: keyOfStamp(set.stamp), findings: [finding] },
+    known.get(name),
+  )
+  known.set(name, findings)
+  return sync()
+    .then(() => keep(name, findings))
+    .catch(() => false)
+}
+
+async function keep(name: string, findings: Findings): Promise<boolean> {
+  const folder = proofFolder()
+  if (!(await ensureFolder(folder))) return false
+  const bytes = Buffer.from(JSON.stringify(findings))
+  await replaceFile(join(folder, name), (file) => writeWhole(file, bytes, 0))
+  await prune(folder)
+  return true
+}
+
+/**
+ * Makes the folder, for its owner alone.
+ *
+ * @returns false where it cannot be made, or where others may write to it.
+ */
+export async function ensureFolder(folder: string): Promise<boolean> {
+  if (folder === '') return false
+  await makeFolder(folder).catch(() => {})
+  const found = await lstat(folder).catch(() => undefined)
+  return (
+    found?.isDirectory() === true && found.uid === process.geteuid?.() && (found.mode & 0o022) === 0
+  )
+}
+
+/** Files of findings, and those that a process left unfinished. Others in the folder are not ours. */
+const OURS = /^\d+-\d+\.json(\.\w+\.tmp)?$/
+
+/** Node's own `recursive` never ends below /proc, where a folder that cannot be made is ENOENT. */
+async function makeFolder(path: string): Promise<void> {
+  const make = () => mkdir(path, { mode: 0o700 })
+  await make().catch(async (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'ENOENT' || dirname(path) === path) throw error
+    await makeFolder(dirname(path)).catch(() => {})
+    await make()
+  })
+}
+
+/** Takes away the oldest half when there are too many: sets come and go. */
+async function prune(folder: string): Promise<void> {
+  const names = (await readdir(folder)).filter((name) => OURS.test(name))
+  if (names.length <= MAX_FILES) return
+  const files = await Promise.all(
+    names.map(async (name) => {
+      const path = join(folder, name)
+      return {
+        path,
+        time: await stat(path).then(
+          ({ mtimeMs }) => mtimeMs,
+          () => 0,
+        ),
+      }
+    }),
+  )
+  files.sort((a, b) => a.time - b.time)
+  for (const { path } of files.slice(0, MAX_FILES / 2)) await unlink(path).catch(() => {})
+}

@@ -1,0 +1,159 @@
+import { checkOptions, required, rules } from '../options.js'
+import { HUGE_PAGE, MAX_MEMORY, PAGE } from '../page.js'
+
+/** What a {@link Trace} is made of. */
+export interface TraceFields {
+  readonly pageSize: number
+  readonly memoryBytes: number
+  readonly pages: Uint32Array
+  readonly timesUs: Uint32Array
+}
+
+const traceRules = {
+  pageSize: required({
+    expected: '4096 or 2097152',
+    accepts: (value) => value === PAGE || value === HUGE_PAGE,
+  }),
+  memoryBytes: required({
+    expected: 'a positive multiple of 4096, at the most 2^44',
+    accepts: (value) =>
+      rules.count.accepts(value) &&
+      (value as number) > 0 &&
+      (value as number) <= MAX_MEMORY &&
+      (value as number) % PAGE === 0,
+  }),
+  pages: required({
+    expected: 'a Uint32Array',
+    accepts: (value) => value instanceof Uint32Array,
+  }),
+  timesUs: required({
+    expected: 'a Uint32Array',
+    accepts: (value) => value instanceof Uint32Array,
+  }),
+}
+
+/** The pages that a guest asked for in one run, in the order of their first touch. */
+export class Trace {
+  /** Bytes in a page of the guest: 4096 or 2097152. */
+  readonly pageSize: number
+  /** Size of the guest's memory, and so of its memory file. */
+  readonly memoryBytes: number
+  /** Numbers of pages of `pageSize` in the memory file, in first-touch order, none twice. */
+  readonly pages: Uint32Array
+  /** When each of `pages` was first touched, in microseconds since the VM connected. */
+  readonly timesUs: Uint32Array
+
+  /**
+   * @throws TypeError when a field is not as described, a page lies outside the memory, or a page is
+   * there twice.
+   */
+  constructor(fields: TraceFields) {
+    checkOptions('Trace', fields, traceRules)
+    const { pageSize, memoryBytes, pages, timesUs } = fields
+    if (memoryBytes % pageSize !== 0) {
+      throw new TypeError(`memoryBytes (${memoryBytes}) is no multiple of pageSize (${pageSize})`)
+    }
+    if (pages.length !== timesUs.length) {
+      throw new TypeError(
+        `Expected one time for each page, got ${timesUs.length} times for ${pages.length} pages`,
+      )
+    }
+    const outside = firstOutside(pages, memoryBytes / pageSize)
+    if (outside >= 0) {
+      throw new TypeError(`Page ${pages[outside]} of a trace lies outside ${memoryBytes} bytes`)
+    }
+    const again = firstRepeated(pages)
+    if (again >= 0) throw new TypeError(`Page ${pages[again]} is in a trace twice`)
+    this.pageSize = pageSize
+    this.memoryBytes = memoryBytes
+    this.pages = pages
+    this.timesUs = timesUs
+  }
+}
+
+/** The index of the first entry that has been there before, or -1. */
+function firstRepeated(pages: Uint32Array): number {
+  // A bitmap in pieces of 32768 pages, so that it costs what the pages cost, not the memory's size.
+  const pieces = new Map<number, Uint8Array>()
+  let number = -1
+  let piece: Uint8Array = new Uint8Array()
+  for (let i = 0; i < pages.length; i++) {
+    const page = pages[i]!
+    if (page >>> 15 !== number) {
+      number = page >>> 15
+      piece = pieces.get(number) ?? new Uint8Array(4096)
+      pieces.set(number, piece)
+    }
+    const at = (page >>> 3) & 4095
+    const bit = 1 << (page & 7)
+    if ((piece[at]! & bit) !== 0) return i
+    piece[at]! |= bit
+  }
+  return -1
+}
+
+/** The index of the first entry that is not below `limit`, or -1. */
+function firstOutside(pages: Uint32Array, limit: number): number {
+  for (let i = 0; i < pages.length; i++) {
+    if (pages[i]! >= limit) return i
+  }
+  return -1
+}
+
+/**
+ * One trace from many: the pages that at least `minRuns` of them have.
+ *
+ * A page's place is the median of its places in the runs, each counted as a share of that run's kept
+ * pages. Places, not times: how long a run took says how fast its host was, the order says what the
+ * guest does. Only kept pages count, so that what one run did besides does not shift the others.
+ * Ties go by median time, then by address. A page's time is the lower median of its times, so it is
+ * one that was measured; times need not rise with the order.
+ */
+export function mergeTraces(traces: readonly [Trace, ...Trace[]], minRuns: number): Trace {
+  const runsWith = new Map<number, number>()
+  for (const { pages } of traces) {
+    for (const page of pages) runsWith.set(page, (runsWith.get(page) ?? 0) + 1)
+  }
+  const kept = Uint32Array.from(
+    [...runsWith].filter(([, runs]) => runs >= minRuns),
+    ([page]) => page,
+  )
+  const slotOf = new Map(Array.from(kept, (page, slot) => [page, slot]))
+
+  const places: number[][] = Array.from(kept, () => [])
+  const times: number[][] = Array.from(kept, () => [])
+  for (const { pages, timesUs } of traces) {
+    const slots: number[] = []
+    pages.forEach((page, i) => {
+      const slot = slotOf.get(page)
+      if (slot === undefined) return
+      slots.push(slot)
+      times[slot]!.push(timesUs[i]!)
+    })
+    slots.forEach((slot, place) => {
+      places[slot]!.push(place / slots.length)
+    })
+  }
+
+  const place = Float64Array.from(places, median)
+  const time = Uint32Array.from(times, lowerMedian)
+  const order = kept
+    .map((_, slot) => slot)
+    .sort((a, b) => place[a]! - place[b]! || time[a]! - time[b]! || kept[a]! - kept[b]!)
+  return new Trace({
+    pageSize: traces[0].pageSize,
+    memoryBytes: traces[0].memoryBytes,
+    pages: order.map((slot) => kept[slot]!),
+    timesUs: order.map((slot) => time[slot]!),
+  })
+}
+
+function lowerMedian(values: number[]): number {
+  values.sort((a, b) => a - b)
+  return values[(values.length - 1) >> 1]!
+}
+
+function median(values: number[]): number {
+  const low = lowerMedian(values)
+  return (low + values[values.length >> 1]!) / 2
+}

@@ -1,0 +1,372 @@
+import { checkOptions, type OptionRule, required, rules } from '../options.js'
+import { PAGE } from '../page.js'
+import { compareWithMemory, type VerifyResult } from './comparison.js'
+import {
+  checkDiskRuns,
+  type DiskFacts,
+  type DiskWorkingSet,
+  listDisks,
+  mergeDisks,
+} from './disks.js'
+import { type Extent, mergeExtents } from './extents.js'
+import { readWorkingSetFile } from './file/decode.js'
+import { countOf, type Manifest, MOST_DISKS, type WorkingSetFile } from './file/format.js'
+import { type Progress, takeDisks, writeWorkingSetFile } from './file/write.js'
+import { listFindings, type WorkingSetFinding } from './findings.js'
+import { runLengths, type WorkingSetSummary } from './summary.js'
+import { mergeTraces, Trace } from './trace.js'
+
+export type { Mismatch, VerifyResult } from './comparison.js'
+export type { DiskExtent, DiskWorkingSet } from './disks.js'
+export type { Extent } from './extents.js'
+export type { Manifest } from './file/format.js'
+export type { Progress } from './file/write.js'
+export type { WorkingSetFinding } from './findings.js'
+export { Trace, type TraceFields } from './trace.js'
+
+export interface MergeOptions {
+  /**
+   * Pages are kept that at least this many traces have.
+   * @default the number of traces
+   */
+  readonly minRuns?: number | undefined
+  /**
+   * What was read of disk images, up to 16: for each image a trace of each run, in pages of 4096
+   * bytes of the image. Their `memoryBytes` is the image's size, rounded up to a multiple of 4096, and
+   * their times are on the clock of the run's other trace.
+   * @default no disks
+   */
+  readonly disks?: readonly (readonly Trace[])[] | undefined
+}
+
+export interface WriteOptions {
+  /** The memory file that the traces were recorded on: where the pages' bytes come from. */
+  readonly memoryFile: string
+  /**
+   * The disk images, one for each of the set's `disks` and in their order, with the content that they
+   * have when a snapshot is restored. Needed exactly when the set has disks.
+   */
+  readonly diskImages?: readonly string[] | undefined
+  /** What the file says about itself besides when, where and from what it was made. */
+  readonly manifest?: { readonly label?: string | undefined } | undefined
+  /**
+   * Name of the snapshot that the memory file is part of, up to 1024 characters: one that no other
+   * snapshot has. The file's manifest keeps it.
+   * @default no name
+   */
+  readonly snapshotId?: string | undefined
+  readonly signal?: AbortSignal | undefined
+  readonly onProgress?: ((progress: Progress) => void) | undefined
+}
+
+export interface VerifyOptions {
+  readonly signal?: AbortSignal | undefined
+  readonly onProgress?: ((progress: Progress) => void) | undefined
+}
+
+/** The file of a working set as it was read; `undefined` for one that is not from a file. */
+export let fileOf: (set: WorkingSet) => WorkingSetFile | undefined
+
+/**
+ * The extents of all disks of a working set, from a file or not, in one order: disk, first page, page
+ * count and time in microseconds of each. Not to be written to.
+ */
+export let diskTableOf: (set: WorkingSet) => Uint32Array
+
+/**
+ * The touches of a working set, from a file or not, in first-touch order: the number of the first 4 KiB
+ * page and the time in microseconds of each. Not to be written to.
+ */
+export let touchTableOf: (set: WorkingSet) => Uint32Array
+
+/** How many disk images a working set has pages of. */
+export let diskCountOf: (set: WorkingSet) => number
+
+const count = (least: number, most: number) => ({
+  expected: `an integer from ${least} to ${most}`,
+  accepts: (value: unknown) =>
+    rules.count.accepts(value) && (value as number) >= least && (value as number) <= most,
+})
+
+const diskTraces = {
+  expected: `an array of up to ${MOST_DISKS} arrays of traces`,
+  accepts: (value: unknown) =>
+    Array.isArray(value) && value.length <= MOST_DISKS && value.every(Array.isArray),
+}
+
+const imagePaths = (count: number) => ({
+  expected:
+    count === 0
+      ? 'left out, as the set has no disks'
+      : `an array with the path of each of the set's disk images, ${count}`,
+  accepts: (value: unknown) =>
+    Array.isArray(value) && value.length === count && value.every(rules.path.accepts),
+  required: count > 0,
+})
+
+const label = {
+  expected: 'a string of up to 1024 characters',
+  accepts: (value: unknown) => typeof value === 'string' && value.length <= 1024,
+}
+
+/**
+ * The pages worth having before the guest asks for them, in the order in which it will.
+ *
+ * Immutable. One from {@link WorkingSet.fromTraces} has places but no bytes; {@link WorkingSet.write}
+ * brings both together in a file, and one that is {@link WorkingSet.read} from there can be served.
+ */
+export class WorkingSet {
+  /** Bytes in a page of the guest that was recorded: 4096 or 2097152. */
+  readonly pageSize: number
+  /** Size of the guest's memory, and so of the memory file. */
+  readonly memoryBytes: number
+  /** How many runs it was made of. */
+  readonly runs: number
+  /** How many pages of 4 KiB, whatever `pageSize` is. */
+  readonly pages: number
+  readonly #file: WorkingSetFile | undefined
+  readonly #diskFacts: readonly DiskFacts[]
+  readonly #diskTable: Uint32Array
+  #order: Trace | undefined
+  #extents: readonly Extent[] | undefined
+  #disks: readonly DiskWorkingSet[] | undefined
+
+  static {
+    // Not a member: the engine's tables are nobody else's business.
+    fileOf = (set) => set.#file
+    diskTableOf = (set) => set.#diskTable
+    diskCountOf = (set) => set.#diskFacts.length
+    touchTableOf = (set) => set.#file?.touches ?? touchesOf(set.order)
+  }
+
+  private constructor(source: MergedRuns | WorkingSetFile) {
+    const { pageSize, memoryBytes } = 'order' in source ? source.order : source
+    this.pageSize = pageSize
+    this.memoryBytes = memoryBytes
+    this.runs = source.runs
+    this.#diskFacts = source.disks
+    if ('order' in source) {
+      this.#order = source.order
+      this.pages = (source.order.pages.length * pageSize) / PAGE
+      this.#diskTable = source.diskTable
+    } else {
+      this.#file = source
+      this.pages = source.dataPages + source.zeroPages
+      const { buffer, byteOffset, byteLength } = source.diskExtents
+      this.#diskTable = new Uint32Array(buffer, byteOffset, byteLength / 4)
+    }
+  }
+
+  /**
+   * Merges runs of the same snapshot. Keeps the pages that `minRuns` of them have, each at the median
+   * of its places in those runs.
+   *
+   * @throws TypeError when there is no trace, the traces differ in `memoryBytes` or `pageSize`,
+   * `minRuns` is not between 1 and their number, or a disk has not a trace of each run.
+   */
+  static fromTraces(traces: Iterable<Trace>, options: MergeOptions = {}): WorkingSet {
+    const [first, ...rest] = traces
+    if (first === undefined) throw new TypeError('Expected at least one trace, got none')
+    const all = [first, ...rest] as const
+    for (const trace of all) {
+      if (!(trace instanceof Trace)) throw new TypeError('Expected traces to be of class Trace')
+      for (const field of ['memoryBytes', 'pageSize'] as const) {
+        if (trace[field] === first[field]) continue
+        throw new TypeError(
+          `Expected traces of one snapshot, got ${field} ${first[field]} and ${trace[field]}`,
+        )
+      }
+    }
+    checkOptions('WorkingSet.fromTraces()', options, {
+      minRuns: count(1, all.length),
+      disks: diskTraces,
+    })
+    const minRuns = options.minRuns ?? all.length
+    const diskRuns = checkDiskRuns(options.disks ?? [], all.length)
+    return new WorkingSet({
+      order: mergeTraces([...all], minRuns),
+      runs: all.length,
+      disks: diskRuns.map(([{ memoryBytes }]) => ({ name: undefined, bytes: memoryBytes })),
+      diskTable: mergeDisks(diskRuns, minRuns),
+    })
+  }
+
+  /**
+   * Reads the header and index of a working-set file, not its data, and checks every rule of the
+   * format.
+   *
+   * @throws ReapTraceError
+   * - `ERR_WORKING_SET_INVALID`: a rule is broken; `check` names it and `offset` the place,
+   * - `ERR_WORKING_SET_IO`: the file cannot be opened or read.
+   */
+  static async read(path: string): Promise<WorkingSet> {
+    checkOptions('WorkingSet.read()', { path }, { path: required(rules.path) })
+    return new WorkingSet(await readWorkingSetFile(path))
+  }
+
+  get bytes(): number {
+    return this.pages * PAGE
+  }
+
+  /**
+   * The guest's pages in first-touch order, in units of `pageSize`. With several runs merged, its
+   * times need not rise.
+   */
+  get order(): Trace {
+    // A restore has no use for it, so that reading a file does not wait for it.
+    this.#order ??= orderOf(this.#file!)
+    return this.#order
+  }
+
+  /** The pages as runs, by address. */
+  get extents(): readonly Extent[] {
+    this.#extents ??= Object.freeze(mergeExtents(this.order))
+    return this.#extents
+  }
+
+  /** The disk images that were read, with their pages; empty when there are none. */
+  get disks(): readonly DiskWorkingSet[] {
+    this.#disks ??= listDisks(this.#diskFacts, this.#diskTable)
+    return this.#disks
+  }
+
+  /** What the file says of itself; `undefined` when this is not from a file. */
+  get manifest(): Manifest | undefined {
+    return this.#file?.manifest
+  }
+
+  /**
+   * Writes a working-set file with the bytes of the pages, taken from `memoryFile`. Of disk images it
+   * has places, and no bytes.
+   *
+   * The file takes the place of one that is there only when it is complete and on the disk. It is
+   * readable by its owner alone (mode 0600): it holds guest memory.
+   *
+   * @returns what the file says of itself.
+   * @throws TypeError for options that make no sense, or when `path` is the memory file or a disk
+   * image.
+   * @throws ReapTraceError
+   * - `ERR_SNAPSHOT_MISMATCH`: the memory file or a disk image has another size than the traces say,
+   * - `ERR_SOURCE_READ`: it cannot be read, or the memory file changed meanwhile,
+   * - `ERR_WORKING_SET_IO`: the file cannot be written (no space, no permission).
+   * @throws the reason of `signal` when it aborts.
+   */
+  async write(path: string, options: WriteOptions): Promise<Manifest> {
+    checkOptions('WorkingSet.write()', { path }, { path: required(rules.path) })
+    checkOptions('WorkingSet.write()', options, {
+      memoryFile: required(rules.path),
+      diskImages: imagePaths(this.#diskFacts.length),
+      manifest: { expected: 'an object', accepts: (value) => typeof value === 'object' },
+      snapshotId: rules.name,
+      signal: rules.signal,
+      onProgress: rules.callback,
+    })
+    const { memoryFile, diskImages = [], manifest = {}, signal, onProgress } = options
+    checkOptions('The manifest of WorkingSet.write()', manifest, { label })
+    const { order, runs } = this
+    return writeWorkingSetFile(path, {
+      order,
+      runs,
+      memoryFile,
+      disks: await takeDisks(path, this.disks, diskImages),
+      diskTable: this.#diskTable,
+      replaces: undefined,
+      label: manifest.label,
+      snapshotId: options.snapshotId,
+      signal,
+      onProgress,
+    })
+  }
+
+  /**
+   * Compares every page of the file with the memory file, those of zeros too, and remembers the
+   * result on this host: restores of an identical pair install the set's own bytes from then on.
+   *
+   * @throws TypeError when this working set is not from a file.
+   * @throws ReapTraceError
+   * - `ERR_SNAPSHOT_MISMATCH`: the memory file has another size,
+   * - `ERR_WORKING_SET_INVALID`: the file's data is damaged (`check` is `group-checksum`), or it was
+   *   written to since it was read (`changed`),
+   * - `ERR_SOURCE_READ`, `ERR_WORKING_SET_IO`: one of the files cannot be read.
+   * @throws the reason of `signal` when it aborts.
+   */
+  async verify(memoryFile: string, options: VerifyOptions = {}): Promise<VerifyResult> {
+    checkOptions('WorkingSet.verify()', { memoryFile }, { memoryFile: required(rules.path) })
+    checkOptions('WorkingSet.verify()', options, {
+      signal: rules.signal,
+      onProgress: rules.callback,
+    })
+    const file = this.#file
+    if (!file) throw new TypeError('verify() needs a working set that was read from a file')
+    const { result } = await compareWithMemory(file, memoryFile, { when: 'soon', ...options })
+    return result
+  }
+
+  /**
+   * Results of writes and comparisons of this file on this host, the newest first, as long as the file is
+   * unchanged. Empty for a working set that is not from a file.
+   */
+  async findings(): Promise<readonly WorkingSetFinding[]> {
+    return this.#file ? listFindings(this.#file) : []
+  }
+
+  /** The working set in numbers, for people and tools. */
+  describe(): WorkingSetSummary {
+    const { pageSize, memoryBytes, runs, pages, bytes, extents } = this
+    const file = this.#file
+    const disks = this.disks.map((disk) => ({ ...disk, extents: disk.extents.length }))
+    return {
+      pageSize,
+      memoryBytes,
+      runs,
+      pages,
+      bytes,
+      share: bytes / memoryBytes,
+      extents: extents.length,
+      runLengths: runLengths(extents),
+      lastTouchUs: this.order.timesUs.reduce((last, time) => Math.max(last, time), 0),
+      ...(disks.length > 0 && { disks }),
+      ...(file && {
+        file: {
+          path: file.path,
+          id: Buffer.from(file.id).toString('hex'),
+          fileBytes: file.fileBytes,
+          ...countOf(file),
+          dataPages: file.dataPages,
+          zeroPages: file.zeroPages,
+          manifest: file.manifest,
+        },
+      }),
+    }
+  }
+}
+
+/** What a working set of traces is made of. */
+interface MergedRuns {
+  readonly order: Trace
+  readonly runs: number
+  readonly disks: readonly DiskFacts[]
+  readonly diskTable: Uint32Array
+}
+
+function touchesOf({ pages, timesUs, pageSize }: Trace): Uint32Array {
+  const touches = new Uint32Array(2 * pages.length)
+  pages.forEach((page, i) => {
+    touches[2 * i] = (page * pageSize) / PAGE
+    touches[2 * i + 1] = timesUs[i]!
+  })
+  return touches
+}
+
+function orderOf({ pageSize, memoryBytes, touches }: WorkingSetFile): Trace {
+  const step = pageSize / PAGE
+  const pages = touches.filter((_, i) => i % 2 === 0).map((page) => page / step)
+  const timesUs = touches.filter((_, i) => i % 2 === 1)
+  return new Trace({ pageSize, memoryBytes, pages, timesUs })
+}
+
+/** The option `workingSet`. */
+export const workingSetRule: OptionRule = {
+  expected: 'a WorkingSet or the path of a working-set file',
+  accepts: (value) => value instanceof WorkingSet || rules.path.accepts(value),
+}
