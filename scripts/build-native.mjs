@@ -5,7 +5,7 @@
 // --arch=arm64 cross-compiles with aarch64-linux-gnu-g++ (Debian: g++-aarch64-linux-gnu).
 // --out=DIR copies the binaries there.
 import { spawnSync } from 'node:child_process'
-import { copyFileSync, existsSync, mkdirSync, rmSync, statSync } from 'node:fs'
+import { copyFileSync, existsSync, mkdirSync, readdirSync, rmSync, statSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { availableParallelism } from 'node:os'
 import { dirname, join } from 'node:path'
@@ -54,17 +54,18 @@ function nodeGyp(...args) {
 
 // A folder's time changes with its list of files, which gyp reads when it configures.
 const stamp = join(build, `.configured-${options.arch}`)
+const rooms = (folder) => [
+  folder,
+  ...readdirSync(join(root, folder), { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isDirectory())
+    .map((entry) => join(entry.parentPath, entry.name).slice(root.length)),
+]
 const configured =
   existsSync(stamp) &&
   existsSync(join(build, 'Makefile')) &&
-  [
-    'binding.gyp',
-    'package-lock.json',
-    'native/guest',
-    'native/guest/microvm',
-    'native/guest/microvm/microvm.ld',
-    'native/interposer',
-  ].every((file) => statSync(join(root, file)).mtimeMs <= statSync(join(build, 'Makefile')).mtimeMs)
+  ['binding.gyp', 'package-lock.json', ...rooms('native'), 'native/guest/microvm/microvm.ld'].every(
+    (file) => statSync(join(root, file)).mtimeMs <= statSync(join(build, 'Makefile')).mtimeMs,
+  )
 if (!configured) {
   if (!options.quiet) {
     process.stderr.write(`building the native parts for linux-${options.arch} …\n`)

@@ -34,23 +34,23 @@ const build = join(root, `build/test-native-${kind}`)
 const binary = join(build, 'native-tests')
 
 function sources(directory, accept) {
-  return readdirSync(join(root, directory))
+  return readdirSync(join(root, directory), { recursive: true })
     .filter((name) => name.endsWith('.cc') && accept(name))
     .map((name) => ({
       path: `${directory}/${name}`,
-      object: `${directory.replace('/', '-')}-${name}.o`,
+      object: `${directory}/${name}.o`.replaceAll('/', '-'),
     }))
 }
 
 function makefile() {
   const flags = [
     ...['-std=c++17', '-fno-exceptions', '-Wall', '-Wextra', '-Werror', '-g', '-O1', '-pthread'],
-    ...['-DREAP_TEST_HOOKS', `-I${join(root, 'native')}`, `-I${join(root, 'test/native')}`],
+    ...['-DREAP_TEST_HOOKS', `-I${join(root, 'native/engine')}`, `-I${join(root, 'test/native')}`],
     ...(sanitizers[kind] ?? []),
   ]
   const compiled = [
-    ...sources('native', (name) => !name.startsWith('addon')),
-    ...sources('test/native', (name) => !name.startsWith('fuzz_')),
+    ...sources('native/engine', () => true),
+    ...sources('test/native', (name) => !name.includes('fuzz_')),
   ]
   const objects = compiled.map(({ object }) => object).join(' ')
   const rules = compiled.map(

@@ -16,7 +16,7 @@ const pooled = () => Number(readFileSync(pool, 'utf8'))
  */
 export async function borrowHugePages(wanted: number, needed: number): Promise<string | undefined> {
   // The pool is the machine's and the native tests empty it, so those of another checkout wait
-  // (test/native/main.cc takes the same lock).
+  // (test/native/support/main.cc takes the same lock).
   const lock = openSync(pool, 'r')
   const flock = koffi.load('libc.so.6').func('int flock(int fd, int operation)')
   while (flock(lock, LOCK_EX | LOCK_NB) !== 0) await delay(50)

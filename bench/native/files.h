@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "posix.h"
+#include "base/posix.h"
 
 namespace reap::bench {
 

@@ -7,9 +7,9 @@
 
 #include "files.h"
 #include "options.h"
-#include "plan.h"
 #include "report.h"
-#include "working_set_index.h"
+#include "working_set/index.h"
+#include "working_set/plan.h"
 
 namespace reap::bench {
 

@@ -9,7 +9,7 @@
 #include "guest/userfault.h"
 #include "options.h"
 #include "report.h"
-#include "uffd.h"
+#include "uffd/uffd.h"
 
 namespace reap::bench {
 

@@ -11,7 +11,7 @@
 #include <cstring>
 
 #include "report.h"
-#include "uffd.h"
+#include "uffd/uffd.h"
 
 namespace reap::bench {
 

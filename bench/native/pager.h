@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "guest_memory.h"
-#include "handshake.h"
-#include "posix.h"
+#include "base/posix.h"
+#include "handshake/receiver.h"
+#include "uffd/guest_memory.h"
 
 namespace reap::bench {
 

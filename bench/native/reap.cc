@@ -17,7 +17,7 @@
 #include "options.h"
 #include "pager.h"
 #include "report.h"
-#include "uffd.h"
+#include "uffd/uffd.h"
 
 namespace reap::bench {
 

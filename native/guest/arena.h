@@ -5,8 +5,8 @@
 #include <string>
 
 #include "answer.h"
+#include "base/posix.h"
 #include "userfault.h"
-#include "posix.h"
 
 namespace reap::guest {
 

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "answer.h"
+#include "base/posix.h"
 #include "vmm_memory.h"
-#include "posix.h"
 
 namespace reap::guest {
 

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "answer.h"
-#include "posix.h"
+#include "base/posix.h"
 
 namespace reap::guest {
 

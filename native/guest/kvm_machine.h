@@ -9,7 +9,7 @@
 #include <cstdint>
 
 #include "answer.h"
-#include "posix.h"
+#include "base/posix.h"
 
 namespace reap::guest {
 

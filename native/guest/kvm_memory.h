@@ -5,10 +5,10 @@
 #include <string>
 
 #include "answer.h"
+#include "base/posix.h"
 #include "kvm_trace.h"
 #include "userfault.h"
 #include "vmm_memory.h"
-#include "posix.h"
 
 namespace reap::guest {
 

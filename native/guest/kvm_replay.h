@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "answer.h"
+#include "base/posix.h"
 #include "kvm_machine.h"
 #include "kvm_trace.h"
-#include "posix.h"
 
 namespace reap::guest {
 

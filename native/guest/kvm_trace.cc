@@ -7,7 +7,7 @@
 #include <cstring>
 #include <utility>
 
-#include "posix.h"
+#include "base/posix.h"
 
 namespace reap::guest {
 

@@ -4,7 +4,7 @@
 #include <cstddef>
 
 #include "answer.h"
-#include "posix.h"
+#include "base/posix.h"
 
 namespace reap::guest {
 

@@ -15,7 +15,7 @@
 #include <ctime>
 #include <utility>
 
-#include "posix.h"
+#include "base/posix.h"
 
 // Linux 5.11; Debian 12's header has it, older ones may not.
 #ifndef UFFD_USER_MODE_ONLY

@@ -19,7 +19,7 @@ const handshakeKeys = [
 
 const hex = (value: bigint) => `0x${value.toString(16)}`
 
-/** What a refused handshake got wrong; the numbers are explained in native/handshake_parser.h. */
+/** What a refused handshake got wrong; the numbers are explained in native/engine/handshake/parser.h. */
 function explainHandshake({ check, offset, want, got, errno, syscall }: NativeFailure): string {
   const key = handshakeKeys[Number(want)] ?? 'a key'
   const region = `region ${offset}`

@@ -6,7 +6,7 @@ import { native } from '../binding/addon.js'
 /** Device, inode, size, and the times of the last change of data and of status in nanoseconds. */
 export type FileStamp = BigUint64Array
 
-// As stamp_of() in native/page_source.cc.
+// As stamp_of() in native/engine/files/page_source.cc.
 export const stampOf = ({ dev, ino, size, mtimeNs, ctimeNs }: BigIntStats): FileStamp =>
   BigUint64Array.of(dev, ino, size, mtimeNs, ctimeNs)
 

@@ -5,7 +5,7 @@ import type { FileStamp } from '../../snapshot/file-stamp.js'
 
 // The bytes are specified in docs/working-set-format.md; the names here are the ones used there.
 // This file writes them, decode.ts reads and checks them, the tables of the guest's memory
-// in native/working_set_index.cc, and native/survey.cc takes samples of those.
+// in native/engine/working_set/index.cc, and native/engine/page_cache/survey.cc takes samples of those.
 
 export const MAGIC = 0x5445_5357_5041_4552n // "REAPWSET"
 export const MAJOR = 2

@@ -1,0 +1,295 @@
+// Node-API only: arguments in, events out. src/binding/addon.ts has the other side of this seam.
+#include "addon/addon.h"
+
+#include <cstring>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "session/engine.h"
+#include "uffd/uffd.h"
+
+namespace reap {
+
+Napi::Value to_js(Napi::Env env, const Failure& failure) {
+  if (!failure) return env.Null();
+  Napi::Object object = Napi::Object::New(env);
+  object["code"] = static_cast<uint32_t>(failure.code);
+  object["errno"] = failure.err;
+  object["syscall"] = failure.syscall;
+  object["check"] = failure.check;
+  object["offset"] = Napi::BigInt::New(env, failure.offset);
+  object["want"] = Napi::BigInt::New(env, failure.want);
+  object["got"] = Napi::BigInt::New(env, failure.got);
+  return object;
+}
+
+}  // namespace reap
+
+namespace {
+
+using reap::Engine;
+using reap::Event;
+using reap::Failure;
+using reap::to_js;
+
+constexpr uint32_t kRecord = 1;
+constexpr uint32_t kLeaveVm = 2;
+constexpr napi_type_tag kSessionTag = {0x8a1f0c6d5b2e4973, 0x9d3e7f10a4c2b658};
+
+struct SessionHandle {
+  uint64_t id;
+  std::shared_ptr<reap::Ledger> ledger;
+  std::shared_ptr<reap::TraceRecorder> trace;
+};
+
+Napi::Object to_js(Napi::Env env, const Event& event) {
+  Napi::Object object = Napi::Object::New(env);
+  object["session"] = static_cast<double>(event.session);
+  object["kind"] = static_cast<uint32_t>(event.kind);
+  object["failure"] = to_js(env, event.failure);
+  object["pid"] = event.pid;
+  if (event.kind == Event::Kind::connected) {
+    object["pageSize"] = static_cast<double>(event.page_size);
+    std::vector<uint64_t> flat;
+    for (const auto& region : event.regions) {
+      flat.insert(flat.end(), {region.base, region.size, region.offset});
+    }
+    Napi::BigUint64Array regions = Napi::BigUint64Array::New(env, flat.size());
+    reap::fill(regions, flat.data());
+    object["regions"] = regions;
+  } else if (event.kind == Event::Kind::prefetched) {
+    const reap::PrefetchReport& report = event.prefetch;
+    const auto number = [](uint64_t value) { return static_cast<double>(value); };
+    const double fields[] = {number(report.pages),
+                             number(report.extents),
+                             number(report.bytes),
+                             number(report.fetch_us),
+                             number(report.install_us),
+                             number(report.since_connect_us),
+                             report.from_working_set ? 1.0 : 0.0};
+    Napi::Float64Array numbers = Napi::Float64Array::New(env, std::size(fields));
+    reap::fill(numbers, fields);
+    object["prefetch"] = numbers;
+  } else if (event.kind == Event::Kind::ended) {
+    object["state"] = static_cast<uint32_t>(event.state);
+  }
+  return object;
+}
+
+// One per JavaScript environment: a worker thread has its own engine.
+class Environment {
+ public:
+  explicit Environment(Napi::Env env) : env_(env) {}
+  ~Environment() { shutdown(); }
+  static Environment& of(const Napi::CallbackInfo& info) {
+    return *info.Env().GetInstanceData<Environment>();
+  }
+
+  // 0 or a negative errno.
+  int start(Napi::Function listener) {
+    shutdown();
+    events_ = Events::New(env_, listener, "reap-trace", 0, 1, this);
+    events_.Unref(env_);
+    int error = 0;
+    engine_ = Engine::create(
+        [events = events_](Event&& event) {
+          auto* owned = new Event(std::move(event));
+          if (events.NonBlockingCall(owned) != napi_ok) delete owned;
+        },
+        &error);
+    if (!engine_) {
+      events_.Release();
+      return error;
+    }
+    // Hooks run last in, first out: this one stops our threads before Node ends the function that
+    // they call.
+    env_.AddCleanupHook([](Environment* self) { self->shutdown(); }, this);
+    return 0;
+  }
+  // Joins the threads.
+  void shutdown() {
+    if (!engine_) return;
+    engine_.reset();
+    events_.Release();
+    open_sessions_ = 0;
+  }
+
+  Engine* engine() { return engine_.get(); }
+
+  // An open session keeps the process alive, as a listening server does.
+  void opened() {
+    if (open_sessions_++ == 0) events_.Ref(env_);
+  }
+  void ended() {
+    if (open_sessions_ > 0 && --open_sessions_ == 0) events_.Unref(env_);
+  }
+
+ private:
+  static void deliver(Napi::Env env, Napi::Function listener, Environment* self, Event* event) {
+    const std::unique_ptr<Event> owned(event);
+    if (env == nullptr) return;  // the environment is going away
+    if (owned->kind == Event::Kind::ended) self->ended();
+    listener.Call({to_js(env, *owned)});
+  }
+  using Events = Napi::TypedThreadSafeFunction<Environment, Event, &Environment::deliver>;
+
+  Napi::Env env_;
+  Events events_;
+  std::unique_ptr<Engine> engine_;
+  unsigned open_sessions_ = 0;
+};
+
+SessionHandle* session_of(const Napi::CallbackInfo& info) {
+  const auto external = info[0].As<Napi::External<SessionHandle>>();
+  bool ours = false;
+  if (!info[0].IsExternal() ||
+      napi_check_object_type_tag(info.Env(), info[0], &kSessionTag, &ours) != napi_ok || !ours) {
+    Napi::TypeError::New(info.Env(), "not a session").ThrowAsJavaScriptException();
+    return nullptr;
+  }
+  return external.Data();
+}
+
+// start(listener) => errno
+Napi::Value start(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), Environment::of(info).start(info[0].As<Napi::Function>()));
+}
+
+// open(socketPath, memoryFile, flags, peerUid | -1, connectTimeoutMs,
+//      planPath | null, planPageSize, groups, extents,
+//      proof: BigUint64Array of the stamps of memory file and working set | null)
+//   => failure | [id, session]
+Napi::Value open(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  Environment& environment = Environment::of(info);
+  if (!environment.engine()) {
+    Napi::TypeError::New(env, "start() comes first").ThrowAsJavaScriptException();
+    return env.Undefined();
+  }
+  reap::SessionOptions options;
+  options.socket_path = info[0].As<Napi::String>().Utf8Value();
+  options.memory_file = info[1].As<Napi::String>().Utf8Value();
+  const uint32_t flags = info[2].As<Napi::Number>().Uint32Value();
+  options.record = flags & kRecord;
+  options.kill_vm = !(flags & kLeaveVm);
+  const int64_t peer_uid = info[3].As<Napi::Number>().Int64Value();
+  if (peer_uid >= 0) options.peer_uid = static_cast<uid_t>(peer_uid);
+  options.connect_timeout = std::chrono::milliseconds(info[4].As<Napi::Number>().Int64Value());
+  if (info[5].IsString()) {
+    auto plan = std::make_shared<reap::Plan>();
+    plan->path = info[5].As<Napi::String>().Utf8Value();
+    plan->page_size = info[6].As<Napi::Number>().Uint32Value();
+    plan->groups = reap::records<reap::PlanGroup>(info[7]);
+    plan->extents = reap::records<reap::PlanExtent>(info[8]);
+    if (info[9].IsTypedArray()) {
+      const auto stamps = info[9].As<Napi::BigUint64Array>();
+      reap::Proof proof{};
+      if (stamps.ByteLength() == sizeof proof) {
+        std::memcpy(&proof, stamps.Data(), sizeof proof);
+        plan->proof = proof;
+      }
+    }
+    options.plan = std::move(plan);
+  }
+
+  auto handle = std::make_unique<SessionHandle>();
+  handle->ledger = std::make_shared<reap::Ledger>();
+  handle->trace = std::make_shared<reap::TraceRecorder>();
+  Failure failure;
+  handle->id =
+      environment.engine()->open(std::move(options), handle->ledger, handle->trace, &failure);
+  if (handle->id == 0) return to_js(env, failure);
+  environment.opened();
+
+  Napi::Array result = Napi::Array::New(env, 2);
+  result[0U] = static_cast<double>(handle->id);
+  auto external = Napi::External<SessionHandle>::New(
+      env, handle.release(), [](Napi::Env, SessionHandle* gone) { delete gone; });
+  napi_type_tag_object(env, external, &kSessionTag);
+  result[1U] = external;
+  return result;
+}
+
+// close(session, killVm)
+void close(const Napi::CallbackInfo& info) {
+  SessionHandle* handle = session_of(info);
+  Engine* engine = Environment::of(info).engine();
+  if (!handle || !engine) return;
+  if (auto session = engine->find(handle->id)) {
+    session->close(info[1].As<Napi::Boolean>().Value());
+  }
+}
+
+// detach(session) => whether a VM is being served
+Napi::Value detach(const Napi::CallbackInfo& info) {
+  SessionHandle* handle = session_of(info);
+  Engine* engine = Environment::of(info).engine();
+  if (!handle || !engine) return Napi::Boolean::New(info.Env(), false);
+  const auto session = engine->find(handle->id);
+  return Napi::Boolean::New(info.Env(), session && session->detach());
+}
+
+// stats(session, counters: Float64Array)
+void stats(const Napi::CallbackInfo& info) {
+  SessionHandle* handle = session_of(info);
+  if (!handle) return;
+  auto counters = info[1].As<Napi::Float64Array>();
+  const size_t count =
+      std::min(counters.ElementLength(), static_cast<size_t>(reap::Counter::kCount));
+  for (size_t i = 0; i < count; ++i) {
+    counters[i] = static_cast<double>(handle->ledger->get(static_cast<reap::Counter>(i)));
+  }
+}
+
+// takeTrace(session) => [pageSize, memoryBytes, Uint32Array of page, microseconds, page, …]
+Napi::Value take_trace(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  SessionHandle* handle = session_of(info);
+  if (!handle) return env.Undefined();
+  const auto taken = handle->trace->take();
+  const reap::TraceRecorder::Trace& trace = *taken;
+  Napi::Uint32Array touches = Napi::Uint32Array::New(env, trace.touches.size() * 2);
+  reap::fill(touches, trace.touches.data());
+  Napi::Array result = Napi::Array::New(env, 3);
+  result[0U] = static_cast<double>(trace.page_size);
+  result[1U] = static_cast<double>(trace.memory_bytes);
+  result[2U] = touches;
+  return result;
+}
+
+// shutdown(): ends every session as its options say and joins the threads
+void shutdown(const Napi::CallbackInfo& info) { Environment::of(info).shutdown(); }
+
+// probe() => [device, syscall, userModeOnly: 0 or a negative errno each; features: bigint]
+Napi::Value probe(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  const reap::uffd::Availability found = reap::uffd::probe();
+  Napi::Array result = Napi::Array::New(env, 4);
+  result[0U] = found.device;
+  result[1U] = found.syscall;
+  result[2U] = found.user_mode_only;
+  result[3U] = Napi::BigInt::New(env, found.features);
+  return result;
+}
+
+Napi::Object init(Napi::Env env, Napi::Object exports) {
+  env.SetInstanceData(new Environment(env));
+  exports["start"] = Napi::Function::New(env, start);
+  exports["open"] = Napi::Function::New(env, open);
+  exports["close"] = Napi::Function::New(env, close);
+  exports["detach"] = Napi::Function::New(env, detach);
+  exports["stats"] = Napi::Function::New(env, stats);
+  exports["takeTrace"] = Napi::Function::New(env, take_trace);
+  exports["shutdown"] = Napi::Function::New(env, shutdown);
+  exports["probe"] = Napi::Function::New(env, probe);
+  reap::add_comparison(env, exports);
+  reap::add_files(env, exports);
+  reap::add_page_cache(env, exports);
+  return exports;
+}
+
+}  // namespace
+
+NODE_API_MODULE(reap_trace, init)

@@ -1,0 +1,198 @@
+// Node-API only: comparisons of working sets with memory files. src/binding/addon.ts has the other
+// side.
+#include "working_set/comparison.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <memory>
+#include <utility>
+
+#include "addon/addon.h"
+
+namespace reap {
+
+namespace {
+
+// The thread runs when no other wants the core, and reads when no other wants the disk (where the
+// disk's scheduler has classes). Both need no privilege, and go on without where they are refused.
+void take_lowest_priority() {
+  constexpr int kIoprioWhoProcess = 1;  // with id 0, the calling thread (ioprio_set(2))
+  constexpr int kIoprioIdle = 3 << 13;
+  const sched_param none{};
+  ::sched_setscheduler(0, SCHED_IDLE, &none);
+  ::syscall(SYS_ioprio_set, kIoprioWhoProcess, 0, kIoprioIdle);
+}
+
+// One comparison, from its start to the event that tells its end, on its own thread.
+class ComparisonJob {
+ public:
+  using Stop = std::atomic<bool>;
+
+  ComparisonJob(Napi::Env env, Plan plan, bool background, Napi::Value on_progress)
+      : plan_(std::move(plan)),
+        background_(background),
+        deferred_(Napi::Promise::Deferred::New(env)) {
+    if (on_progress.IsFunction()) on_progress_ = Napi::Persistent(on_progress.As<Napi::Function>());
+  }
+
+  // 0 or a negative errno.
+  int open(int working_set, int memory_file) {
+    const int error = working_set_.adopt(copy_of(working_set));
+    return error != 0 ? error : memory_file_.adopt(copy_of(memory_file));
+  }
+
+  bool fits() const { return reap::fits(plan_, memory_file_.bytes()); }
+
+  // Owns itself from here on. 0 or a negative errno.
+  int start(Napi::Env env) {
+    events_ = Events::New(env, "reap-trace", 0, 1, this);
+    const int error = ::pthread_create(&thread_, nullptr, run, this);
+    if (error != 0) {
+      events_.Release();
+      return -error;
+    }
+    napi_add_env_cleanup_hook(env, end, this);
+    return 0;
+  }
+
+  const std::shared_ptr<Stop>& stop() const { return stop_; }
+  Napi::Promise promise() const { return deferred_.Promise(); }
+
+ private:
+  struct Event {
+    uint64_t pages;
+    bool is_end;
+  };
+
+  static UniqueFd copy_of(int fd) { return UniqueFd(::fcntl(fd, F_DUPFD_CLOEXEC, 0)); }
+
+  static void* run(void* self) {
+    static_cast<ComparisonJob*>(self)->work();
+    return nullptr;
+  }
+  static void* run_idle(void* self) {
+    take_lowest_priority();
+    static_cast<ComparisonJob*>(self)->compare_files();
+    return nullptr;
+  }
+
+  // The JavaScript thread waits for this one, and shares a lock with it, so that it has the usual
+  // priority: one that runs when no other wants the core could keep both from a busy machine's.
+  void work() {
+    pthread_setname_np(pthread_self(), "reap-compare");
+    pthread_t idle{};
+    if (!background_) {
+      compare_files();
+    } else if (const int error = ::pthread_create(&idle, nullptr, run_idle, this)) {
+      result_.failure = failed_call(ErrorCode::working_set_io, -error, "pthread_create");
+    } else {
+      ::pthread_join(idle, nullptr);
+    }
+    // The descriptors go first: whoever hears of the end may count them.
+    working_set_ = PageSource();
+    memory_file_ = PageSource();
+    Events events = events_;
+    tell({result_.pages, true});
+    events.Release();
+  }
+
+  void compare_files() {
+    compare(
+        plan_, working_set_, memory_file_, *stop_,
+        [this](uint64_t pages) {
+          if (on_progress_) tell({pages, false});
+        },
+        &result_);
+  }
+
+  void tell(Event event) {
+    auto* owned = new Event(event);
+    if (events_.NonBlockingCall(owned) != napi_ok) delete owned;
+  }
+
+  static void deliver(Napi::Env env, Napi::Function, ComparisonJob* self, Event* event) {
+    const std::unique_ptr<Event> owned(event);
+    if (event->is_end) {
+      const std::unique_ptr<ComparisonJob> ended(self);
+      if (env == nullptr) return;  // the environment is going away, and end() has joined
+      napi_remove_env_cleanup_hook(env, end, self);
+      ::pthread_join(self->thread_, nullptr);
+      self->resolve(env);
+    } else if (env != nullptr) {
+      self->on_progress_.Call({Napi::Number::New(env, static_cast<double>(event->pages))});
+    }
+  }
+  using Events = Napi::TypedThreadSafeFunction<ComparisonJob, Event, &ComparisonJob::deliver>;
+
+  void resolve(Napi::Env env) {
+    Napi::Uint32Array mismatches = Napi::Uint32Array::New(env, result_.mismatches.size());
+    fill(mismatches, result_.mismatches.data());
+    Napi::Array result = Napi::Array::New(env, 4);
+    result[0U] = static_cast<double>(result_.pages);
+    result[1U] = static_cast<double>(result_.mismatched_pages);
+    result[2U] = mismatches;
+    result[3U] = to_js(env, result_.failure);
+    deferred_.Resolve(result);
+  }
+
+  // Hooks of an environment that ends run last in, first out: this one before that which deletes
+  // the function that the thread calls.
+  static void end(void* data) {
+    auto* self = static_cast<ComparisonJob*>(data);
+    *self->stop_ = true;
+    ::pthread_join(self->thread_, nullptr);
+  }
+
+  const Plan plan_;
+  const bool background_;
+  const std::shared_ptr<Stop> stop_ = std::make_shared<Stop>(false);
+  PageSource working_set_;
+  PageSource memory_file_;
+  Comparison result_;
+  Napi::Promise::Deferred deferred_;
+  Napi::FunctionReference on_progress_;
+  Events events_;
+  pthread_t thread_{};
+};
+
+// compare(workingSet: fd, memoryFile: fd, groups, extents, background, onProgress | undefined)
+//   => failure | [stop, Promise<[pages, mismatchedPages, mismatches: Uint32Array, failure | null]>]
+Napi::Value start_comparison(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  Plan plan;
+  plan.path = "-";  // fits() checks the groups of a plan with a path only
+  plan.groups = records<PlanGroup>(info[2]);
+  plan.extents = records<PlanExtent>(info[3]);
+  auto job =
+      std::make_unique<ComparisonJob>(env, std::move(plan), info[4].As<Napi::Boolean>(), info[5]);
+  int error =
+      job->open(info[0].As<Napi::Number>().Int32Value(), info[1].As<Napi::Number>().Int32Value());
+  if (error == 0 && !job->fits()) error = -EINVAL;
+  const std::shared_ptr<ComparisonJob::Stop> stop = job->stop();
+  const Napi::Promise promise = job->promise();
+  const char* syscall = "fstat";
+  if (error == 0) {
+    error = job->start(env);
+    syscall = "pthread_create";
+  }
+  if (error != 0) return to_js(env, failed_call(ErrorCode::working_set_io, error, syscall));
+  job.release();
+  Napi::Array result = Napi::Array::New(env, 2);
+  result[0U] = Napi::Function::New(env, [stop](const Napi::CallbackInfo&) { *stop = true; });
+  result[1U] = promise;
+  return result;
+}
+
+}  // namespace
+
+void add_comparison(Napi::Env env, Napi::Object exports) {
+  exports["compare"] = Napi::Function::New(env, start_comparison);
+}
+
+}  // namespace reap

@@ -1,0 +1,157 @@
+// Node-API only: what is read of files, apart from sessions. src/binding/addon.ts has the other
+// side.
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "addon/addon.h"
+#include "base/crc32c.h"
+#include "files/page_samples.h"
+#include "files/page_source.h"
+#include "files/private_file.h"
+#include "working_set/index.h"
+
+namespace reap {
+
+namespace {
+
+// crc32c(bytes, seed) => number
+Napi::Value checksum(const Napi::CallbackInfo& info) {
+  const auto bytes = info[0].As<Napi::Uint8Array>();
+  const uint32_t seed = info[1].As<Napi::Number>().Uint32Value();
+  return Napi::Number::New(info.Env(), crc32c(bytes.Data(), bytes.ByteLength(), seed));
+}
+
+class SamplePages : public Task {
+ public:
+  SamplePages(Napi::Env env, std::string path, std::vector<uint32_t> pages)
+      : Task(env), path_(std::move(path)), pages_(std::move(pages)) {}
+
+ protected:
+  void Execute() override { failure_ = sample_pages(path_, pages_, &checksums_); }
+  Napi::Value result(Napi::Env env) override {
+    if (failure_) return to_js(env, failure_);
+    Napi::Uint32Array checksums = Napi::Uint32Array::New(env, checksums_.size());
+    fill(checksums, checksums_.data());
+    return checksums;
+  }
+
+ private:
+  const std::string path_;
+  const std::vector<uint32_t> pages_;
+  std::vector<uint32_t> checksums_;
+  Failure failure_;
+};
+
+// sampleDiskPages(path, pages: Uint32Array) => Promise<failure | Uint32Array>
+Napi::Value start_sampling(const Napi::CallbackInfo& info) {
+  const auto pages = info[1].As<Napi::Uint32Array>();
+  auto* task =
+      new SamplePages(info.Env(), info[0].As<Napi::String>().Utf8Value(),
+                      std::vector<uint32_t>(pages.Data(), pages.Data() + pages.ElementLength()));
+  return task->run();
+}
+
+// The bytes themselves where JavaScript may have memory of others, as in Node, and else a copy.
+Napi::Value give(Napi::Env env, std::vector<uint8_t> bytes) {
+  if (bytes.empty()) return Napi::Uint8Array::New(env, 0);
+  using Owner = std::shared_ptr<std::vector<uint8_t>>;
+  const auto owned = std::make_shared<std::vector<uint8_t>>(std::move(bytes));
+  // What cannot be made, in a worker thread that is being terminated, stays allocated: whether the
+  // finalizer was called then is not told.
+  return Napi::Buffer<uint8_t>::NewOrCopy(
+      env, owned->data(), owned->size(), [](Napi::Env, uint8_t*, Owner* owner) { delete owner; },
+      new Owner(owned));
+}
+
+class ReadIndex : public Task {
+ public:
+  ReadIndex(Napi::Env env, std::string path) : Task(env), path_(std::move(path)) {}
+
+ protected:
+  void Execute() override { failure_ = read_working_set_index(path_, &found_); }
+  Napi::Value result(Napi::Env env) override {
+    if (failure_) return to_js(env, failure_);
+    Napi::Array result = Napi::Array::New(env, 5);
+    result[0U] = found_.is_regular ? Napi::Number::New(env, static_cast<double>(found_.file_bytes))
+                                   : env.Null();
+    result[1U] = give(env, std::move(found_.header));
+    result[2U] = give(env, std::move(found_.index));
+    result[3U] = env.Null();
+    if (const BrokenRule& broken = found_.broken; broken.check) {
+      Napi::Array rule = Napi::Array::New(env, 3);
+      rule[0U] = broken.check;
+      rule[1U] = static_cast<double>(broken.offset);
+      rule[2U] = broken.what;
+      result[3U] = rule;
+    }
+    Napi::BigUint64Array stamp = Napi::BigUint64Array::New(env, found_.stamp.size());
+    fill(stamp, found_.stamp.data());
+    result[4U] = stamp;
+    return result;
+  }
+
+ private:
+  const std::string path_;
+  WorkingSetIndex found_;
+  Failure failure_;
+};
+
+// readIndex(path) => Promise<failure | [fileBytes | null, header, index, [check, offset, what] |
+// null, stamp: BigUint64Array]>
+Napi::Value read_index(const Napi::CallbackInfo& info) {
+  return (new ReadIndex(info.Env(), info[0].As<Napi::String>().Utf8Value()))->run();
+}
+
+class ReadPrivateFile : public Task {
+ public:
+  ReadPrivateFile(Napi::Env env, std::string folder, std::string name)
+      : Task(env), folder_(std::move(folder)), name_(std::move(name)) {}
+
+ protected:
+  void Execute() override { is_there_ = read_private_file(folder_, name_, &bytes_); }
+  Napi::Value result(Napi::Env env) override {
+    return is_there_ ? give(env, std::move(bytes_)) : env.Null();
+  }
+
+ private:
+  const std::string folder_;
+  const std::string name_;
+  std::vector<uint8_t> bytes_;
+  bool is_there_ = false;
+};
+
+// readPrivateFile(folder, name) => Promise<Uint8Array | null>
+Napi::Value start_reading_private_file(const Napi::CallbackInfo& info) {
+  auto* task = new ReadPrivateFile(info.Env(), info[0].As<Napi::String>().Utf8Value(),
+                                   info[1].As<Napi::String>().Utf8Value());
+  return task->run();
+}
+
+// isSettled(changedAt, age: nanoseconds) => boolean
+Napi::Value settled(const Napi::CallbackInfo& info) {
+  bool lossless = false;
+  const uint64_t changed_at = info[0].As<Napi::BigInt>().Uint64Value(&lossless);
+  const uint64_t age = info[1].As<Napi::BigInt>().Uint64Value(&lossless);
+  return Napi::Boolean::New(info.Env(), is_settled(changed_at, age));
+}
+
+// mayHaveWriters(fd) => boolean; true also where the kernel does not tell
+Napi::Value file_may_have_writers(const Napi::CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(),
+                            writers_of(info[0].As<Napi::Number>().Int32Value()) != Writers::none);
+}
+
+}  // namespace
+
+void add_files(Napi::Env env, Napi::Object exports) {
+  exports["crc32c"] = Napi::Function::New(env, checksum);
+  exports["sampleDiskPages"] = Napi::Function::New(env, start_sampling);
+  exports["readPrivateFile"] = Napi::Function::New(env, start_reading_private_file);
+  exports["mayHaveWriters"] = Napi::Function::New(env, file_may_have_writers);
+  exports["isSettled"] = Napi::Function::New(env, settled);
+  exports["readIndex"] = Napi::Function::New(env, read_index);
+}
+
+}  // namespace reap

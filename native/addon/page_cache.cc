@@ -1,0 +1,249 @@
+// Node-API only: the page cache's part of the seam. src/binding/addon.ts has the other side.
+#include <chrono>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "addon/addon.h"
+#include "page_cache/prefetcher.h"
+#include "page_cache/recorder.h"
+#include "page_cache/survey.h"
+
+namespace reap {
+
+namespace {
+
+constexpr napi_type_tag kRecorderTag = {0x51c7a90e2f6b4d83, 0xb04e8d17c9a3f265};
+
+Napi::Float64Array numbers(Napi::Env env, std::initializer_list<double> values) {
+  Napi::Float64Array array = Napi::Float64Array::New(env, values.size());
+  fill(array, values.begin());
+  return array;
+}
+
+std::vector<std::string> strings(Napi::Value value) {
+  const auto array = value.As<Napi::Array>();
+  std::vector<std::string> found;
+  for (uint32_t i = 0; i < array.Length(); ++i) {
+    found.push_back(array.Get(i).As<Napi::String>().Utf8Value());
+  }
+  return found;
+}
+
+Napi::Value to_js(Napi::Env env, const Survey& found) {
+  const auto number = [](uint64_t value) { return static_cast<double>(value); };
+  return numbers(env, {number(found.page_size), number(found.memory_bytes), number(found.pages),
+                       number(found.extents), number(found.disks), number(found.memory_device),
+                       number(found.set_device), number(found.memory_file_bytes),
+                       number(found.missing_pages), number(found.missing_extents),
+                       number(found.missing_bytes), found.is_visible ? 1.0 : 0.0,
+                       number(found.windows), found.share_around, found.look_ns});
+}
+
+class SurveyTask : public Task {
+ public:
+  SurveyTask(Napi::Env env, std::string memory_file, std::string working_set)
+      : Task(env), memory_file_(std::move(memory_file)), working_set_(std::move(working_set)) {}
+
+ protected:
+  void Execute() override { failure_ = survey(memory_file_, working_set_, &found_); }
+  Napi::Value result(Napi::Env env) override {
+    return failure_ ? to_js(env, failure_) : to_js(env, found_);
+  }
+
+ private:
+  const std::string memory_file_;
+  const std::string working_set_;
+  Survey found_;
+  Failure failure_;
+};
+
+// surveyAtOnce(memoryFile, workingSet: '' for none) => Float64Array, or undefined where that would
+// wait
+Napi::Value survey_files_at_once(const Napi::CallbackInfo& info) {
+  Survey found;
+  const bool is_had = survey_at_once(info[0].As<Napi::String>().Utf8Value(),
+                                     info[1].As<Napi::String>().Utf8Value(), &found);
+  return is_had ? to_js(info.Env(), found) : info.Env().Undefined();
+}
+
+// survey(memoryFile, workingSet: '' for none) => Promise<failure | Float64Array>
+Napi::Value survey_files(const Napi::CallbackInfo& info) {
+  auto* task = new SurveyTask(info.Env(), info[0].As<Napi::String>().Utf8Value(),
+                              info[1].As<Napi::String>().Utf8Value());
+  return task->run();
+}
+
+// Those of the whole process, one for each disk, so that one that hangs does not hold up the
+// others: worker threads of JavaScript share a disk's queue as they share the disk. Their threads
+// end with the process. Called on any JavaScript thread.
+PageCachePrefetcher& prefetcher_of(uint64_t device) {
+  static std::mutex mutex;
+  static auto* all = new std::map<uint64_t, std::unique_ptr<PageCachePrefetcher>>;
+  const std::lock_guard<std::mutex> lock(mutex);
+  auto& prefetcher = (*all)[device];
+  if (!prefetcher) prefetcher = std::make_unique<PageCachePrefetcher>();
+  return *prefetcher;
+}
+
+// One prefetch, from its start to the event that tells its end.
+struct Prefetch {
+  Prefetch(Napi::Env env, uint64_t device_)
+      : device(device_), deferred(Napi::Promise::Deferred::New(env)) {}
+
+  static void deliver(Napi::Env env, Napi::Function, Prefetch* self, PageCacheReport* report) {
+    const std::unique_ptr<PageCacheReport> owned(report);
+    const std::unique_ptr<Prefetch> ended(self);
+    if (env == nullptr) return;  // the environment is going away
+    napi_remove_env_cleanup_hook(env, end, self);
+    // Not by the prefetcher's thread: between its call and this the environment may go away.
+    self->event.Release();
+    const PageCacheReport& r = *report;
+    const auto number = [](uint64_t value) { return static_cast<double>(value); };
+    Napi::Array result = Napi::Array::New(env, 2);
+    result[0U] = numbers(env, {number(r.pages), number(r.resident), number(r.fetched_pages),
+                               number(r.extents), number(r.asked_us), number(r.there_us),
+                               r.in_budget ? 1.0 : 0.0, r.was_alone ? 1.0 : 0.0, number(r.file)});
+    result[1U] = to_js(env, r.failure);
+    self->deferred.Resolve(result);
+  }
+  using Event = Napi::TypedThreadSafeFunction<Prefetch, PageCacheReport, &Prefetch::deliver>;
+
+  // Hooks of an environment that ends run last in, first out: this one before that which deletes
+  // the function that the prefetcher calls.
+  static void end(void* self) {
+    const auto* prefetch = static_cast<Prefetch*>(self);
+    prefetcher_of(prefetch->device).end(prefetch->job);
+  }
+
+  const uint64_t device;
+  uint64_t job = 0;
+  Napi::Promise::Deferred deferred;
+  Event event;
+};
+
+// prefetchPageCache(device, paths, touches: Uint32Array of page, microseconds; pagesPerTouch;
+//   diskExtents: Uint32Array of disk, page, pages, microseconds; budgetBytes)
+//   => [job, Promise<[Float64Array, failure | null]>]
+Napi::Value prefetch_page_cache(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  const auto device = static_cast<uint64_t>(info[0].As<Napi::Number>().Int64Value());
+  std::vector<std::string> paths = strings(info[1]);
+  PageCachePlan plan;
+  plan.touches = records<PageCachePlan::Touch>(info[2]);
+  plan.pages_per_touch = info[3].As<Napi::Number>().Uint32Value();
+  plan.disk_extents = records<PageCachePlan::DiskExtent>(info[4]);
+  const double budget = info[5].As<Napi::Number>().DoubleValue();
+  auto* prefetch = new Prefetch(env, device);
+  prefetch->event = Prefetch::Event::New(env, "reap-trace", 0, 1, prefetch);
+  const Napi::Promise promise = prefetch->deferred.Promise();
+  prefetch->job =
+      prefetcher_of(device).start(std::move(paths), std::move(plan), static_cast<uint64_t>(budget),
+                                  [event = prefetch->event](const PageCacheReport& report) {
+                                    auto* owned = new PageCacheReport(report);
+                                    if (event.NonBlockingCall(owned) != napi_ok) delete owned;
+                                  });
+  napi_add_env_cleanup_hook(env, Prefetch::end, prefetch);
+  Napi::Array result = Napi::Array::New(env, 2);
+  result[0U] = static_cast<double>(prefetch->job);
+  result[1U] = promise;
+  return result;
+}
+
+// cancelPrefetch(device, job)
+void cancel_prefetch(const Napi::CallbackInfo& info) {
+  const auto number = [&info](size_t i) {
+    return static_cast<uint64_t>(info[i].As<Napi::Number>().Int64Value());
+  };
+  prefetcher_of(number(0)).cancel(number(1));
+}
+
+class StartRecording : public Task {
+ public:
+  StartRecording(Napi::Env env, std::vector<std::string> paths, std::chrono::microseconds interval)
+      : Task(env), paths_(std::move(paths)), interval_(interval) {}
+
+ protected:
+  void Execute() override { failure_ = recorder_->start(paths_, interval_); }
+  Napi::Value result(Napi::Env env) override {
+    if (failure_) return to_js(env, failure_);
+    auto external = Napi::External<std::shared_ptr<PageCacheRecorder>>::New(
+        env, new std::shared_ptr<PageCacheRecorder>(std::move(recorder_)),
+        [](Napi::Env, std::shared_ptr<PageCacheRecorder>* gone) { delete gone; });
+    napi_type_tag_object(env, external, &kRecorderTag);
+    return external;
+  }
+
+ private:
+  const std::vector<std::string> paths_;
+  const std::chrono::microseconds interval_;
+  std::shared_ptr<PageCacheRecorder> recorder_ = std::make_shared<PageCacheRecorder>();
+  Failure failure_;
+};
+
+// startRecording(paths, intervalUs) => Promise<failure | recorder>
+Napi::Value start_recording(const Napi::CallbackInfo& info) {
+  auto* task =
+      new StartRecording(info.Env(), strings(info[0]),
+                         std::chrono::microseconds(info[1].As<Napi::Number>().Int64Value()));
+  return task->run();
+}
+
+class StopRecording : public Task {
+ public:
+  StopRecording(Napi::Env env, std::shared_ptr<PageCacheRecorder> recorder)
+      : Task(env), recorder_(std::move(recorder)) {}
+
+ protected:
+  void Execute() override { record_ = recorder_->stop(); }
+  Napi::Value result(Napi::Env env) override {
+    const auto touches = [env](const std::vector<PageCacheRecorder::Touch>& from) {
+      Napi::Uint32Array array = Napi::Uint32Array::New(env, from.size() * 3);
+      fill(array, from.data());
+      return array;
+    };
+    static_assert(sizeof(PageCacheRecorder::Touch) == 12, "three words");
+    Napi::Array result = Napi::Array::New(env, 3);
+    result[0U] = touches(record_.cached);
+    result[1U] = touches(record_.mapped);
+    result[2U] = numbers(
+        env, {static_cast<double>(record_.mapper), static_cast<double>(record_.mapper_error),
+              static_cast<double>(record_.looks), static_cast<double>(record_.longest_gap_us)});
+    return result;
+  }
+
+ private:
+  const std::shared_ptr<PageCacheRecorder> recorder_;
+  PageCacheRecorder::Record record_;
+};
+
+// stopRecording(recorder) => Promise<[cached, mapped: Uint32Array of file, page, microseconds;
+//   Float64Array of mapper's pid, errno, looks, longestGapUs]>
+Napi::Value stop_recording(const Napi::CallbackInfo& info) {
+  bool ours = false;
+  if (!info[0].IsExternal() ||
+      napi_check_object_type_tag(info.Env(), info[0], &kRecorderTag, &ours) != napi_ok || !ours) {
+    Napi::TypeError::New(info.Env(), "not a recorder").ThrowAsJavaScriptException();
+    return info.Env().Undefined();
+  }
+  auto recorder = *info[0].As<Napi::External<std::shared_ptr<PageCacheRecorder>>>().Data();
+  auto* task = new StopRecording(info.Env(), std::move(recorder));
+  return task->run();
+}
+
+}  // namespace
+
+void add_page_cache(Napi::Env env, Napi::Object exports) {
+  exports["surveyAtOnce"] = Napi::Function::New(env, survey_files_at_once);
+  exports["survey"] = Napi::Function::New(env, survey_files);
+  exports["prefetchPageCache"] = Napi::Function::New(env, prefetch_page_cache);
+  exports["cancelPrefetch"] = Napi::Function::New(env, cancel_prefetch);
+  exports["startRecording"] = Napi::Function::New(env, start_recording);
+  exports["stopRecording"] = Napi::Function::New(env, stop_recording);
+}
+
+}  // namespace reap

@@ -1,0 +1,37 @@
+#include "files/private_file.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/posix.h"
+
+namespace reap {
+
+namespace {
+
+constexpr off_t kMaxBytes = 1 << 20;
+
+bool is_private(int fd, mode_t type, struct stat* status) {
+  return ::fstat(fd, status) == 0 && (status->st_mode & S_IFMT) == type &&
+         status->st_uid == ::geteuid() && (status->st_mode & (S_IWGRP | S_IWOTH)) == 0;
+}
+
+}  // namespace
+
+bool read_private_file(const std::string& folder, const std::string& name,
+                       std::vector<uint8_t>* bytes) {
+  struct stat status {};
+  const UniqueFd at(::open(folder.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  if (!at || !is_private(at.get(), S_IFDIR, &status)) return false;
+  // Without O_NONBLOCK the open of a named pipe would wait.
+  const UniqueFd file(
+      ::openat(at.get(), name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+  if (!file || !is_private(file.get(), S_IFREG, &status) || status.st_size > kMaxBytes) {
+    return false;
+  }
+  bytes->resize(static_cast<size_t>(status.st_size));
+  return read_whole(file.get(), 0, bytes->data(), bytes->size()) == status.st_size;
+}
+
+}  // namespace reap

@@ -1,0 +1,248 @@
+#include "page_cache/prefetcher.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <utility>
+
+#include "base/test_hooks.h"
+
+namespace reap {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Extents that one job asks for before the next has its turn: a few milliseconds of a disk.
+constexpr size_t kExtentsInTurn = 256;
+
+uint64_t since_us(Clock::time_point start) {
+  return static_cast<uint64_t>(
+      std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - start).count());
+}
+
+constexpr size_t kPagesInWindow = 256;
+// What is asked for, counted and cancelled at once: 1 MiB.
+constexpr uint32_t kMostPages = 256;
+
+void add(std::vector<FileExtent>* extents, FileExtent extent) {
+  while (extent.page_count > kMostPages) {
+    extents->push_back({extent.file, extent.first_page, kMostPages});
+    extent.first_page += kMostPages;
+    extent.page_count -= kMostPages;
+  }
+  extents->push_back(extent);
+}
+
+}  // namespace
+
+std::vector<FileExtent> PageCachePlan::extents() const {
+  std::vector<FileExtent> found;
+  std::vector<uint32_t> window;
+  const size_t touches_in_window = std::max<size_t>(1, kPagesInWindow / pages_per_touch);
+  size_t disk = 0;
+  for (size_t i = 0; i < touches.size();) {
+    const size_t end = std::min(touches.size(), i + touches_in_window);
+    // Times of a set merged from several runs need not rise: what is due is never put off by a
+    // later one.
+    for (; disk < disk_extents.size() && disk_extents[disk].time_us <= touches[i].time_us; ++disk) {
+      const DiskExtent& extent = disk_extents[disk];
+      add(&found, {extent.disk + 1, extent.first_page, extent.page_count});
+    }
+    window.clear();
+    for (; i < end; ++i) window.push_back(touches[i].page);
+    std::sort(window.begin(), window.end());
+    FileExtent run{0, window.front(), 0};
+    for (const uint32_t page : window) {
+      if (run.first_page + run.page_count != page) {
+        add(&found, run);
+        run = {0, page, 0};
+      }
+      run.page_count += pages_per_touch;
+    }
+    add(&found, run);
+  }
+  for (; disk < disk_extents.size(); ++disk) {
+    const DiskExtent& extent = disk_extents[disk];
+    add(&found, {extent.disk + 1, extent.first_page, extent.page_count});
+  }
+  return found;
+}
+
+struct PageCachePrefetcher::Job {
+  uint64_t id = 0;
+  std::vector<std::string> paths;
+  std::vector<CachedFile> files;
+  PageCachePlan plan;
+  std::vector<FileExtent> extents;
+  uint64_t budget_pages = 0;
+  Done done;
+  std::atomic<bool> cancelled{false};
+  bool was_alone = true;  // guarded by mutex_
+
+  Clock::time_point started = Clock::now();
+  size_t next = 0;  // to ask for
+  std::vector<FileExtent>
+      awaited;  // also those that were counted as there: they may be on their way
+  size_t waited = 0;
+  PageCacheReport report;
+};
+
+PageCachePrefetcher::~PageCachePrefetcher() {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    stopping_ = true;
+    for (const auto& job : jobs_) job->cancelled = true;
+  }
+  changed_.notify_all();
+  if (thread_.joinable()) thread_.join();
+}
+
+uint64_t PageCachePrefetcher::start(std::vector<std::string> paths, PageCachePlan plan,
+                                    uint64_t budget_bytes, Done done) {
+  auto job = std::make_shared<Job>();
+  job->paths = std::move(paths);
+  job->plan = std::move(plan);
+  job->budget_pages = budget_bytes / CachedFile::kPage;
+  job->done = std::move(done);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  job->id = ++last_id_;
+  job->was_alone = jobs_.empty();
+  for (const auto& other : jobs_) other->was_alone = false;
+  jobs_.push_back(job);
+  if (!thread_.joinable()) thread_ = std::thread([this] { work(); });
+  changed_.notify_all();
+  return job->id;
+}
+
+void PageCachePrefetcher::cancel(uint64_t id) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (const auto& job : jobs_) {
+    if (job->id == id) job->cancelled = true;
+  }
+}
+
+// As condition_variable::wait() does, which libstdc++ 12 has made a symbol that older ones lack.
+template <typename Until>
+void PageCachePrefetcher::wait(std::unique_lock<std::mutex>& lock, Until until) {
+  while (!until()) {
+    changed_.wait_until(lock, std::chrono::system_clock::now() + std::chrono::hours(1));
+  }
+}
+
+void PageCachePrefetcher::end(uint64_t id) {
+  cancel(id);
+  std::unique_lock<std::mutex> lock(mutex_);
+  wait(lock, [this, id] {
+    return std::none_of(jobs_.begin(), jobs_.end(), [id](auto& job) { return job->id == id; });
+  });
+}
+
+void PageCachePrefetcher::work() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  for (;;) {
+    wait(lock, [this] { return stopping_ || !jobs_.empty(); });
+    if (jobs_.empty()) return;
+    // It stays in the list, where cancel() looks for it.
+    std::shared_ptr<Job> job = jobs_.front();
+    lock.unlock();
+    REAP_HOOK(before_page_cache_turn);
+    const bool has_more = advance(*job);
+    lock.lock();
+    if (has_more) {
+      jobs_.remove(job);
+      jobs_.push_back(job);
+      continue;
+    }
+    job->report.was_alone = job->was_alone;
+    lock.unlock();
+    finish(*job);
+    lock.lock();
+    jobs_.remove(job);
+    changed_.notify_all();
+    // What `done` holds may call us when it goes.
+    lock.unlock();
+    job.reset();
+    lock.lock();
+  }
+}
+
+// Of the memory file it is the end of the job, a disk image is left out.
+bool PageCachePrefetcher::fail(Job& job, uint32_t file, const Failure& failure) {
+  if (!job.report.failure || file == 0) {
+    job.report.failure = failure;
+    job.report.file = file;
+  }
+  job.files[file] = CachedFile();
+  return file == 0;
+}
+
+bool PageCachePrefetcher::advance(Job& job) {
+  PageCacheReport& report = job.report;
+  if (job.files.empty()) {
+    job.files.resize(job.paths.size());
+    for (uint32_t i = 0; i < job.files.size(); ++i) {
+      if (job.paths[i].empty()) continue;  // left out: a file without pages
+      const int error = job.files[i].open(job.paths[i]);
+      if (error != 0 && fail(job, i, failed_call(ErrorCode::source_read, error, "open")))
+        return false;
+    }
+    job.extents = job.plan.extents();
+    job.plan = {};
+  }
+  for (size_t turn = 0; job.next < job.extents.size() && turn < kExtentsInTurn; ++turn) {
+    if (job.cancelled) {
+      report.cancelled = true;
+      return false;
+    }
+    const FileExtent& extent = job.extents[job.next++];
+    if (extent.file >= job.files.size()) continue;  // a disk that nobody named
+    const CachedFile& file = job.files[extent.file];
+    if (extent.first_page >= file.pages()) continue;
+    const uint64_t pages = std::min<uint64_t>(extent.page_count, file.pages() - extent.first_page);
+    // Asking about each page of a hidden file costs more than asking for all of it.
+    const uint64_t there = file.is_visible() ? file.count(extent.first_page, pages) : 0;
+    report.pages += pages;
+    report.resident += std::min(there, pages);
+    if (there >= pages) {
+      job.awaited.push_back(extent);
+      continue;
+    }
+    if (report.fetched_pages + pages - there > job.budget_pages) {
+      report.pages -= pages;
+      report.resident -= there;
+      report.in_budget = false;
+      job.next = job.extents.size();
+      break;
+    }
+    file.will_need(extent.first_page, pages);
+    report.fetched_pages += pages - there;
+    ++report.extents;
+    job.awaited.push_back(extent);
+  }
+  if (job.next < job.extents.size()) return true;
+  if (report.asked_us == 0) report.asked_us = since_us(job.started);
+  for (size_t turn = 0; job.waited < job.awaited.size() && turn < kExtentsInTurn; ++turn) {
+    if (job.cancelled) {
+      report.cancelled = true;
+      return false;
+    }
+    const FileExtent& extent = job.awaited[job.waited++];
+    const CachedFile& file = job.files[extent.file];
+    if (const int error = file.wait_for(extent.first_page, extent.page_count)) {
+      const uint64_t offset = extent.first_page * CachedFile::kPage;
+      if (fail(job, extent.file, failed_call(ErrorCode::source_read, error, "pread", offset)))
+        return false;
+    }
+  }
+  return job.waited < job.awaited.size();
+}
+
+void PageCachePrefetcher::finish(Job& job) {
+  job.report.there_us = since_us(job.started);
+  // Who is told may unmount them.
+  job.files.clear();
+  job.done(job.report);
+}
+
+}  // namespace reap

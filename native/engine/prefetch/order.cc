@@ -1,0 +1,86 @@
+// Which part of which restore comes next.
+
+#include <algorithm>
+#include <climits>
+
+#include "prefetch/prefetcher.h"
+
+namespace reap {
+
+bool Prefetcher::next_of(Role role, Job& job, Task* task) {
+  return role == Role::worker ? task_of(job, task) : read_ahead_of(job, task);
+}
+
+// The next thing to do. Of VMs that run, the oldest is served first: where they take turns, every
+// one is incomplete to the end, and all its faults are late. But a thread goes where no other is,
+// so that a disk that hangs keeps one. Those that wait for their VM take turns.
+bool Prefetcher::next_task(Role role, Task* task) {
+  unsigned fewest = UINT_MAX;
+  unsigned most = 0;
+  for (const auto& job : jobs_) {
+    if (!job->connected) continue;
+    fewest = std::min(fewest, job->busy);
+    most = std::max(most, job->busy);
+  }
+  for (unsigned busy = fewest; busy <= most; ++busy) {
+    for (const auto& job : jobs_) {
+      if (job->connected && job->busy == busy && next_of(role, *job, task)) return true;
+    }
+  }
+  for (auto it = jobs_.begin(); it != jobs_.end(); ++it) {
+    if ((*it)->connected || !next_of(role, **it, task)) continue;
+    jobs_.splice(jobs_.end(), jobs_, it);
+    return true;
+  }
+  return false;
+}
+
+bool Prefetcher::has_units(Job& job) {
+  while (job.next < job.units() && job.begun[job.next]) ++job.next;
+  return job.next < job.units();
+}
+
+uint64_t Prefetcher::begin_unit(Job& job, uint64_t unit) {
+  job.begun[unit] = true;
+  return unit;
+}
+
+bool Prefetcher::brings(const Job& job, uint64_t unit, uint64_t offset) {
+  if (job.source == Source::blocks) {
+    const Block& block = job.blocks[unit];
+    return offset >= block.offset && offset - block.offset < block.length;
+  }
+  const Plan& layout = job.layout();
+  const PlanGroup& group = layout.groups[unit];
+  const auto first = layout.extents.begin() + group.first_extent;
+  const uint64_t page = offset / kPlanPage;
+  auto extent =
+      std::upper_bound(first, first + group.extent_count, page,
+                       [](uint64_t at, const PlanExtent& one) { return at < one.first_page; });
+  if (extent == first) return false;
+  --extent;
+  return page - extent->first_page < extent->page_count;
+}
+
+void Prefetcher::bring_next(PrefetchClient* client, uint64_t offset) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const auto found = std::find_if(jobs_.begin(), jobs_.end(), [client](const auto& job) {
+    return job->client.get() == client && !job->filling;
+  });
+  if (found == jobs_.end() || (*found)->over || (*found)->replan) return;
+  Job& job = **found;
+  const auto is_it = [&](const Fetched& fetched) { return brings(job, fetched.unit, offset); };
+  const auto ready = std::find_if(job.ready.begin(), job.ready.end(), is_it);
+  if (ready != job.ready.end()) {
+    std::rotate(job.ready.begin(), ready, ready + 1);
+    return;
+  }
+  for (uint64_t unit = job.next; unit < job.units(); ++unit) {
+    if (!brings(job, unit, offset)) continue;
+    if (!job.begun[unit]) job.wanted.push_back(begin_unit(job, unit));
+    changed_.notify_one();
+    return;
+  }
+}
+
+}  // namespace reap

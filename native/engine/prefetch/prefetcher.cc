@@ -1,0 +1,372 @@
+#include "prefetch/prefetcher.h"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <utility>
+
+namespace reap {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Filled = FaultHandler::Filled;
+
+// What all restores together may hold fetched: while their VMMs are still starting, and ahead of
+// the workers.
+constexpr size_t kPoolBuffers = 24;
+// A restore's share of these once its VM is connected, or while its reads do not wait: enough for a
+// disk that answers unevenly. A buffer costs most at its first use.
+constexpr size_t kMostAhead = 8;
+// In nanoseconds. One of 2 GiB to a slow disk takes as long.
+constexpr uint64_t kLongestWrite = 60'000'000'000;
+constexpr auto kNoMemoryPatience = std::chrono::seconds(2);
+
+}  // namespace
+
+Prefetcher::Prefetcher(unsigned workers, unsigned readers) {
+  for (size_t i = 0; i < kPoolBuffers; ++i) {
+    if (Mapping buffer = Mapping::buffer(kBufferBytes)) pool_.push_back(std::move(buffer));
+  }
+  for (unsigned i = 0; i < workers; ++i) threads_.emplace_back([this] { work(Role::worker); });
+  for (unsigned i = 0; i < readers; ++i) threads_.emplace_back([this] { work(Role::reader); });
+}
+
+Prefetcher::~Prefetcher() {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    stopping_ = true;
+  }
+  changed_.notify_all();
+  waits_.notify_all();
+  for (std::thread& thread : threads_) thread.join();
+}
+
+void Prefetcher::start(std::shared_ptr<PrefetchClient> client, std::shared_ptr<const Plan> plan) {
+  auto job = std::make_unique<Job>();
+  job->client = std::move(client);
+  job->plan = std::move(plan);
+  job->page_size = job->plan->page_size;
+  job->memory_stamp = job->client->memory_file().stamp();
+  const std::optional<Proof>& proof = job->plan->proof;
+  const bool holds = proof && proof->memory_file == job->memory_stamp &&
+                     job->file.open(job->plan->path) == 0 &&
+                     job->file.stamp() == proof->working_set;
+  job->proof_is_void = !holds;
+  // Nor does a write() that began before this show any more, while it goes on.
+  const bool has_writers = job->client->memory_file().writers() == Writers::some;
+  job->waits_for_handshake = !is_settled(job->memory_stamp[4], has_writers ? kLongestWrite : 0);
+  std::lock_guard<std::mutex> lock(mutex_);
+  join_others(*job);
+  jobs_.push_back(std::move(job));
+  changed_.notify_all();
+}
+
+void Prefetcher::connected(PrefetchClient* client) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  for (auto& job : jobs_) {
+    if (job->client.get() != client || job->filling) continue;
+    const uint64_t page_size = client->handler().memory().page_size();
+    job->replan = job->replan || page_size != job->page_size;
+    job->page_size = page_size;
+    // Nothing is installed yet, so that the file as the VMM found it counts. Test: "a memory file
+    // that changes before the handshake is fetched anew".
+    if (client->handler().memory_stamp() != job->memory_stamp) {
+      job->memory_stamp = client->handler().memory_stamp();
+      job->proof_is_void = true;
+      job->replan = true;
+    }
+    job->connected = true;
+    job->waits_for_handshake = false;
+  }
+  changed_.notify_all();
+}
+
+void Prefetcher::fill(std::shared_ptr<PrefetchClient> client) {
+  auto job = std::make_unique<Job>();
+  job->client = std::move(client);
+  job->filling = true;
+  job->connected = true;
+  job->short_of_memory_since = Clock::now();
+  std::lock_guard<std::mutex> lock(mutex_);
+  jobs_.push_back(std::move(job));
+  changed_.notify_all();
+}
+
+void Prefetcher::cancel(PrefetchClient* client) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  std::vector<std::unique_ptr<Job>> gone;  // released without the lock: the last owner may be here
+  for (auto it = jobs_.begin(); it != jobs_.end();) {
+    auto next = std::next(it);
+    if ((*it)->client.get() == client) {
+      (*it)->over = (*it)->canceled = true;
+      if ((*it)->busy == 0) {
+        for (Fetched& fetched : (*it)->ready) recycle(std::move(fetched.buffer));
+        leave_others(**it);
+        gone.push_back(std::move(*it));
+        jobs_.erase(it);
+      }
+    }
+    it = next;
+  }
+  lock.unlock();
+}
+
+void Prefetcher::recycle(Buffer&& buffer) {
+  const Buffer owned = std::move(buffer);
+  may_be_free_ = true;
+  // One that another restore installs as well is given back by the last of them.
+  if (owned && owned.use_count() == 1) pool_.push_back(std::move(*owned));
+  changed_.notify_one();
+  waits_.notify_one();
+}
+
+void Prefetcher::work(Role role) {
+  pthread_setname_np(pthread_self(), role == Role::worker ? "reap-fetch" : "reap-read-ahead");
+  std::condition_variable& changed = role == Role::worker ? changed_ : waits_;
+  const unsigned counted = role == Role::worker ? 1 : 0;
+  Own own;
+  own.fetched = Mapping::buffer(kBufferBytes);
+
+  std::unique_lock<std::mutex> lock(mutex_);
+  for (;;) {
+    Task task;
+    // Not wait(): gcc 12 binds it to a symbol that the libstdc++ of RHEL 9 does not have. Not
+    // wait_for(): its thread sanitizer does not know the clock that takes.
+    while (!stopping_ && !next_task(role, &task)) {
+      const std::chrono::seconds limit =
+          std::exchange(waits_for_others_, false) ? SharedGroups::kMaxWait : std::chrono::hours(1);
+      changed.wait_until(lock, std::chrono::system_clock::now() + limit);
+    }
+    if (stopping_) return;
+    Job* job = task.job;
+    if (!job->over) {
+      ++job->busy;
+      busy_workers_.fetch_add(counted, std::memory_order_relaxed);
+      lock.unlock();
+      perform(task, own);
+      lock.lock();
+      busy_workers_.fetch_sub(counted, std::memory_order_relaxed);
+      --job->busy;
+      settle(task);
+    }
+    end_if_over(job, lock);
+  }
+}
+
+bool Prefetcher::task_of(Job& job, Task* task) {
+  task->job = &job;
+  // A prefetch that failed before the handshake is reported after it.
+  if (job.over) return job.busy == 0 && (job.connected || job.canceled);
+  if (job.filling) {
+    if (job.busy > 0) return false;
+    task->step = Step::fill;
+    task->unit = job.next;
+    return true;
+  }
+  if (job.replan) {
+    if (job.busy > 0) return false;
+    replan(job);
+  }
+  if (job.connected && !job.wanted.empty()) {
+    const uint64_t unit = job.wanted.front();
+    job.wanted.pop_front();
+    take_unit(job, unit, task);
+    return true;
+  }
+  if (job.connected && !job.ready.empty()) {
+    task->step = Step::install;
+    task->unit = job.ready.front().unit;
+    task->buffer = std::move(job.ready.front().buffer);
+    task->holes = job.ready.front().holes;
+    task->memory_stamp = job.memory_stamp;
+    task->is_connected = true;
+    job.ready.pop_front();
+    waits_.notify_one();
+    return true;
+  }
+  if (!has_units(job)) {
+    // Nothing to do at all: an empty working set.
+    job.over = job.connected && job.installed == job.units();
+    return job.over && job.busy == 0;
+  }
+  if (!job.connected) return fetch_ahead(job, task);
+  const std::optional<uint64_t> unit = next_to_install(job);
+  waits_for_others_ = waits_for_others_ || !unit;
+  if (unit) take_unit(job, begin_unit(job, *unit), task);
+  return unit.has_value();
+}
+
+// Of a VM that runs.
+void Prefetcher::take_unit(Job& job, uint64_t unit, Task* task) {
+  task->unit = unit;
+  task->memory_stamp = job.memory_stamp;
+  task->is_connected = true;
+  task->step = Step::fetch_and_install;
+  if (job.source != Source::working_set || !job.shared) return;
+  if ((task->buffer = job.shared->data_of(unit))) {
+    task->step = Step::install;
+  } else if (reads_for_others(job) && job.shared->state_of(unit) == SharedGroups::State::absent &&
+             (task->buffer = take_buffer())) {
+    task->is_shared = begin_shared(job, unit);
+  }
+}
+
+// Rebuilds the units and restarts at the first; installed pages are skipped.
+void Prefetcher::replan(Job& job) {
+  for (Fetched& fetched : job.ready) recycle(std::move(fetched.buffer));
+  job.ready.clear();
+  job.next = job.installed = 0;
+  job.memory_groups = Plan();
+  job.blocks.clear();
+  if (job.proof_is_void) job.file = PageSource();
+  if (job.page_size != kPlanPage) {
+    job.source = Source::blocks;
+    job.blocks = blocks_of(*job.plan, job.page_size, job.client->memory_file().bytes());
+  } else if (job.file) {
+    job.source = Source::working_set;
+  } else {
+    job.source = Source::memory_groups;
+    job.memory_groups = memory_groups_of(*job.plan);
+  }
+  job.begun.assign(job.units(), false);
+  job.wanted.clear();
+  job.replan = false;
+  changed_.notify_all();
+  waits_.notify_all();
+}
+
+// What a reader does: keeps the disk busy while the workers install.
+bool Prefetcher::read_ahead_of(Job& job, Task* task) {
+  if (job.over || job.filling || job.replan || !job.waits || !has_units(job)) return false;
+  return fetch_ahead(job, task);
+}
+
+bool Prefetcher::fetch_ahead(Job& job, Task* task) {
+  if (job.waits_for_handshake) return false;
+  const bool has_enough = fetched_ahead(job) >= kMostAhead;
+  if (has_enough && (job.connected || !job.waits || reads_for_others(job))) return false;
+  const std::optional<uint64_t> unit = next_to_fetch(job);
+  if (!unit || !(task->buffer = take_buffer())) return false;
+  task->job = &job;
+  task->step = Step::fetch_ahead;
+  task->unit = begin_unit(job, *unit);
+  task->is_shared = begin_shared(job, *unit);
+  task->memory_stamp = job.memory_stamp;
+  task->is_connected = job.connected;
+  ++job.fetching;
+  return true;
+}
+
+// Adds what a task did to its job. The mutex is held.
+void Prefetcher::settle(Task& task) {
+  Job& job = *task.job;
+  job.report.install_us += task.report.install_us;
+  job.report.bytes += task.report.bytes;
+  job.report.extents += task.report.extents;
+  if (task.step == Step::fill) {
+    settle_fill(job, task);
+    return;
+  }
+  if (task.report.failure && !job.report.failure) job.report.failure = task.report.failure;
+
+  if (task.step == Step::fetch_ahead) --job.fetching;
+  if (task.fetched) {
+    job.fetches.push_back(task.fetch);
+    job.waits = task.waited;
+    if (job.waits) waits_.notify_all();
+  }
+  if (task.is_void) {
+    // A write() in progress has already set the times: what is read from now on may be half of it,
+    // and no stamp will tell. Before the handshake there is time until it is over. Test: "a memory
+    // file that changes before the handshake is not fetched ahead of it any more".
+    job.waits_for_handshake = !job.connected;
+    job.proof_is_void = true;
+    job.replan = true;
+  }
+  if (task.is_connected) job.memory_stamp = task.memory_stamp;
+  const bool dead = task.filled == Filled::gone || task.filled == Filled::stopped;
+  job.dead = job.dead || dead;
+  job.over = job.over || dead || job.report.failure;
+  if (task.step == Step::fetch_ahead && !job.over && !job.replan) {
+    if (reads_for_others(job)) job.shared->give(task.unit, task.buffer);
+    // Two workers may come back in the other order.
+    auto after = std::find_if(job.ready.begin(), job.ready.end(),
+                              [&](const Fetched& other) { return other.unit > task.unit; });
+    job.ready.insert(after, Fetched{task.unit, std::move(task.buffer), task.holes});
+    changed_.notify_one();
+    return;
+  }
+  if (task.buffer) recycle(std::move(task.buffer));
+  if (task.step != Step::fetch_ahead) ++job.installed;
+  job.over = job.over || (job.connected && !job.replan && job.installed == job.units());
+}
+
+uint64_t microseconds_in(std::vector<Span> spans) {
+  std::sort(spans.begin(), spans.end(),
+            [](const Span& one, const Span& other) { return one.began < other.began; });
+  Clock::duration all{};
+  Clock::time_point until{};
+  for (const Span& span : spans) {
+    if (span.ended <= until) continue;
+    all += span.ended - std::max(span.began, until);
+    until = span.ended;
+  }
+  return static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(all).count());
+}
+
+void Prefetcher::settle_fill(Job& job, const Task& task) {
+  job.filled = task.filled;
+  const auto now = Clock::now();
+  if (task.filled != Filled::no_memory) job.short_of_memory_since = now;
+  switch (task.filled) {
+    case Filled::all:
+      job.next += kBufferBytes;
+      if (job.next >= job.client->memory_file().bytes()) job.over = true;
+      return;
+    case Filled::deferred:
+      return;
+    case Filled::no_memory:
+      if (now - job.short_of_memory_since < kNoMemoryPatience) return;
+      break;
+    case Filled::stopped:
+    case Filled::gone:
+    case Filled::failed:
+      break;
+  }
+  job.report.failure = task.report.failure;
+  job.over = true;
+}
+
+void Prefetcher::end_if_over(Job* job, std::unique_lock<std::mutex>& lock) {
+  if (!job->over || job->busy > 0) return;
+  for (Fetched& fetched : job->ready) recycle(std::move(fetched.buffer));
+  job->ready.clear();
+  if (!job->connected && !job->canceled) return;
+  auto it = std::find_if(jobs_.begin(), jobs_.end(),
+                         [job](const std::unique_ptr<Job>& other) { return other.get() == job; });
+  if (it == jobs_.end()) return;
+  std::unique_ptr<Job> owned = std::move(*it);
+  jobs_.erase(it);
+  leave_others(*owned);
+  lock.unlock();
+  if (!owned->canceled && !owned->dead) {
+    PrefetchClient& client = *owned->client;
+    if (owned->filling) {
+      client.on_filled(owned->filled, owned->report.failure);
+    } else {
+      owned->report.from_working_set = owned->source == Source::working_set;
+      owned->report.fetch_us = microseconds_in(std::move(owned->fetches));
+      owned->report.pages = client.ledger().get(Counter::prefetched);
+      owned->report.since_connect_us = client.handler().microseconds_since_connect();
+      client.handler().prefetch_is_over();
+      client.on_prefetched(owned->report);
+    }
+  }
+  owned.reset();  // perhaps the client's last owner
+  lock.lock();
+}
+
+}  // namespace reap

@@ -1,0 +1,290 @@
+// What a prefetch worker does with the task that it was given, without the prefetcher's mutex.
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <thread>
+
+#include "base/crc32c.h"
+#include "base/test_hooks.h"
+#include "prefetch/prefetcher.h"
+
+namespace reap {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Filled = FaultHandler::Filled;
+
+constexpr auto kPendingRemovePause = std::chrono::microseconds(100);
+// A VMM that keeps a REMOVE pending may not keep a worker.
+constexpr int kPendingRemovePauses = 20;
+// How much is installed before the next look for faults: about 50 us.
+constexpr uint64_t kBytesBetweenLooks = 128 << 10;
+
+uint64_t microseconds_since(Clock::time_point start) {
+  return static_cast<uint64_t>(
+      std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - start).count());
+}
+
+Failure fill_failure(const char* check, Filled filled, int error, uint64_t offset) {
+  Failure failure;
+  failure.code = ErrorCode::fault_unresolved;
+  failure.err = filled == Filled::no_memory ? -ENOMEM : error;
+  failure.syscall = "ioctl(UFFDIO_COPY)";
+  failure.check = check;
+  failure.offset = offset;
+  return failure;
+}
+
+}  // namespace
+
+void Prefetcher::perform(Task& task, Own& own) {
+  const Job& job = *task.job;
+  switch (task.step) {
+    case Step::fetch_ahead:
+      fetch(job, task, task.buffer->data());
+      break;
+    case Step::install:
+      // It was fetched before, perhaps before the VM connected.
+      if (check_stamps(job, task, 0)) install(job, task, task.buffer->data(), own);
+      break;
+    case Step::fetch_and_install: {
+      uint8_t* const buffer = task.buffer ? task.buffer->data() : own.fetched.data();
+      if (fetch(job, task, buffer)) install(job, task, buffer, own);
+      break;
+    }
+    case Step::fill:
+      fill_stretch(job, task, own.fetched);
+      break;
+  }
+}
+
+bool Prefetcher::fetch(const Job& job, Task& task, uint8_t* buffer) {
+  task.fetch.began = Clock::now();
+  const bool good = job.source == Source::working_set     ? fetch_group(job, task, buffer)
+                    : job.source == Source::memory_groups ? fetch_memory_group(job, task, buffer)
+                                                          : fetch_block(job, task, buffer);
+  task.fetch.ended = Clock::now();
+  if (task.is_shared) share_fetched(job, task, good);
+  return good;
+}
+
+// Whether both files still have the stamps of the bytes fetched. A write under a running VM is a
+// failure, as part of the guest holds the old content; any other change voids what was fetched.
+bool Prefetcher::check_stamps(const Job& job, Task& task, uint64_t offset) {
+  const FileStamp now = job.client->memory_file().look();
+  const FileChange change = change_of(task.memory_stamp, now);
+  if (change == FileChange::content && task.is_connected) {
+    task.report.failure = changed_failure(offset);
+    return false;
+  }
+  // Under a running VM bytes of the memory file itself are not fetched again for a change of
+  // status: where it hid a write, what is installed is of the old content anyway.
+  task.is_void = job.source == Source::working_set
+                     ? change != FileChange::none || job.file.look() != job.plan->proof->working_set
+                     : change != FileChange::none && !task.is_connected;
+  task.memory_stamp = now;
+  return !task.is_void;
+}
+
+bool Prefetcher::fetch_group(const Job& job, Task& task, uint8_t* buffer) {
+  const PlanGroup& group = job.plan->groups[task.unit];
+  if (group.data_bytes == 0) return check_stamps(job, task, group.data_offset);
+  const PageSource::Result read =
+      job.file.read_streaming(group.data_offset, buffer, group.data_bytes);
+  // First: a rewritten set fails the checksum below although the memory file is sound.
+  if (!check_stamps(job, task, group.data_offset)) return false;
+  Failure& failure = task.report.failure;
+  if (read.read == PageSource::Read::failed) {
+    failure = read_failure(ErrorCode::working_set_io, read, group.data_offset);
+  } else if (read.read == PageSource::Read::cut_short) {
+    failure = read_failure(ErrorCode::working_set_invalid, read, group.data_offset);
+  } else {
+    job.client->ledger().add(Counter::bytes_read, group.data_bytes);
+    task.fetched = true;
+    task.waited = read.waited;
+    const uint32_t checksum = crc32c(buffer, group.data_bytes);
+    if (checksum == group.checksum) return true;
+    failure.code = ErrorCode::working_set_invalid;
+    failure.check = "group-checksum";
+    failure.offset = group.data_offset;
+    failure.want = group.checksum;
+    failure.got = checksum;
+  }
+  return false;
+}
+
+// The extents of a group from all over the memory file. What the page cache has is copied; from the
+// first page on that it does not have, the disk is asked for all at once and then waited for: one
+// after the other took twice as long as the same reads with a full queue.
+bool Prefetcher::fetch_memory_group(const Job& job, Task& task, uint8_t* buffer) {
+  const PageSource& source = job.client->memory_file();
+  const PlanGroup& group = job.memory_groups.groups[task.unit];
+  const PlanExtent* extents = job.memory_groups.extents.data() + group.first_extent;
+  uint64_t bytes = 0;
+  for (uint32_t i = 0; i < group.extent_count; ++i) {
+    const uint64_t offset = extents[i].first_page * kPlanPage;
+    const uint64_t length = extents[i].page_count * kPlanPage;
+    task.holes[i] = source.hole_end(offset) >= offset + length;
+    if (task.holes[i]) continue;
+    PageSource::Result read{PageSource::Read::would_block};
+    if (!task.waited) read = source.read_cached(offset, buffer + bytes, length);
+    if (read.read == PageSource::Read::would_block) {
+      for (uint32_t next = i; !task.waited && next < group.extent_count; ++next) {
+        source.will_need(extents[next].first_page * kPlanPage,
+                         extents[next].page_count * kPlanPage);
+      }
+      task.waited = true;
+      read = source.read(offset, buffer + bytes, length);
+    }
+    if (read.read != PageSource::Read::done) {
+      task.report.failure = read_failure(ErrorCode::source_read, read, offset);
+      return false;
+    }
+    bytes += length;
+  }
+  job.client->ledger().add(Counter::bytes_read, bytes);
+  task.fetched = bytes > 0;
+  return check_stamps(job, task, extents->first_page * kPlanPage);
+}
+
+bool Prefetcher::fetch_block(const Job& job, Task& task, uint8_t* buffer) {
+  const Block& block = job.blocks[task.unit];
+  const PageSource& source = job.client->memory_file();
+  task.holes[0] = source.hole_end(block.offset) >= block.offset + block.length;
+  if (task.holes[0]) return check_stamps(job, task, block.offset);
+  const PageSource::Result read = source.read_streaming(block.offset, buffer, block.length);
+  if (read.read != PageSource::Read::done) {
+    task.report.failure = read_failure(ErrorCode::source_read, read, block.offset);
+    return false;
+  }
+  job.client->ledger().add(Counter::bytes_read, block.length);
+  task.fetched = true;
+  task.waited = read.waited;
+  return check_stamps(job, task, block.offset);
+}
+
+// What was fetched for a task, as it goes into guest memory: by address within a group.
+void Prefetcher::lay_out(const Job& job, Task& task, const uint8_t* buffer,
+                         std::vector<Piece>* pieces) {
+  pieces->clear();
+  const auto add = [&](uint64_t offset, uint64_t length, bool zero) {
+    pieces->push_back({offset, length, zero ? nullptr : buffer});
+    if (zero) return;
+    buffer += length;
+    task.report.bytes += length;
+  };
+  if (job.source == Source::blocks) {
+    const Block& block = job.blocks[task.unit];
+    add(block.offset, block.length, task.holes[0]);
+  } else {
+    const Plan& layout = job.layout();
+    const PlanGroup& group = layout.groups[task.unit];
+    const PlanExtent* extent = layout.extents.data() + group.first_extent;
+    for (uint32_t i = 0; i < group.extent_count; ++i, ++extent) {
+      const bool zero =
+          job.source == Source::memory_groups ? task.holes[i] : (extent->flags & kZeroExtent) != 0;
+      add(extent->first_page * kPlanPage, extent->page_count * kPlanPage, zero);
+    }
+  }
+  task.report.extents += pieces->size();
+}
+
+void Prefetcher::install(const Job& job, Task& task, const uint8_t* buffer, Own& own) {
+  const auto start = Clock::now();
+  PrefetchClient& client = *job.client;
+  const uint64_t page_size = client.handler().memory().page_size();
+  std::vector<Piece>& pieces = own.pieces;
+  lay_out(job, task, buffer, &pieces);
+  const std::function<void()> look = [&] { client.serve_beside_work(own.serve); };
+
+  client.worker_serves();
+  uint64_t until_look = 0;
+  bool go_on = true;
+  for (size_t i = 0; go_on && i < pieces.size(); ++i) {
+    const Piece& piece = pieces[i];
+    for (uint64_t done = 0; go_on && done < piece.length;) {
+      if (until_look == 0) {
+        look();
+        until_look = kBytesBetweenLooks;
+      }
+      const uint64_t length = std::min(piece.length - done, std::max(page_size, until_look));
+      go_on = install_run(job, task, piece.offset + done,
+                          piece.bytes ? piece.bytes + done : nullptr, length, look);
+      done += length;
+      until_look -= std::min(until_look, length);
+    }
+  }
+  client.worker_is_away();
+  task.report.install_us += microseconds_since(start);
+}
+
+// Whether to go on with the restore. Pages that could not be installed now are left to faults.
+bool Prefetcher::install_run(const Job& job, Task& task, uint64_t offset, const uint8_t* bytes,
+                             uint64_t length, const std::function<void()>& look) {
+  int error = 0;
+  const auto install = [&] {
+    task.filled = job.client->handler().fill(offset, bytes, length, FaultHandler::Purpose::prefetch,
+                                             job.client->stopping(), &error);
+    return task.filled != Filled::deferred;
+  };
+  while (!install()) {
+    // By a REMOVE that is unread, perhaps left to this thread, or whose madvise() has yet to run
+    // on.
+    look();
+    if (install() || task.pauses == kPendingRemovePauses) break;
+    ++task.pauses;
+    REAP_HOOK(before_remove_pause);
+    std::this_thread::sleep_for(kPendingRemovePause);
+  }
+  if (task.filled == Filled::all || task.filled == Filled::deferred) return true;
+  if (task.filled == Filled::failed || task.filled == Filled::no_memory) {
+    task.report.failure = fill_failure("prefetch", task.filled, error, offset);
+  }
+  return false;
+}
+
+void Prefetcher::fill_stretch(const Job& job, Task& task, Mapping& buffer) {
+  const PageSource& source = job.client->memory_file();
+  const uint64_t page_size = job.client->handler().memory().page_size();
+  uint64_t offset = task.unit;
+  const uint64_t end = std::min(offset + kBufferBytes, source.bytes());
+  task.filled = Filled::all;
+  int error = 0;
+  while (offset < end) {
+    uint64_t length = end - offset;
+    const uint8_t* bytes = nullptr;
+    const uint64_t hole_end = source.hole_end(offset) / page_size * page_size;
+    if (hole_end > offset) {
+      length = std::min(length, hole_end - offset);
+    } else {
+      const uint64_t data_end = (source.data_end(offset) + page_size - 1) / page_size * page_size;
+      length = std::min(length, std::max(data_end - offset, page_size));
+      const PageSource::Result read = source.read(offset, buffer.data(), length);
+      if (read.read != PageSource::Read::done) {
+        task.report.failure = read_failure(ErrorCode::source_read, read, offset);
+        task.filled = Filled::failed;
+        return;
+      }
+      bytes = buffer.data();
+      job.client->ledger().add(Counter::bytes_read, length);
+    }
+    if (job.client->handler().memory_file_changed()) {
+      task.report.failure = changed_failure(offset);
+      task.filled = Filled::failed;
+      return;
+    }
+    task.filled = job.client->handler().fill(offset, bytes, length, FaultHandler::Purpose::detach,
+                                             job.client->stopping(), &error);
+    if (task.filled != Filled::all) break;
+    offset += length;
+  }
+  if (task.filled == Filled::deferred || task.filled == Filled::no_memory) {
+    std::this_thread::sleep_for(kPendingRemovePause);
+  }
+  if (task.filled == Filled::failed || task.filled == Filled::no_memory) {
+    task.report.failure = fill_failure("detach", task.filled, error, offset);
+  }
+}
+
+}  // namespace reap

@@ -1,0 +1,353 @@
+#include "session/session.h"
+
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "base/test_hooks.h"
+#include "session/engine.h"
+#include "uffd/uffd.h"
+
+namespace reap {
+
+namespace {
+
+// How long the end of a killed VM is waited for. A process in an uninterruptible read of a dead
+// disk may take longer; it is reported as killed all the same.
+constexpr auto kKillTimeout = std::chrono::seconds(5);
+// Threads that one VM's cold pages may hold at the same time.
+constexpr unsigned kMostBlocking = 2;
+// For faults that wait for the VMM's madvise() to run on.
+constexpr auto kServeAgain = std::chrono::microseconds(200);
+constexpr auto kLookAfterWorkers = std::chrono::milliseconds(1);
+
+int send_kill(int pidfd) {
+  return ::syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, nullptr, 0) == 0 ? 0 : -errno;
+}
+
+}  // namespace
+
+Session::Session(Engine& engine, uint64_t id, SessionOptions options,
+                 std::shared_ptr<Ledger> ledger, std::shared_ptr<TraceRecorder> trace)
+    : engine_(engine),
+      id_(id),
+      options_(std::move(options)),
+      ledger_(std::move(ledger)),
+      trace_(std::move(trace)) {}
+
+Session::~Session() {
+  if (phase_ == Phase::idle) return;  // start() failed and has said so
+  // The descriptors go first: whoever hears of the end may count them.
+  handler_.reset();
+  connection_.reset();
+  receiver_ = HandshakeReceiver();
+  peer_.pidfd.reset();
+  memory_file_ = PageSource();
+  Event event{};
+  event.kind = Event::Kind::ended;
+  event.session = id_;
+  event.state = state_;
+  event.failure = failure_;
+  event.pid = peer_.pid;
+  engine_.emit(std::move(event));
+}
+
+Failure Session::start() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const int error = memory_file_.open(options_.memory_file);
+  if (error != 0) {
+    Failure failure;
+    failure.code = ErrorCode::source_read;
+    failure.err = error;
+    failure.syscall = "open";
+    return failure;
+  }
+  // The size was compared when the plan was read, and the file may be another by now.
+  if (options_.plan && !fits(*options_.plan, memory_file_.bytes())) {
+    Failure failure;
+    failure.code = ErrorCode::snapshot_mismatch;
+    failure.check = "changed";
+    return failure;
+  }
+  if (Failure failure = listener_.open(options_.socket_path, options_.peer_uid)) return failure;
+  if (!engine_.watch(id_, Role::listener, listener_.fd(), EPOLLIN)) {
+    Failure failure;
+    failure.code = ErrorCode::socket;
+    failure.err = -errno;
+    failure.syscall = "epoll_ctl";
+    return failure;
+  }
+  phase_ = Phase::listening;
+  if (options_.plan) engine_.prefetcher().start(shared_from_this(), options_.plan);
+  if (options_.connect_timeout.count() > 0) {
+    engine_.after(options_.connect_timeout, id_, Role::connect_deadline);
+  }
+  return {};
+}
+
+void Session::on_event(Role role, ServeBuffers& buffers) {
+  REAP_HOOK(before_event);
+  switch (role) {
+    case Role::look_after_workers:
+      looking_after_.store(false, std::memory_order_relaxed);
+      serve(buffers);
+      return;
+    case Role::serve_held:
+      held_again_.store(false, std::memory_order_relaxed);
+      serve(buffers);
+      return;
+    case Role::serve_again:
+      again_.store(false, std::memory_order_relaxed);
+      [[fallthrough]];
+    case Role::uffd:
+      serve(buffers);
+      return;
+    case Role::listener:
+      accept_peer();
+      return;
+    case Role::connection:
+      receive_handshake();
+      return;
+    case Role::process: {
+      std::lock_guard<std::mutex> lock(mutex_);
+      if (phase_ == Phase::ending) {
+        engine_.release(id_);
+      } else {
+        end_locked(EndState::vm_exited, {}, Vm::leave);
+      }
+      return;
+    }
+    case Role::kill_deadline:
+      engine_.release(id_);
+      return;
+    case Role::connect_deadline:
+      time_out(Phase::listening, "connect");
+      return;
+    case Role::message_deadline:
+      time_out(Phase::handshaking, "message");
+      return;
+  }
+}
+
+// Ends the session when the kernel watches no more descriptors. mutex_ is held.
+bool Session::watch(Role role, int fd) {
+  if (engine_.watch(id_, role, fd, EPOLLIN)) return true;
+  Failure failure;
+  failure.code = ErrorCode::socket;
+  failure.err = -errno;
+  failure.syscall = "epoll_ctl";
+  refuse(failure, phase_ == Phase::serving || receiver_.got_uffd());
+  return false;
+}
+
+void Session::serve(ServeBuffers& buffers) {
+  if (stopping_.load(std::memory_order_acquire)) return;
+  FaultHandler& handler = *handler_;
+  if (!buffers.reserve(handler.memory().page_size())) {
+    serve_again(kServeAgain);
+    return;
+  }
+  bool blocked = false;
+  const auto let_others_in = [&] {
+    if (!blocked) blocked = begin_blocking();
+    if (!blocked) return false;
+    engine_.rearm(id_, Role::uffd, handler.fd(), EPOLLIN);
+    if (handler.has_waiting()) serve_again(std::chrono::nanoseconds(0));
+    if (handler.holds_faults()) serve_held_later();
+    return true;
+  };
+  FaultHandler::Served served;
+  {
+    Engine::Spin spin(engine_);
+    served = handler.serve(buffers, spin.duration(), let_others_in);
+    if (buffers.lost_core) spin.lost_core();
+  }
+  if (blocked) end_blocking();
+  if (!go_on_after(served, blocked ? std::chrono::nanoseconds(0) : kServeAgain)) return;
+  // A VMM that has cleared the flag would keep this thread busy with nothing.
+  uffd::make_nonblocking(handler.fd());
+  watch_uffd();
+}
+
+// Whether the session goes on after a thread has served. What was left is tried again after
+// `delay`.
+bool Session::go_on_after(FaultHandler::Served served, std::chrono::nanoseconds delay) {
+  switch (served) {
+    case FaultHandler::Served::later:
+      serve_again(delay);
+      [[fallthrough]];
+    case FaultHandler::Served::idle:
+      if (handler_->holds_faults()) serve_held_later();
+      return true;
+    case FaultHandler::Served::gone:
+      end(EndState::vm_exited, {}, Vm::leave);
+      return false;
+    case FaultHandler::Served::failed:
+      fail(handler_->failure());
+      return false;
+  }
+  return false;
+}
+
+// Where there are few cores, a fault that wakes a demand thread takes the one of a worker or of the
+// guest. A worker that installs finds the fault sooner and cheaper when it looks, so the uffd is
+// left to it; but not when it installs huge pages, of which one takes as long as ten looks.
+//
+// Whether a worker gets to run is the scheduler's to say, so it is relied on for a moment at a
+// time. (Faults that it has read already, microseconds before it lost its core, wait for it to come
+// back.) Test: "a guest whose worker does not run is served all the same".
+void Session::watch_uffd() {
+  if (serving_workers_.load() == 0 || engine_.has_core_to_spare() ||
+      handler_->memory().page_size() >= kHugePage) {
+    engine_.rearm(id_, Role::uffd, handler_->fd(), EPOLLIN);
+  } else if (!looking_after_.exchange(true, std::memory_order_relaxed)) {
+    engine_.after(kLookAfterWorkers, id_, Role::look_after_workers);
+  }
+}
+
+void Session::serve_beside_work(ServeBuffers& buffers) {
+  FaultHandler& handler = *handler_;
+  if (stopping_.load(std::memory_order_acquire) || !uffd::has_messages(handler.fd()) ||
+      !buffers.reserve(handler.memory().page_size())) {
+    return;
+  }
+  go_on_after(handler.serve_once(buffers), std::chrono::nanoseconds(0));
+}
+
+void Session::worker_is_away() {
+  // Who saw this worker serve has left the uffd to it.
+  if (serving_workers_.fetch_sub(1) > 1 || stopping_.load(std::memory_order_acquire)) return;
+  engine_.rearm(id_, Role::uffd, handler_->fd(), EPOLLIN);
+}
+
+bool Session::begin_blocking() {
+  if (blocking_.fetch_add(1, std::memory_order_relaxed) < kMostBlocking &&
+      engine_.begin_blocking()) {
+    return true;
+  }
+  blocking_.fetch_sub(1, std::memory_order_relaxed);
+  return false;
+}
+
+void Session::end_blocking() {
+  engine_.end_blocking();
+  blocking_.fetch_sub(1, std::memory_order_relaxed);
+}
+
+// One timer a session, or each call that leaves something would add another chain of them.
+void Session::serve_again(std::chrono::nanoseconds delay) {
+  if (again_.exchange(true, std::memory_order_relaxed)) return;
+  engine_.after(delay, id_, Role::serve_again);
+}
+
+// Faults that are held wake with their pages; this is for those whose page does not come.
+void Session::serve_held_later() {
+  if (held_again_.exchange(true, std::memory_order_relaxed)) return;
+  engine_.after(FaultHandler::kLongestHold / 2, id_, Role::serve_held);
+}
+
+void Session::on_prefetched(const PrefetchReport& report) {
+  Event event{};
+  event.kind = Event::Kind::prefetched;
+  event.session = id_;
+  event.prefetch = report;
+  event.failure = report.failure;
+  engine_.emit(std::move(event));
+  serve_again(std::chrono::nanoseconds(0));  // what was held for it
+  if (report.failure.code == ErrorCode::source_read && handler_->memory_file_changed()) {
+    fail(report.failure);
+  }
+}
+
+bool Session::detach() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (phase_ != Phase::serving) return false;
+  if (!std::exchange(detaching_, true)) engine_.prefetcher().fill(shared_from_this());
+  return true;
+}
+
+void Session::on_filled(FaultHandler::Filled filled, const Failure& failure) {
+  if (filled == FaultHandler::Filled::gone) {
+    end(EndState::vm_exited, {}, Vm::leave);
+    return;
+  }
+  if (failure.code == ErrorCode::source_read) {
+    fail(failure);
+    return;
+  }
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (phase_ != Phase::serving) return;
+  Failure refused = failure;
+  if (filled == FaultHandler::Filled::all) {
+    const int error = handler_->unregister();
+    if (error == 0) {
+      end_locked(EndState::detached, {}, Vm::leave);
+      return;
+    }
+    refused.code = ErrorCode::fault_unresolved;
+    refused.check = "detach";
+    refused.err = error;
+    refused.syscall = "ioctl(UFFDIO_UNREGISTER)";
+  }
+  // The guest is served as before, and the caller may try again.
+  detaching_ = false;
+  Event event{};
+  event.kind = Event::Kind::detach_failed;
+  event.session = id_;
+  event.failure = refused;
+  engine_.emit(std::move(event));
+}
+
+void Session::close(bool kill_vm) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (phase_ == Phase::ending) return;
+  const bool depends_on_us = phase_ == Phase::serving || meet_waiting_peer();
+  end_locked(depends_on_us ? EndState::vm_left : EndState::closed, {},
+             depends_on_us && kill_vm ? Vm::kill : Vm::leave);
+}
+
+void Session::fail(const Failure& failure) {
+  end(EndState::vm_left, failure, options_.kill_vm ? Vm::kill : Vm::leave);
+}
+
+void Session::end(EndState state, const Failure& failure, Vm vm) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  end_locked(state, failure, vm);
+}
+
+void Session::end_locked(EndState state, const Failure& failure, Vm vm) {
+  if (phase_ == Phase::ending || phase_ == Phase::idle) return;
+  const bool serving = phase_ == Phase::serving;
+  phase_ = Phase::ending;
+  stopping_.store(true, std::memory_order_release);
+  state_ = state;
+  failure_ = failure;
+  if (listener_.fd() >= 0) engine_.unwatch(listener_.fd());
+  listener_.close();
+  if (connection_) engine_.unwatch(connection_.get());
+  if (handler_) engine_.unwatch(handler_->fd());
+  engine_.prefetcher().cancel(this);
+
+  if (vm == Vm::kill && peer_.pidfd) {
+    const int error = send_kill(peer_.pidfd.get());
+    if (error == 0) {
+      state_ = EndState::vm_killed;
+      engine_.after(kKillTimeout, id_, Role::kill_deadline);
+      if (serving) {
+        engine_.rearm(id_, Role::process, peer_.pidfd.get(), EPOLLIN);
+      } else {
+        engine_.watch(id_, Role::process, peer_.pidfd.get(), EPOLLIN);
+      }
+      return;
+    }
+    if (error == -ESRCH) state_ = EndState::vm_exited;
+  }
+  if (peer_.pidfd) engine_.unwatch(peer_.pidfd.get());
+  engine_.release(id_);
+}
+
+}  // namespace reap

@@ -1,0 +1,150 @@
+// One restore from the listening socket to its end: phases, deadlines, what happens to the VM.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/failure.h"
+#include "files/page_source.h"
+#include "handshake/receiver.h"
+#include "prefetch/prefetcher.h"
+#include "uffd/fault_handler.h"
+#include "uffd/ledger.h"
+
+namespace reap {
+
+class Engine;
+
+struct SessionOptions {
+  std::string socket_path;
+  std::string memory_file;
+  std::shared_ptr<const Plan> plan;  // null: no prefetch
+  bool record = false;
+  bool kill_vm = true;  // when the session fails or the process ends while the VM is alive
+  std::optional<uid_t> peer_uid;
+  std::chrono::milliseconds connect_timeout{0};  // 0: none
+};
+
+// How a session ended, and what became of its VM. The order is part of the seam.
+enum class EndState : uint32_t {
+  closed,  // before any VM was served
+  vm_exited,
+  vm_killed,
+  vm_left,  // alive, without a handler: its next fault blocks
+  detached,
+};
+
+// What JavaScript hears of. The order of kinds is part of the seam.
+struct Event {
+  enum class Kind : uint32_t { connected, prefetched, detach_failed, ended };
+  Kind kind;
+  uint64_t session = 0;
+  Failure failure;
+  pid_t pid = 0;  // connected
+  uint64_t page_size = 0;
+  std::vector<Region> regions;
+  PrefetchReport prefetch;            // prefetched
+  EndState state = EndState::closed;  // ended
+};
+
+class Session : public PrefetchClient, public std::enable_shared_from_this<Session> {
+ public:
+  // What an epoll event or a timer of this session is about.
+  enum class Role : uint8_t {
+    listener,
+    connection,
+    uffd,
+    process,
+    connect_deadline,
+    message_deadline,
+    serve_again,
+    look_after_workers,
+    serve_held,
+    kill_deadline
+  };
+
+  Session(Engine& engine, uint64_t id, SessionOptions options, std::shared_ptr<Ledger> ledger,
+          std::shared_ptr<TraceRecorder> trace);
+  // Reports the end: by then no thread is in the session and everything it held is released.
+  ~Session() override;
+
+  // Opens the memory file, listens, starts to fetch.
+  Failure start();
+  // On a demand thread, one at a time for each role except those that serve faults.
+  void on_event(Role role, ServeBuffers& buffers);
+
+  // Ends the session whatever its phase; the first end counts.
+  void close(bool kill_vm);
+  // What the process's end does to it.
+  void abandon() { close(options_.kill_vm); }
+  // Starts to install every missing page, after which the session ends and the VM lives on. False
+  // when no VM is being served.
+  bool detach();
+
+  FaultHandler& handler() override { return *handler_; }
+  const PageSource& memory_file() override { return memory_file_; }
+  Ledger& ledger() override { return *ledger_; }
+  const std::atomic<bool>& stopping() override { return stopping_; }
+  void worker_serves() override { serving_workers_.fetch_add(1); }
+  void serve_beside_work(ServeBuffers& buffers) override;
+  void worker_is_away() override;
+  void on_prefetched(const PrefetchReport& report) override;
+  void on_filled(FaultHandler::Filled end, const Failure& failure) override;
+
+ private:
+  enum class Phase { idle, listening, handshaking, serving, ending };
+  enum class Vm { leave, kill };
+
+  void accept_peer();
+  void receive_handshake();
+  void begin_serving();
+  void serve(ServeBuffers& buffers);
+  bool go_on_after(FaultHandler::Served served, std::chrono::nanoseconds delay);
+  void serve_again(std::chrono::nanoseconds delay);
+  void serve_held_later();
+  void watch_uffd();
+  bool begin_blocking();
+  void end_blocking();
+  bool meet_waiting_peer();
+  bool may_connect() const;
+  bool watch(Role role, int fd);
+  void refuse(const Failure& failure, bool guest_depends_on_us);
+  void fail(const Failure& failure);
+  void end(EndState state, const Failure& failure, Vm vm);
+  void end_locked(EndState state, const Failure& failure, Vm vm);
+  void time_out(Phase phase, const char* check);
+
+  Engine& engine_;
+  const uint64_t id_;
+  const SessionOptions options_;
+  const std::shared_ptr<Ledger> ledger_;
+  const std::shared_ptr<TraceRecorder> trace_;
+  PageSource memory_file_;
+  std::atomic<bool> stopping_{false};
+
+  std::atomic<bool> again_{false};            // a serve_again is on its way
+  std::atomic<unsigned> serving_workers_{0};  // prefetch workers that look for faults
+  std::atomic<bool> held_again_{false};       // a serve_held is on its way
+  std::atomic<bool> looking_after_{false};    // a look_after_workers is on its way
+  std::atomic<unsigned> blocking_{0};         // threads that wait for the disk
+
+  // Guards what follows, and every step from one phase to the next. Not held while faults are
+  // served: handler_ is set before the uffd is watched and lives as long as the session.
+  std::mutex mutex_;
+  Phase phase_ = Phase::idle;
+  Listener listener_;
+  UniqueFd connection_;
+  HandshakeReceiver receiver_;
+  Peer peer_;
+  std::unique_ptr<FaultHandler> handler_;
+  bool detaching_ = false;
+  EndState state_ = EndState::closed;
+  Failure failure_;
+};
+
+}  // namespace reap

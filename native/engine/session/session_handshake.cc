@@ -1,0 +1,165 @@
+// The part of a session's life up to its first fault.
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "session/engine.h"
+#include "session/session.h"
+#include "uffd/uffd.h"
+
+namespace reap {
+
+namespace {
+
+// From connect() to the last byte of the message, which Firecracker sends in one call.
+constexpr auto kMessageTimeout = std::chrono::seconds(5);
+
+}  // namespace
+
+void Session::time_out(Phase phase, const char* check) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  // Who has connected in time has the message's time from there.
+  if (phase_ != phase) return;
+  Failure failure;
+  failure.code = ErrorCode::handshake_timeout;
+  failure.check = check;
+  refuse(failure, meet_waiting_peer());
+}
+
+void Session::accept_peer() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (phase_ != Phase::listening) return;
+  int error = 0;
+  connection_ = listener_.accept(&error);
+  if (error != 0) {
+    Failure failure;
+    failure.code = ErrorCode::socket;
+    failure.err = error;
+    failure.syscall = "accept";
+    refuse(failure, meet_waiting_peer());
+    return;
+  }
+  if (!connection_) {
+    engine_.rearm(id_, Role::listener, listener_.fd(), EPOLLIN);
+    return;
+  }
+  // One restore a socket: nobody else may connect from here on.
+  engine_.unwatch(listener_.fd());
+  listener_.close();
+  phase_ = Phase::handshaking;
+  peer_ = identify_peer(connection_.get());
+  if (!may_connect() || !peer_.pidfd) {
+    Failure failure;
+    failure.code = ErrorCode::peer_refused;
+    failure.check = may_connect() ? "process" : "uid";
+    failure.want = ::geteuid();
+    failure.got = peer_.uid;
+    // A process without a pidfd can neither be killed nor seen to end.
+    if (!may_connect() || options_.kill_vm) {
+      refuse(failure, false);
+      return;
+    }
+  }
+  engine_.after(kMessageTimeout, id_, Role::message_deadline);
+  if (!watch(Role::connection, connection_.get())) return;
+}
+
+// What a session that ends before its handshake owes to a VMM that has sent one and waits: VMMs go
+// on without an answer. Whether such a guest depends on us.
+bool Session::meet_waiting_peer() {
+  if (phase_ == Phase::listening && !connection_) {
+    int error = 0;
+    connection_ = listener_.accept(&error);
+    if (!connection_) return false;
+    peer_ = identify_peer(connection_.get());
+    if (!may_connect()) return false;
+  }
+  if (connection_ && !receiver_.got_uffd()) {
+    receiver_.receive(connection_.get(),
+                      {memory_file_.bytes(), static_cast<uint64_t>(::getpagesize())});
+  }
+  return receiver_.got_uffd();
+}
+
+bool Session::may_connect() const {
+  return peer_.uid == ::geteuid() || peer_.uid == 0 ||
+         (options_.peer_uid && peer_.uid == *options_.peer_uid);
+}
+
+void Session::receive_handshake() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (phase_ == Phase::serving) {
+    // Watched only for a peer without a pidfd: Firecracker keeps its end open since 1.12.
+    end_locked(EndState::vm_exited, {}, Vm::leave);
+    return;
+  }
+  if (phase_ != Phase::handshaking) return;
+  const HandshakeLimits limits{memory_file_.bytes(), static_cast<uint64_t>(::getpagesize())};
+  switch (receiver_.receive(connection_.get(), limits)) {
+    case HandshakeReceiver::State::incomplete:
+      engine_.rearm(id_, Role::connection, connection_.get(), EPOLLIN);
+      return;
+    case HandshakeReceiver::State::refused:
+      refuse(receiver_.failure(), receiver_.got_uffd());
+      return;
+    case HandshakeReceiver::State::complete:
+      begin_serving();
+      return;
+  }
+}
+
+// The guest's pages are ours from here on: whatever fails now ends the VM too.
+void Session::begin_serving() {
+  Handshake handshake = receiver_.take_handshake();
+  UniqueFd uffd = receiver_.take_uffd();
+  const int fd = uffd.get();
+  uffd::make_nonblocking(fd);
+  handler_ =
+      std::make_unique<FaultHandler>(GuestMemory(std::move(handshake.regions), handshake.page_size),
+                                     std::move(uffd), memory_file_, *ledger_, *trace_);
+  phase_ = Phase::serving;
+  if (!handler_->ready()) {
+    Failure failure;
+    failure.code = ErrorCode::fault_unresolved;
+    failure.err = -ENOMEM;
+    failure.syscall = "mmap";
+    end_locked(EndState::vm_left, failure, options_.kill_vm ? Vm::kill : Vm::leave);
+    return;
+  }
+  const GuestMemory& memory = handler_->memory();
+  if (options_.record) trace_->start(memory.page_size(), memory.bytes());
+  if (options_.plan) {
+    handler_->expect_prefetch(
+        [this](uint64_t offset) { engine_.prefetcher().bring_next(this, offset); });
+    for (const PlanExtent& extent : options_.plan->extents) {
+      handler_->expect(extent.first_page * kPlanPage, extent.page_count * kPlanPage);
+    }
+  }
+
+  Event event{};
+  event.kind = Event::Kind::connected;
+  event.session = id_;
+  event.pid = peer_.pid;
+  event.page_size = memory.page_size();
+  event.regions = memory.regions();
+  engine_.emit(std::move(event));
+
+  if (!watch(Role::uffd, fd)) return;
+  if (options_.plan) engine_.prefetcher().connected(this);
+  if (peer_.pidfd) {
+    if (!watch(Role::process, peer_.pidfd.get())) return;
+    engine_.unwatch(connection_.get());
+  } else {
+    engine_.rearm(id_, Role::connection, connection_.get(), EPOLLRDHUP);
+  }
+}
+
+// Ends a handshake. A peer that has handed over its userfaultfd would freeze at its next fault.
+void Session::refuse(const Failure& failure, bool guest_depends_on_us) {
+  end_locked(guest_depends_on_us ? EndState::vm_left : EndState::closed, failure,
+             guest_depends_on_us && options_.kill_vm ? Vm::kill : Vm::leave);
+}
+
+}  // namespace reap

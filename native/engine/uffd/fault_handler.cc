@@ -1,0 +1,395 @@
+#include "uffd/fault_handler.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <shared_mutex>
+#include <unordered_set>
+#include <utility>
+
+#include "base/test_hooks.h"
+
+namespace reap {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// ENOMEM passes when the VMM's memory cgroup reclaims; after this long it is a failure.
+constexpr auto kNoMemoryPatience = std::chrono::seconds(2);
+// How long one call of serve() may go on: busy guests take turns on the demand threads.
+constexpr auto kTurn = std::chrono::microseconds(500);
+// A longer yield went to other work: a guest would have reached its next fault by then.
+constexpr auto kLongYield = std::chrono::microseconds(500);
+constexpr size_t kMessagesPerRead = 32;
+// A VMM that floods events gets its faults served in between. An event left unread is safe:
+// installs answer EAGAIN until it is read.
+constexpr int kReadsPerDrain = 8;
+
+// A page is answered once for all who wait for it. A VMM that wakes its own threads while their
+// fault is deferred would make the list grow without end.
+void forget_repeated(std::vector<uint64_t>* faults) {
+  constexpr size_t kFew = 64;
+  if (faults->size() < kFew) return;
+  // In their order: put_back_untried() has its reasons.
+  std::unordered_set<uint64_t> seen;
+  const auto is_repeated = [&seen](uint64_t fault) { return !seen.insert(fault).second; };
+  faults->erase(std::remove_if(faults->begin(), faults->end(), is_repeated), faults->end());
+}
+
+}  // namespace
+
+FaultHandler::FaultHandler(GuestMemory memory, UniqueFd uffd, const PageSource& memory_file,
+                           Ledger& ledger, TraceRecorder& trace)
+    : memory_(std::move(memory)),
+      uffd_(std::move(uffd)),
+      memory_file_(memory_file),
+      memory_stamp_(memory_file.look()),
+      ledger_(ledger),
+      trace_(trace),
+      connected_at_(Clock::now()),
+      removed_(memory_.pages()),
+      installed_(memory_.pages()),
+      expected_(memory_.pages()),
+      read_around_(memory_stamp_[0], memory_.bytes()) {}
+
+bool FaultHandler::ready() const { return removed_ && installed_ && expected_ && zero_block(); }
+
+uint64_t FaultHandler::microseconds_since_connect() const {
+  return static_cast<uint64_t>(
+      std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - connected_at_).count());
+}
+
+Failure FaultHandler::failure() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return failure_;
+}
+
+FaultHandler::Step FaultHandler::fail(const Failure& failure) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (!failure_) failure_ = failure;
+  return Step::failed;
+}
+
+bool FaultHandler::has_waiting() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return !waiting_.empty();
+}
+
+void FaultHandler::put_back(uint64_t fault) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  waiting_.push_back(fault);
+}
+
+// Those that nobody has tried go before those that wait for something: a turn that is over after
+// its first fault would meet the same one first in every turn. Test: "a cold fault does not keep a
+// worker without time from those behind it".
+void FaultHandler::put_back_untried(const std::vector<uint64_t>& faults, size_t first) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  waiting_.insert(waiting_.begin(), faults.begin() + static_cast<ptrdiff_t>(first), faults.end());
+}
+
+void FaultHandler::expect(uint64_t offset, uint64_t length) {
+  const uint64_t page_size = memory_.page_size();
+  expected_.set(offset / page_size, (offset + length + page_size - 1) / page_size);
+}
+
+FaultHandler::Served FaultHandler::serve(ServeBuffers& buffers, std::chrono::nanoseconds spin,
+                                         const std::function<bool()>& before_blocking) {
+  const auto turn_ends = Clock::now() + kTurn;
+  Clock::time_point spin_until{};
+  buffers.lost_core = false;
+  for (;;) {
+    const Pass pass = serve_pass(buffers, turn_ends, &before_blocking);
+    if (pass.end) return *pass.end;
+    const auto now = Clock::now();
+    if (pass.served) spin_until = now + spin;
+    if (pass.found) continue;
+    if (now >= spin_until || now >= turn_ends) return Served::idle;
+    // The wake often puts the vCPU on this thread's core: one that spun there held the guest up.
+    // Beside other work, a thread that yields is not chosen again for a slice (since 6.6); one
+    // that sleeps runs as soon as it is woken.
+    ::sched_yield();
+    buffers.lost_core = REAP_HOOK_SAYS(core_is_lost) || Clock::now() - now > kLongYield;
+    if (buffers.lost_core) return Served::idle;
+  }
+}
+
+FaultHandler::Served FaultHandler::serve_once(ServeBuffers& buffers) {
+  const Pass pass = serve_pass(buffers, Clock::now() + kTurn, nullptr);
+  return pass.end ? *pass.end : left_over();
+}
+
+// Reads what there is and answers it. Without `before_blocking` what would wait for the disk is
+// left.
+FaultHandler::Pass FaultHandler::serve_pass(ServeBuffers& buffers, Clock::time_point turn_ends,
+                                            const std::function<bool()>* before_blocking) {
+  std::vector<uint64_t>& faults = buffers.faults;
+  faults.clear();
+  if (drain(&faults) < 0) return {Served::failed};
+  note_faults(faults);
+  const bool fresh = !faults.empty();
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    faults.insert(faults.end(), waiting_.begin(), waiting_.end());
+    waiting_.clear();
+  }
+  forget_repeated(&faults);
+  if (prefetch_expected_) {
+    hold_late(&faults);
+    take_overdue(&faults);
+  }
+
+  Pass pass;
+  pass.found = !faults.empty();
+  for (size_t i = 0; i < faults.size(); ++i) {
+    REAP_HOOK(before_serve);
+    Step step = serve_fault(faults[i], buffers, Wait::no);
+    if (step == Step::would_wait && before_blocking) {
+      // The disk may take its time: the other faults are left to another thread.
+      put_back_untried(faults, i + 1);
+      faults.resize(i + 1);
+      if ((*before_blocking)()) {
+        step = serve_fault(faults[i], buffers, Wait::yes);
+      }
+    }
+    if (step == Step::gone) return {Served::gone};
+    if (step == Step::failed) return {Served::failed};
+    if (step == Step::later || step == Step::would_wait) put_back(faults[i]);
+    pass.served = pass.served || step == Step::done;
+    if (Clock::now() >= turn_ends) {
+      put_back_untried(faults, i + 1);
+      return {left_over()};
+    }
+  }
+  // EAGAIN lasts until the thread in madvise() has run on; only the VMM's scheduler knows when.
+  if (pass.found && !pass.served && !fresh) pass.end = Served::later;
+  return pass;
+}
+
+// Two races live here.
+//
+// A read can return a fault ahead of a REMOVE that happened before it (the kernel hands out faults
+// first), and answering it from the memory file would be wrong. So everything is read and every
+// REMOVE applied before the first fault is served. A REMOVE that arrives later still is safe: until
+// it is read, installs fail with EAGAIN. Test: "a fault read before its REMOVE gets zeros".
+//
+// Reading a REMOVE lets madvise() go on and drop the pages. An install on another thread that had
+// looked before, and found the page not removed, would then put the old bytes back: the page is
+// missing, so the kernel takes them. (Since 6.9 its map_changing_lock ends installs in flight
+// before the event is queued, but it cannot know of our look.) Hence the gate: nobody is between
+// that look and the end of the ioctl while messages are read. Test: "a prefetch in flight does not
+// bring a removed page back".
+int FaultHandler::drain(std::vector<uint64_t>* faults) {
+  REAP_HOOK(before_drain);
+  std::lock_guard<Gate> lock(gate_);
+  uffd_msg messages[kMessagesPerRead];
+  int drained = 0;
+  for (int reads = 0; reads < kReadsPerDrain; ++reads) {
+    const int got = uffd::read_messages(uffd_.get(), messages, kMessagesPerRead);
+    if (got < 0) {
+      Failure failure;
+      failure.code = ErrorCode::fault_unresolved;
+      failure.err = got;
+      failure.syscall = "read(userfaultfd)";
+      fail(failure);
+      return got;
+    }
+    drained += got;
+    for (int i = 0; i < got; ++i) {
+      const uffd_msg& message = messages[i];
+      if (message.event == UFFD_EVENT_PAGEFAULT) {
+        faults->push_back(message.arg.pagefault.address & ~(memory_.page_size() - 1));
+      } else if (message.event == UFFD_EVENT_REMOVE) {
+        apply_remove(message.arg.remove.start, message.arg.remove.end);
+      } else if (message.event == UFFD_EVENT_FORK) {
+        // No known VMM asks for this event; the child's descriptor must not pile up here.
+        UniqueFd child(static_cast<int>(message.arg.fork.ufd));
+      }
+    }
+    if (static_cast<size_t>(got) < kMessagesPerRead) break;
+  }
+  return drained;
+}
+
+void FaultHandler::apply_remove(uint64_t start, uint64_t end) {
+  for (const Region& region : memory_.regions()) {
+    const uint64_t first = std::max(start, region.base);
+    const uint64_t last = std::min(end, region.base + region.size);
+    if (first >= last) continue;
+    const uint64_t first_page = memory_.page_of(region.offset + (first - region.base));
+    const uint64_t end_page = memory_.page_of(region.offset + (last - region.base) - 1) + 1;
+    removed_.set(first_page, end_page);
+    installed_.clear(first_page, end_page);
+    ledger_.add(Counter::removed, end_page - first_page);
+  }
+}
+
+void FaultHandler::note_faults(const std::vector<uint64_t>& faults) {
+  if (faults.empty()) return;
+  ledger_.add(Counter::faults, faults.size());
+  const uint64_t now = microseconds_since_connect();
+  for (const uint64_t address : faults) {
+    const Region* region = memory_.region_at(address);
+    if (!region) continue;  // serve_fault() reports it
+    const uint64_t page = memory_.page_of(region->offset + (address - region->base));
+    // A page that was given back before its first touch needs nothing from the memory file.
+    if (!removed_.test(page)) trace_.note(page, now);
+    if (!prefetch_expected_) continue;
+    const bool late = expected_.test(page) && !prefetch_over_.load(std::memory_order_relaxed);
+    ledger_.add(late ? Counter::late_faults : Counter::residual_faults);
+  }
+}
+
+// A page that the prefetch is about to bring costs less in its batch than alone: its UFFDIO_COPY
+// wakes who waits for it. Served one by one, such faults took most of the time from the batches
+// that would have answered them. So they are held: until their page is there, it is given back, the
+// prefetch is over, or kLongestHold has passed, after which they are served like others. Test: "a
+// late fault is answered by the batch that brings its page".
+//
+// No wake is lost: the kernel queues a fault before it looks whether the page has come, and an
+// install wakes all that are queued, whether their message was read or not (handle_userfault(),
+// __wake_userfault()).
+bool FaultHandler::is_left_to_prefetch(uint64_t fault, uint64_t* offset) const {
+  const Region* region = memory_.region_at(fault);
+  if (!region || prefetch_over_.load(std::memory_order_acquire)) return false;
+  *offset = region->offset + (fault - region->base);
+  const uint64_t page = memory_.page_of(*offset);
+  return expected_.test(page) && !removed_.test(page);
+}
+
+void FaultHandler::hold_late(std::vector<uint64_t>* faults) {
+  const auto now = Clock::now();
+  std::vector<uint64_t> wanted;
+  const auto is_held = [&](uint64_t fault) {
+    uint64_t offset = 0;
+    if (!is_left_to_prefetch(fault, &offset)) return false;
+    if (!installed_.test(memory_.page_of(offset))) wanted.push_back(offset);
+    std::lock_guard<std::mutex> lock(mutex_);
+    held_.push_back({fault, now});
+    holding_.store(true, std::memory_order_relaxed);
+    return true;
+  };
+  faults->erase(std::remove_if(faults->begin(), faults->end(), is_held), faults->end());
+  if (on_late_) std::for_each(wanted.begin(), wanted.end(), on_late_);
+}
+
+// Adds the held faults that nobody is about to answer any more, and forgets those that were
+// answered.
+void FaultHandler::take_overdue(std::vector<uint64_t>* faults) {
+  if (!holding_.load(std::memory_order_relaxed)) return;
+  const auto limit = Clock::now() - kLongestHold;
+  std::lock_guard<std::mutex> lock(mutex_);
+  const auto is_done = [&](const Held& held) {
+    uint64_t offset = 0;
+    const bool is_left = is_left_to_prefetch(held.fault, &offset);
+    if (is_left && installed_.test(memory_.page_of(offset))) return true;
+    if (is_left && held.since > limit) return false;
+    faults->push_back(held.fault);
+    return true;
+  };
+  held_.erase(std::remove_if(held_.begin(), held_.end(), is_done), held_.end());
+  holding_.store(!held_.empty(), std::memory_order_relaxed);
+}
+
+FaultHandler::Step FaultHandler::serve_fault(uint64_t address, ServeBuffers& buffers, Wait wait) {
+  const uint64_t page_size = memory_.page_size();
+  const Region* region = memory_.region_at(address);
+  if (!region) {
+    Failure failure;
+    failure.code = ErrorCode::fault_unresolved;
+    failure.check = "address";
+    failure.offset = address;
+    return fail(failure);
+  }
+  const uint64_t offset = region->offset + (address - region->base);
+  const uint64_t page = memory_.page_of(offset);
+
+  const bool removed = removed_.test(page);
+  bool zero = removed || memory_file_.hole_end(offset) >= offset + page_size;
+  if (!zero) {
+    uint8_t* const bytes = buffers.pages.data();
+    PageSource::Result read = memory_file_.read_cached(offset, bytes, page_size);
+    if (read.read == PageSource::Read::would_block) {
+      if (wait == Wait::no) return Step::would_wait;
+      read_around(offset);
+      read = memory_file_.read(offset, bytes, page_size);
+    } else {
+      read_around_.on_hit();
+    }
+    if (read.read != PageSource::Read::done) {
+      return fail(read_failure(ErrorCode::source_read, read, offset));
+    }
+    ledger_.add(Counter::bytes_read, page_size);
+  }
+  // A hole as well: it may have been punched. What the guest gave back needs nothing from the file.
+  if (!removed && memory_file_changed()) return fail(changed_failure(offset));
+
+  REAP_HOOK(before_install);
+  uffd::Result result;
+  {
+    std::shared_lock<Gate> lock(gate_);
+    zero = zero || removed_.test(page);
+    REAP_HOOK(before_ioctl);
+    result = zero ? install_zeros(address, page_size)
+                  : uffd::copy(uffd_.get(), address, buffers.pages.data(), page_size);
+    if (result.outcome == uffd::Outcome::installed) installed_.set(page);
+  }
+  if (result.outcome == uffd::Outcome::present && !really_present(page)) {
+    result = {uffd::Outcome::no_memory, 0, -ENOMEM};
+  }
+  const Step step = settle(result, address, zero);
+  if (result.outcome == uffd::Outcome::installed && !removed) install_ahead(offset, buffers);
+  return step;
+}
+
+FaultHandler::Step FaultHandler::settle(const uffd::Result& result, uint64_t address, bool zero) {
+  const uint64_t page_size = memory_.page_size();
+  switch (result.outcome) {
+    case uffd::Outcome::installed: {
+      ledger_.add(zero ? Counter::zero : Counter::installed);
+      if (short_of_memory_.load(std::memory_order_relaxed)) {
+        std::lock_guard<std::mutex> lock(mutex_);
+        short_of_memory_.store(false, std::memory_order_relaxed);
+      }
+      return Step::done;
+    }
+    case uffd::Outcome::present:
+      // The page came another way. Its install woke who waited then, but EEXIST wakes nobody, and
+      // this fault may have been queued after that.
+      ledger_.add(Counter::present);
+      uffd::wake(uffd_.get(), address, page_size);
+      return Step::done;
+    case uffd::Outcome::unregistered:
+      // The VMM took this range out of userfaultfd; the fault, tried again, is the kernel's.
+      ledger_.add(Counter::discarded);
+      uffd::wake(uffd_.get(), address, page_size);
+      return Step::done;
+    case uffd::Outcome::partial:
+    case uffd::Outcome::deferred:
+      ledger_.add(Counter::deferred);
+      return Step::later;
+    case uffd::Outcome::gone:
+      ledger_.add(Counter::discarded);
+      return Step::gone;
+    case uffd::Outcome::no_memory: {
+      std::lock_guard<std::mutex> lock(mutex_);
+      // Patience is for one shortage: any install that works ends it.
+      const auto now = Clock::now();
+      if (!short_of_memory_.exchange(true, std::memory_order_relaxed)) no_memory_since_ = now;
+      if (now - no_memory_since_ < kNoMemoryPatience) return Step::later;
+      break;
+    }
+    case uffd::Outcome::failed:
+      break;
+  }
+  Failure failure;
+  failure.code = ErrorCode::fault_unresolved;
+  failure.err = result.err;
+  failure.syscall = zero ? "ioctl(UFFDIO_ZEROPAGE)" : "ioctl(UFFDIO_COPY)";
+  failure.offset = address;
+  return fail(failure);
+}
+
+}  // namespace reap

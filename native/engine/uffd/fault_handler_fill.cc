@@ -1,0 +1,197 @@
+// The half of the fault handler that installs what nobody has asked for yet.
+#include <algorithm>
+#include <cerrno>
+#include <shared_mutex>
+
+#include "base/test_hooks.h"
+#include "uffd/fault_handler.h"
+
+namespace reap {
+
+namespace {
+
+// Bounds how long one install can keep the demand thread out of the gate: about 40 us.
+constexpr uint64_t kLongestInstall = 128 << 10;
+
+}  // namespace
+
+// When the pool of huge pages is empty the kernel answers EEXIST too (seen on 6.18: it takes the
+// page table entry that it has just made for a page). A guest woken by that would fault for ever,
+// and a detached one would find zeros. Test: "an empty pool of huge pages is waited for".
+bool FaultHandler::really_present(uint64_t page) {
+  if (memory_.page_size() < kHugePage) return true;
+  // Who installs a page marks it before leaving the gate.
+  std::lock_guard<Gate> lock(gate_);
+  return installed_.test(page);
+}
+
+// Zeros as long as the largest page, never written.
+const uint8_t* FaultHandler::zero_block() {
+  static const Mapping block = Mapping::anonymous(kHugePage);
+  return block.data();
+}
+
+uffd::Result FaultHandler::install_zeros(uint64_t address, uint64_t length) {
+  // UFFDIO_ZEROPAGE is EINVAL on hugetlb (mm/userfaultfd.c), whose pages are zeroed by a copy.
+  if (memory_.page_size() < kHugePage) return uffd::zeropage(uffd_.get(), address, length);
+  return uffd::copy(uffd_.get(), address, zero_block(), length);
+}
+
+// How far from `offset` pages are missing that may be installed; 0 when the first is not.
+uint64_t FaultHandler::next_run(uint64_t offset, uint64_t end) const {
+  const uint64_t page_size = memory_.page_size();
+  const uint64_t longest = std::max(page_size, kLongestInstall);
+  const uint64_t limit = std::min({end - offset, memory_.host_range(offset).length, longest});
+  uint64_t run = 0;
+  while (run < limit) {
+    const uint64_t page = memory_.page_of(offset + run);
+    if (installed_.test(page) || removed_.test(page)) break;
+    run += page_size;
+  }
+  return run;
+}
+
+FaultHandler::Filled FaultHandler::fill(uint64_t offset, const uint8_t* bytes, uint64_t length,
+                                        Purpose purpose, const std::atomic<bool>& stop, int* err) {
+  const uint64_t page_size = memory_.page_size();
+  const uint64_t start = offset;
+  const uint64_t end = offset + length;
+  uint64_t one_by_one_until = 0;
+  while (offset < end) {
+    if (stop.load(std::memory_order_relaxed)) return Filled::stopped;
+    uffd::Result result;
+    REAP_HOOK(before_prefetch_install);
+    {
+      std::shared_lock<Gate> lock(gate_);
+      uint64_t run = next_run(offset, end);
+      if (run == 0) {
+        offset += page_size;
+        continue;
+      }
+      if (offset < one_by_one_until) run = page_size;
+      REAP_HOOK(before_ioctl);
+      const uint64_t address = memory_.host_range(offset).address;
+      result = bytes ? uffd::copy(uffd_.get(), address, bytes + (offset - start), run)
+                     : install_zeros(address, run);
+      installed_.set(memory_.page_of(offset), memory_.page_of(offset + result.bytes));
+      if (result.outcome == uffd::Outcome::unregistered && run > page_size) {
+        // The run crosses an edge of the registered memory: find it page by page.
+        one_by_one_until = offset + run;
+        continue;
+      }
+    }
+    switch (result.outcome) {
+      case uffd::Outcome::installed:
+      case uffd::Outcome::partial: {
+        const uint64_t pages = result.bytes / page_size;
+        ledger_.add(bytes ? Counter::installed : Counter::zero, pages);
+        if (purpose == Purpose::prefetch) ledger_.add(Counter::prefetched, pages);
+        if (purpose == Purpose::ahead) ledger_.add(Counter::ahead, pages);
+        offset += result.bytes;
+        break;
+      }
+      case uffd::Outcome::present:
+        if (!really_present(memory_.page_of(offset))) return Filled::no_memory;
+        // Whoever faulted on it has a message of its own in the queue, which serve() answers.
+        ledger_.add(Counter::present);
+        offset += page_size;
+        break;
+      case uffd::Outcome::unregistered:
+        ledger_.add(Counter::discarded);
+        offset += page_size;
+        break;
+      case uffd::Outcome::deferred:
+        ledger_.add(Counter::deferred);
+        return Filled::deferred;
+      case uffd::Outcome::no_memory:
+        return Filled::no_memory;
+      case uffd::Outcome::gone:
+        ledger_.add(Counter::discarded);
+        return Filled::gone;
+      case uffd::Outcome::failed:
+        *err = result.err;
+        return Filled::failed;
+    }
+  }
+  return Filled::all;
+}
+
+// During a prefetch a fault costs the disk no more than its page.
+void FaultHandler::read_around(uint64_t offset) {
+  if (prefetch_is_running() || memory_.page_size() >= kHugePage) return;
+  const ReadAround::Window window = read_around_.on_miss(offset);
+  if (window.length == 0) return;
+  // First what is next to the page, which would wait for all that lies before it in the window.
+  constexpr uint64_t kFirst = 128 << 10;
+  if (window.length > kFirst) memory_file_.will_need(offset / kFirst * kFirst, kFirst);
+  memory_file_.will_need(window.offset, window.length);
+}
+
+// After a fault that continues a run: what follows it, if the page cache has that or it is a hole.
+void FaultHandler::install_ahead(uint64_t offset, ServeBuffers& buffers) {
+  const uint64_t page_size = memory_.page_size();
+  if (prefetch_is_running() || page_size >= kHugePage || trace_.is_active() ||
+      short_of_memory_.load(std::memory_order_relaxed)) {
+    return;
+  }
+  const auto is_there = [this](uint64_t begin, uint64_t end) {
+    for (uint64_t page = memory_.page_of(begin); page < memory_.page_of(end); ++page) {
+      if (!installed_.test(page) && !removed_.test(page)) return false;
+    }
+    return true;
+  };
+  const uint64_t begin = offset + page_size;
+  uint64_t length = runs_.on_fault(offset, page_size, is_there);
+  length = std::min(length, memory_.bytes() - begin);
+  if (length == 0) return;
+
+  const uint64_t hole_end = memory_file_.hole_end(begin) / page_size * page_size;
+  const uint8_t* bytes = nullptr;
+  if (hole_end > begin) {
+    length = std::min(length, hole_end - begin);
+  } else {
+    length = std::min(length, memory_file_.data_end(begin) / page_size * page_size - begin);
+    // A read that does not wait starts to read what is missing, and that may wait for the device.
+    while (length > 0 && !memory_file_.is_cached(begin, length)) {
+      length = length / 2 / page_size * page_size;
+    }
+    if (length == 0) return;
+    const auto read = memory_file_.read_cached(begin, buffers.pages.data(), length);
+    if (read.read != PageSource::Read::done) return;
+    ledger_.add(Counter::bytes_read, length);
+    bytes = buffers.pages.data();
+  }
+  if (memory_file_changed()) return;
+  static const std::atomic<bool> never{false};
+  int error = 0;
+  // What does not work is left to the faults.
+  fill(begin, bytes, length, Purpose::ahead, never, &error);
+}
+
+int FaultHandler::unregister(uint64_t address, uint64_t length) {
+  const int error = uffd::unregister(uffd_.get(), address, length);
+  if (error != -EINVAL) return error;
+  // The kernel refuses the whole range for one part that was unmapped, or mapped as something that
+  // cannot have a userfaultfd. That part needs nothing; its neighbours do.
+  if (length <= memory_.page_size()) return 0;
+  const uint64_t half = length / 2 / memory_.page_size() * memory_.page_size();
+  const int low = unregister(address, half);
+  const int high = unregister(address + half, length - half);
+  return low != 0 ? low : high;
+}
+
+int FaultHandler::unregister() {
+  int first_error = 0;
+  for (const Region& region : memory_.regions()) {
+    const int error = unregister(region.base, region.size);
+    if (first_error == 0) first_error = error;
+    uffd::wake(uffd_.get(), region.base, region.size);
+  }
+  // A REMOVE that was queued before still holds its thread in madvise(), and will until somebody
+  // reads it: the VMM keeps the userfaultfd open.
+  std::vector<uint64_t> faults;
+  while (drain(&faults) > 0) faults.clear();
+  return first_error;
+}
+
+}  // namespace reap

@@ -1,0 +1,41 @@
+// Where guest memory is: memory-file offsets against addresses in the VMM.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "handshake/parser.h"
+
+namespace reap {
+
+constexpr uint64_t kHugePage = 2 << 20;  // of hugetlb guests; the largest there is
+
+class GuestMemory {
+ public:
+  // The regions tile [0, bytes) of the memory file, sorted by offset (parse_handshake made sure).
+  GuestMemory(std::vector<Region> regions, uint64_t page_size);
+
+  uint64_t page_size() const { return page_size_; }
+  uint64_t bytes() const { return bytes_; }
+  uint64_t pages() const { return bytes_ / page_size_; }
+  uint64_t page_of(uint64_t offset) const { return offset / page_size_; }
+  const std::vector<Region>& regions() const { return by_offset_; }
+
+  // The region that holds an address of the VMM, or null.
+  const Region* region_at(uint64_t address) const;
+
+  // The address of a memory-file offset, and how many bytes from there lie in the same region.
+  struct HostRange {
+    uint64_t address;
+    uint64_t length;
+  };
+  HostRange host_range(uint64_t offset) const;
+
+ private:
+  std::vector<Region> by_offset_;
+  std::vector<Region> by_address_;
+  uint64_t page_size_;
+  uint64_t bytes_ = 0;
+};
+
+}  // namespace reap

@@ -1,0 +1,241 @@
+// Reads of the memory file: cached or not, past the page cache or not, holes, and its end.
+#include "files/page_source.h"
+
+#include <fcntl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <sstream>
+#include <string>
+
+#include "files/cached_file.h"
+#include "support/check.h"
+#include "support/guest_fixture.h"
+
+namespace {
+
+using Read = reap::PageSource::Read;
+
+constexpr uint64_t kPage = 4096;
+
+fixture::Shape sparse() {
+  fixture::Shape shape;
+  shape.region_pages = {64};
+  for (uint64_t page = 16; page < 32; ++page) shape.holes.push_back(page);
+  for (uint64_t page = 48; page < 64; ++page) shape.holes.push_back(page);
+  return shape;
+}
+
+// Buffers for O_DIRECT begin at a page.
+reap::Mapping room(uint64_t pages) { return reap::Mapping::anonymous(pages * kPage); }
+
+void read_everything(const std::string& directory) {
+  check::about = directory.empty() ? "a disk" : directory;
+  const fixture::Shape shape = sparse();
+  const fixture::TempDir temporary(directory);
+  const std::string path = temporary.path("memory");
+  const std::vector<uint8_t> bytes = fixture::memory_bytes(shape);
+  CHECK(fixture::write_memory_file(path, shape, bytes));
+  fixture::forget_cached(path);
+  reap::PageSource source;
+  CHECK_EQ(source.open(path), 0);
+  CHECK_EQ(source.bytes(), bytes.size());
+
+  const reap::Mapping buffer = room(64);
+  const auto same = [&](uint64_t page, uint64_t pages) {
+    return std::memcmp(buffer.data(), bytes.data() + page * kPage, pages * kPage) == 0;
+  };
+  // Whether it answers depends on the page cache; that it answers with the bytes does not.
+  const Read cached = source.read_cached(kPage, buffer.data(), kPage).read;
+  CHECK(cached == Read::would_block || (cached == Read::done && same(1, 1)));
+  CHECK(source.read_streaming(2 * kPage, buffer.data(), 20 * kPage).read == Read::done);
+  CHECK(same(2, 20));
+  CHECK(source.read_streaming(0, buffer.data(), 64 * kPage).read == Read::done);
+  CHECK(same(0, 64));
+  CHECK(source.read(40 * kPage, buffer.data(), 24 * kPage).read == Read::done);
+  CHECK(same(40, 24));
+  source.will_need(0, 64 * kPage);
+  CHECK(source.read(3 * kPage, buffer.data(), kPage).read == Read::done);
+  // tmpfs cannot tell (EOPNOTSUPP), and that means: wait.
+  const Read again = source.read_cached(3 * kPage, buffer.data(), kPage).read;
+  CHECK(directory.empty() ? again == Read::done : again != Read::failed);
+  CHECK(same(3, 1));
+  CHECK(source.read_streaming(3 * kPage, buffer.data(), kPage).read == Read::done);
+  CHECK(same(3, 1));
+}
+
+}  // namespace
+
+TEST(a_page_source_reads_the_bytes_of_a_file_on_a_disk) { read_everything(""); }
+
+TEST(a_page_source_reads_the_bytes_of_a_file_without_direct_io) {
+  if (::access("/dev/shm", W_OK) != 0) SKIP("needs /dev/shm");
+  read_everything("/dev/shm");
+}
+
+TEST(a_page_source_finds_the_holes_of_a_sparse_file) {
+  const fixture::Shape shape = sparse();
+  const fixture::TempDir temporary;
+  const std::string path = temporary.path("memory");
+  CHECK(fixture::write_memory_file(path, shape, fixture::memory_bytes(shape)));
+  reap::PageSource source;
+  CHECK_EQ(source.open(path), 0);
+  struct stat status {};
+  CHECK_EQ(::stat(path.c_str(), &status), 0);
+  if (status.st_blocks * 512 >= status.st_size) SKIP("needs a file system with sparse files");
+
+  CHECK_EQ(source.hole_end(0), 0);
+  CHECK_EQ(source.hole_end(15 * kPage), 15 * kPage);
+  CHECK_EQ(source.hole_end(16 * kPage), 32 * kPage);
+  CHECK_EQ(source.hole_end(20 * kPage), 32 * kPage);
+  CHECK_EQ(source.hole_end(32 * kPage), 32 * kPage);
+  CHECK_EQ(source.hole_end(48 * kPage), 64 * kPage);
+  CHECK_EQ(source.hole_end(63 * kPage), 64 * kPage);
+  CHECK_EQ(source.data_end(0), 16 * kPage);
+  CHECK_EQ(source.data_end(40 * kPage), 48 * kPage);
+  // A file that has been cut short since: no hole reaches past its end.
+  CHECK_EQ(::truncate(path.c_str(), 50 * kPage + 100), 0);
+  CHECK_EQ(source.hole_end(49 * kPage), 50 * kPage + 100);
+  CHECK_EQ(source.hole_end(60 * kPage), 60 * kPage);
+}
+
+TEST(a_page_source_finds_no_holes_in_a_full_file) {
+  fixture::Shape shape;
+  const fixture::TempDir temporary;
+  CHECK(fixture::write_memory_file(temporary.path("memory"), shape, fixture::memory_bytes(shape)));
+  reap::PageSource source;
+  CHECK_EQ(source.open(temporary.path("memory")), 0);
+  CHECK_EQ(source.hole_end(5 * kPage), 5 * kPage);
+  CHECK_EQ(source.data_end(5 * kPage), 64 * kPage);
+}
+
+TEST(a_read_past_the_end_of_a_file_says_so) {
+  for (const char* directory : {"", "/dev/shm"}) {
+    if (*directory && ::access(directory, W_OK) != 0) continue;
+    for (const uint64_t size : {10 * kPage, 10 * kPage + 100, uint64_t{0}}) {
+      check::about = std::string(directory) + " cut to " + std::to_string(size);
+      fixture::Shape shape;
+      const fixture::TempDir temporary(directory);
+      const std::string path = temporary.path("memory");
+      CHECK(fixture::write_memory_file(path, shape, fixture::memory_bytes(shape)));
+      fixture::forget_cached(path);
+      reap::PageSource source;
+      CHECK_EQ(source.open(path), 0);
+      CHECK_EQ(::truncate(path.c_str(), static_cast<off_t>(size)), 0);
+      const reap::Mapping buffer = room(16);
+      for (const uint64_t page : {0, 8, 9, 10, 11, 40}) {
+        if (page * kPage + 8 * kPage <= size) continue;
+        const uint64_t at = page * kPage;
+        CHECK(source.read(at, buffer.data(), 8 * kPage).read == Read::cut_short);
+        CHECK(source.read_streaming(at, buffer.data(), 8 * kPage).read == Read::cut_short);
+        CHECK(source.read_cached(at, buffer.data(), 8 * kPage).read != Read::done);
+      }
+    }
+  }
+}
+
+TEST(a_streaming_read_leaves_the_page_cache_as_it_is) {
+  fixture::Shape shape;
+  shape.region_pages = {512};
+  const fixture::TempDir temporary;
+  const std::string path = temporary.path("memory");
+  CHECK(fixture::write_memory_file(path, shape, fixture::memory_bytes(shape)));
+  fixture::forget_cached(path);
+  const reap::UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  const int64_t before = reap::cached_pages(file.get(), 0, 512);
+  if (before < 0) SKIP("needs cachestat(2), of Linux 6.5");
+  if (before > 0) SKIP("needs a file system that lets go of a file's pages");
+  if (!reap::UniqueFd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT))) {
+    SKIP("needs a file system with O_DIRECT");
+  }
+  reap::PageSource source;
+  CHECK_EQ(source.open(path), 0);
+  const reap::Mapping buffer = room(256);
+  for (const uint64_t page : {0, 256}) {
+    CHECK(source.read_streaming(page * kPage, buffer.data(), 256 * kPage).read == Read::done);
+  }
+  CHECK_EQ(reap::cached_pages(file.get(), 0, 512), 0);
+}
+
+TEST(a_streaming_read_waits_for_pages_that_are_being_read_and_reads_them_no_second_time) {
+  fixture::Hooks hooks;
+  fixture::Shape shape;
+  shape.region_pages = {256};
+  const fixture::TempDir temporary;
+  const std::string path = temporary.path("memory");
+  const std::vector<uint8_t> bytes = fixture::memory_bytes(shape);
+  CHECK(fixture::write_memory_file(path, shape, bytes));
+  const reap::UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  const int64_t there = reap::cached_pages(file.get(), 0, 256);
+  if (there < 0) SKIP("needs cachestat(2), of Linux 6.5");
+  if (there < 256) SKIP("needs a file system that keeps what was written in the page cache");
+  ::fsync(file.get());
+  const auto blocks_read = [] {
+    struct rusage usage {};
+    ::getrusage(RUSAGE_SELF, &usage);
+    return usage.ru_inblock;
+  };
+  reap::PageSource source;
+  CHECK_EQ(source.open(path), 0);
+  const reap::Mapping buffer = room(256);
+  for (const bool unfinished : {false, true}) {
+    reap::hooks::is_cold = [&] { return unfinished; };
+    const auto before = blocks_read();
+    const reap::PageSource::Result read = source.read_streaming(0, buffer.data(), 256 * kPage);
+    CHECK(read.read == Read::done);
+    CHECK_EQ(read.waited, unfinished);
+    CHECK_EQ(blocks_read(), before);
+    CHECK_EQ(std::memcmp(buffer.data(), bytes.data(), bytes.size()), 0);
+  }
+  fixture::forget_cached(path);
+  if (reap::cached_pages(file.get(), 0, 256) > 0) SKIP("needs a file system that lets go of pages");
+  reap::hooks::is_cold = nullptr;
+  CHECK(source.read_streaming(0, buffer.data(), 256 * kPage).waited);
+}
+
+// By the flags of its mapping (proc(5), smaps).
+static bool asks_for_huge_pages(const void* data) {
+  std::ifstream maps("/proc/self/smaps");
+  const auto address = reinterpret_cast<uintptr_t>(data);
+  bool is_there = false;
+  for (std::string line; std::getline(maps, line);) {
+    uintptr_t first = 0, end = 0;
+    char dash = 0;
+    std::istringstream words(line);
+    if (words >> std::hex >> first >> dash >> end && dash == '-') {
+      is_there = first <= address && address < end;
+    }
+    if (is_there && line.rfind("VmFlags:", 0) == 0) return line.find(" hg") != std::string::npos;
+  }
+  return false;
+}
+
+TEST(a_buffer_for_reads_is_made_for_huge_pages_if_it_has_the_size_of_one) {
+  constexpr size_t kHuge = 2 << 20;
+  const bool kernel_has_huge_pages =
+      ::access("/sys/kernel/mm/transparent_hugepage/enabled", F_OK) == 0;
+  for (const size_t size : {kHuge, 3 * kHuge, kHuge + kPage}) {
+    const reap::Mapping before = reap::Mapping::anonymous(kPage);
+    const reap::Mapping buffer = reap::Mapping::buffer(size);
+    CHECK(buffer);
+    CHECK_EQ(buffer.size(), size);
+    CHECK_EQ(reinterpret_cast<uintptr_t>(buffer.data()) % kHuge, 0);
+    CHECK(asks_for_huge_pages(buffer.data()) || !kernel_has_huge_pages);
+    std::memset(buffer.data(), 1, size);
+  }
+  const reap::Mapping small = reap::Mapping::buffer(kPage);
+  CHECK_EQ(small.size(), kPage);
+  small.data()[kPage - 1] = 1;
+}
+
+TEST(a_page_source_opens_regular_files_only) {
+  reap::PageSource source;
+  CHECK_EQ(source.open("/dev/zero"), -EINVAL);
+  CHECK_EQ(source.open("/nowhere/at/all"), -ENOENT);
+  const fixture::TempDir temporary;
+  CHECK(source.open(temporary.root()) < 0);
+}

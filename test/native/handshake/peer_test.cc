@@ -1,0 +1,308 @@
+// Who may connect, when, and with what: sockets, deadlines, refused handshakes.
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <string>
+
+#include "handshake/receiver.h"
+#include "support/check.h"
+#include "support/vmm_fixture.h"
+
+namespace {
+
+using fixture::connect_to;
+using fixture::EngineRun;
+using fixture::handshake_text;
+using fixture::Manner;
+using fixture::Restore;
+using fixture::VmmProcess;
+using reap::EndState;
+using reap::ErrorCode;
+using reap::Event;
+
+constexpr uid_t kNobody = 65534;
+
+reap::SessionOptions options_of(const Restore& restore, const char* name = "uffd.sock") {
+  reap::SessionOptions options;
+  options.socket_path = restore.directory.path(name);
+  options.memory_file = restore.path;
+  options.kill_vm = false;
+  return options;
+}
+
+// A socket at `path` that nobody else made.
+reap::UniqueFd bind_to(const std::string& path, bool listening) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::memcpy(address.sun_path, path.data(), path.size());
+  reap::UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  CHECK_EQ(::bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  if (listening) CHECK_EQ(::listen(fd.get(), 1), 0);
+  return fd;
+}
+
+bool exists(const std::string& path) { return ::access(path.c_str(), F_OK) == 0; }
+
+}  // namespace
+
+TEST(a_session_that_nobody_connects_to_ends_in_time) {
+  Restore restore;
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  EngineRun run;
+  reap::SessionOptions options = options_of(restore);
+  options.connect_timeout = std::chrono::milliseconds(5);
+  const EngineRun::Opened session = run.open(options);
+  const Event ended = run.wait_for_end(session.id);
+  CHECK_EQ(ended.state, EndState::closed);
+  CHECK_EQ(ended.failure.code, ErrorCode::handshake_timeout);
+  CHECK_EQ(ended.failure.check, "connect");
+  CHECK(!exists(options.socket_path));
+}
+
+TEST(a_vmm_that_has_connected_in_time_may_take_longer_for_its_message) {
+  Restore restore;
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  EngineRun run;
+  reap::SessionOptions options = options_of(restore);
+  options.connect_timeout = std::chrono::hours(1);
+  const EngineRun::Opened session = run.open(options);
+  const reap::UniqueFd connection = connect_to(options.socket_path);
+  fixture::eventually([&] { return !exists(options.socket_path); });
+  // The deadline comes after that, however fast this machine is.
+  reap::ServeBuffers buffers;
+  run.find(session.id)->on_event(reap::Session::Role::connect_deadline, buffers);
+  CHECK(
+      fixture::send(connection.get(), handshake_text(restore.guest, 4096), {restore.guest.uffd()}));
+  CHECK(restore.has_file_bytes(5));
+  CHECK(run.close(session.id, false));
+  CHECK_EQ(run.wait_for_end(session.id).failure.code, ErrorCode::none);
+}
+
+TEST(every_session_has_a_deadline_of_its_own) {
+  Restore restore;
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  EngineRun run;
+  const auto open = [&](const char* name, std::chrono::milliseconds timeout) {
+    reap::SessionOptions options = options_of(restore, name);
+    options.connect_timeout = timeout;
+    return run.open(options).id;
+  };
+  const uint64_t never = open("never", std::chrono::milliseconds(0));
+  const uint64_t last = open("last", std::chrono::hours(1));
+  const uint64_t second = open("second", std::chrono::milliseconds(60));
+  const uint64_t first = open("first", std::chrono::milliseconds(20));
+  for (const uint64_t session : {second, first}) {
+    CHECK_EQ(run.wait_for_end(session).failure.check, "connect");
+  }
+  for (const uint64_t session : {never, last}) CHECK(run.close(session, false));
+}
+
+TEST(a_message_that_does_not_come_to_its_end_in_time_is_refused) {
+  Restore restore;
+  Restore owned;
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  VmmProcess vmm(owned.shape, owned.directory.path("uffd.sock"), Manner::stops_half_way);
+  EngineRun run;
+  reap::SessionOptions killing = options_of(owned);
+  killing.kill_vm = true;
+  const auto silent = run.open(options_of(restore, "silent"));
+  const auto half = run.open(options_of(restore, "half"));
+  const auto with_guest = run.open(killing);
+  const reap::UniqueFd first = connect_to(restore.directory.path("silent"));
+  const reap::UniqueFd second = connect_to(restore.directory.path("half"));
+  CHECK(fixture::send(second.get(), "[{\"size\":", {}));
+  for (const auto& session : {silent, half, with_guest}) {
+    const Event ended = run.wait_for_end(session.id);
+    CHECK_EQ(ended.failure.code, ErrorCode::handshake_timeout);
+    CHECK_EQ(ended.failure.check, "message");
+    CHECK_EQ(ended.state, session.id == with_guest.id ? EndState::vm_killed : EndState::closed);
+  }
+  CHECK_EQ(vmm.end(), SIGKILL);
+}
+
+TEST(handshakes_that_are_not_understood_are_refused) {
+  Restore restore;
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  const reap::UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
+  const int uffd = restore.guest.uffd();
+  const std::string good = handshake_text(restore.guest, 4096);
+  struct Row {
+    const char* name;
+    std::string text;
+    std::vector<int> descriptors;
+    const char* check;
+    EndState state;
+  };
+  const std::string other_size =
+      "[{\"base_host_virt_addr\":0,\"size\":4096,\"offset\":0,\"page_size\":4096}]";
+  const Row rows[] = {
+      {"no descriptor", good, {}, "descriptors", EndState::closed},
+      {"two descriptors", good, {uffd, null.get()}, "descriptors", EndState::vm_left},
+      {"two descriptors, the other first",
+       good,
+       {null.get(), uffd},
+       "descriptors",
+       EndState::vm_left},
+      {"one uffd twice", good, {uffd, uffd}, "descriptors", EndState::vm_left},
+      {"17 descriptors", good, std::vector<int>(17, null.get()), "descriptors", EndState::closed},
+      {"another descriptor", good, {null.get()}, "not-a-userfaultfd", EndState::closed},
+      {"text", "GET / HTTP/1.1\r\n\r\n", {}, "not-an-array", EndState::closed},
+      {"an object", "{}", {uffd}, "not-an-array", EndState::vm_left},
+      {"no json", "[{]", {uffd}, "json", EndState::vm_left},
+      {"more after it", good + "x", {uffd}, "json", EndState::vm_left},
+      {"another memory", other_size, {uffd}, "memory-size", EndState::vm_left},
+      {"half of it, then the end", good.substr(0, 40), {}, "truncated", EndState::closed},
+  };
+  EngineRun run;
+  for (const Row& row : rows) {
+    check::about = row.name;
+    const EngineRun::Opened session = run.open(options_of(restore));
+    reap::UniqueFd connection = connect_to(options_of(restore).socket_path);
+    CHECK(fixture::send(connection.get(), row.text, row.descriptors));
+    if (std::strcmp(row.check, "truncated") == 0) connection.reset();
+    const Event ended = run.wait_for_end(session.id);
+    CHECK_EQ(ended.failure.code, ErrorCode::handshake_invalid);
+    CHECK_EQ(ended.failure.check, row.check);
+    CHECK_EQ(ended.state, row.state);
+  }
+}
+
+TEST(a_vmm_whose_handshake_is_refused_is_killed_as_its_guest_would_freeze) {
+  Restore restore;
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  VmmProcess vmm(restore.shape, options_of(restore).socket_path, Manner::sends_nonsense);
+  EngineRun run;
+  reap::SessionOptions options = options_of(restore);
+  options.kill_vm = true;
+  const Event ended = run.wait_for_end(run.open(options).id);
+  CHECK_EQ(ended.state, EndState::vm_killed);
+  CHECK_EQ(ended.failure.code, ErrorCode::handshake_invalid);
+  CHECK_EQ(vmm.end(), SIGKILL);
+}
+
+TEST(a_vmm_of_another_user_is_refused_unless_it_was_announced) {
+  if (::geteuid() != 0) SKIP("needs root");
+  for (const bool announced : {false, true}) {
+    check::about = announced ? "announced" : "not announced";
+    Restore restore;
+    if (!restore.missing().empty()) SKIP(restore.missing());
+    CHECK_EQ(::chmod(restore.directory.root().c_str(), 0755), 0);
+    reap::SessionOptions options = options_of(restore);
+    if (announced) options.peer_uid = kNobody;
+    VmmProcess vmm(restore.shape, options.socket_path, Manner::touches_its_memory, kNobody);
+    EngineRun run;
+    const EngineRun::Opened session = run.open(options);
+    if (announced) {
+      CHECK(vmm.had_the_right_bytes());
+      continue;
+    }
+    struct stat status {};
+    CHECK_EQ(::stat(options.socket_path.c_str(), &status), 0);
+    CHECK_EQ(status.st_mode & 0777, 0600);
+    // The mode alone keeps it out; now only the look at the peer does.
+    CHECK_EQ(::chmod(options.socket_path.c_str(), 0666), 0);
+    const Event ended = run.wait_for_end(session.id);
+    CHECK_EQ(ended.failure.code, ErrorCode::peer_refused);
+    CHECK_EQ(ended.failure.check, "uid");
+    CHECK_EQ(ended.failure.got, kNobody);
+    CHECK_EQ(ended.state, EndState::closed);
+  }
+}
+
+TEST(one_vmm_connects_to_a_session_and_no_other) {
+  Restore restore;
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  EngineRun run;
+  const reap::SessionOptions options = options_of(restore);
+  const EngineRun::Opened session = run.open(options);
+  const reap::UniqueFd first = connect_to(options.socket_path);
+  // In the queue of the socket, or too late for it: nobody speaks to it either way.
+  const reap::UniqueFd second(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::memcpy(address.sun_path, options.socket_path.data(), options.socket_path.size());
+  if (::connect(second.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0) {
+    char none;
+    CHECK(::read(second.get(), &none, 1) <= 0);
+  }
+  CHECK(fixture::send(first.get(), handshake_text(restore.guest, 4096), {restore.guest.uffd()}));
+  CHECK(restore.has_file_bytes(1));
+  CHECK(!exists(options.socket_path));
+}
+
+TEST(a_socket_that_nobody_listens_on_is_replaced_and_others_are_not) {
+  const fixture::TempDir directory;
+  const std::string path = directory.path("socket");
+  const auto open = [&] {
+    reap::Listener listener;
+    return listener.open(path, {});
+  };
+  bind_to(path, true);
+  CHECK(exists(path));
+  CHECK_EQ(open().code, ErrorCode::none);
+  CHECK(!exists(path));
+  {
+    const reap::UniqueFd live = bind_to(path, true);
+    const reap::Failure failure = open();
+    CHECK_EQ(failure.code, ErrorCode::socket);
+    CHECK_EQ(failure.err, -EADDRINUSE);
+    CHECK_EQ(failure.check, "in-use");
+    CHECK(exists(path));
+  }
+  ::unlink(path.c_str());
+  reap::UniqueFd(::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+  CHECK_EQ(open().err, -EADDRINUSE);
+  CHECK(exists(path));
+  ::unlink(path.c_str());
+  CHECK_EQ(::symlink("/nowhere/at/all", path.c_str()), 0);
+  CHECK_EQ(open().err, -EADDRINUSE);
+}
+
+TEST(a_listener_takes_its_own_path_away_and_no_other) {
+  const fixture::TempDir directory;
+  const std::string path = directory.path("socket");
+  reap::Listener listener;
+  CHECK_EQ(listener.open(path, {}).code, ErrorCode::none);
+  CHECK_EQ(::rename(path.c_str(), directory.path("moved").c_str()), 0);
+  const reap::UniqueFd other = bind_to(path, false);
+  listener.close();
+  CHECK(exists(path));
+}
+
+TEST(a_session_that_cannot_open_says_why) {
+  Restore restore;
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  struct Row {
+    std::string socket_path;
+    std::string memory_file;
+    ErrorCode code;
+    int err;
+  };
+  const std::string socket = restore.directory.path("uffd.sock");
+  const Row rows[] = {
+      {socket, restore.directory.path("none"), ErrorCode::source_read, -ENOENT},
+      {socket, "/dev/zero", ErrorCode::source_read, -EINVAL},
+      {restore.directory.path("none/uffd.sock"), restore.path, ErrorCode::socket, -ENOENT},
+      {"/tmp/" + std::string(120, 'x'), restore.path, ErrorCode::socket, -ENAMETOOLONG},
+      {"", restore.path, ErrorCode::socket, -ENOENT},
+  };
+  EngineRun run;
+  const uint64_t descriptors = fixture::descriptors_here();
+  for (const Row& row : rows) {
+    check::about = row.socket_path + " and " + row.memory_file;
+    reap::SessionOptions options;
+    options.socket_path = row.socket_path;
+    options.memory_file = row.memory_file;
+    const EngineRun::Opened session = run.open(options);
+    CHECK_EQ(session.failure.code, row.code);
+    CHECK_EQ(session.failure.err, row.err);
+    CHECK(!exists(socket));
+  }
+  CHECK_EQ(fixture::descriptors_here(), descriptors);
+}

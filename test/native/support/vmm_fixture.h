@@ -1,0 +1,87 @@
+// The VMM's side of the handshake, in this process or in one of its own, and an engine to meet it.
+#pragma once
+
+#include <sys/types.h>
+
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "session/engine.h"
+#include "support/guest_fixture.h"
+
+namespace fixture {
+
+// Waits until somebody listens there and this process may connect.
+reap::UniqueFd connect_to(const std::string& path);
+// One sendmsg(), as Firecracker's.
+bool send(int connection, const std::string& text, const std::vector<int>& descriptors);
+std::string handshake_text(const Guest& guest, uint64_t page_size);
+
+// What a VMM in a process of its own does after it has connected.
+enum class Manner {
+  touches_its_memory,  // sends the handshake, reads every page, then waits
+  waits,               // sends the handshake, then waits
+  stops_half_way,      // sends half of the message and the userfaultfd, then waits
+  sends_nonsense,      // sends a message that is refused, with its userfaultfd, then waits
+};
+
+class VmmProcess {
+ public:
+  VmmProcess(const Shape& shape, std::string socket_path, Manner manner, uid_t uid = 0);
+  ~VmmProcess();
+  VmmProcess(const VmmProcess&) = delete;
+  VmmProcess& operator=(const VmmProcess&) = delete;
+
+  pid_t pid() const { return pid_; }
+  // Whether every page that it read had the memory file's bytes. Waits until it has read them.
+  bool had_the_right_bytes();
+  bool is_alive();
+  // The signal that ended it, 0 when it exited by itself. Waits for the end.
+  int end();
+  void exit_by_itself();
+
+ private:
+  [[noreturn]] void run(const Shape& shape, const std::string& path, Manner manner, uid_t uid);
+
+  pid_t pid_ = -1;
+  reap::UniqueFd report_;   // its verdict on the bytes
+  reap::UniqueFd command_;  // closed: exit
+};
+
+// An engine whose events can be waited for.
+class EngineRun {
+ public:
+  using OnEvent = std::function<void(const reap::Event&)>;
+
+  // `on_event` hears of each event on the thread that emits it.
+  explicit EngineRun(OnEvent on_event = {});
+  ~EngineRun() { shut_down(); }
+
+  struct Opened {
+    uint64_t id = 0;
+    std::shared_ptr<reap::Ledger> ledger = std::make_shared<reap::Ledger>();
+    std::shared_ptr<reap::TraceRecorder> trace = std::make_shared<reap::TraceRecorder>();
+    reap::Failure failure;
+    uint64_t get(Counter counter) const { return ledger->get(counter); }
+  };
+  Opened open(reap::SessionOptions options);
+  // The event, which is taken out of those that came.
+  reap::Event wait(reap::Event::Kind kind, uint64_t session);
+  reap::Event wait_for_end(uint64_t session) { return wait(reap::Event::Kind::ended, session); }
+  bool close(uint64_t session, bool kill_vm);
+  std::shared_ptr<reap::Session> find(uint64_t session) { return engine_->find(session); }
+  reap::Engine& engine() { return *engine_; }
+  void shut_down() { engine_.reset(); }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<reap::Event> events_;
+  std::unique_ptr<reap::Engine> engine_;
+};
+
+}  // namespace fixture
