@@ -2,8 +2,8 @@ import { defineConfig } from 'vitest/config'
 
 export default defineConfig({
   test: {
-    include: ['test/**/*.test.ts'],
-    globalSetup: 'test/proofs-setup.ts',
+    include: ['test/**/*.test.ts', 'bench/test/*.test.ts'],
+    globalSetup: 'test/support/proofs-setup.ts',
     typecheck: { enabled: true, include: ['test/**/*.test-d.ts'] },
     // A native crash in a fork is one reported error; in a thread it would end the runner.
     pool: 'forks',

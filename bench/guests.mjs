@@ -2,7 +2,7 @@
 //
 //   npm run bench:guests [-- --functions pyaes,sqlite --arms auto,reap --caches warm --rounds 7 --quick --json]
 //
-// Each function is snapshotted once (bench/linux-guest), recorded once with its first input, and then
+// Each function is snapshotted once (native/guest/linux), recorded once with its first input, and then
 // restored in each way (bench/guests/arms.mjs), with a cold, a half-warm and a warm page cache, with the
 // recorded input and with another one, in turns, `--rounds` times. --quick is two functions, cold and
 // warm, and two rounds. Prints a table, or with --json one object with every sample. Exits with 1 when
@@ -12,16 +12,16 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { WorkingSet } from '../dist/index.js'
+import { PageCache } from '../native/guest/driver/page-cache.mjs'
+import { diskFunctionNames, functionNames, prepareGuests } from '../native/guest/linux/index.mjs'
 import { arms, caches, filesOf, record, restore, warmCalls } from './guests/arms.mjs'
 import { checks, makeReport, printReport } from './guests/report.mjs'
 import { knowHost } from './lib/host-costs.mjs'
 import { abortOnInterrupt } from './lib/interrupt.mjs'
 import { describeMachine, root } from './lib/machine.mjs'
-import { PageCache } from './lib/page-cache.mjs'
 import { Progress } from './lib/progress.mjs'
 import { randomNumbers, shuffle } from './lib/random.mjs'
 import { packReapPages } from './lib/reap-handler.mjs'
-import { diskFunctionNames, functionNames, prepareGuests } from './linux-guest/index.mjs'
 
 const known = [...functionNames, ...diskFunctionNames]
 const quickFunctions = ['helloworld', 'json_serdes']

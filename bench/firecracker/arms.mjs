@@ -6,7 +6,7 @@ import { PlainHandler, ReapHandler } from '../lib/reap-handler.mjs'
 
 /**
  * @typedef {object} Place of one restore
- * @property {import('../../test/microvm.mjs').MicroVm} vm
+ * @property {import('../../native/guest/driver/microvm.mjs').MicroVm} vm
  * @property {import('./scene.mjs').Scene} scene
  * @property {string} socketPath
  * @property {'cold' | 'warm'} cache

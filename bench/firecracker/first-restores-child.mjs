@@ -3,7 +3,7 @@
 import { join } from 'node:path'
 import { performance } from 'node:perf_hooks'
 import { serve } from '../../dist/index.js'
-import { MicroVm } from '../../test/microvm.mjs'
+import { MicroVm } from '../../native/guest/driver/microvm.mjs'
 
 const RESTORES = 10
 

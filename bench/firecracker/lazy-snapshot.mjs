@@ -4,7 +4,7 @@ import { open, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { performance } from 'node:perf_hooks'
 import { serve } from '../../dist/index.js'
-import { MicroVm } from '../../test/microvm.mjs'
+import { MicroVm } from '../../native/guest/driver/microvm.mjs'
 
 /**
  * @typedef {import('./sample.mjs').Context} Context

@@ -3,7 +3,7 @@
 // are processes of their own, are there before the clock starts.
 import { join } from 'node:path'
 import { performance } from 'node:perf_hooks'
-import { MicroVm } from '../../test/microvm.mjs'
+import { MicroVm } from '../../native/guest/driver/microvm.mjs'
 import { keepCoresBusy } from '../lib/busy-cores.mjs'
 import { cpuMsOf, ownCpuMs } from '../lib/cpu-time.mjs'
 import { runLimit } from '../replay/limits.mjs'

@@ -4,8 +4,8 @@
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { serve, WorkingSet } from '../../dist/index.js'
-import { MicroVm } from '../../test/microvm.mjs'
-import { cachedSnapshot } from '../../test/microvm-snapshot.mjs'
+import { MicroVm } from '../../native/guest/driver/microvm.mjs'
+import { cachedSnapshot } from '../../native/guest/driver/microvm-snapshot.mjs'
 import { packReapPages } from '../lib/reap-handler.mjs'
 
 /** Requests of the guest (native/guest/microvm), by the MiB of memory that each walks. */
@@ -22,7 +22,7 @@ const MEMORY_MIB = 256
  * @property {number} pages of the working set
  * @property {number} extents
  * @property {number} memoryMib
- * @property {import('../../test/microvm.mjs').Request} request
+ * @property {import('../../native/guest/driver/microvm.mjs').Request} request
  * @property {number} requests how many the guest has had with the one that is measured
  */
 
@@ -30,7 +30,7 @@ const MEMORY_MIB = 256
  * The snapshot is kept between runs, the working set of a request recorded in each: into `folder`.
  *
  * @param {string} folder
- * @param {import('../../test/microvm.mjs').Request} request
+ * @param {import('../../native/guest/driver/microvm.mjs').Request} request
  * @returns {Promise<Scene>}
  */
 export async function prepareScene(folder, request) {

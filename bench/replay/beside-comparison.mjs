@@ -7,7 +7,7 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { serve } from '../../dist/index.js'
-import { KvmGuest } from '../../test/kvm-guest.mjs'
+import { KvmGuest } from '../../native/guest/driver/kvm-guest.mjs'
 import { root } from '../lib/machine.mjs'
 
 const program = join(root, 'build/bench/reap-bench')

@@ -4,7 +4,7 @@
 import { join } from 'node:path'
 import { performance } from 'node:perf_hooks'
 import { prefetchPageCache, serve } from '../../dist/index.js'
-import { KvmGuest } from '../../test/kvm-guest.mjs'
+import { KvmGuest } from '../../native/guest/driver/kvm-guest.mjs'
 import { onOurClock } from '../lib/reap-handler.mjs'
 
 /** Work after each page: about as much as a warm fault takes. */

@@ -22,7 +22,7 @@ const GROUPS_AHEAD = 4
  * @param {import('./scene.mjs').Scene} context.warmUp
  * @param {number} context.round
  * @param {'cold' | 'warm'} context.state
- * @param {import('../lib/page-cache.mjs').PageCache} context.cache
+ * @param {import('../../native/guest/driver/page-cache.mjs').PageCache} context.cache
  * @param {AbortSignal} signal
  * @returns {Promise<{ verifyMs: number, readsMs: number }>}
  */

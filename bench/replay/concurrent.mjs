@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { performance } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { serve } from '../../dist/index.js'
-import { KvmGuest } from '../../test/kvm-guest.mjs'
+import { KvmGuest } from '../../native/guest/driver/kvm-guest.mjs'
 
 /** @type {import('./sample.mjs').Request & { concurrent: number }} */
 const { scene, folder, concurrent } = JSON.parse(process.argv[2] ?? '{}')

@@ -71,7 +71,7 @@ const mayOpen = (path) =>
  * @param {number} context.seed of the order
  * @param {string} context.scenesFolder
  * @param {string} context.folder for sockets
- * @param {import('../lib/page-cache.mjs').PageCache} context.cache
+ * @param {import('../../native/guest/driver/page-cache.mjs').PageCache} context.cache
  * @param {import('../lib/progress.mjs').Progress} context.progress
  * @param {AbortSignal} context.signal
  * @returns {Promise<Omit<import('./report.mjs').Measured, 'machine'>>}

@@ -6,8 +6,8 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { WorkingSet } from '../../dist/index.js'
+import { prepareGuests } from '../../native/guest/linux/index.mjs'
 import { record } from '../guests/arms.mjs'
-import { prepareGuests } from '../linux-guest/index.mjs'
 
 const [name = 'pyaes'] = process.argv.slice(2)
 const [guest] = await prepareGuests({ functions: [name] })
@@ -19,7 +19,7 @@ try {
   const runs = [...WorkingSet.fromTraces([trace]).extents]
     .sort((a, b) => a.rank - b.rank)
     .map(({ firstPage, pageCount }) => [firstPage, pageCount])
-  const from = `the first call of ${name} in a Linux guest of ${guest.memoryBytes / 2 ** 20} MiB, bench/linux-guest`
+  const from = `the first call of ${name} in a Linux guest of ${guest.memoryBytes / 2 ** 20} MiB, native/guest/linux`
   const file = new URL('linux-trace.json', import.meta.url)
   await writeFile(file, `${JSON.stringify({ from, runs })}\n`)
 } finally {

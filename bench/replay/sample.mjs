@@ -7,8 +7,8 @@ import { join } from 'node:path'
 import { performance } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { prefetchPageCache, prepareRestore, serve, WorkingSet } from '../../dist/index.js'
-import { KvmGuest } from '../../test/kvm-guest.mjs'
-import { PageCache } from '../lib/page-cache.mjs'
+import { KvmGuest } from '../../native/guest/driver/kvm-guest.mjs'
+import { PageCache } from '../../native/guest/driver/page-cache.mjs'
 import { onOurClock, ReapHandler } from '../lib/reap-handler.mjs'
 
 /**

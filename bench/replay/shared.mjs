@@ -5,7 +5,7 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { performance } from 'node:perf_hooks'
 import { prepareRestore } from '../../dist/index.js'
-import { KvmGuest } from '../../test/kvm-guest.mjs'
+import { KvmGuest } from '../../native/guest/driver/kvm-guest.mjs'
 import { onOurClock } from '../lib/reap-handler.mjs'
 
 /** @type {import('./sample.mjs').Request & { shared: number }} */

@@ -1,4 +1,4 @@
-#include "support/guest_fixture.h"
+#include "guest_fixture.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -17,7 +17,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "support/check.h"
+#include "check.h"
 
 #ifndef UFFD_USER_MODE_ONLY
 #define UFFD_USER_MODE_ONLY 1

@@ -16,7 +16,7 @@
 #include <string>
 
 #include "base/posix.h"
-#include "support/check.h"
+#include "check.h"
 
 namespace {
 
@@ -49,7 +49,7 @@ void set_huge_pages(long pages) {
 }
 
 // Lends the tests some huge pages where this process may; they skip where there are none. The pool
-// is the machine's and tests empty it, so those of another checkout wait (test/huge-pages.test.ts
+// is the machine's and tests empty it, so those of another checkout wait (test/uffd/huge-pages.test.ts
 // takes the same lock).
 class HugePageLoan {
  public:

@@ -1,4 +1,4 @@
-#include "support/page_cache_fixture.h"
+#include "page_cache_fixture.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -10,7 +10,7 @@
 #include <cerrno>
 #include <cstring>
 
-#include "support/check.h"
+#include "check.h"
 
 namespace fixture {
 

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "support/guest_fixture.h"
+#include "guest_fixture.h"
 
 namespace fixture {
 

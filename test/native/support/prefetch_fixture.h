@@ -12,8 +12,8 @@
 
 #include "base/crc32c.h"
 #include "prefetch/prefetcher.h"
-#include "support/check.h"
-#include "support/guest_fixture.h"
+#include "check.h"
+#include "guest_fixture.h"
 
 namespace fixture {
 

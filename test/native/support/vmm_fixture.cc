@@ -1,4 +1,4 @@
-#include "support/vmm_fixture.h"
+#include "vmm_fixture.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -12,7 +12,7 @@
 #include <cerrno>
 #include <cstring>
 
-#include "support/check.h"
+#include "check.h"
 
 namespace fixture {
 

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "session/engine.h"
-#include "support/guest_fixture.h"
+#include "guest_fixture.h"
 
 namespace fixture {
 

@@ -1,5 +1,5 @@
 // The tables of a working-set file: read as they are, checked, and never read outside of. Which
-// rule is named for which damage is test/working-set-damage.test.ts's.
+// rule is named for which damage is test/working-set/damage.test.ts's.
 #include "working_set/index.h"
 
 #include <fcntl.h>

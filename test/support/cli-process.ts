@@ -1,0 +1,160 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync } from 'node:fs'
+import { chmod, readdir, stat, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { fileURLToPath } from 'node:url'
+import { expect, onTestFinished } from 'vitest'
+import type { Scene } from './scratch.js'
+
+const root = fileURLToPath(new URL('../..', import.meta.url))
+const cli = join(root, 'dist/cli.js')
+export const guest = join(root, 'build/Release/reap-guest')
+
+/** The newest change below a folder. */
+async function lastChange(folder: string): Promise<number> {
+  const entries = await readdir(folder, { recursive: true })
+  const times = await Promise.all(
+    entries.map(async (name) => (await stat(join(folder, name))).mtimeMs),
+  )
+  return Math.max(...times)
+}
+
+/** Whether dist/ is what src/ says: these tests run what is built. */
+export async function checkBuild(): Promise<void> {
+  const isBuilt =
+    existsSync(cli) && (await stat(cli)).mtimeMs > (await lastChange(join(root, 'src')))
+  if (!isBuilt) throw new Error('dist/cli.js is older than src/: npm run build:ts comes first')
+}
+
+export interface Ended {
+  readonly code: number | null
+  readonly signal: NodeJS.Signals | null
+  readonly stdout: string
+  readonly stderr: string
+}
+
+/** The command line tool in a process of its own. */
+export class Cli {
+  readonly ended: Promise<Ended>
+  /** As `ended`, and not waiting for what else has its output open. */
+  readonly exited: Promise<Pick<Ended, 'code' | 'signal'>>
+  /** What it has printed there so far. */
+  stderr = ''
+  readonly #child: ChildProcess
+  readonly #lines: string[] = []
+  #wake: () => void = () => {}
+
+  constructor(words: readonly string[], options: { cwd?: string; env?: NodeJS.ProcessEnv } = {}) {
+    const child = spawn(process.execPath, [cli, ...words], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+      ...options,
+      env: { ...process.env, ...options.env },
+    })
+    this.#child = child
+    let stdout = ''
+    child.stdout?.setEncoding('utf8').on('data', (text: string) => {
+      stdout += text
+    })
+    child.stderr?.setEncoding('utf8').on('data', (text: string) => {
+      this.stderr += text
+    })
+    createInterface({ input: child.stdout! }).on('line', (line) => {
+      this.#lines.push(line)
+      this.#wake()
+    })
+    this.exited = once(child, 'exit').then(([code, signal]) => ({ code, signal }))
+    this.ended = once(child, 'close').then(([code, signal]) => {
+      this.#wake()
+      return { code, signal, stdout, stderr: this.stderr }
+    })
+    onTestFinished(async () => {
+      child.kill('SIGKILL')
+      await this.ended
+    })
+  }
+
+  /** The JSON event of this type, once it is printed. */
+  async event<T = Record<string, unknown>>(type: string): Promise<T> {
+    for (;;) {
+      for (const line of this.#lines) {
+        const event = JSON.parse(line)
+        if (event.type === type) return event
+      }
+      if (this.#child.exitCode !== null || this.#child.signalCode !== null) {
+        throw new Error(`no event ${type}: ${JSON.stringify(await this.ended)}`)
+      }
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve
+      })
+    }
+  }
+
+  kill(signal: NodeJS.Signals): void {
+    this.#child.kill(signal)
+  }
+
+  closeStdout(): void {
+    this.#child.stdout?.destroy()
+  }
+}
+
+export const run = (
+  words: readonly string[],
+  options?: { cwd?: string; env?: NodeJS.ProcessEnv },
+) => new Cli(words, options).ended
+
+/** The JSON lines of a stdout. */
+export const events = (stdout: string) =>
+  stdout
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line))
+
+/** Options that `record` and `restore` share. */
+export const serveWords = ({
+  memoryFile,
+  socketPath,
+}: Pick<Scene, 'memoryFile' | 'socketPath'>) => [
+  '--memory',
+  memoryFile,
+  '--socket',
+  socketPath,
+  '--json',
+]
+
+/** A script for after `--` that restores the fake VMM and touches these pages. */
+export async function script(
+  { folder, pages }: Scene,
+  touched: string,
+  status = 0,
+): Promise<string> {
+  const path = join(folder, 'invoke-once.sh')
+  await writeFile(
+    path,
+    [
+      '#!/bin/sh',
+      `printf 'map 4096 ${pages * 4096}\\nhandshake %s\\nread ${touched}\\n' "$REAP_TRACE_SOCKET" | ${guest} vmm`,
+      `exit ${status}`,
+    ].join('\n'),
+  )
+  await chmod(path, 0o755)
+  return path
+}
+
+/** Records these pages into `vm.ws` of the scene's folder. */
+export async function recorded(of: Scene, touched = '7 3 4 5 100'): Promise<string> {
+  const output = join(of.folder, 'vm.ws')
+  const command = await script(of, touched)
+  const { code, stderr } = await run([
+    'record',
+    ...serveWords(of),
+    '--output',
+    output,
+    '--',
+    command,
+  ])
+  expect(code, stderr).toBe(0)
+  return output
+}

@@ -1,0 +1,111 @@
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { expect, onTestFinished } from 'vitest'
+import {
+  type FaultHandler,
+  type FaultStats,
+  type ServeEvent,
+  type ServeOptions,
+  serve,
+} from '../../src/index.js'
+import { FakeVmm, makeMemoryFile } from './fake-vmm.js'
+
+/** A folder that goes when the test ends. */
+export async function scratchFolder(): Promise<string> {
+  const folder = await mkdtemp(join(tmpdir(), 'reap-test-'))
+  onTestFinished(() => rm(folder, { recursive: true, force: true }))
+  return folder
+}
+
+export async function fakeVmm(
+  options: { uid?: number; env?: NodeJS.ProcessEnv } = {},
+): Promise<FakeVmm> {
+  const vmm = await FakeVmm.start(options)
+  onTestFinished(() => vmm.kill())
+  return vmm
+}
+
+export interface Scene {
+  readonly folder: string
+  readonly socketPath: string
+  readonly memoryFile: string
+  readonly pages: number
+  readonly vmm: FakeVmm
+}
+
+/** A VMM with mapped memory and the memory file for it, before any handler. */
+export async function scene({
+  pages = 512,
+  pageSize = 4096,
+  regions = 1,
+  holes = true,
+  ...map
+}: {
+  pages?: number
+  pageSize?: 4096 | 2097152
+  regions?: number
+  holes?: boolean
+  order?: 'asc' | 'desc' | 'shuffle'
+  gap?: number
+} = {}): Promise<Scene> {
+  const folder = await scratchFolder()
+  const memoryFile = join(folder, 'memory')
+  await makeMemoryFile(memoryFile, (pages * pageSize) / 4096, { holes })
+  const vmm = await fakeVmm()
+  const each = Math.floor(pages / regions)
+  const sizes = Array.from(
+    { length: regions },
+    (_, i) => (i === regions - 1 ? pages - each * (regions - 1) : each) * pageSize,
+  )
+  await vmm.map(pageSize, sizes, map)
+  return { folder, socketPath: join(folder, 'uffd.sock'), memoryFile, pages, vmm }
+}
+
+/** `serve()` for a scene; whatever is left of it is closed when the test ends. */
+export async function serveScene(
+  { socketPath, memoryFile }: Pick<Scene, 'socketPath' | 'memoryFile'>,
+  options: Partial<ServeOptions> = {},
+): Promise<FaultHandler> {
+  const handler = await serve({ socketPath, memoryFile, connectTimeoutMs: 30_000, ...options })
+  onTestFinished(async () => {
+    await handler.close().catch(() => {})
+  })
+  return handler
+}
+
+/**
+ * Waits until these counters have these values. A guest goes on before the page that it waited for
+ * is counted, so the counters of a live session are looked at like this. None ever falls: one that
+ * has counted too much stays wrong.
+ */
+export async function expectCounts(
+  handler: FaultHandler,
+  counts: Partial<FaultStats>,
+): Promise<void> {
+  await expect.poll(() => handler.stats()).toMatchObject(counts)
+}
+
+/** Collects events, and waits for one. */
+export function eventLog(): {
+  readonly events: ServeEvent[]
+  readonly onEvent: (event: ServeEvent) => void
+  types(): string[]
+} {
+  const events: ServeEvent[] = []
+  return { events, onEvent: (event) => events.push(event), types: () => events.map((e) => e.type) }
+}
+
+export const isRoot = process.getuid?.() === 0
+
+/**
+ * A prefetch brought these pages, all but those that the guest asked for meanwhile. Both at once are
+ * counted as both.
+ */
+export function expectBrought(
+  { prefetched, lateFaults }: Pick<FaultStats, 'prefetched' | 'lateFaults'>,
+  pages: number,
+): void {
+  expect(prefetched).toBeLessThanOrEqual(pages)
+  expect(prefetched + lateFaults).toBeGreaterThanOrEqual(pages)
+}

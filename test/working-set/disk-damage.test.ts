@@ -1,0 +1,206 @@
+import { readFileSync, writeFileSync } from 'node:fs'
+import fc from 'fast-check'
+import { beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import type { ReapTraceError } from '../../src/errors.js'
+import { WorkingSet } from '../../src/working-set/working-set.js'
+import { readSet } from '../support/second-reader.js'
+import {
+  diskTrace,
+  edited,
+  failureOf,
+  makeDisk,
+  makeMemory,
+  newPath,
+  outcomeOf,
+  PAGE,
+  setOf,
+} from '../support/working-sets.js'
+
+describe('a file whose disks are not sound', () => {
+  const SIZES = [20 * PAGE, 9 * PAGE + 100] as const
+  let sound: Buffer
+  /** Of the disks, each 512 bytes, and of their extents, each 16 bytes. */
+  let at: { disks: number; extents: number; manifest: number }
+  let path: string
+  beforeAll(async () => {
+    const memoryFile = makeMemory(16)
+    const [first, second] = SIZES
+    const set = setOf(memoryFile, [5, 2, 3], PAGE, [
+      diskTrace(first, [
+        [4, 10],
+        [5, 10],
+        [11, 30],
+        [0, 40],
+      ]),
+      diskTrace(second, [
+        [9, 20],
+        [4, 30],
+      ]),
+    ])
+    const file = newPath('working-set')
+    await set.write(file, { memoryFile, diskImages: SIZES.map(makeDisk) })
+    sound = readFileSync(file)
+    const disks =
+      PAGE + 32 * sound.readUInt32LE(64) + 16 * sound.readUInt32LE(68) + 8 * sound.readUInt32LE(72)
+    const extents = disks + 512 * 2
+    at = { disks, extents, manifest: extents + 16 * 5 }
+  })
+  beforeEach(() => {
+    path = newPath('damaged')
+  })
+
+  const u32 = (offset: number, value: number) => (bytes: Buffer) => {
+    bytes.writeUInt32LE(value, offset)
+  }
+  const u64 = (offset: number, value: bigint) => (bytes: Buffer) => {
+    bytes.writeBigUInt64LE(value, offset)
+  }
+  const fill = (offset: number, byte: number) => (bytes: Buffer) => {
+    bytes[offset] = byte
+  }
+  /** Places in a disk and in a disk extent. */
+  const disk = (number: number, offset: number) => at.disks + 512 * number + offset
+  const extent = (number: number, offset: number) => at.extents + 16 * number + offset
+
+  type Case = [
+    what: string,
+    check: string,
+    offset: () => number,
+    edit: () => (bytes: Buffer) => void,
+  ]
+  test.each<Case>([
+    ['a newer minor version', 'version', () => 8, () => u32(8, 0x10002)],
+    ['version 1.1, which had disks', 'version', () => 8, () => u32(8, 0x10001)],
+    ['a reserved byte behind the counts', 'reserved', () => 136, () => fill(136, 1)],
+    ['more disks than 16', 'disk-count', () => 128, () => u32(128, 17)],
+    ['one disk less', 'index-bytes', () => 48, () => u32(128, 1)],
+    ['disk extents without end', 'index-bytes', () => 48, () => u32(132, 2 ** 32 - 1)],
+    ['an empty image', 'disk-bytes', () => disk(0, 0), () => u64(disk(0, 0), 0n)],
+    [
+      'an image larger than there is',
+      'disk-bytes',
+      () => disk(1, 0),
+      () => u64(disk(1, 0), 2n ** 44n + 1n),
+    ],
+    ['an absurd image', 'disk-bytes', () => disk(1, 0), () => u64(disk(1, 0), 2n ** 64n - 1n)],
+    ['17 samples of a disk', 'disk-samples', () => disk(0, 12), () => u32(disk(0, 12), 17)],
+    ['no samples of a disk', 'disk-samples', () => disk(0, 12), () => u32(disk(0, 12), 0)],
+    ['a sample outside its disk', 'disk-samples', () => disk(0, 16), () => u32(disk(0, 16), 20)],
+    ['a sample too many', 'reserved', () => disk(0, 16 + 32), () => u32(disk(0, 16 + 32), 1)],
+    ['a disk without a name', 'disk-name', () => disk(0, 144), () => u32(disk(0, 144), 0)],
+    ['too long a name', 'disk-name', () => disk(0, 144), () => u32(disk(0, 144), 256)],
+    ['a name that is not UTF-8', 'disk-name', () => disk(0, 152), () => fill(disk(0, 152), 0xff)],
+    ['a name with a folder', 'disk-name', () => disk(0, 152), () => fill(disk(0, 153), 0x2f)],
+    ['a name with a zero byte', 'disk-name', () => disk(0, 152), () => fill(disk(0, 153), 0)],
+    ['a reserved field in a disk', 'reserved', () => disk(0, 148), () => fill(disk(0, 148), 1)],
+    ['something behind a name', 'reserved', () => disk(0, 511), () => fill(disk(0, 511), 1)],
+    ['an extent of no disk', 'disk-extent-disk', () => extent(1, 0), () => u32(extent(1, 0), 2)],
+    ['an empty extent', 'disk-extent-pages', () => extent(0, 4), () => u32(extent(0, 8), 0)],
+    [
+      'an extent that ends outside its disk',
+      'disk-extent-pages',
+      () => extent(1, 4),
+      () => u32(extent(1, 8), 2),
+    ],
+    [
+      'an extent that begins outside its disk',
+      'disk-extent-pages',
+      () => extent(1, 4),
+      () => u32(extent(1, 4), 2 ** 32 - 1),
+    ],
+    ['times that fall', 'disk-extent-order', () => extent(1, 12), () => u32(extent(1, 12), 9)],
+    [
+      'an extent that begins in another',
+      'disk-extent-overlap',
+      () => extent(2, 0),
+      () => u32(extent(2, 4), 5),
+    ],
+    [
+      'an extent that is there twice',
+      'disk-extent-overlap',
+      () => extent(3, 0),
+      () => u32(extent(3, 4), 9),
+    ],
+    ['more pages than in extents', 'disk-pages', () => disk(1, 8), () => u32(disk(1, 8), 3)],
+    ['fewer pages than in extents', 'disk-pages', () => disk(0, 8), () => u32(disk(0, 8), 3)],
+    ['an extent of another disk', 'disk-pages', () => disk(0, 8), () => u32(extent(4, 0), 1)],
+    [
+      'extents without a disk',
+      'disk-extent-disk',
+      () => at.disks,
+      () => (bytes) => {
+        // As many bytes as before, so that the extents take the place of the disks.
+        u32(128, 0)(bytes)
+        u32(132, 5 + (512 * 2) / 16)(bytes)
+      },
+    ],
+  ])('is refused: %s', async (_, check, offset, edit) => {
+    writeFileSync(path, edited(sound, edit()))
+    const error = await failureOf(WorkingSet.read(path))
+    expect(error).toMatchObject({ code: 'ERR_WORKING_SET_INVALID', check, path })
+    expect(error.offset).toBe(offset())
+    expect(error.hint).toContain('Record it again')
+    expect(() => readSet(path)).toThrow('refused')
+  })
+
+  test('is not one whose disk has no pages and no samples', async () => {
+    // The extents of the second disk become the first's.
+    const emptied = edited(sound, (bytes) => {
+      bytes.writeUInt32LE(6, disk(0, 8))
+      bytes.fill(0, disk(1, 8), disk(1, 144))
+      bytes.writeUInt32LE(0, extent(1, 0))
+      bytes.writeUInt32LE(0, extent(3, 0))
+      bytes.writeUInt32LE(7, extent(3, 4))
+    })
+    writeFileSync(path, emptied)
+    expect((await WorkingSet.read(path)).disks.map(({ pages }) => pages)).toEqual([6, 0])
+    expect(readSet(path).disks.map(({ samples }) => samples.length)).toEqual([4, 0])
+  })
+
+  test('is refused wherever a bit is flipped in the tables of disks', async () => {
+    const places = fc.integer({ min: at.disks, max: at.manifest - 1 })
+    await fc.assert(
+      fc.asyncProperty(places, fc.nat(7), async (place, bit) => {
+        const bytes = Buffer.from(sound)
+        bytes[place]! ^= 1 << bit
+        writeFileSync(path, bytes)
+        const error = await failureOf(WorkingSet.read(path))
+        expect(error.check).toBe('index-checksum')
+      }),
+      { numRuns: 60 },
+    )
+  })
+
+  test('is refused by both readers or by neither, whatever numbers it has where', async () => {
+    const interesting = fc.constantFrom(0, 1, 2, 9, 10, 16, 17, 20, 30, 255, 2 ** 31, 2 ** 32 - 1)
+    const values = fc.oneof(interesting, fc.integer({ min: 0, max: 2 ** 32 - 1 }), fc.nat(60))
+    const words = (at.manifest - at.disks) / 4
+    const places = fc.oneof(
+      fc.constantFrom(8, 128, 132, 136),
+      fc.nat(words - 1).map((word) => at.disks + word * 4),
+      fc.nat(5 * 4 - 1).map((word) => at.extents + word * 4),
+      fc.nat(39).map((word) => disk(word % 2, 4 * (word >> 1))),
+    )
+    const changes = fc.array(fc.tuple(places, values), { minLength: 1, maxLength: 3 })
+    let accepted = 0
+    await fc.assert(
+      fc.asyncProperty(changes, async (list) => {
+        const bytes = edited(sound, (copy) => {
+          for (const [place, value] of list) copy.writeUInt32LE(value, place)
+        })
+        writeFileSync(path, bytes)
+        const second = outcomeOf(() => readSet(path))
+        const ours = await WorkingSet.read(path).then(
+          (set) => (set.disks.length >= 0 ? 'accepted' : ''),
+          (error: ReapTraceError) => error.code,
+        )
+        expect([second, ours]).toEqual(
+          second === 'accepted' ? ['accepted', 'accepted'] : ['refused', 'ERR_WORKING_SET_INVALID'],
+        )
+        if (second === 'accepted') accepted++
+      }),
+      { numRuns: 400 },
+    )
+    expect(accepted).toBeGreaterThan(0)
+  })
+})
