@@ -5,7 +5,10 @@ export default defineConfig({
   format: 'esm',
   target: 'node20',
   // tsup passes baseUrl to the declaration build, which TypeScript 6 calls deprecated.
-  dts: { entry: { index: 'src/index.ts' }, compilerOptions: { ignoreDeprecations: '6.0' } },
+  dts: {
+    entry: { index: 'src/index.ts' },
+    compilerOptions: { ignoreDeprecations: '6.0', stripInternal: true },
+  },
   clean: true,
   silent: true,
   sourcemap: false,

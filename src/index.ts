@@ -34,7 +34,7 @@ export type {
 export { type InterposerOptions, interposerEnvironment } from './uffd/interposer.js'
 export { serve } from './uffd/serve.js'
 export type { Extent } from './working-set/extents.js'
-export type { ProofKind } from './working-set/plan.js'
+export type { ProofKind } from './working-set/open.js'
 export {
   type DiskExtent,
   type DiskWorkingSet,

@@ -8,29 +8,17 @@
 #include "files.h"
 #include "options.h"
 #include "report.h"
-#include "working_set/index.h"
-#include "working_set/plan.h"
+#include "working_set/working_set.h"
 
 namespace reap::bench {
 
 namespace {
 
-// The tables of a sound file: what is measured was read by the package before.
-Plan read_tables(int fd, const std::string& path) {
-  WorkingSetHeader header;
-  read_fully(fd, path, 0, reinterpret_cast<uint8_t*>(&header), sizeof header);
-  if (header.major_version != kMajorVersion) fail(path + " has another version");
-  Plan plan;
-  plan.groups.resize(header.groups);
-  plan.extents.resize(header.extents);
-  const uint64_t groups_bytes = plan.groups.size() * sizeof(PlanGroup);
-  read_fully(fd, path, header.index_offset, reinterpret_cast<uint8_t*>(plan.groups.data()),
-             groups_bytes);
-  read_fully(fd, path, header.index_offset + groups_bytes,
-             reinterpret_cast<uint8_t*>(plan.extents.data()),
-             plan.extents.size() * sizeof(PlanExtent));
-  if (!fits(plan, header.memory_bytes)) fail(path + " has tables that do not fit");
-  return plan;
+Plan read_plan(const std::string& path) {
+  PageSource file;
+  std::shared_ptr<const WorkingSet> set;
+  if (file.open(path) != 0 || read_working_set(file, &set)) fail(path + " is no working set");
+  return set->plan;
 }
 
 struct Files {
@@ -69,9 +57,9 @@ int run(const Options& options) {
   const std::string& set_path = options.text("--set");
   const std::string& memory_path = options.text("--memory");
   const Files files{set_path, memory_path, open_file(set_path), open_file(memory_path)};
-  const Plan plan = read_tables(files.set.get(), set_path);
-  const Mapping stored = Mapping::buffer(kMostGroupBytes);
-  const Mapping found = Mapping::buffer(kMostGroupBytes);
+  const Plan plan = read_plan(set_path);
+  const Mapping stored = Mapping::buffer(kMaxGroupBytes);
+  const Mapping found = Mapping::buffer(kMaxGroupBytes);
   if (!stored || !found) fail("allocate memory", ENOMEM);
   std::fill_n(stored.data(), stored.size(), 1);
   std::fill_n(found.data(), found.size(), 1);

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "addon/working_set.h"
 #include "session/engine.h"
 #include "uffd/uffd.h"
 
@@ -157,10 +158,10 @@ Napi::Value start(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), Environment::of(info).start(info[0].As<Napi::Function>()));
 }
 
-// open(socketPath, memoryFile, flags, peerUid | -1, connectTimeoutMs,
-//      planPath | null, planPageSize, groups, extents,
-//      proof: BigUint64Array of the stamps of memory file and working set | null)
+// open(socketPath, files, set | null, isProven, flags, peerUid | -1, connectTimeoutMs)
 //   => failure | [id, session]
+// Takes the files whether it succeeds or not. isProven: the memory file holds the bytes of the
+// set's file, each in the state in which it was opened.
 Napi::Value open(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   Environment& environment = Environment::of(info);
@@ -168,31 +169,31 @@ Napi::Value open(const Napi::CallbackInfo& info) {
     Napi::TypeError::New(env, "start() comes first").ThrowAsJavaScriptException();
     return env.Undefined();
   }
+  reap::OpenedFiles* opened = reap::opened_files_of(info[1]);
+  if (!opened) return env.Undefined();
+  reap::OpenedFiles files = std::exchange(*opened, {});
   reap::SessionOptions options;
   options.socket_path = info[0].As<Napi::String>().Utf8Value();
-  options.memory_file = info[1].As<Napi::String>().Utf8Value();
-  const uint32_t flags = info[2].As<Napi::Number>().Uint32Value();
+  if (!info[2].IsNull()) {
+    const std::shared_ptr<const reap::WorkingSet> set = reap::working_set_of(info[2]);
+    if (!set) return env.Undefined();
+    if (set->header.memory_bytes != files.memory_file.bytes()) {
+      Napi::TypeError::New(env, "a working set of another memory").ThrowAsJavaScriptException();
+      return env.Undefined();
+    }
+    options.plan = {set, &set->plan};
+    if (info[3].As<Napi::Boolean>() && set->is_in_file()) {
+      options.proven = std::make_shared<const reap::ProvenFile>(
+          reap::ProvenFile{std::move(files.working_set), files.memory_file.stamp()});
+    }
+  }
+  options.memory_file = std::move(files.memory_file);
+  const uint32_t flags = info[4].As<Napi::Number>().Uint32Value();
   options.record = flags & kRecord;
   options.kill_vm = !(flags & kLeaveVm);
-  const int64_t peer_uid = info[3].As<Napi::Number>().Int64Value();
+  const int64_t peer_uid = info[5].As<Napi::Number>().Int64Value();
   if (peer_uid >= 0) options.peer_uid = static_cast<uid_t>(peer_uid);
-  options.connect_timeout = std::chrono::milliseconds(info[4].As<Napi::Number>().Int64Value());
-  if (info[5].IsString()) {
-    auto plan = std::make_shared<reap::Plan>();
-    plan->path = info[5].As<Napi::String>().Utf8Value();
-    plan->page_size = info[6].As<Napi::Number>().Uint32Value();
-    plan->groups = reap::records<reap::PlanGroup>(info[7]);
-    plan->extents = reap::records<reap::PlanExtent>(info[8]);
-    if (info[9].IsTypedArray()) {
-      const auto stamps = info[9].As<Napi::BigUint64Array>();
-      reap::Proof proof{};
-      if (stamps.ByteLength() == sizeof proof) {
-        std::memcpy(&proof, stamps.Data(), sizeof proof);
-        plan->proof = proof;
-      }
-    }
-    options.plan = std::move(plan);
-  }
+  options.connect_timeout = std::chrono::milliseconds(info[6].As<Napi::Number>().Int64Value());
 
   auto handle = std::make_unique<SessionHandle>();
   handle->ledger = std::make_shared<reap::Ledger>();
@@ -287,6 +288,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   reap::add_comparison(env, exports);
   reap::add_files(env, exports);
   reap::add_page_cache(env, exports);
+  reap::add_working_set(env, exports);
   return exports;
 }
 

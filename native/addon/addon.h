@@ -46,7 +46,7 @@ class Task : public Napi::AsyncWorker {
   Napi::Promise::Deferred deferred_;
 };
 
-// A table of a working-set file, as bytes.
+// The entries of a table that crosses as a typed array.
 template <typename Record>
 std::vector<Record> records(Napi::Value value) {
   const auto bytes = value.As<Napi::TypedArray>();
@@ -60,5 +60,6 @@ std::vector<Record> records(Napi::Value value) {
 void add_comparison(Napi::Env env, Napi::Object exports);
 void add_files(Napi::Env env, Napi::Object exports);
 void add_page_cache(Napi::Env env, Napi::Object exports);
+void add_working_set(Napi::Env env, Napi::Object exports);
 
 }  // namespace reap

@@ -13,7 +13,7 @@
 #include <memory>
 #include <utility>
 
-#include "addon/addon.h"
+#include "addon/working_set.h"
 
 namespace reap {
 
@@ -34,8 +34,9 @@ class ComparisonJob {
  public:
   using Stop = std::atomic<bool>;
 
-  ComparisonJob(Napi::Env env, Plan plan, bool background, Napi::Value on_progress)
-      : plan_(std::move(plan)),
+  ComparisonJob(Napi::Env env, std::shared_ptr<const WorkingSet> set, bool background,
+                Napi::Value on_progress)
+      : set_(std::move(set)),
         background_(background),
         deferred_(Napi::Promise::Deferred::New(env)) {
     if (on_progress.IsFunction()) on_progress_ = Napi::Persistent(on_progress.As<Napi::Function>());
@@ -47,7 +48,7 @@ class ComparisonJob {
     return error != 0 ? error : memory_file_.adopt(copy_of(memory_file));
   }
 
-  bool fits() const { return reap::fits(plan_, memory_file_.bytes()); }
+  bool fits() const { return set_->header.memory_bytes == memory_file_.bytes(); }
 
   // Owns itself from here on. 0 or a negative errno.
   int start(Napi::Env env) {
@@ -104,7 +105,7 @@ class ComparisonJob {
 
   void compare_files() {
     compare(
-        plan_, working_set_, memory_file_, *stop_,
+        set_->plan, working_set_, memory_file_, *stop_,
         [this](uint64_t pages) {
           if (on_progress_) tell({pages, false});
         },
@@ -149,7 +150,7 @@ class ComparisonJob {
     ::pthread_join(self->thread_, nullptr);
   }
 
-  const Plan plan_;
+  const std::shared_ptr<const WorkingSet> set_;
   const bool background_;
   const std::shared_ptr<Stop> stop_ = std::make_shared<Stop>(false);
   PageSource working_set_;
@@ -161,16 +162,13 @@ class ComparisonJob {
   pthread_t thread_{};
 };
 
-// compare(workingSet: fd, memoryFile: fd, groups, extents, background, onProgress | undefined)
+// compare(workingSet: fd, memoryFile: fd, set, background, onProgress | undefined)
 //   => failure | [stop, Promise<[pages, mismatchedPages, mismatches: Uint32Array, failure | null]>]
 Napi::Value start_comparison(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
-  Plan plan;
-  plan.path = "-";  // fits() checks the groups of a plan with a path only
-  plan.groups = records<PlanGroup>(info[2]);
-  plan.extents = records<PlanExtent>(info[3]);
-  auto job =
-      std::make_unique<ComparisonJob>(env, std::move(plan), info[4].As<Napi::Boolean>(), info[5]);
+  const std::shared_ptr<const WorkingSet> set = working_set_of(info[2]);
+  if (!set) return env.Undefined();
+  auto job = std::make_unique<ComparisonJob>(env, set, info[3].As<Napi::Boolean>(), info[4]);
   int error =
       job->open(info[0].As<Napi::Number>().Int32Value(), info[1].As<Napi::Number>().Int32Value());
   if (error == 0 && !job->fits()) error = -EINVAL;

@@ -10,7 +10,6 @@
 #include "files/page_samples.h"
 #include "files/page_source.h"
 #include "files/private_file.h"
-#include "working_set/index.h"
 
 namespace reap {
 
@@ -65,45 +64,6 @@ Napi::Value give(Napi::Env env, std::vector<uint8_t> bytes) {
       new Owner(owned));
 }
 
-class ReadIndex : public Task {
- public:
-  ReadIndex(Napi::Env env, std::string path) : Task(env), path_(std::move(path)) {}
-
- protected:
-  void Execute() override { failure_ = read_working_set_index(path_, &found_); }
-  Napi::Value result(Napi::Env env) override {
-    if (failure_) return to_js(env, failure_);
-    Napi::Array result = Napi::Array::New(env, 5);
-    result[0U] = found_.is_regular ? Napi::Number::New(env, static_cast<double>(found_.file_bytes))
-                                   : env.Null();
-    result[1U] = give(env, std::move(found_.header));
-    result[2U] = give(env, std::move(found_.index));
-    result[3U] = env.Null();
-    if (const BrokenRule& broken = found_.broken; broken.check) {
-      Napi::Array rule = Napi::Array::New(env, 3);
-      rule[0U] = broken.check;
-      rule[1U] = static_cast<double>(broken.offset);
-      rule[2U] = broken.what;
-      result[3U] = rule;
-    }
-    Napi::BigUint64Array stamp = Napi::BigUint64Array::New(env, found_.stamp.size());
-    fill(stamp, found_.stamp.data());
-    result[4U] = stamp;
-    return result;
-  }
-
- private:
-  const std::string path_;
-  WorkingSetIndex found_;
-  Failure failure_;
-};
-
-// readIndex(path) => Promise<failure | [fileBytes | null, header, index, [check, offset, what] |
-// null, stamp: BigUint64Array]>
-Napi::Value read_index(const Napi::CallbackInfo& info) {
-  return (new ReadIndex(info.Env(), info[0].As<Napi::String>().Utf8Value()))->run();
-}
-
 class ReadPrivateFile : public Task {
  public:
   ReadPrivateFile(Napi::Env env, std::string folder, std::string name)
@@ -151,7 +111,6 @@ void add_files(Napi::Env env, Napi::Object exports) {
   exports["readPrivateFile"] = Napi::Function::New(env, start_reading_private_file);
   exports["mayHaveWriters"] = Napi::Function::New(env, file_may_have_writers);
   exports["isSettled"] = Napi::Function::New(env, settled);
-  exports["readIndex"] = Napi::Function::New(env, read_index);
 }
 
 }  // namespace reap

@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "addon/addon.h"
+#include "addon/working_set.h"
 #include "page_cache/prefetcher.h"
 #include "page_cache/recorder.h"
 #include "page_cache/survey.h"
@@ -126,18 +126,17 @@ struct Prefetch {
   Event event;
 };
 
-// prefetchPageCache(device, paths, touches: Uint32Array of page, microseconds; pagesPerTouch;
-//   diskExtents: Uint32Array of disk, page, pages, microseconds; budgetBytes)
+// prefetchPageCache(device, paths: '' for a file that is left out, set, budgetBytes)
 //   => [job, Promise<[Float64Array, failure | null]>]
 Napi::Value prefetch_page_cache(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   const auto device = static_cast<uint64_t>(info[0].As<Napi::Number>().Int64Value());
   std::vector<std::string> paths = strings(info[1]);
-  PageCachePlan plan;
-  plan.touches = records<PageCachePlan::Touch>(info[2]);
-  plan.pages_per_touch = info[3].As<Napi::Number>().Uint32Value();
-  plan.disk_extents = records<PageCachePlan::DiskExtent>(info[4]);
-  const double budget = info[5].As<Napi::Number>().DoubleValue();
+  const std::shared_ptr<const WorkingSet> set = working_set_of(info[2]);
+  if (!set) return env.Undefined();
+  PageCachePlan plan = page_cache_plan_of(*set);
+  if (paths.front().empty()) plan.touches.clear();
+  const double budget = info[3].As<Napi::Number>().DoubleValue();
   auto* prefetch = new Prefetch(env, device);
   prefetch->event = Prefetch::Event::New(env, "reap-trace", 0, 1, prefetch);
   const Napi::Promise promise = prefetch->deferred.Promise();

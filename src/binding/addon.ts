@@ -31,20 +31,68 @@ export interface NativeRecorder {
   readonly [recorderBrand]: true
 }
 
+declare const workingSetBrand: unique symbol
+/** The tables of a working set, opaque. */
+export interface NativeWorkingSet {
+  readonly [workingSetBrand]: true
+}
+
+declare const filesBrand: unique symbol
+/** The files of a restore, open; a session takes them, or {@link closeFiles} does. */
+export interface NativeFiles {
+  readonly [filesBrand]: true
+}
+
+/** What a working-set file says beside its tables. */
+export interface WorkingSetFacts {
+  readonly fileBytes: number
+  readonly memoryBytes: number
+  readonly pageSize: number
+  readonly runs: number
+  readonly dataPages: number
+  readonly zeroPages: number
+  readonly groupCount: number
+  readonly extentCount: number
+  /** Offset of `manifest` in the file. */
+  readonly manifestAt: number
+  readonly id: Uint8Array
+  readonly manifest: Uint8Array
+  /** State of the file before anything was read. */
+  readonly stamp: BigUint64Array
+  readonly disks: readonly {
+    readonly name: Uint8Array
+    readonly bytes: number
+    readonly pages: number
+    /** Pairs of a page and its checksum. */
+    readonly samples: Uint32Array
+  }[]
+}
+
+/** What {@link openFiles} finds. */
+export interface OpenedFiles {
+  readonly files: NativeFiles
+  readonly memoryStamp?: BigUint64Array
+  /** Whether the working-set file is open, in the state in which the set was read. */
+  readonly isCurrent: boolean
+  /** Absent where there is no working set, and where the known one is right. */
+  readonly set?: NativeWorkingSet
+  readonly facts?: WorkingSetFacts
+  /** The file of findings about the working set, as it is. */
+  readonly findings?: Uint8Array
+}
+
 interface Addon {
   /** Starts this thread's engine. 0 or a negative errno. */
   start(listener: (event: NativeEvent) => void): number
+  /** Takes the files in any case. */
   open(
     socketPath: string,
-    memoryFile: string,
+    files: NativeFiles,
+    set: NativeWorkingSet | null,
+    isProven: boolean,
     flags: number,
     peerUid: number,
     connectTimeoutMs: number,
-    planPath: string | null,
-    planPageSize: number,
-    groups: Uint8Array | null,
-    extents: Uint8Array | null,
-    proof: BigUint64Array | null,
   ): NativeFailure | [id: number, session: NativeSession]
   close(session: NativeSession, killVm: boolean): void
   detach(session: NativeSession): boolean
@@ -53,19 +101,22 @@ interface Addon {
   shutdown(): void
   crc32c(bytes: Uint8Array, seed: number): number
   sampleDiskPages(path: string, pages: Uint32Array): Promise<NativeFailure | Uint32Array>
-  /** `fileBytes` is null when it is not a regular file. */
-  readIndex(
-    path: string,
-  ): Promise<
-    | NativeFailure
-    | [
-        fileBytes: number | null,
-        header: Uint8Array,
-        index: Uint8Array,
-        broken: [check: string, offset: number, what: string] | null,
-        stamp: BigUint64Array,
-      ]
-  >
+  openFiles(
+    memoryFile: string,
+    workingSet: string,
+    known: NativeWorkingSet | null,
+    isGiven: boolean,
+    findingsFolder: string,
+  ): Promise<NativeFailure | OpenedFiles>
+  closeFiles(files: NativeFiles): void
+  makeWorkingSet(
+    memoryBytes: number,
+    pageSize: number,
+    touches: Uint32Array,
+    diskTouchCounts: Uint32Array,
+    diskTouches: Uint32Array,
+  ): NativeWorkingSet
+  touchesOf(set: NativeWorkingSet): [touches: Uint32Array, diskTouches: Uint32Array]
   /** `null` where it is not there, or not this user's alone. */
   readPrivateFile(folder: string, name: string): Promise<Uint8Array | null>
   /** Of a descriptor that is open for reading alone; true also where the kernel does not tell. */
@@ -76,8 +127,7 @@ interface Addon {
   compare(
     workingSet: number,
     memoryFile: number,
-    groups: Uint8Array,
-    extents: Uint8Array,
+    set: NativeWorkingSet,
     background: boolean,
     onProgress: ((pages: number) => void) | undefined,
   ):
@@ -100,9 +150,7 @@ interface Addon {
   prefetchPageCache(
     device: number,
     paths: readonly string[],
-    touches: Uint32Array,
-    pagesPerTouch: number,
-    diskExtents: Uint32Array,
+    set: NativeWorkingSet,
     budgetBytes: number,
   ): [job: number, end: Promise<[figures: Float64Array, failure: NativeFailure | null]>]
   cancelPrefetch(device: number, job: number): void
@@ -175,53 +223,31 @@ export async function sampleDiskPages(path: string, pages: Uint32Array): Promise
   throw toError(result, { diskImage: path })
 }
 
-/** The header and the index of a working-set file. */
-export interface RawIndex {
-  /** `undefined` when it is not a regular file; there are no bytes then. */
-  readonly fileBytes: number | undefined
-  /** Shorter where the file is. */
-  readonly header: Uint8Array
-  /** Shorter where the file is. */
-  readonly index: Uint8Array
-  /**
-   * The first broken rule of those for the index's checksum and its tables of groups, extents and
-   * touches. It means nothing where the header breaks one.
-   */
-  readonly broken:
-    | { readonly check: string; readonly offset: number; readonly what: string }
-    | undefined
-  /** The state of the file before anything was read. */
-  readonly stamp: BigUint64Array
-}
-
 /**
- * Reads the header and the index of a working-set file, and checks the index, on a pool thread.
+ * Opens the files of a restore and reads what is not known of the working set, in one trip to a pool
+ * thread. An empty path stands for a file that is left out.
  *
- * @throws ReapTraceError `ERR_WORKING_SET_IO` when the file cannot be opened or read.
+ * @param options.known working set that was read from the path before.
+ * @param options.isGiven keeps to `known` when the file is another by now, or is gone.
+ * @param options.findingsFolder folder of the findings about working sets; empty for none.
+ * @throws ReapTraceError
+ * - `ERR_SOURCE_READ`: the memory file cannot be opened,
+ * - `ERR_WORKING_SET_IO`: the working-set file cannot be opened or read,
+ * - `ERR_WORKING_SET_INVALID`: it breaks a rule of the format.
  */
-export async function readIndex(path: string): Promise<RawIndex> {
-  const result = await native().readIndex(path)
-  if (isFailure(result)) throw toError(result, { workingSetPath: path })
-  const [fileBytes, header, index, rule, stamp] = result
-  // Buffers, whose slice() does not copy.
-  const bytes = ({ buffer, byteOffset, byteLength }: Uint8Array) =>
-    new Uint8Array(buffer, byteOffset, byteLength)
-  const broken = rule ? { check: rule[0], offset: rule[1], what: rule[2] } : undefined
-  return {
-    fileBytes: fileBytes ?? undefined,
-    header: bytes(header),
-    index: bytes(index),
-    broken,
-    stamp,
-  }
-}
-
-/** An open working-set file with its tables. */
-export interface OpenWorkingSet {
-  readonly path: string
-  readonly fd: number
-  readonly groups: Uint8Array
-  readonly extents: Uint8Array
+export async function openFiles(
+  memoryFile: string,
+  workingSet: string,
+  options: {
+    readonly known?: NativeWorkingSet | undefined
+    readonly isGiven?: boolean
+    readonly findingsFolder?: string
+  } = {},
+): Promise<OpenedFiles> {
+  const { known = null, isGiven = false, findingsFolder = '' } = options
+  const found = await native().openFiles(memoryFile, workingSet, known, isGiven, findingsFolder)
+  if (isFailure(found)) throw toError(found, { memoryFile, workingSetPath: workingSet })
+  return found
 }
 
 /**
@@ -233,7 +259,7 @@ export interface OpenWorkingSet {
  * @throws the reason of `signal` when it aborts, and what `onProgress` throws.
  */
 export async function compareFiles(
-  workingSet: OpenWorkingSet,
+  workingSet: { readonly path: string; readonly fd: number; readonly set: NativeWorkingSet },
   memoryFile: { readonly path: string; readonly fd: number },
   options: {
     /** On a thread that gets a core and the disk when nobody else wants them. */
@@ -243,7 +269,6 @@ export async function compareFiles(
   },
 ): Promise<[pages: number, mismatchedPages: number, mismatches: Uint32Array]> {
   const { background, signal, onProgress } = options
-  const { groups, extents } = workingSet
   const context = { workingSetPath: workingSet.path, memoryFile: memoryFile.path }
   signal?.throwIfAborted()
   let thrown: { readonly error: unknown } | undefined
@@ -259,8 +284,7 @@ export async function compareFiles(
   const started = native().compare(
     workingSet.fd,
     memoryFile.fd,
-    groups,
-    extents,
+    workingSet.set,
     background,
     onProgress && progress,
   )

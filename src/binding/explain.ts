@@ -174,6 +174,13 @@ function explainFile(failure: NativeFailure, what: string, path: string | undefi
       path,
     }
   }
+  if (check === 'regular-file') {
+    return {
+      message: `${what} ${path} is not a regular file`,
+      hint: "Name the snapshot's guest memory file (mem_file_path of Firecracker).",
+      path,
+    }
+  }
   const name = errno === 0 ? 'an unknown error' : errnoName(errno)
   const where = syscall === 'open' ? '' : ` at offset ${offset}`
   const hints: Record<string, string> = {
@@ -185,6 +192,60 @@ function explainFile(failure: NativeFailure, what: string, path: string | undefi
   return {
     message: `cannot read ${what} ${path}${where}: ${syscall} failed with ${name}`,
     hint: hints[name],
+    path,
+  }
+}
+
+/** The rules of native/engine/working_set/rules.cc that a file breaks; `got` is the number of a disk. */
+const fileRules: Readonly<Record<string, (failure: NativeFailure) => string>> = {
+  'regular-file': () => 'it is not a regular file',
+  magic: () => 'it does not begin with "REAPWSET"',
+  truncated: ({ offset }) => `it ends at byte ${offset}`,
+  version: ({ got }) => `its version is ${got >> 16n}.${got & 0xffffn}, not 3.0`,
+  'header-checksum': () => 'the checksum of its header is wrong',
+  reserved: () => 'a reserved byte is not zero',
+  'header-bytes': () => 'its header has another size',
+  granule: ({ got }) => `its pages have ${got} bytes, not 4096`,
+  'page-size': ({ got }) => `its guest has pages of ${got} bytes`,
+  'memory-bytes': ({ got }) => `its guest has ${got} bytes of memory, which is no valid size`,
+  'file-bytes': ({ want, got }) => `it has ${got} bytes, and its header says ${want}`,
+  'index-offset': () => 'its index does not follow its header',
+  runs: () => 'its number of runs is 0',
+  'manifest-bytes': ({ want }) => `its manifest has more than ${want} bytes`,
+  'disk-count': ({ want }) => `it has more than ${want} disks`,
+  'index-bytes': () => 'the size of its index is not that of its tables, or too large',
+  'data-offset': () => 'its data is not where its header says',
+  'page-count': () => 'its tables do not have the pages that its header counts',
+  'index-checksum': () => 'the checksum of its index is wrong',
+  'touch-page': () => 'no page of the guest begins there',
+  'group-data': () => 'the data of a group is not where or what its extents say',
+  'group-extents': () => 'the extents of a group are not the next ones',
+  'group-rank': () => 'the ranks of a group do not follow those before',
+  'group-pages': () => 'a group has more than 4096 pages',
+  'extent-count': () => 'an extent is in no group',
+  'extent-order': () => 'the extents of a group are not in order',
+  'extent-pages': () => 'an extent is empty or lies outside the memory',
+  'extent-flags': () => 'an extent has an unknown flag',
+  'extent-overlap': () => 'two extents have the same page',
+  'extent-rank': () => 'the rank of an extent is not that of a page in it',
+  'extent-touches': () => 'the pages of a group are not those that were touched',
+  'disk-bytes': ({ got }) => `disk ${got} has an invalid size`,
+  'disk-samples': ({ got }) => `disk ${got} has invalid samples`,
+  'disk-name': ({ got }) => `disk ${got} has an invalid name`,
+  'disk-touches': () => 'the touches of the disks are not as many as they say',
+  'disk-touch-page': ({ got }) => `a touched page lies outside disk ${got}`,
+  'disk-touch-order': ({ got }) => `the times of disk ${got} are not in order`,
+  'disk-touch-twice': ({ got }) => `a page of disk ${got} is touched twice`,
+}
+
+function explainWorkingSet(failure: NativeFailure, path: string | undefined): Explanation {
+  const { check, offset } = failure
+  const rule = fileRules[check]
+  if (!rule) return explainFile(failure, 'the working-set file', path)
+  const what = rule(failure)
+  return {
+    message: `${path} is not a valid working-set file: ${what} (check ${check}, at byte ${offset})`,
+    hint: 'Record it again.',
     path,
   }
 }
@@ -234,19 +295,13 @@ function explainCause(
       }
     case 'ERR_PEER_REFUSED':
       return explainPeer(failure, context.socketPath)
-    case 'ERR_SNAPSHOT_MISMATCH':
-      return {
-        message: `the memory file ${context.memoryFile} became shorter while the working set was read`,
-        hint: 'A memory file must not change while it is used: write the next one to another file.',
-        path: context.memoryFile,
-      }
     case 'ERR_SOURCE_READ':
       return context.diskImage === undefined
         ? explainFile(failure, 'the memory file', context.memoryFile)
         : explainFile(failure, 'the disk image', context.diskImage)
     case 'ERR_WORKING_SET_INVALID':
     case 'ERR_WORKING_SET_IO':
-      return explainFile(failure, 'the working-set file', context.workingSetPath)
+      return explainWorkingSet(failure, context.workingSetPath)
     case 'ERR_PAGE_CACHE':
       return explainPageCache(failure, context.diskImage ?? context.memoryFile)
     default:

@@ -10,15 +10,9 @@ import {
   statDiskImage,
   statMemoryFile,
 } from '../snapshot/disk-image.js'
-import { readOnce } from '../working-set/plan.js'
-import {
-  diskCountOf,
-  diskTableOf,
-  fileOf,
-  touchTableOf,
-  type WorkingSet,
-  workingSetRule,
-} from '../working-set/working-set.js'
+import { internalsOf } from '../working-set/internals.js'
+import { readOnce } from '../working-set/open.js'
+import { type WorkingSet, workingSetRule } from '../working-set/working-set.js'
 import { diskImagesRule, fileError, paddedSize } from './files.js'
 import { surveyFiles } from './residency.js'
 
@@ -126,10 +120,10 @@ export async function bringIn(
 ): Promise<PageCachePrefetchResult> {
   signal?.throwIfAborted()
   const set = typeof workingSet === 'string' ? await readOnce(workingSet) : workingSet
-  const disks = diskCountOf(set)
-  if (diskImages.length > disks) {
+  const { handle, disks } = internalsOf(set)
+  if (diskImages.length > disks.length) {
     throw new TypeError(
-      `Expected no more diskImages than the working set has, ${disks}, got ${diskImages.length}`,
+      `Expected no more diskImages than the working set has, ${disks.length}, got ${diskImages.length}`,
     )
   }
   let device = 0
@@ -144,9 +138,7 @@ export async function bringIn(
   const [job, end] = native().prefetchPageCache(
     device || images.device,
     [memoryFile ?? '', ...images.paths],
-    memoryFile === undefined ? new Uint32Array() : touchTableOf(set),
-    set.pageSize / PAGE,
-    diskTableOf(set),
+    handle,
     budgetBytes ?? Math.floor(freemem() / 2),
   )
   const cancel = () => native().cancelPrefetch(device || images.device, job)
@@ -190,14 +182,14 @@ const alone = new WeakSet<PageCachePrefetchResult>()
 export const wasAlone = (result: PageCachePrefetchResult): boolean => alone.has(result)
 
 async function checkImage(path: string, set: WorkingSet, disk: number): Promise<void> {
-  const stored = fileOf(set)?.disks[disk]
+  const stored = internalsOf(set).file?.disks[disk]
   if (stored) {
     await checkDisk(path, stored)
     return
   }
   // Of traces nothing is known but the size in whole pages.
   const bytes = await paddedSize(path)
-  const expected = set.disks[disk]!.bytes
+  const expected = internalsOf(set).disks[disk]!.bytes
   if (bytes !== expected) throw otherDiskSize(path, bytes, expected)
   await sampleDiskPages(path, new Uint32Array()) // opens it
 }

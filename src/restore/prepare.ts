@@ -8,8 +8,9 @@ import { checkSize, statMemoryFile } from '../snapshot/disk-image.js'
 import type { FaultHandler, PrefetchResult, ServeOptions } from '../uffd/fault-handler.js'
 import { serve, serveRules } from '../uffd/serve.js'
 import { report } from '../uffd/session.js'
-import { readOnce, wasRead } from '../working-set/plan.js'
-import { diskCountOf, fileOf, WorkingSet } from '../working-set/working-set.js'
+import { internalsOf } from '../working-set/internals.js'
+import { readOnce } from '../working-set/open.js'
+import { WorkingSet } from '../working-set/working-set.js'
 import { type Backend, choose, type Estimate, estimate } from './choice.js'
 import { hostModel, type Vcpus } from './host-model.js'
 import { learnFromHandler, learnFromPageCache } from './learn-costs.js'
@@ -165,15 +166,16 @@ export async function planRestore(options: PrepareRestoreOptions): Promise<Resto
   const startedAt = performance.now()
   const { memoryFile, workingSet, record = false, backend = 'auto', vcpus = 'kvm' } = options
   const set = workingSet instanceof WorkingSet ? workingSet : undefined
-  const path = set ? (fileOf(set)?.path ?? '') : ((workingSet as string | undefined) ?? '')
+  const path = set
+    ? (internalsOf(set).file?.path ?? '')
+    : ((workingSet as string | undefined) ?? '')
   const [model, found] = await Promise.all([hostModel(), look(memoryFile, path)])
   const { survey } = found
   let { refusal } = found
   const isInFile = path !== ''
   const decide = () => {
     const isUsable = workingSet !== undefined && !refusal
-    const estimates =
-      isInFile && isUsable ? estimate(survey, model, vcpus, !!set || wasRead(path)) : undefined
+    const estimates = isInFile && isUsable ? estimate(survey, model, vcpus, !!set) : undefined
     const wishes = {
       forced: backend === 'auto' ? undefined : backend,
       record,
@@ -198,7 +200,10 @@ export async function planRestore(options: PrepareRestoreOptions): Promise<Resto
   }
   if (refusal && options.onBadWorkingSet === 'fail') throw refusal
   const { backend: way, reason, estimates } = choice
-  const disks = Math.min(set ? diskCountOf(set) : survey.disks, options.diskImages?.length ?? 0)
+  const disks = Math.min(
+    set ? internalsOf(set).disks.length : survey.disks,
+    options.diskImages?.length ?? 0,
+  )
   return {
     choice: way,
     reason,

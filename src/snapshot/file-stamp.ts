@@ -16,6 +16,7 @@ export const stampKey = (stats: BigIntStats): string => keyOfStamp(stampOf(stats
 
 /** Whether every later change of the file shows in its stamp: not within one tick of the kernel's clock. */
 export const isSettled = ({ ctimeNs }: BigIntStats): boolean => native().isSettled(ctimeNs, 0n)
+export const isSettledStamp = (stamp: FileStamp): boolean => native().isSettled(stamp[4]!, 0n)
 
 /**
  * Minimum age in nanoseconds of a change to a file that may have writers. The kernel sets the times when

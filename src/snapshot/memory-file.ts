@@ -165,16 +165,22 @@ export function readError(
   })
 }
 
+/** @throws ReapTraceError `ERR_SOURCE_READ` for what cannot be a memory file. */
 export function checkShape(path: string, stats: BigIntStats): void {
-  const refuse = (check: string, what: string) =>
-    new ReapTraceError('ERR_SOURCE_READ', `the memory file ${path} ${what}`, {
-      path,
-      check,
-      hint: "Name the snapshot's guest memory file (mem_file_path of Firecracker).",
-    })
-  if (!stats.isFile()) throw refuse('regular-file', 'is not a regular file')
-  if (stats.size === 0n) throw refuse('empty', 'is empty')
-  if (stats.size % BigInt(PAGE) !== 0n) {
-    throw refuse('page-multiple', `has ${stats.size} bytes, not a multiple of ${PAGE}`)
-  }
+  if (!stats.isFile()) throw noMemoryFile(path, 'regular-file', 'is not a regular file')
+  checkMemoryBytes(path, Number(stats.size))
 }
+
+/** @throws ReapTraceError `ERR_SOURCE_READ` for a size that no memory file has. */
+export function checkMemoryBytes(path: string, bytes: number): void {
+  if (bytes === 0) throw noMemoryFile(path, 'empty', 'is empty')
+  if (bytes % PAGE === 0) return
+  throw noMemoryFile(path, 'page-multiple', `has ${bytes} bytes, not a multiple of ${PAGE}`)
+}
+
+const noMemoryFile = (path: string, check: string, what: string) =>
+  new ReapTraceError('ERR_SOURCE_READ', `the memory file ${path} ${what}`, {
+    path,
+    check,
+    hint: "Name the snapshot's guest memory file (mem_file_path of Firecracker).",
+  })

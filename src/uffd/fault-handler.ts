@@ -1,6 +1,6 @@
 import type { ReapTraceError } from '../errors.js'
 import type { VerifyResult } from '../working-set/comparison.js'
-import type { ProofKind } from '../working-set/plan.js'
+import type { ProofKind } from '../working-set/open.js'
 import type { Trace, WorkingSet } from '../working-set/working-set.js'
 
 /** Options of `serve()`. */

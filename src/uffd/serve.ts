@@ -1,11 +1,11 @@
 import { flags, native } from '../binding/addon.js'
 import { toError } from '../binding/explain.js'
-import type { FailureContext, NativeFailure } from '../binding/failure.js'
+import { type FailureContext, isFailure } from '../binding/failure.js'
 import type { ReapTraceError } from '../errors.js'
 import { isWorkingSetError } from '../errors.js'
 import { checkOptions, type OptionRule, oneOf, required, rules } from '../options.js'
-import { PAGE } from '../page.js'
-import { type CheckedPlan, planFor, proveByComparison } from '../working-set/plan.js'
+import { internalsOf } from '../working-set/internals.js'
+import { openSnapshot, proveByComparison } from '../working-set/open.js'
 import { workingSetRule } from '../working-set/working-set.js'
 import type { FaultHandler, ServeOptions } from './fault-handler.js'
 import { report, Session, startEngine, watchExit } from './session.js'
@@ -57,60 +57,57 @@ export async function serve(options: ServeOptions): Promise<FaultHandler> {
   options.signal?.throwIfAborted()
   startEngine()
 
-  let plan: CheckedPlan | undefined
+  const { socketPath, memoryFile, connectTimeoutMs = 10_000, peerUid = -1, signal } = options
   let refusal: ReapTraceError | undefined
-  const refuse = (error: unknown): undefined => {
+  const refuse = (error: unknown): void => {
     if (options.onBadWorkingSet === 'fail' || !isWorkingSetError(error)) throw error
     refusal = error
     report(options, { type: 'warning', error })
   }
-  if (options.workingSet !== undefined) {
-    plan = await planFor(options.workingSet, options.memoryFile, options.snapshotId).catch(refuse)
-    options.signal?.throwIfAborted()
+  let snapshot = await openSnapshot(memoryFile, options.workingSet, options.snapshotId).catch(
+    (error) => {
+      refuse(error)
+      return openSnapshot(memoryFile, undefined)
+    },
+  )
+  try {
+    signal?.throwIfAborted()
     const fails = stalePolicyOf(options) === 'fail'
-    if (plan?.stale) {
-      if (fails) throw plan.stale
-      report(options, { type: 'warning', error: plan.stale })
-    } else if (plan && fails && !plan.proof && plan.pageSize === PAGE) {
-      plan = await proveByComparison(plan, options.memoryFile, options.signal).catch((error) => {
+    if (snapshot.stale) {
+      if (fails) throw snapshot.stale
+      report(options, { type: 'warning', error: snapshot.stale })
+    } else if (fails) {
+      snapshot = await proveByComparison(snapshot, memoryFile, signal).catch((error) => {
         if (error?.check === 'stale') throw error
-        return refuse(error)
+        refuse(error)
+        return { ...snapshot, set: undefined, provenBy: undefined }
       })
     }
-    options.signal?.throwIfAborted()
+    // The listener may have aborted.
+    signal?.throwIfAborted()
+  } catch (error) {
+    native().closeFiles(snapshot.files)
+    throw error
   }
 
-  const { socketPath, memoryFile, connectTimeoutMs = 10_000, peerUid = -1 } = options
+  const { set } = snapshot
   const record = options.record ?? options.workingSet === undefined
-  const workingSetPath = plan?.path || undefined
+  const internals = set && internalsOf(set)
+  const workingSetPath = internals?.file?.path
   const context: FailureContext = { socketPath, memoryFile, connectTimeoutMs, workingSetPath }
-  const open = () =>
-    native().open(
-      socketPath,
-      memoryFile,
-      (record ? flags.record : 0) | (options.onFailure === 'leave-vm' ? flags.leaveVm : 0),
-      peerUid,
-      connectTimeoutMs,
-      plan?.path ?? null,
-      plan?.pageSize ?? 0,
-      plan?.groups ?? null,
-      plan?.extents ?? null,
-      plan?.proof ?? null,
-    )
-  let opened = open()
-  if (plan && !Array.isArray(opened)) {
-    const error = toError(opened as NativeFailure, context)
-    if (error.code === 'ERR_SNAPSHOT_MISMATCH') {
-      plan = refuse(error)
-      // The listener may have aborted.
-      options.signal?.throwIfAborted()
-      opened = open()
-    }
-  }
-  if (!Array.isArray(opened)) throw toError(opened as NativeFailure, context)
+  const opened = native().open(
+    socketPath,
+    snapshot.files,
+    internals?.handle ?? null,
+    snapshot.provenBy !== undefined,
+    (record ? flags.record : 0) | (options.onFailure === 'leave-vm' ? flags.leaveVm : 0),
+    peerUid,
+    connectTimeoutMs,
+  )
+  if (isFailure(opened)) throw toError(opened, context)
   watchExit()
   const [id, session] = opened
-  const handler = new Session(id, session, options, plan, refusal, context)
+  const handler = new Session(id, session, options, snapshot, refusal, context)
   report(options, { type: 'listening', socketPath })
   return handler
 }

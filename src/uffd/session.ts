@@ -12,7 +12,7 @@ import { endStates, type FailureContext } from '../binding/failure.js'
 import { ReapTraceError } from '../errors.js'
 import { checkOptions, oneOf } from '../options.js'
 import { PAGE } from '../page.js'
-import type { CheckedPlan } from '../working-set/plan.js'
+import type { OpenSnapshot } from '../working-set/open.js'
 import { Trace } from '../working-set/working-set.js'
 import type {
   FaultHandler,
@@ -69,7 +69,7 @@ export class Session implements FaultHandler {
 
   readonly #session: NativeSession
   readonly #options: ServeOptions
-  readonly #plan: CheckedPlan | undefined
+  readonly #snapshot: OpenSnapshot
   readonly #context: FailureContext
   readonly #onAbort = () => this.#abort()
   #guest: GuestInfo | undefined
@@ -89,7 +89,7 @@ export class Session implements FaultHandler {
     id: number,
     session: NativeSession,
     options: ServeOptions,
-    plan: CheckedPlan | undefined,
+    snapshot: OpenSnapshot,
     refusal: ReapTraceError | undefined,
     context: FailureContext,
   ) {
@@ -105,12 +105,12 @@ export class Session implements FaultHandler {
     this.#settle = { connected, prefetched, compared, closed }
     this.#session = session
     this.#options = options
-    this.#plan = plan
-    this.#isUnproven = plan !== undefined && plan.proof === null
+    this.#snapshot = snapshot
+    this.#isUnproven = snapshot.set !== undefined && snapshot.provenBy === undefined
     this.#context = context
     sessions.set(id, this)
     closed.promise.catch(() => {}).finally(() => sessions.delete(id))
-    if (!plan) {
+    if (!snapshot.set) {
       connected.promise.then(
         () => prefetched.resolve(nothingPrefetched(refusal)),
         (error) => prefetched.reject(error),
@@ -223,7 +223,7 @@ export class Session implements FaultHandler {
       installMs: installUs / 1000,
       sinceConnectMs: sinceConnectUs / 1000,
       source: fromWorkingSet ? 'working-set' : 'memory-file',
-      provenBy: fromWorkingSet ? this.#plan?.provenBy : undefined,
+      provenBy: fromWorkingSet ? this.#snapshot.provenBy : undefined,
       complete: error === undefined,
       ...(error && { error }),
     }
@@ -242,7 +242,7 @@ export class Session implements FaultHandler {
     const warn = (error: ReapTraceError) => this.#emit({ type: 'warning', error })
     try {
       const policy = stalePolicyOf(this.#options)
-      const result = await compareAfterRestore(this.#plan!, this.#options, policy, warn)
+      const result = await compareAfterRestore(this.#snapshot, this.#options, policy, warn)
       if (result) this.#emit({ type: 'compared', ...result })
       return result
     } catch (error) {

@@ -1,8 +1,9 @@
 import { ReapTraceError } from '../errors.js'
 import { compareInBackground, staleError } from '../working-set/comparison.js'
 import { writeWorkingSetFile } from '../working-set/file/write.js'
-import type { CheckedPlan } from '../working-set/plan.js'
-import { diskTableOf, fileOf, type WorkingSet } from '../working-set/working-set.js'
+import { internalsOf } from '../working-set/internals.js'
+import type { OpenSnapshot } from '../working-set/open.js'
+import type { WorkingSet } from '../working-set/working-set.js'
 import type { ServeOptions, WorkingSetComparison } from './fault-handler.js'
 
 export type StalePolicy = NonNullable<ServeOptions['onStaleWorkingSet']>
@@ -24,12 +25,12 @@ export const stalePolicyOf = ({
  * @throws the reason of the signal when it aborts.
  */
 export async function compareAfterRestore(
-  { set, stale, provenBy }: CheckedPlan,
+  { set, stale, provenBy }: OpenSnapshot,
   options: Pick<ServeOptions, 'memoryFile' | 'snapshotId' | 'signal'>,
   policy: StalePolicy,
   warn: (error: ReapTraceError) => void,
 ): Promise<WorkingSetComparison | undefined> {
-  const file = fileOf(set)
+  const file = set && internalsOf(set).file
   if (!file || provenBy === 'snapshot-id' || (stale && policy !== 'rewrite')) return undefined
   const result = await compareInBackground(file, options.memoryFile, options.signal)
   if (!result.identical && !stale) {
@@ -52,13 +53,14 @@ async function rewrite(
   set: WorkingSet,
   { memoryFile, snapshotId, signal }: Pick<ServeOptions, 'memoryFile' | 'snapshotId' | 'signal'>,
 ): Promise<void> {
-  const { path, disks, manifest, stamp } = fileOf(set)!
+  const { file, diskTouches } = internalsOf(set)
+  const { path, disks, manifest, stamp } = file!
   await writeWorkingSetFile(path, {
     order: set.order,
     runs: set.runs,
     memoryFile,
     disks,
-    diskTable: diskTableOf(set),
+    diskTouches,
     replaces: stamp,
     label: manifest.label,
     snapshotId,

@@ -17,7 +17,7 @@ import {
   untilSettled,
 } from '../snapshot/file-stamp.js'
 import { checkShape, readError } from '../snapshot/memory-file.js'
-import type { WorkingSetFile } from './file/format.js'
+import type { WorkingSetFile } from './file/facts.js'
 import type { Progress } from './file/write.js'
 import { type Finding, findingOf, remember } from './findings.js'
 
@@ -95,7 +95,7 @@ export async function compareWithMemory(
     (await isOldEnough(file.fd, setStats))
   const totalPages = set.dataPages + set.zeroPages
   const [pages, mismatchedPages, mismatches] = await compareFiles(
-    { path: set.path, fd: file.fd, groups: set.groups, extents: set.extents },
+    { path: set.path, fd: file.fd, set: set.tables },
     { path: memoryPath, fd: memory.fd },
     {
       background: when === 'idle',

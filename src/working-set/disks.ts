@@ -3,7 +3,7 @@ import { mergeTraces, Trace } from './trace.js'
 
 /** A contiguous run of 4 KiB pages of a disk image that were first seen in use together. */
 export interface DiskExtent {
-  /** Its offset in the image, divided by 4096. */
+  /** Offset in the image, divided by 4096. */
   readonly firstPage: number
   readonly pageCount: number
   /** When, in microseconds on the clock of the set's `order`. */
@@ -16,16 +16,18 @@ export interface DiskWorkingSet {
   readonly name: string | undefined
   /** Size of the image; before the set is in a file, rounded up to a multiple of 4096. */
   readonly bytes: number
-  /** How many pages of 4 KiB. */
+  /** Number of pages of 4 KiB. */
   readonly pages: number
   /** The pages as runs, in the order in which they were first seen in use. */
   readonly extents: readonly DiskExtent[]
 }
 
-/** What a table of disk extents does not say of a disk. */
+/** A disk image without its pages. */
 export interface DiskFacts {
   readonly name: string | undefined
   readonly bytes: number
+  /** Number of pages of 4 KiB. */
+  readonly pages: number
 }
 
 /** The runs of one disk image. */
@@ -64,55 +66,42 @@ export function checkDiskRuns(disks: readonly (readonly Trace[])[], runs: number
   })
 }
 
-/**
- * The table of disk extents: disk, first page, page count and time of each, all disks in one order.
- *
- * Times, not the places that {@link mergeTraces} gives, as those are of one disk alone.
- */
-export function mergeDisks(disks: readonly DiskRuns[], minRuns: number): Uint32Array {
+/** The disks, and the touches of all of them as the file format has them. */
+export function mergeDisks(
+  disks: readonly DiskRuns[],
+  minRuns: number,
+): { readonly disks: readonly DiskFacts[]; readonly diskTouches: Uint32Array } {
   const merged = disks.map((traces) => mergeTraces(traces, minRuns))
-  const touches = merged.flatMap(({ pages, timesUs }, disk) =>
-    Array.from(pages, (page, i) => ({ disk, page, timeUs: timesUs[i]! })),
+  const facts = merged.map(({ memoryBytes, pages }) => ({
+    name: undefined,
+    bytes: memoryBytes,
+    pages: pages.length,
+  }))
+  const touches = merged.flatMap(({ pages, timesUs }) =>
+    // By time, not by the places that mergeTraces() gives, as those are of one disk alone.
+    [...pages.keys()]
+      .sort((a, b) => timesUs[a]! - timesUs[b]! || pages[a]! - pages[b]!)
+      .flatMap((i) => [pages[i]!, timesUs[i]!]),
   )
-  touches.sort((a, b) => a.timeUs - b.timeUs || a.disk - b.disk || a.page - b.page)
-  const words: number[] = []
-  for (const { disk, page, timeUs } of touches) {
-    const last = words.length - 4
-    const goesOn =
-      words[last] === disk &&
-      words[last + 3] === timeUs &&
-      words[last + 1]! + words[last + 2]! === page
-    if (goesOn) words[last + 2]!++
-    else words.push(disk, page, 1, timeUs)
-  }
-  return Uint32Array.from(words)
+  return { disks: facts, diskTouches: Uint32Array.from(touches) }
 }
 
-/** The disks with their parts of the table. */
+/** The disks with their parts of the touches as runs. */
 export function listDisks(
   disks: readonly DiskFacts[],
-  table: Uint32Array,
+  diskTouches: Uint32Array,
 ): readonly DiskWorkingSet[] {
-  const extents: DiskExtent[][] = disks.map(() => [])
-  const pages = disks.map(() => 0)
-  for (let i = 0; i < table.length; i += 4) {
-    const [disk, firstPage, pageCount] = [table[i]!, table[i + 1]!, table[i + 2]!]
-    extents[disk]!.push({ firstPage, pageCount, timeUs: table[i + 3]! })
-    pages[disk]! += pageCount
-  }
+  let next = 0
   return Object.freeze(
-    disks.map(({ name, bytes }, i) =>
-      Object.freeze({ name, bytes, pages: pages[i]!, extents: Object.freeze(extents[i]!) }),
-    ),
+    disks.map(({ name, bytes, pages }) => {
+      const extents: { firstPage: number; pageCount: number; timeUs: number }[] = []
+      for (let i = 0; i < pages; i++, next += 2) {
+        const [page, timeUs] = [diskTouches[next]!, diskTouches[next + 1]!]
+        const last = extents.at(-1)
+        if (last?.timeUs === timeUs && last.firstPage + last.pageCount === page) last.pageCount++
+        else extents.push({ firstPage: page, pageCount: 1, timeUs })
+      }
+      return Object.freeze({ name, bytes, pages, extents: Object.freeze(extents) })
+    }),
   )
-}
-
-/** The page at a place in the order of a disk, counted from 0. */
-export function pageAt(extents: readonly DiskExtent[], place: number): number {
-  let before = 0
-  for (const { firstPage, pageCount } of extents) {
-    if (place < before + pageCount) return firstPage + place - before
-    before += pageCount
-  }
-  throw new RangeError(`There is no page ${place} in the order of a disk of ${before} pages`)
 }

@@ -54,26 +54,44 @@ export function proofFolder(): string {
   return home && join(home, 'reap-trace/proofs')
 }
 
-/** A file for each inode, so that a set that is written to replaces what was known of it. */
+/**
+ * A file for each inode, so that a set that is written to replaces what was known of it. As in
+ * native/addon/working_set.cc.
+ */
 const nameOf = ({ stamp: [device, inode] }: SetState): string => `${device}-${inode}.json`
+
+const search = (findings: readonly Finding[], memory: FileStamp): Finding | undefined =>
+  findings.find((one) => one.memory === keyOfStamp(memory))
 
 /**
  * What is known of a working set and a memory file, each in this state: remembered by this process, or
  * by another of this user.
  */
 export async function findingOf(set: SetState, memory: FileStamp): Promise<Finding | undefined> {
-  const state = keyOfStamp(memory)
-  const search = (findings: readonly Finding[]) => findings.find((one) => one.memory === state)
-  return search(rememberedOf(set)) ?? search(await findingsOf(set))
+  return search(rememberedOf(set), memory) ?? search(await findingsOf(set), memory)
+}
+
+/** The same from the file of findings, where that was read. */
+export function findingIn(
+  bytes: Uint8Array | undefined,
+  set: SetState,
+  memory: FileStamp,
+): Finding | undefined {
+  learn(bytes, set)
+  return search(rememberedOf(set), memory)
 }
 
 /** What is known of a working set in its state, the newest first. */
 export async function findingsOf(set: SetState): Promise<readonly Finding[]> {
-  const name = nameOf(set)
-  const bytes = await native().readPrivateFile(proofFolder(), name)
-  const read = bytes && parse(Buffer.from(bytes).toString('utf8'))
-  if (read) known.set(name, merge(read, known.get(name)))
+  learn(await native().readPrivateFile(proofFolder(), nameOf(set)), set)
   return rememberedOf(set)
+}
+
+function learn(bytes: Uint8Array | null | undefined, set: SetState): void {
+  const name = nameOf(set)
+  const read = bytes && parse(Buffer.from(bytes).toString('utf8'))
+  // Not of an older file with this inode, which would take the place of what was just found.
+  if (read && isOf(read, set)) known.set(name, merge(read, known.get(name)))
 }
 
 function rememberedOf(set: SetState): readonly Finding[] {
@@ -142,14 +160,18 @@ export async function remember(
   found: Omit<Finding, 'memory' | 'at'>,
   sync: () => Promise<void>,
 ): Promise<boolean> {
-  await findingsOf(set)
   const memoryFile = resolve(found.memoryFile)
   const finding = { memory: keyOfStamp(memory), at: new Date().toISOString(), ...found, memoryFile }
   const name = nameOf(set)
-  const findings: Findings = merge(
-    { id: Buffer.from(set.id).toString('hex'), stamp: keyOfStamp(set.stamp), findings: [finding] },
-    known.get(name),
-  )
+  const own: Findings = {
+    id: Buffer.from(set.id).toString('hex'),
+    stamp: keyOfStamp(set.stamp),
+    findings: [finding],
+  }
+  // At once for this process: the next restore may already be on its way.
+  known.set(name, merge(own, known.get(name)))
+  await findingsOf(set)
+  const findings = merge(own, known.get(name))
   known.set(name, findings)
   return sync()
     .then(() => keep(name, findings))

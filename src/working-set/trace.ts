@@ -71,6 +71,16 @@ export class Trace {
   }
 }
 
+/** Pairs of the first 4 KiB page of each of a trace's pages and its time, as the file format has them. */
+export function touchesOf({ pages, timesUs, pageSize }: Trace): Uint32Array {
+  const touches = new Uint32Array(2 * pages.length)
+  pages.forEach((page, i) => {
+    touches[2 * i] = (page * pageSize) / PAGE
+    touches[2 * i + 1] = timesUs[i]!
+  })
+  return touches
+}
+
 /** The index of the first entry that has been there before, or -1. */
 function firstRepeated(pages: Uint32Array): number {
   // A bitmap in pieces of 32768 pages, so that it costs what the pages cost, not the memory's size.

@@ -1,3 +1,4 @@
+import { type NativeWorkingSet, native, openFiles, type WorkingSetFacts } from '../binding/addon.js'
 import { checkOptions, type OptionRule, required, rules } from '../options.js'
 import { PAGE } from '../page.js'
 import { compareWithMemory, type VerifyResult } from './comparison.js'
@@ -9,12 +10,13 @@ import {
   mergeDisks,
 } from './disks.js'
 import { type Extent, mergeExtents } from './extents.js'
-import { readWorkingSetFile } from './file/decode.js'
-import { countOf, type Manifest, MOST_DISKS, type WorkingSetFile } from './file/format.js'
+import { describeFile, type WorkingSetFile } from './file/facts.js'
+import { MAX_DISKS, type Manifest } from './file/format.js'
 import { type Progress, takeDisks, writeWorkingSetFile } from './file/write.js'
 import { listFindings, type WorkingSetFinding } from './findings.js'
+import { type SetInternals, setInternals } from './internals.js'
 import { runLengths, type WorkingSetSummary } from './summary.js'
-import { mergeTraces, Trace } from './trace.js'
+import { mergeTraces, Trace, touchesOf } from './trace.js'
 
 export type { Mismatch, VerifyResult } from './comparison.js'
 export type { DiskExtent, DiskWorkingSet } from './disks.js'
@@ -64,24 +66,6 @@ export interface VerifyOptions {
   readonly onProgress?: ((progress: Progress) => void) | undefined
 }
 
-/** The file of a working set as it was read; `undefined` for one that is not from a file. */
-export let fileOf: (set: WorkingSet) => WorkingSetFile | undefined
-
-/**
- * The extents of all disks of a working set, from a file or not, in one order: disk, first page, page
- * count and time in microseconds of each. Not to be written to.
- */
-export let diskTableOf: (set: WorkingSet) => Uint32Array
-
-/**
- * The touches of a working set, from a file or not, in first-touch order: the number of the first 4 KiB
- * page and the time in microseconds of each. Not to be written to.
- */
-export let touchTableOf: (set: WorkingSet) => Uint32Array
-
-/** How many disk images a working set has pages of. */
-export let diskCountOf: (set: WorkingSet) => number
-
 const count = (least: number, most: number) => ({
   expected: `an integer from ${least} to ${most}`,
   accepts: (value: unknown) =>
@@ -89,9 +73,9 @@ const count = (least: number, most: number) => ({
 })
 
 const diskTraces = {
-  expected: `an array of up to ${MOST_DISKS} arrays of traces`,
+  expected: `an array of up to ${MAX_DISKS} arrays of traces`,
   accepts: (value: unknown) =>
-    Array.isArray(value) && value.length <= MOST_DISKS && value.every(Array.isArray),
+    Array.isArray(value) && value.length <= MAX_DISKS && value.every(Array.isArray),
 }
 
 const imagePaths = (count: number) => ({
@@ -124,37 +108,34 @@ export class WorkingSet {
   readonly runs: number
   /** How many pages of 4 KiB, whatever `pageSize` is. */
   readonly pages: number
-  readonly #file: WorkingSetFile | undefined
-  readonly #diskFacts: readonly DiskFacts[]
-  readonly #diskTable: Uint32Array
+  readonly #internals: SetInternals
   #order: Trace | undefined
   #extents: readonly Extent[] | undefined
   #disks: readonly DiskWorkingSet[] | undefined
 
-  static {
-    // Not a member: the engine's tables are nobody else's business.
-    fileOf = (set) => set.#file
-    diskTableOf = (set) => set.#diskTable
-    diskCountOf = (set) => set.#diskFacts.length
-    touchTableOf = (set) => set.#file?.touches ?? touchesOf(set.order)
-  }
-
-  private constructor(source: MergedRuns | WorkingSetFile) {
-    const { pageSize, memoryBytes } = 'order' in source ? source.order : source
+  private constructor(source: MergedRuns | ReadSet) {
+    const { pageSize, memoryBytes } = 'order' in source ? source.order : source.facts
     this.pageSize = pageSize
     this.memoryBytes = memoryBytes
-    this.runs = source.runs
-    this.#diskFacts = source.disks
     if ('order' in source) {
+      this.runs = source.runs
       this.#order = source.order
       this.pages = (source.order.pages.length * pageSize) / PAGE
-      this.#diskTable = source.diskTable
+      this.#internals = internalsOfRuns(source)
     } else {
-      this.#file = source
-      this.pages = source.dataPages + source.zeroPages
-      const { buffer, byteOffset, byteLength } = source.diskExtents
-      this.#diskTable = new Uint32Array(buffer, byteOffset, byteLength / 4)
+      const { facts, file } = source
+      this.runs = facts.runs
+      this.pages = file.dataPages + file.zeroPages
+      this.#internals = {
+        handle: file.tables,
+        file,
+        disks: file.disks,
+        get diskTouches() {
+          return native().touchesOf(file.tables)[1]
+        },
+      }
     }
+    setInternals(this, this.#internals)
   }
 
   /**
@@ -186,8 +167,7 @@ export class WorkingSet {
     return new WorkingSet({
       order: mergeTraces([...all], minRuns),
       runs: all.length,
-      disks: diskRuns.map(([{ memoryBytes }]) => ({ name: undefined, bytes: memoryBytes })),
-      diskTable: mergeDisks(diskRuns, minRuns),
+      ...mergeDisks(diskRuns, minRuns),
     })
   }
 
@@ -201,7 +181,14 @@ export class WorkingSet {
    */
   static async read(path: string): Promise<WorkingSet> {
     checkOptions('WorkingSet.read()', { path }, { path: required(rules.path) })
-    return new WorkingSet(await readWorkingSetFile(path))
+    const { set, facts, files } = await openFiles('', path)
+    native().closeFiles(files)
+    return WorkingSet.fromFile(path, set!, facts!)
+  }
+
+  /** @internal */
+  static fromFile(path: string, tables: NativeWorkingSet, facts: WorkingSetFacts): WorkingSet {
+    return new WorkingSet({ facts, file: describeFile(path, tables, facts) })
   }
 
   get bytes(): number {
@@ -214,7 +201,7 @@ export class WorkingSet {
    */
   get order(): Trace {
     // A restore has no use for it, so that reading a file does not wait for it.
-    this.#order ??= orderOf(this.#file!)
+    this.#order ??= orderOf(this, this.#internals.handle)
     return this.#order
   }
 
@@ -226,13 +213,13 @@ export class WorkingSet {
 
   /** The disk images that were read, with their pages; empty when there are none. */
   get disks(): readonly DiskWorkingSet[] {
-    this.#disks ??= listDisks(this.#diskFacts, this.#diskTable)
+    this.#disks ??= listDisks(this.#internals.disks, this.#internals.diskTouches)
     return this.#disks
   }
 
   /** What the file says of itself; `undefined` when this is not from a file. */
   get manifest(): Manifest | undefined {
-    return this.#file?.manifest
+    return this.#internals.file?.manifest
   }
 
   /**
@@ -255,7 +242,7 @@ export class WorkingSet {
     checkOptions('WorkingSet.write()', { path }, { path: required(rules.path) })
     checkOptions('WorkingSet.write()', options, {
       memoryFile: required(rules.path),
-      diskImages: imagePaths(this.#diskFacts.length),
+      diskImages: imagePaths(this.#internals.disks.length),
       manifest: { expected: 'an object', accepts: (value) => typeof value === 'object' },
       snapshotId: rules.name,
       signal: rules.signal,
@@ -268,8 +255,8 @@ export class WorkingSet {
       order,
       runs,
       memoryFile,
-      disks: await takeDisks(path, this.disks, diskImages),
-      diskTable: this.#diskTable,
+      disks: await takeDisks(path, this.#internals, diskImages),
+      diskTouches: this.#internals.diskTouches,
       replaces: undefined,
       label: manifest.label,
       snapshotId: options.snapshotId,
@@ -296,7 +283,7 @@ export class WorkingSet {
       signal: rules.signal,
       onProgress: rules.callback,
     })
-    const file = this.#file
+    const { file } = this.#internals
     if (!file) throw new TypeError('verify() needs a working set that was read from a file')
     const { result } = await compareWithMemory(file, memoryFile, { when: 'soon', ...options })
     return result
@@ -307,13 +294,14 @@ export class WorkingSet {
    * unchanged. Empty for a working set that is not from a file.
    */
   async findings(): Promise<readonly WorkingSetFinding[]> {
-    return this.#file ? listFindings(this.#file) : []
+    const { file } = this.#internals
+    return file ? listFindings(file) : []
   }
 
   /** The working set in numbers, for people and tools. */
   describe(): WorkingSetSummary {
     const { pageSize, memoryBytes, runs, pages, bytes, extents } = this
-    const file = this.#file
+    const { file } = this.#internals
     const disks = this.disks.map((disk) => ({ ...disk, extents: disk.extents.length }))
     return {
       pageSize,
@@ -331,7 +319,8 @@ export class WorkingSet {
           path: file.path,
           id: Buffer.from(file.id).toString('hex'),
           fileBytes: file.fileBytes,
-          ...countOf(file),
+          groups: file.groupCount,
+          extents: file.extentCount,
           dataPages: file.dataPages,
           zeroPages: file.zeroPages,
           manifest: file.manifest,
@@ -346,19 +335,42 @@ interface MergedRuns {
   readonly order: Trace
   readonly runs: number
   readonly disks: readonly DiskFacts[]
-  readonly diskTable: Uint32Array
+  readonly diskTouches: Uint32Array
 }
 
-function touchesOf({ pages, timesUs, pageSize }: Trace): Uint32Array {
-  const touches = new Uint32Array(2 * pages.length)
-  pages.forEach((page, i) => {
-    touches[2 * i] = (page * pageSize) / PAGE
-    touches[2 * i + 1] = timesUs[i]!
-  })
-  return touches
+/** What a working set from a file is made of. */
+interface ReadSet {
+  readonly facts: WorkingSetFacts
+  readonly file: WorkingSetFile
 }
 
-function orderOf({ pageSize, memoryBytes, touches }: WorkingSetFile): Trace {
+/** Without a restore the engine has no use for the set, and need not load. */
+function internalsOfRuns({ order, disks, diskTouches }: MergedRuns): SetInternals {
+  let handle: NativeWorkingSet | undefined
+  return {
+    get handle() {
+      const { memoryBytes, pageSize } = order
+      const counts = Uint32Array.from(disks, ({ pages }) => pages)
+      handle ??= native().makeWorkingSet(
+        memoryBytes,
+        pageSize,
+        touchesOf(order),
+        counts,
+        diskTouches,
+      )
+      return handle
+    },
+    file: undefined,
+    disks,
+    diskTouches,
+  }
+}
+
+function orderOf(
+  { pageSize, memoryBytes }: Pick<Trace, 'pageSize' | 'memoryBytes'>,
+  handle: NativeWorkingSet,
+): Trace {
+  const [touches] = native().touchesOf(handle)
   const step = pageSize / PAGE
   const pages = touches.filter((_, i) => i % 2 === 0).map((page) => page / step)
   const timesUs = touches.filter((_, i) => i % 2 === 1)

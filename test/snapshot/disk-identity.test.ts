@@ -2,7 +2,8 @@ import { copyFileSync, readFileSync, rmSync, statSync, truncateSync, writeFileSy
 import { describe, expect, test, vi } from 'vitest'
 import { sampleDiskPages } from '../../src/binding/addon.js'
 import { checkDisk, checkSize, statMemoryFile } from '../../src/snapshot/disk-image.js'
-import { fileOf, WorkingSet } from '../../src/working-set/working-set.js'
+import { internalsOf } from '../../src/working-set/internals.js'
+import { WorkingSet } from '../../src/working-set/working-set.js'
 import {
   diskTrace,
   failureOf,
@@ -63,7 +64,7 @@ describe('the identity of a disk image', () => {
     const path = newPath('working-set')
     const set = setOf(memoryFile, [1], PAGE, [diskTrace(bytes, pages)])
     await set.write(path, { memoryFile, diskImages: [image] })
-    return fileOf(await WorkingSet.read(path))!.disks[0]!
+    return internalsOf(await WorkingSet.read(path)).file!.disks[0]!
   }
   const SIZE = 9 * PAGE + 100
 

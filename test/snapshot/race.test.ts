@@ -1,28 +1,9 @@
 import { rename } from 'node:fs/promises'
 import { join } from 'node:path'
-import { afterEach, expect, test, vi } from 'vitest'
+import { expect, test } from 'vitest'
 import { Trace, WorkingSet } from '../../src/index.js'
 import { makeMemoryFile } from '../support/fake-vmm.js'
 import { type Scene, scene, serveScene } from '../support/scratch.js'
-
-// What happens between the check of the working set and the opening of the memory file.
-const race = vi.hoisted(() => ({ afterCheck: async (): Promise<void> => {} }))
-
-vi.mock('../../src/snapshot/disk-image.js', async (original) => {
-  const snapshot = await original<typeof import('../../src/snapshot/disk-image.js')>()
-  return {
-    ...snapshot,
-    statMemoryFile: async (path: string) => {
-      const stats = await snapshot.statMemoryFile(path)
-      await race.afterCheck()
-      return stats
-    },
-  }
-})
-
-afterEach(() => {
-  race.afterCheck = async () => {}
-})
 
 const PAGES = 1024
 
@@ -39,24 +20,15 @@ async function set(s: Scene): Promise<string> {
   return path
 }
 
-/** Another snapshot takes the place of the memory file as soon as the working set was checked. */
-async function replaceAfterCheck(s: Scene): Promise<void> {
-  const next = join(s.folder, 'next')
-  await makeMemoryFile(next, PAGES, { seed: 99 })
-  race.afterCheck = async () => {
-    race.afterCheck = async () => {}
-    await rename(next, s.memoryFile)
-  }
-}
-
-test('a memory file that is replaced after the check gives its own bytes, and the set none', async () => {
+test('a memory file that is replaced after serve() gives the bytes of the one that was opened', async () => {
   const s = await scene({ pages: PAGES })
-  const workingSet = await set(s)
-  await replaceAfterCheck(s)
-  const handler = await serveScene(s, { workingSet })
+  const handler = await serveScene(s, { workingSet: await set(s) })
+  const opened = join(s.folder, 'opened')
+  await rename(s.memoryFile, opened)
+  await makeMemoryFile(s.memoryFile, PAGES, { seed: 99 })
   await s.vmm.handshake(s.socketPath)
   expect(await handler.prefetched).toMatchObject({ pages: 700, complete: true })
-  expect((await s.vmm.verify(s.memoryFile)).wrong).toEqual([])
+  expect((await s.vmm.verify(opened)).wrong).toEqual([])
 })
 
 test('a memory file that stays is prefetched', async () => {

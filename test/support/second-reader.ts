@@ -22,9 +22,9 @@ export interface ReadSet {
     bytes: number
     pages: number
     samples: { page: number; checksum: number }[]
+    touches: { page: number; timeUs: number }[]
     name: string
   }[]
-  diskExtents: { disk: number; firstPage: number; pageCount: number; timeUs: number }[]
 }
 
 const crcOfByte = Uint32Array.from({ length: 256 }, (_, byte) => {
@@ -69,7 +69,7 @@ export function readSet(path: string): ReadSet {
 
   must('magic', file.length >= 8 && file.toString('latin1', 0, 8) === 'REAPWSET')
   must('size', file.length >= 4096)
-  must('version', u16(8) === 2 && u16(10) === 0)
+  must('version', u16(8) === 3 && u16(10) === 0)
   const header = Uint8Array.from(file.subarray(0, 4096))
   header.fill(0, 124, 128)
   must('header checksum', crc32cOf(header) === u32(124))
@@ -86,13 +86,13 @@ export function readSet(path: string): ReadSet {
   const [indexAt, indexBytes, dataAt] = [u64(40), u64(48), u64(56)]
   const [groupCount, extentCount, touchCount] = [u32(64), u32(68), u32(72)]
   const [runs, manifestBytes, dataPages, zeroPages] = [u32(80), u32(84), u64(88), u64(96)]
-  const [diskCount, diskExtentCount] = [u32(128), u32(132)]
+  const [diskCount, diskTouchCount] = [u32(128), u32(132)]
   must('runs', runs > 0)
   must('disks', diskCount <= 16)
   must('manifest size', manifestBytes <= 65536)
   must('index place', indexAt === 4096)
-  const tables = groupCount * 32 + extentCount * 16 + touchCount * 8
-  const diskTables = diskCount * 512 + diskExtentCount * 16
+  const tables = groupCount * 32 + extentCount * 16 + (touchCount + diskTouchCount) * 8
+  const diskTables = diskCount * 512
   must('index size', indexBytes === tables + diskTables + manifestBytes)
   must('data place', dataAt % PAGE === 0 && dataAt >= indexAt + indexBytes)
   must('data size', dataAt + dataPages * PAGE === file.length)
@@ -102,9 +102,9 @@ export function readSet(path: string): ReadSet {
 
   const extentsAt = indexAt + groupCount * 32
   const touchesAt = extentsAt + extentCount * 16
-  const disksAt = touchesAt + touchCount * 8
-  const diskExtentsAt = disksAt + diskCount * 512
-  const manifestAt = diskExtentsAt + diskExtentCount * 16
+  const diskTouchesAt = touchesAt + touchCount * 8
+  const disksAt = diskTouchesAt + diskTouchCount * 8
+  const manifestAt = disksAt + diskCount * 512
 
   const touches = Array.from({ length: touchCount }, (_, i) => ({
     page: u32(touchesAt + i * 8),
@@ -130,7 +130,6 @@ export function readSet(path: string): ReadSet {
     zeroPages: new Set(),
     version: `${u16(8)}.${u16(10)}`,
     disks: [],
-    diskExtents: [],
   }
   must('manifest', typeof set.manifest === 'object' && !Array.isArray(set.manifest))
   const members = ['createdAt', 'createdBy', 'host', 'kernel', 'memoryFile', 'label', 'snapshotId']
@@ -138,7 +137,8 @@ export function readSet(path: string): ReadSet {
     must('manifest member', ['string', 'undefined'].includes(typeof set.manifest[name]))
   }
 
-  for (let at = disksAt; at < diskExtentsAt; at += 512) {
+  let touchAt = diskTouchesAt
+  for (let at = disksAt; at < manifestAt; at += 512) {
     const [bytes, pages, samples, nameBytes] = [u64(at), u32(at + 8), u32(at + 12), u32(at + 144)]
     must('disk bytes', bytes > 0 && bytes <= 2 ** 44)
     must('disk samples', samples <= 16 && (samples > 0 || pages === 0))
@@ -146,29 +146,24 @@ export function readSet(path: string): ReadSet {
     must('disk name', nameBytes >= 1 && nameBytes <= 255 && zeros(at + 152 + nameBytes, at + 512))
     const name = utf8(file.subarray(at + 152, at + 152 + nameBytes))
     must('disk name', !name.includes('/') && !name.includes('\0'))
-    const disk: ReadSet['disks'][number] = { bytes, pages, samples: [], name }
+    const disk: ReadSet['disks'][number] = { bytes, pages, samples: [], name, touches: [] }
     for (let i = at + 16; i < at + 16 + samples * 8; i += 8) {
       must('disk sample', u32(i) < Math.ceil(bytes / PAGE))
       disk.samples.push({ page: u32(i), checksum: u32(i + 4) })
     }
+    must('disk touches', touchAt + pages * 8 <= disksAt)
+    const seen = new Set<number>()
+    for (const end = touchAt + pages * 8; touchAt < end; touchAt += 8) {
+      const [page, timeUs] = [u32(touchAt), u32(touchAt + 4)]
+      must('disk end', page < Math.ceil(bytes / PAGE))
+      must('time', timeUs >= (disk.touches.at(-1)?.timeUs ?? 0))
+      must('disk page once', !seen.has(page))
+      seen.add(page)
+      disk.touches.push({ page, timeUs })
+    }
     set.disks.push(disk)
   }
-  for (let at = diskExtentsAt; at < manifestAt; at += 16) {
-    const [disk, firstPage, pageCount, timeUs] = [u32(at), u32(at + 4), u32(at + 8), u32(at + 12)]
-    must('disk of extent', disk < diskCount)
-    must('pages of extent', pageCount >= 1)
-    must('disk end', firstPage + pageCount <= Math.ceil(set.disks[disk]!.bytes / PAGE))
-    must('time', timeUs >= (set.diskExtents.at(-1)?.timeUs ?? 0))
-    for (const other of set.diskExtents.filter((extent) => extent.disk === disk)) {
-      const before = other.firstPage + other.pageCount <= firstPage
-      must('disk overlap', before || firstPage + pageCount <= other.firstPage)
-    }
-    set.diskExtents.push({ disk, firstPage, pageCount, timeUs })
-  }
-  set.disks.forEach(({ pages }, disk) => {
-    const own = set.diskExtents.filter((extent) => extent.disk === disk)
-    must('disk pages', own.reduce((sum, { pageCount }) => sum + pageCount, 0) === pages)
-  })
+  must('all disk touches', touchAt === disksAt)
 
   let extent = 0
   let rank = 0

@@ -19,8 +19,8 @@ import {
 describe('a file whose disks are not sound', () => {
   const SIZES = [20 * PAGE, 9 * PAGE + 100] as const
   let sound: Buffer
-  /** Of the disks, each 512 bytes, and of their extents, each 16 bytes. */
-  let at: { disks: number; extents: number; manifest: number }
+  /** Of the touches of the disks, each 8 bytes, and of the disks, each 512 bytes. */
+  let at: { touches: number; disks: number; manifest: number }
   let path: string
   beforeAll(async () => {
     const memoryFile = makeMemory(16)
@@ -40,10 +40,10 @@ describe('a file whose disks are not sound', () => {
     const file = newPath('working-set')
     await set.write(file, { memoryFile, diskImages: SIZES.map(makeDisk) })
     sound = readFileSync(file)
-    const disks =
+    const touches =
       PAGE + 32 * sound.readUInt32LE(64) + 16 * sound.readUInt32LE(68) + 8 * sound.readUInt32LE(72)
-    const extents = disks + 512 * 2
-    at = { disks, extents, manifest: extents + 16 * 5 }
+    const disks = touches + 8 * 6
+    at = { touches, disks, manifest: disks + 512 * 2 }
   })
   beforeEach(() => {
     path = newPath('damaged')
@@ -58,9 +58,9 @@ describe('a file whose disks are not sound', () => {
   const fill = (offset: number, byte: number) => (bytes: Buffer) => {
     bytes[offset] = byte
   }
-  /** Places in a disk and in a disk extent. */
+  /** Places in a disk and in the touch of a disk: 0 to 3 of the first, 4 and 5 of the second. */
   const disk = (number: number, offset: number) => at.disks + 512 * number + offset
-  const extent = (number: number, offset: number) => at.extents + 16 * number + offset
+  const touch = (number: number, offset: number) => at.touches + 8 * number + offset
 
   type Case = [
     what: string,
@@ -69,12 +69,12 @@ describe('a file whose disks are not sound', () => {
     edit: () => (bytes: Buffer) => void,
   ]
   test.each<Case>([
-    ['a newer minor version', 'version', () => 8, () => u32(8, 0x10002)],
-    ['version 1.1, which had disks', 'version', () => 8, () => u32(8, 0x10001)],
+    ['a newer minor version', 'version', () => 8, () => u32(8, 0x10003)],
+    ['version 2.0, which had extents of disks', 'version', () => 8, () => u32(8, 2)],
     ['a reserved byte behind the counts', 'reserved', () => 136, () => fill(136, 1)],
     ['more disks than 16', 'disk-count', () => 128, () => u32(128, 17)],
     ['one disk less', 'index-bytes', () => 48, () => u32(128, 1)],
-    ['disk extents without end', 'index-bytes', () => 48, () => u32(132, 2 ** 32 - 1)],
+    ['disk touches without end', 'index-bytes', () => 48, () => u32(132, 2 ** 32 - 1)],
     ['an empty image', 'disk-bytes', () => disk(0, 0), () => u64(disk(0, 0), 0n)],
     [
       'an image larger than there is',
@@ -94,46 +94,17 @@ describe('a file whose disks are not sound', () => {
     ['a name with a zero byte', 'disk-name', () => disk(0, 152), () => fill(disk(0, 153), 0)],
     ['a reserved field in a disk', 'reserved', () => disk(0, 148), () => fill(disk(0, 148), 1)],
     ['something behind a name', 'reserved', () => disk(0, 511), () => fill(disk(0, 511), 1)],
-    ['an extent of no disk', 'disk-extent-disk', () => extent(1, 0), () => u32(extent(1, 0), 2)],
-    ['an empty extent', 'disk-extent-pages', () => extent(0, 4), () => u32(extent(0, 8), 0)],
+    ['a touch outside its disk', 'disk-touch-page', () => touch(1, 0), () => u32(touch(1, 0), 20)],
     [
-      'an extent that ends outside its disk',
-      'disk-extent-pages',
-      () => extent(1, 4),
-      () => u32(extent(1, 8), 2),
+      'a touch far outside its disk',
+      'disk-touch-page',
+      () => touch(5, 0),
+      () => u32(touch(5, 0), 2 ** 32 - 1),
     ],
-    [
-      'an extent that begins outside its disk',
-      'disk-extent-pages',
-      () => extent(1, 4),
-      () => u32(extent(1, 4), 2 ** 32 - 1),
-    ],
-    ['times that fall', 'disk-extent-order', () => extent(1, 12), () => u32(extent(1, 12), 9)],
-    [
-      'an extent that begins in another',
-      'disk-extent-overlap',
-      () => extent(2, 0),
-      () => u32(extent(2, 4), 5),
-    ],
-    [
-      'an extent that is there twice',
-      'disk-extent-overlap',
-      () => extent(3, 0),
-      () => u32(extent(3, 4), 9),
-    ],
-    ['more pages than in extents', 'disk-pages', () => disk(1, 8), () => u32(disk(1, 8), 3)],
-    ['fewer pages than in extents', 'disk-pages', () => disk(0, 8), () => u32(disk(0, 8), 3)],
-    ['an extent of another disk', 'disk-pages', () => disk(0, 8), () => u32(extent(4, 0), 1)],
-    [
-      'extents without a disk',
-      'disk-extent-disk',
-      () => at.disks,
-      () => (bytes) => {
-        // As many bytes as before, so that the extents take the place of the disks.
-        u32(128, 0)(bytes)
-        u32(132, 5 + (512 * 2) / 16)(bytes)
-      },
-    ],
+    ['times that fall', 'disk-touch-order', () => touch(1, 4), () => u32(touch(1, 4), 9)],
+    ['a page touched twice', 'disk-touch-twice', () => touch(2, 0), () => u32(touch(2, 0), 5)],
+    ['more touches than there are', 'disk-touches', () => disk(1, 8), () => u32(disk(1, 8), 3)],
+    ['touches of no disk', 'disk-touches', () => 132, () => u32(disk(1, 8), 1)],
   ])('is refused: %s', async (_, check, offset, edit) => {
     writeFileSync(path, edited(sound, edit()))
     const error = await failureOf(WorkingSet.read(path))
@@ -144,13 +115,14 @@ describe('a file whose disks are not sound', () => {
   })
 
   test('is not one whose disk has no pages and no samples', async () => {
-    // The extents of the second disk become the first's.
+    // The touches of the second disk become the first's.
     const emptied = edited(sound, (bytes) => {
       bytes.writeUInt32LE(6, disk(0, 8))
       bytes.fill(0, disk(1, 8), disk(1, 144))
-      bytes.writeUInt32LE(0, extent(1, 0))
-      bytes.writeUInt32LE(0, extent(3, 0))
-      bytes.writeUInt32LE(7, extent(3, 4))
+      for (const [number, page] of [12, 13].entries()) {
+        bytes.writeUInt32LE(page, touch(4 + number, 0))
+        bytes.writeUInt32LE(50, touch(4 + number, 4))
+      }
     })
     writeFileSync(path, emptied)
     expect((await WorkingSet.read(path)).disks.map(({ pages }) => pages)).toEqual([6, 0])
@@ -158,7 +130,7 @@ describe('a file whose disks are not sound', () => {
   })
 
   test('is refused wherever a bit is flipped in the tables of disks', async () => {
-    const places = fc.integer({ min: at.disks, max: at.manifest - 1 })
+    const places = fc.integer({ min: at.touches, max: at.manifest - 1 })
     await fc.assert(
       fc.asyncProperty(places, fc.nat(7), async (place, bit) => {
         const bytes = Buffer.from(sound)
@@ -178,7 +150,7 @@ describe('a file whose disks are not sound', () => {
     const places = fc.oneof(
       fc.constantFrom(8, 128, 132, 136),
       fc.nat(words - 1).map((word) => at.disks + word * 4),
-      fc.nat(5 * 4 - 1).map((word) => at.extents + word * 4),
+      fc.nat(6 * 2 - 1).map((word) => at.touches + word * 4),
       fc.nat(39).map((word) => disk(word % 2, 4 * (word >> 1))),
     )
     const changes = fc.array(fc.tuple(places, values), { minLength: 1, maxLength: 3 })

@@ -3,7 +3,8 @@ import { basename, join } from 'node:path'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { dataOffsetFor, shortName } from '../../src/working-set/file/format.js'
-import { diskTableOf, fileOf, Trace, WorkingSet } from '../../src/working-set/working-set.js'
+import { internalsOf } from '../../src/working-set/internals.js'
+import { Trace, WorkingSet } from '../../src/working-set/working-set.js'
 import { crc32cOf, placeDiskSamples, readSet } from '../support/second-reader.js'
 import {
   diskTrace,
@@ -32,6 +33,15 @@ async function written(images: readonly string[], traces: readonly Trace[]) {
   const path = newPath('working-set')
   await set.write(path, { memoryFile, diskImages: images })
   return { set, path, memoryFile, back: await WorkingSet.read(path) }
+}
+
+/** Page and time of each touch, all disks in turn. */
+function touchesOf(set: WorkingSet): number[][] {
+  const { diskTouches } = internalsOf(set)
+  return Array.from({ length: diskTouches.length / 2 }, (_, i) => [
+    diskTouches[2 * i]!,
+    diskTouches[2 * i + 1]!,
+  ])
 }
 
 /** The 4096 bytes of a page of a disk image, with zeros where the image ends inside it. */
@@ -79,16 +89,16 @@ describe('the disks of a working set', () => {
         ],
       },
     ])
-    expect([...diskTableOf(set)]).toEqual(
-      [
-        [1, 2, 1, 10],
-        [0, 4, 3, 20],
-        [0, 8, 1, 20],
-        [1, 1, 1, 20],
-        [0, 7, 1, 30],
-        [0, 9, 1, 50],
-      ].flat(),
-    )
+    expect(touchesOf(set)).toEqual([
+      [4, 20],
+      [5, 20],
+      [6, 20],
+      [8, 20],
+      [7, 30],
+      [9, 50],
+      [2, 10],
+      [1, 20],
+    ])
     expect(Object.isFrozen(set.disks)).toBe(true)
   })
 
@@ -96,7 +106,7 @@ describe('the disks of a working set', () => {
     const set = WorkingSet.fromTraces([memoryTrace()])
     expect(set.disks).toEqual([])
     expect(set.describe()).not.toHaveProperty('disks')
-    expect(diskTableOf(set)).toHaveLength(0)
+    expect(touchesOf(set)).toEqual([])
   })
 
   test('have what every run read, unless told otherwise, at the median of its times', () => {
@@ -118,9 +128,9 @@ describe('the disks of a working set', () => {
         runs.map(() => memoryTrace()),
         { minRuns, disks },
       )
-    expect([...diskTableOf(make())]).toEqual([0, 1, 1, 20])
-    expect([...diskTableOf(make(2))]).toEqual([1, 5, 1, 1, 0, 1, 1, 20])
-    expect([...diskTableOf(make(1))]).toEqual([1, 5, 1, 1, 0, 1, 1, 20, 0, 2, 1, 40])
+    expect(touchesOf(make())).toEqual([[1, 20]])
+    expect(touchesOf(make(2)).map(String)).toEqual(['1,20', '5,1'])
+    expect(touchesOf(make(1)).map(String)).toEqual(['1,20', '2,40', '5,1'])
   })
 
   test('come back as they were, with the names and sizes of their images', async () => {
@@ -140,29 +150,27 @@ describe('the disks of a working set', () => {
         bytes: statSync(images[i]!).size,
       })),
     )
-    expect(diskTableOf(back)).toEqual(diskTableOf(set))
+    expect(touchesOf(back)).toEqual(touchesOf(set))
     expect(back.order).toEqual(set.order)
     expect(back.describe().disks).toEqual([
       { name: basename(images[0]!), bytes: 20 * PAGE, pages: 2, extents: 2 },
       { name: basename(images[1]!), bytes: 5 * PAGE + 1, pages: 1, extents: 1 },
     ])
-    const plan = fileOf(back)!
-    expect(plan.diskExtents.length).toBe(3 * 16)
-    const { buffer, byteOffset } = plan.diskExtents
-    expect(new Uint32Array(buffer, byteOffset, 12)).toEqual(diskTableOf(set))
-    expect(plan.disks.map(({ bytes, samples }) => [bytes, [...samples.pages]])).toEqual([
+    expect(
+      internalsOf(back).file!.disks.map(({ bytes, samples }) => [bytes, [...samples.pages]]),
+    ).toEqual([
       [20 * PAGE, [7, 3]],
       [5 * PAGE + 1, [5]],
     ])
-    expect(readSet(path).version).toBe('2.0')
+    expect(readSet(path).version).toBe('3.0')
   })
 
   test('are of the same version when there are none, with nothing where disks would be', async () => {
     const { path, back } = await written([], [])
     const bytes = readFileSync(path)
     expect(bytes.subarray(128, PAGE).every((byte) => byte === 0)).toBe(true)
-    expect(fileOf(back)).toMatchObject({ disks: [], diskExtents: new Uint8Array() })
-    expect(readSet(path)).toMatchObject({ version: '2.0', disks: [] })
+    expect(back.disks).toEqual([])
+    expect(readSet(path)).toMatchObject({ version: '3.0', disks: [] })
   })
 
   test('go into the next file when a set that was read is written', async () => {
@@ -199,17 +207,13 @@ describe('the disks of a working set', () => {
           images.map((image, i) => diskTrace(statSync(image).size, lists[i]!)),
         )
         const read = readSet(path)
-        const table = read.diskExtents.map((extent) => Object.values(extent))
-        expect(table.flat()).toEqual([...diskTableOf(back)])
+        expect(read.disks.flatMap(({ touches }) => touches.map(Object.values))).toEqual(
+          touchesOf(back),
+        )
         images.forEach((image, i) => {
           const order = [...lists[i]!].sort(([a, at], [b, bt]) => at - bt || a - b)
-          const pages = read.diskExtents
-            .filter(({ disk }) => disk === i)
-            .flatMap(({ firstPage, pageCount, timeUs }) =>
-              Array.from({ length: pageCount }, (_, at) => [firstPage + at, timeUs]),
-            )
-          expect(pages).toEqual(order)
-          const { samples, ...facts } = read.disks[i]!
+          const { samples, touches, ...facts } = read.disks[i]!
+          expect(touches.map(({ page, timeUs }) => [page, timeUs])).toEqual(order)
           const bytes = readFileSync(image)
           expect(facts).toEqual({
             bytes: bytes.length,
@@ -285,9 +289,10 @@ describe('writing a set with disks', () => {
   })
 
   test('counts the tables of disks for the limit of the index', () => {
-    const indexOf = (diskBytes: number) => dataOffsetFor(1, 1, diskBytes, 0)
-    expect(indexOf(2 ** 28 - 56)).toBe(PAGE + 2 ** 28)
-    expect(() => indexOf(2 ** 28 - 40)).toThrow('and those of its disks, is too large')
+    const indexOf = (touches: number) => dataOffsetFor(1, touches, 1, 0)
+    const max = (2 ** 28 - 512 - 48) / 8
+    expect(indexOf(max)).toBe(PAGE + 2 ** 28)
+    expect(() => indexOf(max + 1)).toThrow('and those of its disks, is too large')
   })
 
   test.each<[string, object, string]>([

@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { fileOf, Trace, WorkingSet } from '../../src/working-set/working-set.js'
+import { Trace, WorkingSet } from '../../src/working-set/working-set.js'
 
 const MEMORY = 1 << 20
 const PAGES = MEMORY / 4096
@@ -194,7 +194,6 @@ describe('a working set of traces', () => {
 
   test('is not for the engine before it is in a file', async () => {
     const set = WorkingSet.fromTraces([trace([1])])
-    expect(fileOf(set)).toBeUndefined()
     expect(set.manifest).toBeUndefined()
     await expect(set.verify('/dev/null')).rejects.toThrow(TypeError)
   })

@@ -83,12 +83,14 @@ int PageSource::adopt(UniqueFd fd) {
 }
 
 int PageSource::open(const std::string& path) {
-  const int error = adopt(UniqueFd(::open(path.c_str(), O_RDONLY | O_CLOEXEC)));
+  // Without O_NONBLOCK the open of a named pipe would wait for somebody to write to it.
+  constexpr int kFlags = O_RDONLY | O_CLOEXEC | O_NONBLOCK;
+  const int error = adopt(UniqueFd(::open(path.c_str(), kFlags)));
   if (error != 0) return error;
   // By now the path may name another file. Test: "a file that is replaced while it is opened is
   // read through one descriptor".
   REAP_HOOK(before_direct_open);
-  direct_.reset(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT));
+  direct_.reset(::open(path.c_str(), kFlags | O_DIRECT));
   struct stat direct {};
   if (direct_ && (::fstat(direct_.get(), &direct) != 0 || direct.st_dev != stamp_[0] ||
                   direct.st_ino != stamp_[1])) {
@@ -160,6 +162,14 @@ bool PageSource::is_cached(uint64_t offset, uint64_t length) const {
 void PageSource::will_need(uint64_t offset, uint64_t length) const {
   ::posix_fadvise(fd_.get(), static_cast<off_t>(offset), static_cast<off_t>(length),
                   POSIX_FADV_WILLNEED);
+}
+
+PageSource::RandomAccess::RandomAccess(const PageSource& file) : file_(file) {
+  ::posix_fadvise(file_.fd_.get(), 0, 0, POSIX_FADV_RANDOM);
+}
+
+PageSource::RandomAccess::~RandomAccess() {
+  ::posix_fadvise(file_.fd_.get(), 0, 0, POSIX_FADV_NORMAL);
 }
 
 uint64_t PageSource::hole_end(uint64_t offset) const {

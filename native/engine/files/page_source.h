@@ -85,6 +85,17 @@ class PageSource {
 
   // Asks the kernel to bring this into the page cache; does not wait.
   void will_need(uint64_t offset, uint64_t length) const;
+  // While it lives, reads through the page cache bring in what they ask for and no more.
+  class RandomAccess {
+   public:
+    explicit RandomAccess(const PageSource& file);
+    ~RandomAccess();
+    RandomAccess(const RandomAccess&) = delete;
+    RandomAccess& operator=(const RandomAccess&) = delete;
+
+   private:
+    const PageSource& file_;
+  };
 
   // The end of the hole that covers `offset`, or `offset` itself where there is data.
   uint64_t hole_end(uint64_t offset) const;

@@ -36,6 +36,30 @@ void add(std::vector<FileExtent>* extents, FileExtent extent) {
 
 }  // namespace
 
+PageCachePlan page_cache_plan_of(const WorkingSet& set) {
+  PageCachePlan plan;
+  plan.touches = set.touches;
+  plan.pages_per_touch = static_cast<uint32_t>(set.header.page_size / kPlanPage);
+  auto touch = set.disk_touches.begin();
+  for (uint32_t disk = 0; disk < set.disks.size(); ++disk) {
+    PageCachePlan::DiskExtent run{disk, 0, 0, 0};
+    for (uint32_t left = set.disks[disk].touches; left > 0; --left, ++touch) {
+      if (run.first_page + run.page_count != touch->page || run.time_us != touch->time_us) {
+        if (run.page_count > 0) plan.disk_extents.push_back(run);
+        run = {disk, touch->page, 0, touch->time_us};
+      }
+      ++run.page_count;
+    }
+    if (run.page_count > 0) plan.disk_extents.push_back(run);
+  }
+  std::stable_sort(
+      plan.disk_extents.begin(), plan.disk_extents.end(),
+      [](const PageCachePlan::DiskExtent& one, const PageCachePlan::DiskExtent& other) {
+        return one.time_us < other.time_us;
+      });
+  return plan;
+}
+
 std::vector<FileExtent> PageCachePlan::extents() const {
   std::vector<FileExtent> found;
   std::vector<uint32_t> window;

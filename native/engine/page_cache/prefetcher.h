@@ -15,6 +15,7 @@
 
 #include "base/failure.h"
 #include "files/cached_file.h"
+#include "working_set/working_set.h"
 
 namespace reap {
 
@@ -26,10 +27,6 @@ struct FileExtent {
 
 // What a working set says of its files: the first is the memory file, the others disk images.
 struct PageCachePlan {
-  struct Touch {
-    uint32_t page;
-    uint32_t time_us;
-  };
   struct DiskExtent {
     uint32_t disk;
     uint32_t first_page;
@@ -44,6 +41,8 @@ struct PageCachePlan {
   // better, and merged; the extents of disks come between by their times.
   std::vector<FileExtent> extents() const;
 };
+
+PageCachePlan page_cache_plan_of(const WorkingSet& set);
 
 struct PageCacheReport {
   uint64_t pages = 0;          // that were asked for

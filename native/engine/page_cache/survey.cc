@@ -8,15 +8,15 @@
 #include <numeric>
 
 #include "files/cached_file.h"
-#include "working_set/index.h"
 #include "working_set/plan.h"
+#include "working_set/working_set.h"
 
 namespace reap {
 
 namespace {
 
 constexpr uint64_t kPage = CachedFile::kPage;
-constexpr uint64_t kMostGroupPages = kMostGroupBytes / kPage;
+constexpr uint64_t kMostGroupPages = kMaxGroupBytes / kPage;
 // Blocks of the table of extents and pieces of the data that are looked at, extents in a block, and
 // looks in a piece. What they cost grows with the set up to a fifth of a millisecond: a hundredth
 // of its restore.

@@ -44,17 +44,15 @@ Prefetcher::~Prefetcher() {
   for (std::thread& thread : threads_) thread.join();
 }
 
-void Prefetcher::start(std::shared_ptr<PrefetchClient> client, std::shared_ptr<const Plan> plan) {
+void Prefetcher::start(std::shared_ptr<PrefetchClient> client, std::shared_ptr<const Plan> plan,
+                       std::shared_ptr<const ProvenFile> proven) {
   auto job = std::make_unique<Job>();
   job->client = std::move(client);
   job->plan = std::move(plan);
   job->page_size = job->plan->page_size;
   job->memory_stamp = job->client->memory_file().stamp();
-  const std::optional<Proof>& proof = job->plan->proof;
-  const bool holds = proof && proof->memory_file == job->memory_stamp &&
-                     job->file.open(job->plan->path) == 0 &&
-                     job->file.stamp() == proof->working_set;
-  job->proof_is_void = !holds;
+  if (proven && proven->memory_file == job->memory_stamp) job->proven = std::move(proven);
+  job->proof_is_void = !job->proven;
   // Nor does a write() that began before this show any more, while it goes on.
   const bool has_writers = job->client->memory_file().writers() == Writers::some;
   job->waits_for_handshake = !is_settled(job->memory_stamp[4], has_writers ? kLongestWrite : 0);
@@ -221,11 +219,11 @@ void Prefetcher::replan(Job& job) {
   job.next = job.installed = 0;
   job.memory_groups = Plan();
   job.blocks.clear();
-  if (job.proof_is_void) job.file = PageSource();
+  if (job.proof_is_void) job.proven.reset();
   if (job.page_size != kPlanPage) {
     job.source = Source::blocks;
     job.blocks = blocks_of(*job.plan, job.page_size, job.client->memory_file().bytes());
-  } else if (job.file) {
+  } else if (job.proven) {
     job.source = Source::working_set;
   } else {
     job.source = Source::memory_groups;

@@ -66,7 +66,8 @@ class Prefetcher {
 
   // Starts to fetch; installs begin with connected(). Bytes come from the working-set file as long
   // as both files are in the states of the plan's proof, and from the memory file otherwise.
-  void start(std::shared_ptr<PrefetchClient> client, std::shared_ptr<const Plan> plan);
+  void start(std::shared_ptr<PrefetchClient> client, std::shared_ptr<const Plan> plan,
+             std::shared_ptr<const ProvenFile> proven);
   void connected(PrefetchClient* client);
   // The guest waits for this page: what brings it comes before the rest of its restore.
   void bring_next(PrefetchClient* client, uint64_t offset);
@@ -79,7 +80,7 @@ class Prefetcher {
   unsigned busy_workers() const { return busy_workers_.load(std::memory_order_relaxed); }
 
  private:
-  static constexpr uint64_t kBufferBytes = kMostBlockBytes;  // and what one task of fill() reads
+  static constexpr uint64_t kBufferBytes = kMaxBlockBytes;  // and what one task of fill() reads
 
   // Extents of a group, or a block, that were holes of the memory file when they were fetched.
   // Asked once: an unwritten extent is a hole until somebody reads it, and data from then on.
@@ -97,13 +98,13 @@ class Prefetcher {
     memory_groups,  // `memory_groups`, from the memory file
     blocks,         // `blocks` of it
   };
-  // Work on one restore. Only `client`, `plan`, `file`, `source`, `memory_groups` and `blocks` are
-  // read without the mutex, by workers that are counted in `busy`.
+  // Work on one restore. Only `client`, `plan`, `proven`, `source`, `memory_groups` and `blocks`
+  // are read without the mutex, by workers that are counted in `busy`.
   struct Job {
     std::shared_ptr<PrefetchClient> client;
     std::shared_ptr<const Plan> plan;
-    PageSource file;                       // the working-set file, while the plan's proof holds
-    std::shared_ptr<SharedGroups> shared;  // with the other restores of the set
+    std::shared_ptr<const ProvenFile> proven;  // null: bytes come from the memory file
+    std::shared_ptr<SharedGroups> shared;      // with the other restores of the set
     Source source = Source::memory_groups;
     Plan memory_groups;
     std::vector<Block> blocks;

@@ -23,14 +23,14 @@ class SharedGroups {
   static constexpr auto kMaxWait = std::chrono::seconds(1);
   enum class State { absent, being_read, there };
 
-  // `plan` has a proof.
-  explicit SharedGroups(const Plan& plan)
-      : working_set_(plan.proof->working_set), groups_(plan.groups), entries_(plan.groups.size()) {}
+  // `working_set` is the state of the file that the groups are of.
+  SharedGroups(const Plan& plan, const FileStamp& working_set)
+      : working_set_(working_set), groups_(plan.groups), entries_(plan.groups.size()) {}
 
   // Whether a plan brings the same groups: by their checksums, too, as a file that is rewritten
   // within one tick of the kernel's clock may have the same stamps.
-  bool are_of(const Plan& plan) const {
-    return plan.proof->working_set == working_set_ && plan.groups.size() == groups_.size() &&
+  bool are_of(const Plan& plan, const FileStamp& working_set) const {
+    return working_set == working_set_ && plan.groups.size() == groups_.size() &&
            !groups_.empty() &&
            std::memcmp(plan.groups.data(), groups_.data(), groups_.size() * sizeof(PlanGroup)) == 0;
   }

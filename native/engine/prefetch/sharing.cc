@@ -10,17 +10,18 @@ using State = SharedGroups::State;
 
 // For a job that is not in jobs_ yet.
 void Prefetcher::join_others(Job& job) {
-  if (!job.file) return;
+  if (!job.proven) return;
+  const FileStamp& set = job.proven->file.stamp();
   for (const auto& other : jobs_) {
     if (!other->shared) continue;
-    if (other->shared != job.shared && !other->shared->are_of(*job.plan)) continue;
+    if (other->shared != job.shared && !other->shared->are_of(*job.plan, set)) continue;
     job.shared = other->shared;
     job.waits = job.waits || other->waits;
     if (other->source != Source::working_set) continue;
     // It may have been alone until now.
     for (const Fetched& fetched : other->ready) job.shared->give(fetched.unit, fetched.buffer);
   }
-  if (!job.shared) job.shared = std::make_shared<SharedGroups>(*job.plan);
+  if (!job.shared) job.shared = std::make_shared<SharedGroups>(*job.plan, set);
 }
 
 // The groups of a set go with the last restore of it.

@@ -80,9 +80,10 @@ bool Prefetcher::check_stamps(const Job& job, Task& task, uint64_t offset) {
   }
   // Under a running VM bytes of the memory file itself are not fetched again for a change of
   // status: where it hid a write, what is installed is of the old content anyway.
-  task.is_void = job.source == Source::working_set
-                     ? change != FileChange::none || job.file.look() != job.plan->proof->working_set
-                     : change != FileChange::none && !task.is_connected;
+  task.is_void =
+      job.source == Source::working_set
+          ? change != FileChange::none || job.proven->file.look() != job.proven->file.stamp()
+          : change != FileChange::none && !task.is_connected;
   task.memory_stamp = now;
   return !task.is_void;
 }
@@ -91,7 +92,7 @@ bool Prefetcher::fetch_group(const Job& job, Task& task, uint8_t* buffer) {
   const PlanGroup& group = job.plan->groups[task.unit];
   if (group.data_bytes == 0) return check_stamps(job, task, group.data_offset);
   const PageSource::Result read =
-      job.file.read_streaming(group.data_offset, buffer, group.data_bytes);
+      job.proven->file.read_streaming(group.data_offset, buffer, group.data_bytes);
   // First: a rewritten set fails the checksum below although the memory file is sound.
   if (!check_stamps(job, task, group.data_offset)) return false;
   Failure& failure = task.report.failure;

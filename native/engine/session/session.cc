@@ -37,7 +37,8 @@ Session::Session(Engine& engine, uint64_t id, SessionOptions options,
       id_(id),
       options_(std::move(options)),
       ledger_(std::move(ledger)),
-      trace_(std::move(trace)) {}
+      trace_(std::move(trace)),
+      memory_file_(std::move(options_.memory_file)) {}
 
 Session::~Session() {
   if (phase_ == Phase::idle) return;  // start() failed and has said so
@@ -58,21 +59,6 @@ Session::~Session() {
 
 Failure Session::start() {
   std::lock_guard<std::mutex> lock(mutex_);
-  const int error = memory_file_.open(options_.memory_file);
-  if (error != 0) {
-    Failure failure;
-    failure.code = ErrorCode::source_read;
-    failure.err = error;
-    failure.syscall = "open";
-    return failure;
-  }
-  // The size was compared when the plan was read, and the file may be another by now.
-  if (options_.plan && !fits(*options_.plan, memory_file_.bytes())) {
-    Failure failure;
-    failure.code = ErrorCode::snapshot_mismatch;
-    failure.check = "changed";
-    return failure;
-  }
   if (Failure failure = listener_.open(options_.socket_path, options_.peer_uid)) return failure;
   if (!engine_.watch(id_, Role::listener, listener_.fd(), EPOLLIN)) {
     Failure failure;
@@ -82,7 +68,8 @@ Failure Session::start() {
     return failure;
   }
   phase_ = Phase::listening;
-  if (options_.plan) engine_.prefetcher().start(shared_from_this(), options_.plan);
+  if (options_.plan)
+    engine_.prefetcher().start(shared_from_this(), options_.plan, std::move(options_.proven));
   if (options_.connect_timeout.count() > 0) {
     engine_.after(options_.connect_timeout, id_, Role::connect_deadline);
   }

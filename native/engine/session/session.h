@@ -22,8 +22,9 @@ class Engine;
 
 struct SessionOptions {
   std::string socket_path;
-  std::string memory_file;
+  PageSource memory_file;
   std::shared_ptr<const Plan> plan;  // null: no prefetch
+  std::shared_ptr<const ProvenFile> proven;
   bool record = false;
   bool kill_vm = true;  // when the session fails or the process ends while the VM is alive
   std::optional<uid_t> peer_uid;
@@ -73,7 +74,7 @@ class Session : public PrefetchClient, public std::enable_shared_from_this<Sessi
   // Reports the end: by then no thread is in the session and everything it held is released.
   ~Session() override;
 
-  // Opens the memory file, listens, starts to fetch.
+  // Listens, starts to fetch.
   Failure start();
   // On a demand thread, one at a time for each role except those that serve faults.
   void on_event(Role role, ServeBuffers& buffers);
@@ -121,7 +122,7 @@ class Session : public PrefetchClient, public std::enable_shared_from_this<Sessi
 
   Engine& engine_;
   const uint64_t id_;
-  const SessionOptions options_;
+  SessionOptions options_;
   const std::shared_ptr<Ledger> ledger_;
   const std::shared_ptr<TraceRecorder> trace_;
   PageSource memory_file_;

@@ -28,10 +28,10 @@ class Comparer {
 
   // One huge page for both, where there are such.
   bool reserve() {
-    buffers_ = Mapping::buffer(2 * kMostGroupBytes);
+    buffers_ = Mapping::buffer(2 * kMaxGroupBytes);
     if (!buffers_) return false;
     stored_ = buffers_.data();
-    found_ = stored_ + kMostGroupBytes;
+    found_ = stored_ + kMaxGroupBytes;
     return true;
   }
 

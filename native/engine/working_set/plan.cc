@@ -6,27 +6,6 @@
 
 namespace reap {
 
-bool fits(const Plan& plan, uint64_t memory_bytes) {
-  uint64_t extents = 0;
-  for (const PlanGroup& group : plan.groups) {
-    if (group.first_extent != extents || group.extent_count > plan.extents.size() - extents) {
-      return false;
-    }
-    uint64_t data_pages = 0;
-    for (; extents < group.first_extent + uint64_t{group.extent_count}; ++extents) {
-      const PlanExtent& extent = plan.extents[extents];
-      if (!(extent.flags & kZeroExtent)) data_pages += extent.page_count;
-    }
-    if (group.data_bytes > kMostGroupBytes || data_pages * kPlanPage != group.data_bytes) {
-      return false;
-    }
-  }
-  if (!plan.path.empty() && extents != plan.extents.size()) return false;
-  return std::all_of(plan.extents.begin(), plan.extents.end(), [&](const PlanExtent& extent) {
-    return (uint64_t{extent.first_page} + extent.page_count) * kPlanPage <= memory_bytes;
-  });
-}
-
 Plan memory_groups_of(const Plan& plan) {
   Plan places;
   places.page_size = plan.page_size;
@@ -81,7 +60,7 @@ std::vector<Block> blocks_of(const Plan& plan, uint64_t page_size, uint64_t memo
       if (!seen.set(page)) continue;
       const uint64_t offset = page * page_size;
       if (!blocks.empty() && blocks.back().offset + blocks.back().length == offset &&
-          blocks.back().length + page_size <= kMostBlockBytes) {
+          blocks.back().length + page_size <= kMaxBlockBytes) {
         blocks.back().length += page_size;
       } else {
         blocks.push_back({offset, page_size});

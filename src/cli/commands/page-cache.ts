@@ -2,7 +2,7 @@
 import { resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type PageCacheRecord, prepareRestore, recordPageCache, WorkingSet } from '../../index.js'
-import { readOnce } from '../../working-set/plan.js'
+import { readOnce } from '../../working-set/open.js'
 import type { RecordArguments, RestoreArguments, ServeArguments } from '../arguments/program.js'
 import { ChildCommand } from '../session/child-command.js'
 import { stopwatch } from '../session/served-session.js'

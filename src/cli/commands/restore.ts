@@ -1,7 +1,7 @@
 import { isWorkingSetError } from '../../errors.js'
 import { bringIn } from '../../page-cache/prefetch.js'
 import { planRestore } from '../../restore/prepare.js'
-import { readOnce } from '../../working-set/plan.js'
+import { readOnce } from '../../working-set/open.js'
 import type { RestoreArguments } from '../arguments/program.js'
 import { progress, ServedSession } from '../session/served-session.js'
 import { errorFields } from '../terminal/failure.js'

@@ -1,14 +1,13 @@
 import { crc32c } from '../../binding/addon.js'
 import { PAGE } from '../../page.js'
 import type { DiskIdentity } from '../../snapshot/disk-image.js'
-import type { FileStamp } from '../../snapshot/file-stamp.js'
 
 // The bytes are specified in docs/working-set-format.md; the names here are the ones used there.
 // This file writes them, decode.ts reads and checks them, the tables of the guest's memory
 // in native/engine/working_set/index.cc, and native/engine/page_cache/survey.cc takes samples of those.
 
 export const MAGIC = 0x5445_5357_5041_4552n // "REAPWSET"
-export const MAJOR = 2
+export const MAJOR = 3
 export const MINOR = 0
 export const HEADER_BYTES = 4096
 /** Where the id is in the header. */
@@ -20,22 +19,19 @@ export const GROUP_BYTES = 32
 export const EXTENT_BYTES = 16
 export const TOUCH_BYTES = 8
 export const DISK_BYTES = 512
-export const DISK_EXTENT_BYTES = 16
 /** Where a disk's samples, the size of its name, and its name begin. */
 export const DISK_SAMPLES_AT = 16
 export const DISK_SAMPLE_BYTES = 8
 export const DISK_NAME_BYTES_AT = 144
 export const DISK_NAME_AT = 152
 
-export const MOST_GROUP_DATA_PAGES = 256
-export const MOST_GROUP_PAGES = 4096
-export const MOST_MANIFEST_BYTES = 65536
-export const MOST_DISKS = 16
-export const MOST_DISK_BYTES = 2 ** 44
-export const MOST_DISK_SAMPLES = 16
-export const MOST_NAME_BYTES = 255
+export const MAX_GROUP_DATA_PAGES = 256
+export const MAX_GROUP_PAGES = 4096
+export const MAX_MANIFEST_BYTES = 65536
+export const MAX_DISKS = 16
+export const MAX_NAME_BYTES = 255
 /** What a reader may be made to allocate. */
-export const MOST_INDEX_BYTES = 2 ** 28
+export const MAX_INDEX_BYTES = 2 ** 28
 
 /** Where and when a working set was made. Other writers may leave members out, or add some. */
 export interface Manifest {
@@ -80,39 +76,29 @@ export interface StoredExtent {
 export interface StoredDisk extends DiskIdentity {
   /** Of the image, without its folder. */
   readonly name: string
-  /** In its extents together, of 4 KiB. */
+  /** Number of pages of 4 KiB that were touched. */
   readonly pages: number
 }
 
-/** Everything in a working-set file but the pages' bytes. */
-export interface WorkingSetIndex {
+/** What the header and the index are made of, but for the tables of groups and extents. */
+export interface Head {
   /** 16 random bytes, drawn anew for each file that is written: they name this content. */
   readonly id: Uint8Array
   /** Of the guest that was recorded. */
   readonly pageSize: number
   readonly memoryBytes: number
-  /** Runs that were merged. */
+  /** Number of runs that were merged. */
   readonly runs: number
   /**
    * Pairs, in first-touch order: the number of the first 4 KiB page of a page of the guest, and when
    * it was touched.
    */
   readonly touches: Uint32Array
-  readonly manifest: Manifest
   readonly dataPages: number
   readonly zeroPages: number
   readonly disks: readonly StoredDisk[]
-}
-
-/** A {@link WorkingSetIndex} as read, with its tables of groups and of both kinds of extents as in the file. */
-export interface WorkingSetFile extends WorkingSetIndex {
-  readonly path: string
-  /** The state of the file before it was read. */
-  readonly stamp: FileStamp
-  readonly fileBytes: number
-  readonly groups: Uint8Array
-  readonly extents: Uint8Array
-  readonly diskExtents: Uint8Array
+  /** Pairs of a page and a time: those of the first disk, of the second, … */
+  readonly diskTouches: Uint32Array
 }
 
 const alignUp = (bytes: number): number => Math.ceil(bytes / PAGE) * PAGE
@@ -120,43 +106,47 @@ const alignUp = (bytes: number): number => Math.ceil(bytes / PAGE) * PAGE
 /** JSON as it goes into the file. */
 export function encodeManifest(manifest: Manifest): Buffer {
   const bytes = Buffer.from(JSON.stringify(manifest))
-  if (bytes.length <= MOST_MANIFEST_BYTES) return bytes
-  throw new TypeError(`A manifest of ${bytes.length} bytes exceeds ${MOST_MANIFEST_BYTES}`)
+  if (bytes.length <= MAX_MANIFEST_BYTES) return bytes
+  throw new TypeError(`A manifest of ${bytes.length} bytes exceeds ${MAX_MANIFEST_BYTES}`)
 }
 
 /**
  * Where the data of a set of `pages` 4 KiB pages can begin, whatever its groups and extents will be.
  *
- * @param diskBytes size of the tables of disks and disk extents.
+ * @param touches number of touches, those of disks included.
+ * @param disks number of disks.
  * @throws TypeError for a set too large for any reader.
  */
 export function dataOffsetFor(
   pages: number,
   touches: number,
-  diskBytes: number,
+  disks: number,
   manifestBytes: number,
 ): number {
   // A group ends with its 256th data page or its 4096th page of any kind, so all but the last are
   // full; in the worst case each page is an extent of its own.
-  const groups = Math.ceil(pages / MOST_GROUP_DATA_PAGES)
+  const groups = Math.ceil(pages / MAX_GROUP_DATA_PAGES)
   const index =
-    groups * GROUP_BYTES + pages * EXTENT_BYTES + touches * TOUCH_BYTES + diskBytes + manifestBytes
-  if (index <= MOST_INDEX_BYTES) return alignUp(HEADER_BYTES + index)
+    groups * GROUP_BYTES +
+    pages * EXTENT_BYTES +
+    touches * TOUCH_BYTES +
+    disks * DISK_BYTES +
+    manifestBytes
+  if (index <= MAX_INDEX_BYTES) return alignUp(HEADER_BYTES + index)
   throw new TypeError(
-    `A working set of ${pages} pages${diskBytes > 0 ? ', and those of its disks,' : ''} is too large for its file format`,
+    `A working set of ${pages} pages${disks > 0 ? ', and those of its disks,' : ''} is too large for its file format`,
   )
 }
 
 /** The header and the index: the bytes of the file up to somewhere before `dataOffset`. */
 export function encodeHead(
-  index: Omit<WorkingSetIndex, 'manifest'>,
+  index: Head,
   groups: readonly Group[],
   extents: readonly StoredExtent[],
-  diskExtents: Uint32Array,
   manifest: Buffer,
   dataOffset: number,
 ): Buffer {
-  const { touches, disks } = index
+  const { touches, disks, diskTouches } = index
   const words: number[] = []
   for (const { dataOffset: offset, dataBytes, ...group } of groups) {
     words.push(offset % 2 ** 32, Math.floor(offset / 2 ** 32), dataBytes)
@@ -166,11 +156,11 @@ export function encodeHead(
     words.push(firstPage, pageCount, rank, zero ? ZERO_EXTENT : 0)
   }
   for (const word of touches) words.push(word)
+  for (const word of diskTouches) words.push(word)
   const bytes = Buffer.concat([
     Buffer.alloc(HEADER_BYTES),
     bytesOf(Uint32Array.from(words)),
     ...disks.map(encodeDisk),
-    bytesOf(diskExtents),
     manifest,
   ])
   const indexBytes = bytes.length - HEADER_BYTES
@@ -197,7 +187,7 @@ export function encodeHead(
   u64(96, index.zeroPages)
   bytes.set(index.id, ID_AT)
   u32(128, disks.length)
-  u32(132, diskExtents.byteLength / DISK_EXTENT_BYTES)
+  u32(132, diskTouches.length / 2)
   u32(120, crc32c(bytes.subarray(HEADER_BYTES)))
   u32(124, crc32c(bytes.subarray(0, HEADER_BYTES)))
   return bytes
@@ -220,40 +210,10 @@ function encodeDisk({ name, bytes: fileBytes, pages, samples }: StoredDisk): Buf
 
 /** A name as far as it fits: some file systems have names of more bytes. */
 export function shortName(name: string): string {
-  const bytes = Buffer.from(name).subarray(0, MOST_NAME_BYTES)
+  const bytes = Buffer.from(name).subarray(0, MAX_NAME_BYTES)
   // A stream waits for the rest of a character, so that a part of one is left out.
   return new TextDecoder('utf-8', { ignoreBOM: true }).decode(bytes, { stream: true })
 }
 
 const bytesOf = (table: Uint32Array): Uint8Array =>
   new Uint8Array(table.buffer, table.byteOffset, table.byteLength)
-
-/** The group at `index` of a table of groups. */
-export function groupAt(groups: Uint8Array, index: number): Group {
-  const view = new DataView(groups.buffer, groups.byteOffset + index * GROUP_BYTES, GROUP_BYTES)
-  return {
-    dataOffset: Number(view.getBigUint64(0, true)),
-    dataBytes: view.getUint32(8, true),
-    firstExtent: view.getUint32(12, true),
-    extentCount: view.getUint32(16, true),
-    checksum: view.getUint32(20, true),
-    firstRank: view.getUint32(24, true),
-  }
-}
-
-/** The extent at `index` of a table of extents. */
-export function extentAt(extents: Uint8Array, index: number): StoredExtent {
-  const view = new DataView(extents.buffer, extents.byteOffset + index * EXTENT_BYTES, EXTENT_BYTES)
-  return {
-    firstPage: view.getUint32(0, true),
-    pageCount: view.getUint32(4, true),
-    rank: view.getUint32(8, true),
-    zero: (view.getUint32(12, true) & ZERO_EXTENT) !== 0,
-  }
-}
-
-/** How many groups and extents the tables have. */
-export const countOf = ({ groups, extents }: Pick<WorkingSetFile, 'groups' | 'extents'>) => ({
-  groups: groups.length / GROUP_BYTES,
-  extents: extents.length / EXTENT_BYTES,
-})

@@ -9,19 +9,18 @@ import { PAGE } from '../../page.js'
 import { checkSize, chooseDiskPages, takeDiskIdentity } from '../../snapshot/disk-image.js'
 import { type FileStamp, keyOfStamp, stampKey, stampOf } from '../../snapshot/file-stamp.js'
 import { MemoryFile } from '../../snapshot/memory-file.js'
-import { type DiskWorkingSet, pageAt } from '../disks.js'
 import { remember } from '../findings.js'
-import type { Trace } from '../trace.js'
+import type { SetInternals } from '../internals.js'
+import { type Trace, touchesOf } from '../trace.js'
 import {
-  DISK_BYTES,
   dataOffsetFor,
   encodeHead,
   encodeManifest,
   type Group,
   ID_BYTES,
+  MAX_GROUP_DATA_PAGES,
+  MAX_GROUP_PAGES,
   type Manifest,
-  MOST_GROUP_DATA_PAGES,
-  MOST_GROUP_PAGES,
   type StoredDisk,
   type StoredExtent,
   shortName,
@@ -39,8 +38,8 @@ export interface WriteJob {
   readonly runs: number
   readonly memoryFile: string
   readonly disks: readonly StoredDisk[]
-  /** The extents of {@link disks}. */
-  readonly diskTable: Uint32Array
+  /** The touches of {@link disks}. */
+  readonly diskTouches: Uint32Array
   /** The state of the file that this one is made from and may take the place of; any if `undefined`. */
   readonly replaces: FileStamp | undefined
   readonly label: string | undefined
@@ -57,7 +56,7 @@ const WINDOW_PAGES = 1024
  * that file's bytes.
  */
 export async function writeWorkingSetFile(path: string, job: WriteJob): Promise<Manifest> {
-  const { order, runs, diskTable, signal, onProgress } = job
+  const { order, runs, disks, diskTouches, signal, onProgress } = job
   const manifest: Manifest = {
     createdAt: new Date().toISOString(),
     createdBy: 'reap-trace',
@@ -80,15 +79,11 @@ export async function writeWorkingSetFile(path: string, job: WriteJob): Promise<
     const step = order.pageSize / PAGE
     const totalPages = order.pages.length * step
     const pageOf = (rank: number) => order.pages[Math.floor(rank / step)]! * step + (rank % step)
-    const touches = new Uint32Array(order.pages.length * 2)
-    order.pages.forEach((page, i) => {
-      touches[2 * i] = page * step
-      touches[2 * i + 1] = order.timesUs[i]!
-    })
+    const touches = touchesOf(order)
     const dataOffset = dataOffsetFor(
       totalPages,
-      order.pages.length,
-      job.disks.length * DISK_BYTES + diskTable.byteLength,
+      (touches.length + diskTouches.length) / 2,
+      disks.length,
       manifestBytes.length,
     )
 
@@ -116,10 +111,9 @@ export async function writeWorkingSetFile(path: string, job: WriteJob): Promise<
       const { dataPages } = groups
       const zeroPages = totalPages - dataPages
       const head = encodeHead(
-        { id, pageSize, memoryBytes, runs, touches, dataPages, zeroPages, disks: job.disks },
+        { id, pageSize, memoryBytes, runs, touches, dataPages, zeroPages, disks, diskTouches },
         groups.groups,
         groups.extents,
-        diskTable,
         manifestBytes,
         dataOffset,
       )
@@ -162,18 +156,21 @@ async function checkReplaced(path: string, replaces: FileStamp | undefined): Pro
 /** The disks as they go into the file, each with the identity of its image. */
 export async function takeDisks(
   path: string,
-  disks: readonly DiskWorkingSet[],
+  { disks, diskTouches }: Pick<SetInternals, 'disks' | 'diskTouches'>,
   diskImages: readonly string[],
 ): Promise<StoredDisk[]> {
   const taken: StoredDisk[] = []
-  for (const [i, { bytes, pages, extents }] of disks.entries()) {
+  let first = 0
+  for (const [i, { bytes, pages }] of disks.entries()) {
     const image = diskImages[i]!
-    const sampled = chooseDiskPages(pages, (place) => pageAt(extents, place))
+    const ofDisk = diskTouches.subarray(2 * first, 2 * (first + pages))
+    const sampled = chooseDiskPages(pages, (place) => ofDisk[2 * place]!)
     const identity = await takeDiskIdentity(image, bytes, sampled)
     if (await isSameFile(path, image)) {
       throw new TypeError(`The working set would replace its own disk image, ${path}`)
     }
     taken.push({ name: shortName(basename(image)), pages, ...identity })
+    first += pages
   }
   return taken
 }
@@ -190,8 +187,8 @@ class GroupWriter {
   /** The pages of the group that is being filled; `slot` is their place in `staged`. */
   #pages: { readonly page: number; readonly rank: number; readonly slot: number | undefined }[] = []
   #slots = 0
-  readonly #staged = Buffer.allocUnsafe(MOST_GROUP_DATA_PAGES * PAGE)
-  readonly #sorted = Buffer.allocUnsafe(MOST_GROUP_DATA_PAGES * PAGE)
+  readonly #staged = Buffer.allocUnsafe(MAX_GROUP_DATA_PAGES * PAGE)
+  readonly #sorted = Buffer.allocUnsafe(MAX_GROUP_DATA_PAGES * PAGE)
 
   constructor(file: FileHandle, dataOffset: number) {
     this.#dataOffset = dataOffset
@@ -202,7 +199,7 @@ class GroupWriter {
     const slot = isZero(bytes) ? undefined : this.#slots++
     if (slot !== undefined) bytes.copy(this.#staged, slot * PAGE)
     this.#pages.push({ page, rank: this.#rank++, slot })
-    if (this.#slots === MOST_GROUP_DATA_PAGES || this.#pages.length === MOST_GROUP_PAGES) {
+    if (this.#slots === MAX_GROUP_DATA_PAGES || this.#pages.length === MAX_GROUP_PAGES) {
       await this.end()
     }
   }

@@ -31,7 +31,7 @@ struct Set {
   // The fields of the header at their places.
   struct __attribute__((packed)) Header {
     char magic[8] = {'R', 'E', 'A', 'P', 'W', 'S', 'E', 'T'};
-    uint16_t major = 2, minor = 0;
+    uint16_t major = 3, minor = 0;
     uint32_t header_bytes = 4096;
     uint64_t file_bytes = 0;
     uint64_t memory_bytes = kMemoryPages * 4096;
@@ -395,7 +395,7 @@ TEST(survey_makes_nothing_of_a_file_that_is_no_working_set) {
   Set set(extents_at({1, 2}));
   set.header.major = 1;
   const Files earlier(set);
-  set.header.major = 3;
+  set.header.major = 4;
   const Files later(set);
   for (const std::string& path :
        {other.path(), empty.path(), shorter.path(), earlier.set(), later.set()}) {

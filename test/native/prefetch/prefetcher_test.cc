@@ -16,15 +16,12 @@ using fixture::Client;
 using fixture::Counter;
 using fixture::Restore;
 using fixture::Servers;
+using fixture::Set;
 using fixture::Shape;
 using reap::ErrorCode;
 using reap::Plan;
 using reap::Prefetcher;
 using Filled = reap::FaultHandler::Filled;
-
-std::shared_ptr<const Plan> shared(Plan plan) {
-  return std::make_shared<const Plan>(std::move(plan));
-}
 
 Shape huge_shape() {
   Shape shape;
@@ -33,8 +30,8 @@ Shape huge_shape() {
   return shape;
 }
 
-void prefetch(Prefetcher& prefetcher, const std::shared_ptr<Client>& client, Plan plan) {
-  prefetcher.start(client, shared(std::move(plan)));
+void prefetch(Prefetcher& prefetcher, const std::shared_ptr<Client>& client, const Set& set) {
+  fixture::start(prefetcher, client, set);
   prefetcher.connected(client.get());
   client->wait_for_prefetched();
 }
@@ -55,7 +52,7 @@ uint64_t read_while_installing(Restore& restore, uint64_t held, bool cold) {
   };
   Prefetcher prefetcher(1, 2);
   const auto client = std::make_shared<Client>(restore);
-  prefetcher.start(client, shared(write_working_set(restore, fixture::one_page_groups(order))));
+  fixture::start(prefetcher, client, write_working_set(restore, fixture::one_page_groups(order)));
   const auto groups_read = [&] { return restore.get(Counter::bytes_read) / 4096; };
   fixture::eventually([&] { return groups_read() == fetched_before_the_vm(cold); });
   prefetcher.connected(client.get());
@@ -131,7 +128,7 @@ TEST(an_empty_working_set_is_prefetched_at_once) {
   prefetch(prefetcher, client, write_working_set(restore, {}));
   CHECK_EQ(client->wait_for_prefetched().pages, 0);
   const auto without_file = std::make_shared<Client>(restore);
-  prefetch(prefetcher, without_file, Plan());
+  prefetch(prefetcher, without_file, Set());
   CHECK_EQ(without_file->wait_for_prefetched().failure.code, ErrorCode::none);
 }
 
@@ -148,7 +145,7 @@ TEST(what_is_fetched_before_the_handshake_is_bounded) {
     for (uint32_t page = 0; page < kGroups; ++page) order.push_back(page);
     Prefetcher prefetcher(2);
     const auto client = std::make_shared<Client>(restore);
-    prefetcher.start(client, shared(write_working_set(restore, fixture::one_page_groups(order))));
+    fixture::start(prefetcher, client, write_working_set(restore, fixture::one_page_groups(order)));
     fixture::eventually([&] { return restore.get(Counter::bytes_read) >= bound; });
     CHECK(!fixture::Flag().set_within_a_moment());
     fixture::eventually([&] { return prefetcher.busy_workers() == 0; });
@@ -201,13 +198,12 @@ TEST(a_damaged_group_ends_the_prefetch_and_the_rest_comes_on_demand) {
     Restore restore;
     if (!restore.missing().empty()) SKIP(restore.missing());
     Servers servers(*restore.handler);
-    Plan plan = write_working_set(restore, fixture::one_page_groups({9, 8, 7, 6, 5}));
+    Set plan = write_working_set(restore, fixture::one_page_groups({9, 8, 7, 6, 5}));
     const uint32_t right = plan.groups[2].checksum;
     plan.groups[2].checksum ^= 0x10;
-    const auto plan_read = shared(plan);
     Prefetcher prefetcher(1);
     const auto client = std::make_shared<Client>(restore);
-    prefetcher.start(client, plan_read);
+    fixture::start(prefetcher, client, plan);
     if (!connected_first) {
       fixture::eventually([&] { return restore.get(Counter::bytes_read) == 3 * 4096; });
       CHECK(!fixture::Flag().set_within_a_moment());
@@ -229,14 +225,12 @@ TEST(a_working_set_file_that_was_short_when_it_was_proven_is_reported) {
   for (const off_t size : {3 * 4096, 4 * 4096 - 1}) {
     Restore restore;
     if (!restore.missing().empty()) SKIP(restore.missing());
-    Plan plan = write_working_set(restore, fixture::one_page_groups({9, 8, 7, 6, 5}));
+    Set plan = write_working_set(restore, fixture::one_page_groups({9, 8, 7, 6, 5}));
     CHECK_EQ(::truncate(plan.path.c_str(), size), 0);
-    reap::PageSource cut;
-    CHECK_EQ(cut.open(plan.path), 0);
-    plan.proof->working_set = cut.stamp();
+    prove(plan, restore.memory_file.stamp());
     Prefetcher prefetcher(1);
     const auto client = std::make_shared<Client>(restore);
-    prefetcher.start(client, shared(plan));
+    fixture::start(prefetcher, client, plan);
     CHECK(!client->is_prefetched());
     prefetcher.connected(client.get());
     const reap::Failure& failure = client->wait_for_prefetched().failure;
@@ -260,9 +254,9 @@ TEST(several_restores_share_the_workers_and_one_that_fails_leaves_the_others_alo
     restores.push_back(std::make_unique<Restore>());
     if (!restores[i]->missing().empty()) SKIP(restores[i]->missing());
     clients.push_back(std::make_shared<Client>(*restores[i]));
-    Plan plan = write_working_set(*restores[i], fixture::one_page_groups(order));
+    Set plan = write_working_set(*restores[i], fixture::one_page_groups(order));
     if (i == kDamaged) plan.groups[10].checksum += 1;
-    prefetcher.start(clients[i], shared(std::move(plan)));
+    fixture::start(prefetcher, clients[i], plan);
   }
   for (const auto& client : clients) prefetcher.connected(client.get());
   for (size_t i = 0; i < kRestores; ++i) {
@@ -295,7 +289,7 @@ TEST(what_a_guest_waits_for_comes_next_whether_it_was_fetched_or_not) {
   };
   Prefetcher prefetcher(1);
   const auto client = std::make_shared<Client>(restore);
-  prefetcher.start(client, shared(write_working_set(restore, fixture::one_page_groups(order))));
+  fixture::start(prefetcher, client, write_working_set(restore, fixture::one_page_groups(order)));
   const uint64_t fetched = fetched_before_the_vm(true) * 4096;
   fixture::eventually([&] { return restore.get(Counter::bytes_read) == fetched; });
   prefetcher.connected(client.get());
@@ -326,8 +320,8 @@ TEST(of_guests_that_run_the_oldest_has_its_pages_first) {
   std::vector<std::shared_ptr<Client>> clients;
   for (Restore* restore : {&older, &newer}) {
     clients.push_back(std::make_shared<Client>(*restore));
-    prefetcher.start(clients.back(),
-                     shared(write_working_set(*restore, fixture::one_page_groups({3, 9, 5, 7}))));
+    fixture::start(prefetcher, clients.back(),
+                   write_working_set(*restore, fixture::one_page_groups({3, 9, 5, 7})));
     prefetcher.connected(clients.back().get());
     if (restore == &older) hold.wait_until_held();
   }
@@ -351,11 +345,11 @@ void cancel_at_any_moment(bool has_one_set, std::string* missing) {
   const auto set_of = [&](Restore& restore) {
     return write_working_set(restore, fixture::one_page_groups(order));
   };
-  const Plan one = set_of(*restores[0]);
+  const Set one = set_of(*restores[0]);
   const auto plan_of = [&](Restore& restore) {
-    Plan plan = has_one_set ? one : set_of(restore);
-    plan.proof->memory_file = restore.memory_file.stamp();
-    return shared(std::move(plan));
+    Set plan = has_one_set ? one : set_of(restore);
+    prove(plan, restore.memory_file.stamp());
+    return plan;
   };
   fixture::Hooks hooks;
   std::atomic<uint64_t> reads{0};
@@ -370,7 +364,7 @@ void cancel_at_any_moment(bool has_one_set, std::string* missing) {
     std::vector<std::shared_ptr<Client>> clients;
     for (const auto& restore : restores) {
       clients.push_back(std::make_shared<Client>(*restore));
-      prefetcher.start(clients.back(), plan_of(*restore));
+      fixture::start(prefetcher, clients.back(), plan_of(*restore));
       if (next(2)) prefetcher.connected(clients.back().get());
       if (next(4) == 0) prefetcher.fill(clients.back());
     }
@@ -388,7 +382,7 @@ void cancel_at_any_moment(bool has_one_set, std::string* missing) {
   reap::hooks::is_cold = [] { return true; };
   const auto client = std::make_shared<Client>(*restores[0]);
   const uint64_t before = restores[0]->get(Counter::bytes_read);
-  prefetcher.start(client, plan_of(*restores[0]));
+  fixture::start(prefetcher, client, plan_of(*restores[0]));
   fixture::eventually(
       [&] { return restores[0]->get(Counter::bytes_read) - before >= uint64_t{24} * 4096; });
   prefetcher.connected(client.get());
@@ -413,10 +407,10 @@ TEST(a_guest_of_huge_pages_gets_whole_blocks_of_the_memory_file) {
     Restore restore(huge_shape());
     if (!restore.missing().empty()) SKIP(restore.missing());
     // Pages of blocks 3, 1 and 6, the last two over the edge of two blocks each.
-    Plan plan = write_working_set(
+    Set plan = write_working_set(
         restore,
         {{{3 * 512 + 5, 1}, {3 * 512 + 9, 2}}, {{1 * 512 + 511, 2}}, {{6 * 512, 1, true}}});
-    if (!with_file) plan.path.clear();
+    if (!with_file) plan.proven.reset();
     Prefetcher prefetcher(2);
     const auto client = std::make_shared<Client>(restore);
     prefetch(prefetcher, client, plan);
@@ -436,11 +430,11 @@ TEST(a_working_set_of_small_pages_serves_a_guest_of_huge_pages) {
   if (!restore.missing().empty()) SKIP(restore.missing());
   fixture::Hooks hooks;
   reap::hooks::is_cold = [] { return true; };
-  Plan plan = write_working_set(restore, {{{5, 1}}, {{7 * 512 + 9, 3}}, {{6, 1}}});
+  Set plan = write_working_set(restore, {{{5, 1}}, {{7 * 512 + 9, 3}}, {{6, 1}}});
   plan.page_size = fixture::kSmallPage;
   Prefetcher prefetcher(2, 2);
   const auto client = std::make_shared<Client>(restore);
-  prefetcher.start(client, shared(plan));
+  fixture::start(prefetcher, client, plan);
   fixture::eventually([&] { return restore.get(Counter::bytes_read) >= 5 * 4096; });
   prefetcher.connected(client.get());
   CHECK_EQ(client->wait_for_prefetched().pages, 2);
@@ -455,11 +449,11 @@ TEST(a_working_set_of_huge_pages_serves_a_guest_of_small_pages) {
   shape.region_pages = {1024};
   Restore restore(shape);
   if (!restore.missing().empty()) SKIP(restore.missing());
-  Plan plan = write_working_set(restore, fixture::one_page_groups({600, 7, 9}));
+  Set plan = write_working_set(restore, fixture::one_page_groups({600, 7, 9}));
   plan.page_size = fixture::kHugePage;
   Prefetcher prefetcher(1);
   const auto client = std::make_shared<Client>(restore);
-  prefetcher.start(client, shared(plan));
+  fixture::start(prefetcher, client, plan);
   fixture::eventually([&] { return restore.get(Counter::bytes_read) > 0; });
   prefetcher.connected(client.get());
   CHECK_EQ(client->wait_for_prefetched().pages, 3);
@@ -495,8 +489,8 @@ TEST(a_memory_file_that_is_cut_short_fails_the_fill_and_the_prefetch_by_block) {
   for (const off_t size : {20 * 4096, 20 * 4096 + 100}) {
     Restore restore;
     if (!restore.missing().empty()) SKIP(restore.missing());
-    Plan plan = write_working_set(restore, fixture::one_page_groups({40}));
-    plan.path.clear();
+    Set plan = write_working_set(restore, fixture::one_page_groups({40}));
+    plan.proven.reset();
     CHECK_EQ(::truncate(restore.path.c_str(), size), 0);
     Prefetcher prefetcher(1);
     const auto client = std::make_shared<Client>(restore);
@@ -512,36 +506,4 @@ TEST(a_memory_file_that_is_cut_short_fails_the_fill_and_the_prefetch_by_block) {
     CHECK_EQ(filled.check, "cut-short");
     for (uint64_t page = 20; page < 64; ++page) CHECK(!restore.guest.is_present(page));
   }
-}
-
-TEST(a_plan_that_reaches_outside_its_tables_or_the_memory_does_not_fit) {
-  const auto plan = [] {
-    reap::Plan good;
-    good.path = "set";
-    good.groups = {{4096, 2 * 4096, 0, 2, 0, 0, 0}, {3 * 4096, 4096, 2, 1, 0, 3, 0}};
-    good.extents = {{0, 2, 0, 0}, {9, 1, 2, reap::kZeroExtent}, {4, 1, 3, 0}};
-    return good;
-  };
-  constexpr uint64_t kMemory = 10 * 4096;
-  CHECK(reap::fits(plan(), kMemory));
-  CHECK(!reap::fits(plan(), kMemory - 4096));
-
-  reap::Plan far = plan();
-  far.extents[2].first_page = UINT32_MAX;
-  CHECK(!reap::fits(far, kMemory));
-  reap::Plan long_extent = plan();
-  long_extent.extents[1].page_count = UINT32_MAX;
-  CHECK(!reap::fits(long_extent, kMemory));
-  reap::Plan more_extents = plan();
-  more_extents.groups[1].extent_count = 2;
-  CHECK(!reap::fits(more_extents, kMemory));
-  reap::Plan unused_extent = plan();
-  unused_extent.groups.pop_back();
-  CHECK(!reap::fits(unused_extent, kMemory));
-  reap::Plan other_order = plan();
-  other_order.groups[1].first_extent = 1;
-  CHECK(!reap::fits(other_order, kMemory));
-  reap::Plan less_data = plan();
-  less_data.groups[0].data_bytes = 4096;
-  CHECK(!reap::fits(less_data, kMemory));
 }

@@ -22,6 +22,7 @@ using fixture::Group;
 using fixture::has_false_bytes;
 using fixture::Restore;
 using fixture::Servers;
+using fixture::Set;
 using fixture::Shape;
 using reap::ErrorCode;
 using reap::FileChange;
@@ -29,10 +30,6 @@ using reap::Plan;
 using reap::Prefetcher;
 
 constexpr uint64_t kPages = 64;
-
-std::shared_ptr<const Plan> shared(Plan plan) {
-  return std::make_shared<const Plan>(std::move(plan));
-}
 
 const std::vector<Group> kGroups = {{{40, 3}, {50, 1}}, {{3, 2}, {9, 1}}, {{20, 4}}};
 const std::vector<uint64_t> kPlanned = {40, 41, 42, 50, 3, 4, 9, 20, 21, 22, 23};
@@ -75,9 +72,16 @@ void a_fault_fails_as_changed(Restore& restore, const Servers& servers, uint64_t
   vcpu.join();
 }
 
+// With the stamp of a memory file that differs in one field.
+void prove_of_other(const Restore& restore, Set& set, size_t field) {
+  reap::FileStamp other = restore.memory_file.stamp();
+  other[field] += 1;
+  prove(set, other);
+}
+
 const reap::PrefetchReport& prefetch(Prefetcher& prefetcher, const std::shared_ptr<Client>& client,
-                                     Plan plan) {
-  prefetcher.start(client, shared(std::move(plan)));
+                                     const Set& set) {
+  fixture::start(prefetcher, client, set);
   prefetcher.connected(client.get());
   return client->wait_for_prefetched();
 }
@@ -87,25 +91,30 @@ const reap::PrefetchReport& prefetch(Prefetcher& prefetcher, const std::shared_p
 TEST(bytes_of_a_set_are_installed_where_they_are_proven_and_nowhere_else) {
   struct Row {
     const char* name;
-    std::function<void(Plan&)> edit;
+    std::function<void(Restore&, Set&)> edit;
     bool is_proven;
   };
   const Row rows[] = {
-      {"proven", [](Plan&) {}, true},
-      {"not proven", [](Plan& plan) { plan.proof.reset(); }, false},
-      {"another memory file", [](Plan& plan) { plan.proof->memory_file[1] += 1; }, false},
-      {"a memory file of another time", [](Plan& plan) { plan.proof->memory_file[4] += 1; }, false},
-      {"a set of another time", [](Plan& plan) { plan.proof->working_set[4] += 1; }, false},
-      {"no set any more", [](Plan& plan) { CHECK_EQ(::unlink(plan.path.c_str()), 0); }, false},
+      {"proven", [](Restore&, Set&) {}, true},
+      {"not proven", [](Restore&, Set& set) { set.proven.reset(); }, false},
+      {"another memory file", [](Restore& restore, Set& set) { prove_of_other(restore, set, 1); },
+       false},
+      {"a memory file of another time",
+       [](Restore& restore, Set& set) { prove_of_other(restore, set, 4); }, false},
+      {"a set of another mode",
+       [](Restore&, Set& set) { CHECK_EQ(::chmod(set.path.c_str(), 0640), 0); }, false},
+      {"no set any more", [](Restore&, Set& set) { CHECK_EQ(::unlink(set.path.c_str()), 0); },
+       false},
       {"a set that was cut",
-       [](Plan& plan) { CHECK_EQ(::truncate(plan.path.c_str(), 2 * 4096), 0); }, false},
+       [](Restore&, Set& set) { CHECK_EQ(::truncate(set.path.c_str(), 2 * 4096), 0); }, false},
   };
   for (const Row& row : rows) {
     check::about = row.name;
     Restore restore;
     if (!restore.missing().empty()) SKIP(restore.missing());
-    Plan plan = write_false_set(restore, kGroups);
-    row.edit(plan);
+    Set plan = write_false_set(restore, kGroups);
+    fixture::wait_until_settled(plan.path);
+    row.edit(restore, plan);
     Prefetcher prefetcher(2, 1);
     const auto client = std::make_shared<Client>(restore);
     const reap::PrefetchReport& report = prefetch(prefetcher, client, plan);
@@ -129,8 +138,8 @@ TEST(zero_extents_of_a_set_that_is_not_proven_have_the_bytes_of_the_memory_file)
     if (!restore.missing().empty()) SKIP(restore.missing());
     fixture::Hooks hooks;
     if (cold) reap::hooks::is_cold = [] { return true; };
-    Plan plan = write_false_set(restore, {{{10, 4, true}, {20, 2, true}, {30, 1}}});
-    plan.proof.reset();
+    Set plan = write_false_set(restore, {{{10, 4, true}, {20, 2, true}, {30, 1}}});
+    plan.proven.reset();
     Prefetcher prefetcher(1);
     const auto client = std::make_shared<Client>(restore);
     CHECK_EQ(prefetch(prefetcher, client, plan).pages, 7);
@@ -163,13 +172,13 @@ TEST(a_set_that_changes_during_the_prefetch_gives_no_more_bytes) {
     Restore restore;
     if (!restore.missing().empty()) SKIP(restore.missing());
     fixture::Hooks hooks;
-    const Plan plan = write_false_set(restore, kGroups);
+    const Set plan = write_false_set(restore, kGroups);
     fixture::wait_until_settled(plan.path);
     fixture::Hold hold;
     reap::hooks::before_prefetch_install = hold.hook();
     Prefetcher prefetcher(1);
     const auto client = std::make_shared<Client>(restore);
-    prefetcher.start(client, shared(plan));
+    fixture::start(prefetcher, client, plan);
     prefetcher.connected(client.get());
     hold.wait_until_held();
     change.touch(plan.path);
@@ -193,7 +202,7 @@ TEST(a_memory_file_whose_status_changes_is_the_source_of_its_bytes_from_then_on)
     reap::hooks::before_prefetch_install = hold.hook();
     Prefetcher prefetcher(1);
     const auto client = std::make_shared<Client>(restore);
-    prefetcher.start(client, shared(write_false_set(restore, kGroups)));
+    fixture::start(prefetcher, client, write_false_set(restore, kGroups));
     prefetcher.connected(client.get());
     hold.wait_until_held();
     change.touch(restore.path);
@@ -215,11 +224,11 @@ TEST(a_memory_file_that_is_written_to_under_a_guest_ends_the_prefetch_and_its_fa
     fixture::Hooks hooks;
     fixture::Hold hold;
     reap::hooks::before_prefetch_install = hold.hook();
-    Plan plan = write_working_set(restore, {{{300, 256}}, {{600, 256}}, {{0, 100}}});
-    if (!proven) plan.proof.reset();
+    Set plan = write_working_set(restore, {{{300, 256}}, {{600, 256}}, {{0, 100}}});
+    if (!proven) plan.proven.reset();
     Prefetcher prefetcher(1);
     const auto client = std::make_shared<Client>(restore);
-    prefetcher.start(client, shared(plan));
+    fixture::start(prefetcher, client, plan);
     prefetcher.connected(client.get());
     hold.wait_until_held();
     write_byte_as_it_is(restore.path);
@@ -241,11 +250,11 @@ TEST(a_memory_file_that_changes_before_the_handshake_is_fetched_anew) {
     check::about = proven ? "proven" : "not proven";
     Restore restore;
     if (!restore.missing().empty()) SKIP(restore.missing());
-    Plan plan = write_working_set(restore, kGroups);
-    if (!proven) plan.proof.reset();
+    Set plan = write_working_set(restore, kGroups);
+    if (!proven) plan.proven.reset();
     Prefetcher prefetcher(2, 1);
     const auto client = std::make_shared<Client>(restore);
-    prefetcher.start(client, shared(plan));
+    fixture::start(prefetcher, client, plan);
     fixture::eventually([&] { return restore.get(Counter::bytes_read) == kPlanned.size() * 4096; });
     const Times times(restore.path);
     write_page(restore.path, 41, 0x5a);
@@ -273,11 +282,11 @@ TEST(a_memory_file_that_changes_before_the_handshake_is_not_fetched_ahead_of_it_
     if (++reads == 1) write_byte_as_it_is(restore.path);
     return false;
   };
-  Plan plan = write_working_set(restore, {{{0, 256}}, {{300, 256}}, {{600, 256}}});
-  plan.proof.reset();
+  Set plan = write_working_set(restore, {{{0, 256}}, {{300, 256}}, {{600, 256}}});
+  plan.proven.reset();
   Prefetcher prefetcher(1);
   const auto client = std::make_shared<Client>(restore);
-  prefetcher.start(client, shared(plan));
+  fixture::start(prefetcher, client, plan);
   fixture::eventually([&] { return reads > 0 && prefetcher.busy_workers() == 0; });
   CHECK(!fixture::Flag().set_within_a_moment());
   CHECK_EQ(reads, 1);
@@ -295,7 +304,7 @@ TEST(a_memory_file_that_may_change_unseen_is_not_fetched_ahead_of_the_handshake)
   reap::hooks::is_young = [] { return true; };
   Prefetcher prefetcher(1, 1);
   const auto client = std::make_shared<Client>(restore);
-  prefetcher.start(client, shared(write_working_set(restore, kGroups)));
+  fixture::start(prefetcher, client, write_working_set(restore, kGroups));
   CHECK(!fixture::Flag().set_within_a_moment());
   CHECK_EQ(restore.get(Counter::bytes_read), 0);
   prefetcher.connected(client.get());
@@ -329,11 +338,11 @@ TEST(a_memory_file_that_is_open_for_writing_is_not_fetched_ahead_of_the_handshak
   if (!restore.missing().empty()) SKIP(restore.missing());
   const reap::UniqueFd writer(::open(restore.path.c_str(), O_RDWR | O_CLOEXEC));
   CHECK(restore.memory_file.writers() == reap::Writers::some);
-  Plan plan = write_working_set(restore, kGroups);
-  plan.proof.reset();
+  Set plan = write_working_set(restore, kGroups);
+  plan.proven.reset();
   Prefetcher prefetcher(1, 1);
   const auto client = std::make_shared<Client>(restore);
-  prefetcher.start(client, shared(plan));
+  fixture::start(prefetcher, client, plan);
   CHECK(!fixture::Flag().set_within_a_moment());
   CHECK_EQ(restore.get(Counter::bytes_read), 0);
   prefetcher.connected(client.get());
@@ -348,11 +357,11 @@ TEST(a_change_of_status_does_not_make_a_prefetch_from_the_memory_file_begin_anew
   fixture::Hooks hooks;
   fixture::Hold hold;
   reap::hooks::before_prefetch_install = hold.hook();
-  Plan plan = write_working_set(restore, {{{0, 256}}, {{300, 256}}, {{600, 256}}});
-  plan.proof.reset();
+  Set plan = write_working_set(restore, {{{0, 256}}, {{300, 256}}, {{600, 256}}});
+  plan.proven.reset();
   Prefetcher prefetcher(1);
   const auto client = std::make_shared<Client>(restore);
-  prefetcher.start(client, shared(plan));
+  fixture::start(prefetcher, client, plan);
   prefetcher.connected(client.get());
   hold.wait_until_held();
   CHECK_EQ(::chmod(restore.path.c_str(), 0640), 0);

@@ -12,6 +12,7 @@ using fixture::Client;
 using fixture::Counter;
 using fixture::Restore;
 using fixture::Servers;
+using fixture::Set;
 using reap::ErrorCode;
 using reap::Plan;
 using reap::Prefetcher;
@@ -55,9 +56,9 @@ class Crowd {
   const std::string& missing() const { return all_[0]->missing(); }
   Restore& operator[](size_t i) { return *all_[i]; }
   void start(Prefetcher& prefetcher, size_t i, const std::shared_ptr<Client>& client) {
-    Plan own = plan;
-    own.proof->memory_file = all_[i]->memory_file.stamp();
-    prefetcher.start(client, std::make_shared<const Plan>(std::move(own)));
+    Set own = plan;
+    prove(own, all_[i]->memory_file.stamp());
+    fixture::start(prefetcher, client, own);
   }
   uint64_t pages_read() const {
     uint64_t bytes = 0;
@@ -73,7 +74,7 @@ class Crowd {
     return good;
   }
 
-  Plan plan;
+  Set plan;
 
  private:
   const uint32_t pages_;
@@ -84,8 +85,8 @@ class Crowd {
 
 TEST(a_group_is_absent_until_it_was_read) {
   Restore restore;
-  const Plan plan = write_working_set(restore, fixture::one_page_groups({1, 2}));
-  SharedGroups groups(plan);
+  const Set plan = write_working_set(restore, fixture::one_page_groups({1, 2}));
+  SharedGroups groups(plan, plan.proven->file.stamp());
   CHECK(groups.state_of(1) == State::absent);
   groups.begin(1);
   CHECK(groups.state_of(1) == State::being_read);
@@ -102,8 +103,8 @@ TEST(a_group_is_absent_until_it_was_read) {
 
 TEST(a_group_that_is_being_installed_is_not_taken_out) {
   Restore restore;
-  const Plan plan = write_working_set(restore, fixture::one_page_groups({1, 2}));
-  SharedGroups groups(plan);
+  const Set plan = write_working_set(restore, fixture::one_page_groups({1, 2}));
+  SharedGroups groups(plan, plan.proven->file.stamp());
   groups.end(0, some_buffer());
   auto held = groups.data_of(0);
   CHECK(!groups.take_free());
@@ -115,18 +116,19 @@ TEST(a_group_that_is_being_installed_is_not_taken_out) {
 
 TEST(groups_are_those_of_the_same_bytes_in_the_same_file) {
   Restore restore;
-  const Plan plan = write_working_set(restore, fixture::one_page_groups({1, 2}));
-  const SharedGroups groups(plan);
-  CHECK(groups.are_of(plan));
-  Plan other = plan;
+  const Set plan = write_working_set(restore, fixture::one_page_groups({1, 2}));
+  reap::FileStamp stamp = plan.proven->file.stamp();
+  const SharedGroups groups(plan, stamp);
+  CHECK(groups.are_of(plan, stamp));
+  Set other = plan;
   other.groups[1].checksum ^= 1;
-  CHECK(!groups.are_of(other));
+  CHECK(!groups.are_of(other, stamp));
   other = plan;
   other.groups.pop_back();
-  CHECK(!groups.are_of(other));
+  CHECK(!groups.are_of(other, stamp));
   other = plan;
-  other.proof->working_set[4] += 1;
-  CHECK(!groups.are_of(other));
+  stamp[4] += 1;
+  CHECK(!groups.are_of(other, stamp));
 }
 
 TEST(restores_of_one_set_read_it_once_from_the_disk) {

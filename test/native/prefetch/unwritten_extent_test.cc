@@ -16,14 +16,14 @@ constexpr char kNeedsUnwritten[] =
     "needs a temporary folder on a file system with unwritten extents that SEEK_DATA knows";
 
 // The pages [first, first + count), as places without bytes of their own.
-std::shared_ptr<const reap::Plan> places(const std::vector<fixture::Pages>& extents) {
-  reap::Plan plan;
+fixture::Set places(const std::vector<fixture::Pages>& extents) {
+  fixture::Set plan;
   plan.page_size = fixture::kSmallPage;
   for (const fixture::Pages& pages : extents) {
     plan.extents.push_back(
         {pages.first, pages.count, static_cast<uint32_t>(plan.extents.size()), 0});
   }
-  return std::make_shared<const reap::Plan>(std::move(plan));
+  return plan;
 }
 
 }  // namespace
@@ -49,13 +49,13 @@ TEST(a_block_that_was_a_hole_when_it_was_fetched_gives_zeros_whatever_it_is_late
   // The last buffer that was given back is the next to be taken: it is full of another VM's bytes.
   reap::Prefetcher prefetcher(1);
   const auto before = std::make_shared<Client>(first);
-  prefetcher.start(before, places({{0, 16}}));
+  fixture::start(prefetcher, before, places({{0, 16}}));
   fixture::eventually([&] { return first.get(Counter::bytes_read) == 16 * 4096; });
   prefetcher.connected(before.get());
   CHECK_EQ(before->wait_for_prefetched().pages, 16);
 
   const auto client = std::make_shared<Client>(restore);
-  prefetcher.start(client, places({{kUnwritten, kPages}, {0, 4}}));
+  fixture::start(prefetcher, client, places({{kUnwritten, kPages}, {0, 4}}));
   fixture::eventually([&] { return restore.get(Counter::bytes_read) == 4 * 4096; });
   std::vector<uint8_t> bytes(kPages * 4096);
   CHECK_EQ(::pread(file.get(), bytes.data(), bytes.size(), kUnwritten * 4096), bytes.size());

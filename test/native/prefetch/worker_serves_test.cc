@@ -46,8 +46,8 @@ std::vector<fixture::Group> every_second_page() {
 
 // Starts the prefetch of a guest that has connected.
 void start(reap::Prefetcher& prefetcher, const std::shared_ptr<WorkersAlone>& client,
-           reap::Plan plan) {
-  prefetcher.start(client, std::make_shared<const reap::Plan>(std::move(plan)));
+           const fixture::Set& set) {
+  fixture::start(prefetcher, client, set);
   prefetcher.connected(client.get());
 }
 
@@ -232,11 +232,13 @@ class HeldWorker {
       ++events_;
       if (hold_events_) event_();
     };
-    reap::SessionOptions options;
+    fixture::SessionOptions options;
     options.socket_path = restore.directory.path("uffd.sock");
     options.memory_file = restore.path;
     options.kill_vm = false;
-    options.plan = std::make_shared<const reap::Plan>(write_working_set(restore, {{{0, 2}}}));
+    const fixture::Set set = write_working_set(restore, {{{0, 2}}});
+    options.plan = std::make_shared<const reap::Plan>(set);
+    options.proven = set.proven;
     session_ = run_.open(options);
     connection_ = fixture::connect_to(options.socket_path);
     CHECK(fixture::send(connection_.get(),

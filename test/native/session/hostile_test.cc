@@ -29,8 +29,8 @@ constexpr int kDemandThreads = 4;  // of an engine
 
 std::string socket_of(const Restore& restore) { return restore.directory.path("uffd.sock"); }
 
-reap::SessionOptions options_of(const Restore& restore, bool kill_vm = false) {
-  reap::SessionOptions options;
+fixture::SessionOptions options_of(const Restore& restore, bool kill_vm = false) {
+  fixture::SessionOptions options;
   options.socket_path = socket_of(restore);
   options.memory_file = restore.path;
   options.kill_vm = kill_vm;
@@ -249,7 +249,7 @@ TEST(every_vmm_whose_session_is_closed_at_any_moment_of_its_handshake_is_killed)
   EngineRun run;
   for (int i = 0; i < kVmms; ++i) {
     check::about = "VMM " + std::to_string(i);
-    reap::SessionOptions options = options_of(restore, true);
+    fixture::SessionOptions options = options_of(restore, true);
     options.socket_path = path(i);
     const EngineRun::Opened session = run.open(options);
     CHECK(vmms[static_cast<size_t>(i)]->send_handshake());

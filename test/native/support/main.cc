@@ -49,8 +49,8 @@ void set_huge_pages(long pages) {
 }
 
 // Lends the tests some huge pages where this process may; they skip where there are none. The pool
-// is the machine's and tests empty it, so those of another checkout wait (test/uffd/huge-pages.test.ts
-// takes the same lock).
+// is the machine's and tests empty it, so those of another checkout wait
+// (test/uffd/huge-pages.test.ts takes the same lock).
 class HugePageLoan {
  public:
   HugePageLoan() : pool_(::open(kHugePagesPath, O_RDONLY | O_CLOEXEC)) {

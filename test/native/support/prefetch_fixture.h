@@ -11,9 +11,9 @@
 #include <vector>
 
 #include "base/crc32c.h"
-#include "prefetch/prefetcher.h"
 #include "check.h"
 #include "guest_fixture.h"
+#include "prefetch/prefetcher.h"
 
 namespace fixture {
 
@@ -25,51 +25,66 @@ struct Pages {
 };
 using Group = std::vector<Pages>;
 
-// Writes the file of a plan, and takes for proven that it is the memory file's.
-inline void write_data(const Restore& restore, reap::Plan& plan, const std::vector<uint8_t>& data) {
+// A plan with the file that has its data.
+struct Set : reap::Plan {
+  std::string path;
+  std::shared_ptr<const reap::ProvenFile> proven;
+};
+
+// Takes for proven that the file's bytes are those of the memory file in this state.
+inline void prove(Set& set, const reap::FileStamp& memory_file) {
+  reap::PageSource file;
+  CHECK_EQ(file.open(set.path), 0);
+  set.proven =
+      std::make_shared<const reap::ProvenFile>(reap::ProvenFile{std::move(file), memory_file});
+}
+
+inline void start(reap::Prefetcher& prefetcher, std::shared_ptr<reap::PrefetchClient> client,
+                  const Set& set) {
+  prefetcher.start(std::move(client), std::make_shared<const reap::Plan>(set), set.proven);
+}
+
+inline void write_data(const Restore& restore, Set& set, const std::vector<uint8_t>& data) {
   const reap::UniqueFd file(
-      ::open(plan.path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+      ::open(set.path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
   CHECK_EQ(::write(file.get(), data.data(), data.size()), data.size());
-  reap::PageSource written;
-  CHECK_EQ(written.open(plan.path), 0);
-  plan.proof = reap::Proof{restore.memory_file.stamp(), written.stamp()};
+  prove(set, restore.memory_file.stamp());
 }
 
 // Writes the data of a working-set file as prefetchers read it: groups, each at a page.
-inline reap::Plan write_working_set(const Restore& restore, const std::vector<Group>& groups,
-                                    const std::string& name = "working-set") {
-  reap::Plan plan;
-  plan.path = restore.directory.path(name);
-  plan.page_size = restore.page_size();
+inline Set write_working_set(const Restore& restore, const std::vector<Group>& groups,
+                             const std::string& name = "working-set") {
+  Set set;
+  set.path = restore.directory.path(name);
+  set.page_size = restore.page_size();
   std::vector<uint8_t> data(kSmallPage);
   for (const Group& pages : groups) {
     reap::PlanGroup group{};
     group.data_offset = data.size();
-    group.first_extent = static_cast<uint32_t>(plan.extents.size());
+    group.first_extent = static_cast<uint32_t>(set.extents.size());
     group.extent_count = static_cast<uint32_t>(pages.size());
     for (const Pages& extent : pages) {
-      plan.extents.push_back({extent.first, extent.count,
-                              static_cast<uint32_t>(plan.extents.size()),
-                              extent.zero ? reap::kZeroExtent : 0});
+      set.extents.push_back({extent.first, extent.count, static_cast<uint32_t>(set.extents.size()),
+                             extent.zero ? reap::kZeroExtent : 0});
       if (extent.zero) continue;
       const auto from = restore.bytes.begin() + static_cast<long>(extent.first * kSmallPage);
       data.insert(data.end(), from, from + static_cast<long>(extent.count * kSmallPage));
     }
     group.data_bytes = static_cast<uint32_t>(data.size() - group.data_offset);
     group.checksum = reap::crc32c(data.data() + group.data_offset, group.data_bytes);
-    plan.groups.push_back(group);
+    set.groups.push_back(group);
   }
-  write_data(restore, plan, data);
-  return plan;
+  write_data(restore, set, data);
+  return set;
 }
 
 // The same with every bit of the data wrong, and no checksum or stamp that says so: what the guest
 // finds tells where its bytes came from.
-inline reap::Plan write_false_set(const Restore& restore, const std::vector<Group>& groups) {
-  reap::Plan plan = write_working_set(restore, groups);
+inline Set write_false_set(const Restore& restore, const std::vector<Group>& groups) {
+  Set set = write_working_set(restore, groups);
   std::vector<uint8_t> data(kSmallPage);
-  for (reap::PlanGroup& group : plan.groups) {
-    const reap::PlanExtent* extent = plan.extents.data() + group.first_extent;
+  for (reap::PlanGroup& group : set.groups) {
+    const reap::PlanExtent* extent = set.extents.data() + group.first_extent;
     for (uint32_t i = 0; i < group.extent_count; ++i, ++extent) {
       if (extent->flags & reap::kZeroExtent) continue;
       const auto from = restore.bytes.begin() + static_cast<long>(extent->first_page * kSmallPage);
@@ -78,8 +93,8 @@ inline reap::Plan write_false_set(const Restore& restore, const std::vector<Grou
     }
     group.checksum = reap::crc32c(data.data() + group.data_offset, group.data_bytes);
   }
-  write_data(restore, plan, data);
-  return plan;
+  write_data(restore, set, data);
+  return set;
 }
 inline bool has_false_bytes(const Restore& restore, uint64_t page) {
   const uint8_t* in_guest = restore.guest.page(page);

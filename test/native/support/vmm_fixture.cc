@@ -141,9 +141,18 @@ EngineRun::EngineRun(OnEvent on_event) {
   CHECK_EQ(error, 0);
 }
 
-EngineRun::Opened EngineRun::open(reap::SessionOptions options) {
+EngineRun::Opened EngineRun::open(const SessionOptions& options) {
   Opened opened;
-  opened.id = engine_->open(std::move(options), opened.ledger, opened.trace, &opened.failure);
+  reap::SessionOptions all;
+  all.socket_path = options.socket_path;
+  CHECK_EQ(all.memory_file.open(options.memory_file), 0);
+  all.record = options.record;
+  all.kill_vm = options.kill_vm;
+  all.peer_uid = options.peer_uid;
+  all.connect_timeout = options.connect_timeout;
+  all.plan = options.plan;
+  all.proven = options.proven;
+  opened.id = engine_->open(std::move(all), opened.ledger, opened.trace, &opened.failure);
   CHECK_EQ(opened.id == 0, static_cast<bool>(opened.failure));
   return opened;
 }

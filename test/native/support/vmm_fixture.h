@@ -7,11 +7,12 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include "session/engine.h"
 #include "guest_fixture.h"
+#include "session/engine.h"
 
 namespace fixture {
 
@@ -52,6 +53,18 @@ class VmmProcess {
   reap::UniqueFd command_;  // closed: exit
 };
 
+// Those of a session, whose memory file is opened when the session is.
+struct SessionOptions {
+  std::string socket_path;
+  std::string memory_file;
+  bool record = false;
+  bool kill_vm = true;
+  std::optional<uid_t> peer_uid;
+  std::chrono::milliseconds connect_timeout{0};
+  std::shared_ptr<const reap::Plan> plan;
+  std::shared_ptr<const reap::ProvenFile> proven;
+};
+
 // An engine whose events can be waited for.
 class EngineRun {
  public:
@@ -68,7 +81,7 @@ class EngineRun {
     reap::Failure failure;
     uint64_t get(Counter counter) const { return ledger->get(counter); }
   };
-  Opened open(reap::SessionOptions options);
+  Opened open(const SessionOptions& options);
   // The event, which is taken out of those that came.
   reap::Event wait(reap::Event::Kind kind, uint64_t session);
   reap::Event wait_for_end(uint64_t session) { return wait(reap::Event::Kind::ended, session); }

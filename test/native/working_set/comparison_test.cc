@@ -59,8 +59,8 @@ class Snapshot {
     CHECK(fixture::write_memory_file(memory_, shape, bytes));
     std::vector<uint8_t> data(kPage);
     for (const Group& group : groups) add(group, bytes, &data);
-    plan.path = directory_.path("set");
-    const reap::UniqueFd file(::open(plan.path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+    path = directory_.path("set");
+    const reap::UniqueFd file(::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
     CHECK_EQ(::write(file.get(), data.data(), data.size()), data.size());
   }
 
@@ -80,7 +80,7 @@ class Snapshot {
       const std::function<void()>& once_open = [] {}) const {
     reap::PageSource set;
     reap::PageSource memory;
-    CHECK_EQ(set.open(plan.path), 0);
+    CHECK_EQ(set.open(path), 0);
     CHECK_EQ(memory.open(memory_), 0);
     once_open();
     Comparison result;
@@ -89,6 +89,7 @@ class Snapshot {
   }
 
   reap::Plan plan;
+  std::string path;
 
  private:
   void add(const Group& pages, const std::vector<uint8_t>& bytes, std::vector<uint8_t>* data) {
@@ -233,7 +234,7 @@ TEST(a_comparison_trusts_no_group_whose_checksum_is_wrong) {
     check::about = "group " + std::to_string(group);
     Snapshot snapshot(kGroups);
     const uint64_t offset = snapshot.plan.groups[group].data_offset;
-    write_at(snapshot.plan.path, offset + snapshot.plan.groups[group].data_bytes - 1, {0x11});
+    write_at(snapshot.path, offset + snapshot.plan.groups[group].data_bytes - 1, {0x11});
     const Comparison found = snapshot.compare();
     CHECK_EQ(found.failure.code, ErrorCode::working_set_invalid);
     CHECK_EQ(found.failure.check, "group-checksum");
@@ -247,7 +248,7 @@ TEST(a_comparison_says_which_of_the_files_was_cut) {
     check::about = "the set";
     const Snapshot snapshot(kGroups);
     const uint64_t offset = snapshot.plan.groups[3].data_offset;
-    CHECK_EQ(::truncate(snapshot.plan.path.c_str(), static_cast<off_t>(offset + kPage)), 0);
+    CHECK_EQ(::truncate(snapshot.path.c_str(), static_cast<off_t>(offset + kPage)), 0);
     const Comparison found = snapshot.compare();
     CHECK_EQ(found.failure.code, ErrorCode::working_set_invalid);
     CHECK_EQ(found.failure.check, "cut-short");

@@ -1,0 +1,141 @@
+import { LRUCache } from 'lru-cache'
+import { type NativeFiles, native, openFiles } from '../binding/addon.js'
+import { ReapTraceError } from '../errors.js'
+import { PAGE } from '../page.js'
+import { checkSize, RECORD_AGAIN } from '../snapshot/disk-image.js'
+import { type FileStamp, isSettledStamp } from '../snapshot/file-stamp.js'
+import { checkMemoryBytes } from '../snapshot/memory-file.js'
+import { compareOnce, staleError } from './comparison.js'
+import { findingIn, proofFolder } from './findings.js'
+import { internalsOf } from './internals.js'
+import { WorkingSet } from './working-set.js'
+
+/** How it is known that the memory file holds the bytes of a working set. */
+export type ProofKind = 'written' | 'compared' | 'snapshot-id'
+
+/** What a restore is made from: each file opened once, looked at and checked. */
+export interface OpenSnapshot {
+  /** For the session that is opened next, or for `closeFiles()`. */
+  readonly files: NativeFiles
+  readonly memory: FileStamp
+  readonly set: WorkingSet | undefined
+  /**
+   * Why the bytes of the set may be installed while both files are as they were opened; without a proof
+   * all bytes come from the memory file.
+   */
+  readonly provenBy: ProofKind | undefined
+  /** Why it is known that the set holds the bytes of another snapshot. */
+  readonly stale: ReapTraceError | undefined
+}
+
+/**
+ * Opens a memory file and a working set for it, in one trip to a pool thread, and looks for a proof.
+ *
+ * @throws ReapTraceError `ERR_WORKING_SET_INVALID`, `ERR_WORKING_SET_IO`, `ERR_SNAPSHOT_MISMATCH`, or
+ * `ERR_SOURCE_READ`.
+ */
+export async function openSnapshot(
+  memoryFile: string,
+  workingSet: WorkingSet | string | undefined,
+  snapshotId?: string | undefined,
+): Promise<OpenSnapshot> {
+  const given = workingSet instanceof WorkingSet ? workingSet : undefined
+  const path = typeof workingSet === 'string' ? workingSet : given && internalsOf(given).file?.path
+  const { set, files, memoryStamp, findings, isCurrent } = await openSet(memoryFile, path, given)
+  const memory = memoryStamp!
+  try {
+    checkMemoryBytes(memoryFile, Number(memory[2]))
+    if (set) checkSize(memoryFile, Number(memory[2]), set.memoryBytes)
+  } catch (error) {
+    native().closeFiles(files)
+    throw error
+  }
+  const known = set && isCurrent && proofOf(set, findings, memoryFile, memory, snapshotId)
+  return { files, memory, set, provenBy: undefined, stale: undefined, ...known }
+}
+
+function proofOf(
+  set: WorkingSet,
+  findings: Uint8Array | undefined,
+  memoryFile: string,
+  memory: FileStamp,
+  snapshotId: string | undefined,
+): Partial<Pick<OpenSnapshot, 'provenBy' | 'stale'>> {
+  const { file } = internalsOf(set)
+  if (!file) return {}
+  const ofSet = file.manifest.snapshotId
+  const hasNames = snapshotId !== undefined && ofSet !== undefined
+  if (hasNames && snapshotId !== ofSet)
+    return { stale: otherSnapshot(file.path, ofSet, snapshotId) }
+  // What was found out of these very files counts before a name.
+  const finding = findingIn(findings, file, memory)
+  if (finding && finding.mismatchedPages > 0) {
+    return { stale: staleError(file.path, memoryFile, finding.mismatchedPages) }
+  }
+  return { provenBy: hasNames ? 'snapshot-id' : finding?.how }
+}
+
+/**
+ * Compares a set that is not proven before anything is restored from it.
+ *
+ * @returns the snapshot, proven unless a file is too young for that, or the memory file's times do not tell
+ * of every change.
+ * @throws ReapTraceError as {@link compareOnce}, and `ERR_SNAPSHOT_MISMATCH` where pages differ.
+ */
+export async function proveByComparison(
+  snapshot: OpenSnapshot,
+  memoryFile: string,
+  signal: AbortSignal | undefined,
+): Promise<OpenSnapshot> {
+  const file = snapshot.set && internalsOf(snapshot.set).file
+  if (!file || snapshot.provenBy || snapshot.set?.pageSize !== PAGE) return snapshot
+  const { result, states } = await compareOnce(file, memoryFile, { when: 'now', signal })
+  if (!result.identical) throw staleError(file.path, memoryFile, result.mismatchedPages)
+  const isOfThese = states?.memory.join() === snapshot.memory.join()
+  return isOfThese ? { ...snapshot, provenBy: 'compared' } : snapshot
+}
+
+const otherSnapshot = (path: string, ofSet: string, given: string) =>
+  new ReapTraceError(
+    'ERR_SNAPSHOT_MISMATCH',
+    `the working set ${path} is of the snapshot ${JSON.stringify(ofSet)}, not of ${JSON.stringify(given)}`,
+    { path, check: 'snapshot-id', hint: RECORD_AGAIN },
+  )
+
+/** Working sets by path, as they were read. Their pages' bytes are not in memory. */
+const recent = new LRUCache<string, WorkingSet>({
+  maxSize: 32 * 2 ** 20,
+  // Of the tables: a touch and at most an extent for each page. No size may be 0.
+  sizeCalculation: (set) => 1 + 24 * set.pages,
+})
+
+/** A set that is given stays what it is, whatever its file is now; only then are its bytes of no use. */
+async function openSet(
+  memoryFile: string,
+  path: string | undefined,
+  given: WorkingSet | undefined,
+) {
+  const known = given ?? (path === undefined ? undefined : recent.get(path))
+  const opened = await openFiles(memoryFile, path ?? '', {
+    known: known && internalsOf(known).file?.tables,
+    isGiven: given !== undefined,
+    findingsFolder: path === undefined ? '' : proofFolder(),
+  })
+  if (path === undefined || !opened.set) return { ...opened, set: known }
+  try {
+    const set = WorkingSet.fromFile(path, opened.set, opened.facts!)
+    recent.delete(path)
+    if (isSettledStamp(opened.facts!.stamp)) recent.set(path, set)
+    return { ...opened, set }
+  } catch (error) {
+    native().closeFiles(opened.files)
+    throw error
+  }
+}
+
+/** {@link WorkingSet.read}, once for each state of a file. */
+export async function readOnce(path: string): Promise<WorkingSet> {
+  const { files, set } = await openSet('', path, undefined)
+  native().closeFiles(files)
+  return set!
+}
