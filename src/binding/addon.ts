@@ -2,6 +2,7 @@ import { endianness } from 'node:os'
 import { ReapTraceError } from '../errors.js'
 import { toError } from './explain.js'
 import { isFailure, type NativeFailure } from './failure.js'
+import { loadAddon } from './load-addon.js'
 import { nativePath } from './native-path.js'
 
 /** An event of a session, `kind` an index into {@link eventKinds}. */
@@ -187,22 +188,10 @@ let loaded: Addon | undefined
 /** The addon, loaded when it is first needed. Throws `ERR_NATIVE_UNAVAILABLE`. */
 export function native(): Addon {
   if (loaded) return loaded
-  const path = nativePath('reap_trace.node')
   if (endianness() !== 'LE') {
     throw new ReapTraceError('ERR_NATIVE_UNAVAILABLE', 'reap-trace needs a little-endian machine')
   }
-  try {
-    // Not require(): the module loader has nothing to resolve here, and doubles the time.
-    const module = { exports: {} as Addon }
-    process.dlopen(module, path)
-    loaded = module.exports
-  } catch (cause) {
-    throw new ReapTraceError('ERR_NATIVE_UNAVAILABLE', `${path} does not load: ${String(cause)}`, {
-      path,
-      hint: 'The bundled binary needs glibc 2.34 or later; elsewhere, build from a checkout with `npm run build`.',
-      cause,
-    })
-  }
+  loaded = loadAddon(nativePath('reap_trace.node')) as Addon
   return loaded
 }
 

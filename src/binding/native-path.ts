@@ -1,25 +1,65 @@
-import { existsSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { ReapTraceError } from '../errors.js'
-import { packageRoot } from '../package-root.js'
+import { ownFolder, packageRoot } from '../package-root.js'
 
-/** Where the compiled parts may be: what this checkout built, then what the package brought. */
-export function nativePath(
-  name: 'reap_trace.node' | 'reap-guest' | 'reap-interposer.so' | 'reap-microvm',
-): string {
-  const places = [`build/Release/${name}`, `prebuilds/linux-${process.arch}/${name}`]
-  const found = places
-    .map((place) => fileURLToPath(new URL(place, packageRoot)))
-    .find((path) => existsSync(path))
+type NativePart = 'reap_trace.node' | 'reap-guest' | 'reap-interposer.so' | 'reap-microvm'
+
+/**
+ * Path of a compiled part: what this checkout built, what the package brought, or what was copied
+ * next to a bundle.
+ *
+ * @throws ReapTraceError `ERR_NATIVE_UNAVAILABLE` when there is none for this machine.
+ */
+export function nativePath(name: NativePart): string {
+  const machine = `${process.platform}-${process.arch}`
+  if (process.platform !== 'linux') {
+    throw new ReapTraceError('ERR_NATIVE_UNAVAILABLE', `reap-trace does not run on ${machine}`, {
+      hint: 'userfaultfd is a feature of Linux. Elsewhere, the package installs and type-checks, and that is all.',
+    })
+  }
+  const prebuilt = `prebuilds/${machine}/${name}`
+  const paths = [
+    new URL(`build/Release/${name}`, packageRoot),
+    new URL(prebuilt, packageRoot),
+    new URL(prebuilt, ownFolder),
+  ].map((url) => fileURLToPath(url))
+  const found = paths.find(exists)
   if (found) return found
-  throw new ReapTraceError(
-    'ERR_NATIVE_UNAVAILABLE',
-    `reap-trace has no ${name} for ${process.platform}-${process.arch}`,
-    {
-      hint:
-        process.platform === 'linux'
-          ? 'The package brings it for linux-x64 and linux-arm64; in a checkout, run `npm run build`.'
-          : 'userfaultfd is a feature of Linux: run reap-trace there.',
-    },
-  )
+  throw new ReapTraceError('ERR_NATIVE_UNAVAILABLE', `reap-trace has no ${name} for ${machine}`, {
+    path: paths[1],
+    hint: hintForMissing(paths[1]!),
+  })
+}
+
+// Under Node's permission model, Node 20 throws where later versions say no.
+function exists(path: string): boolean {
+  try {
+    return existsSync(path)
+  } catch {
+    return false
+  }
+}
+
+function hintForMissing(path: string): string {
+  if (process.permission?.has('fs.read', path) === false) {
+    return `Node's permission model hides it: add --allow-fs-read=${fileURLToPath(packageRoot)} and --allow-addons.`
+  }
+  if (!['x64', 'arm64'].includes(process.arch)) return 'There are binaries for x64 and arm64 only.'
+  if (isBundled()) {
+    return 'A bundler moved the code away from its native parts: mark reap-trace as external (esbuild --external:reap-trace), or copy node_modules/reap-trace/prebuilds next to the bundle.'
+  }
+  return exists(fileURLToPath(new URL('binding.gyp', packageRoot)))
+    ? 'Run `npm run build` in this checkout.'
+    : 'The package is incomplete: install it again.'
+}
+
+/** Whether this code runs outside its package. */
+function isBundled(): boolean {
+  try {
+    const { name } = JSON.parse(readFileSync(new URL('package.json', packageRoot), 'utf8'))
+    return name !== 'reap-trace'
+  } catch {
+    return true
+  }
 }
