@@ -211,7 +211,7 @@ describe('inspect and verify', () => {
 })
 
 describe('doctor', () => {
-  it('looks at everything, and serves a VM in small', async () => {
+  it('looks at everything, and serves a tiny VM', async () => {
     const folder = await scratchFolder()
     const { code, stdout, stderr } = await run(['doctor', '--json'], { cwd: folder })
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
@@ -227,6 +227,25 @@ describe('doctor', () => {
     }
     expect(checks.find(({ name }) => name === 'end to end')).toMatchObject({ status: 'ok' })
     expect(await readdir(folder)).toEqual([])
+  })
+
+  it.each([
+    ['addon', '--no-addons', 'end to end'],
+    [
+      'platform',
+      "--import=data:text/javascript,Object.defineProperty(process,'platform',{value:'darwin'})",
+      'addon',
+    ],
+  ])('names a failed %s once, and skips what needs it', async (name, flag, dependent) => {
+    const { code, stdout } = await run(['doctor', '--json'], { env: { NODE_OPTIONS: flag } })
+    expect(code).toBe(1)
+    const { checks } = events(stdout)[0] as { checks: { name: string; status: string }[] }
+    const failed = checks.filter(({ status }) => status === 'fail')
+    expect(failed.map((check) => check.name)).toEqual([name])
+    expect(checks.find((check) => check.name === dependent)).toMatchObject({
+      status: 'skip',
+      detail: `needs the check "${name}" to pass`,
+    })
   })
 })
 

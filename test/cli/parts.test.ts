@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import { parse } from '../../src/cli/arguments/program.js'
-import { isKernelAtLeast } from '../../src/cli/commands/doctor-checks.js'
+import { isKernelAtLeast, isNodeSupported } from '../../src/cli/commands/doctor-checks.js'
 import { summarizeOrder } from '../../src/cli/commands/inspect.js'
 import { CliError, describeError } from '../../src/cli/terminal/failure.js'
 import { digit, drawMap, mapMemory, shade } from '../../src/cli/terminal/memory-map.js'
@@ -388,5 +388,10 @@ describe('the doctor', () => {
     expect(isKernelAtLeast('6.1.0-9-amd64', 5, 10)).toBe(true)
     expect(isKernelAtLeast('5.10.0', 5, 10)).toBe(true)
     expect(isKernelAtLeast('5.9.16', 5, 10)).toBe(false)
+  })
+
+  it('knows which Node is older', () => {
+    const versions = ['20.18.3', '20.19.0', '21.7.3', '22.11.0', '22.12.0', '23.0.0', '24.1.0']
+    expect(versions.filter(isNodeSupported)).toEqual(['20.19.0', '22.12.0', '23.0.0', '24.1.0'])
   })
 })

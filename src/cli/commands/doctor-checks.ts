@@ -12,8 +12,11 @@ import { formatCount } from '../terminal/units.js'
 
 /** What one look at the machine found. */
 export interface Finding {
-  /** `warn`: some use needs it; `fail`: reap-trace does not work without it. */
-  readonly status: 'ok' | 'warn' | 'fail'
+  /**
+   * `warn`: some use needs it; `fail`: reap-trace does not work without it; `skip`: not looked at,
+   * since a check that it needs failed.
+   */
+  readonly status: 'ok' | 'warn' | 'fail' | 'skip'
   readonly detail: string
   /** What mends it, as a command where there is one. */
   readonly remedy?: string
@@ -21,6 +24,8 @@ export interface Finding {
 
 export interface Check {
   readonly name: string
+  /** An earlier check without which this one finds nothing of its own. */
+  readonly needs?: string
   readonly look: () => Finding | Promise<Finding>
 }
 
@@ -48,11 +53,24 @@ export function isKernelAtLeast(kernel: string, major: number, minor: number): b
   return a > major || (a === major && b >= minor)
 }
 
+function platform(): Finding {
+  const detail = `${process.platform}-${process.arch}`
+  return process.platform === 'linux'
+    ? ok(detail)
+    : fail(detail, 'userfaultfd is a feature of Linux')
+}
+
+/** Whether `engines` of package.json has this version. */
+export function isNodeSupported(version: string): boolean {
+  const [major = 0, minor = 0] = version.split('.').map(Number)
+  return (major === 20 && minor >= 19) || (major === 22 && minor >= 12) || major > 22
+}
+
 function node(): Finding {
-  const [major = 0] = process.versions.node.split('.').map(Number)
-  const detail = `Node ${process.versions.node} on ${process.platform}-${process.arch}`
-  if (process.platform !== 'linux') return fail(detail, 'userfaultfd is a feature of Linux')
-  return major >= 20 ? ok(detail) : fail(detail, 'install Node 20 or later')
+  const detail = `Node ${process.versions.node}`
+  return isNodeSupported(process.versions.node)
+    ? ok(detail)
+    : warn(`${detail} is older than what reap-trace supports`, 'install Node 22 or later')
 }
 
 function addon(): Finding {
@@ -93,20 +111,20 @@ function userfaultfdOfVmm(): Finding {
   const { device, syscall } = probeUserfaultfd()
   const detail = `/dev/userfaultfd ${outcome(device)}, the system call ${outcome(syscall)}`
   if (device === 0 || syscall === 0)
-    return ok(`${detail}: a VMM of ${user()} can use its Uffd backend`)
+    return ok(`${detail}: a VMM run by ${user()} can use its Uffd backend`)
   const remedy =
     getSystemErrorName(device) === 'ENOENT'
       ? 'sudo sysctl vm.unprivileged_userfaultfd=1'
       : `sudo setfacl -m u:${user()}:rw /dev/userfaultfd`
   return warn(
-    `${detail}: a VMM of ${user()} cannot use its Uffd backend (a handler can be ${user()})`,
+    `${detail}: a VMM run by ${user()} cannot use its Uffd backend (${user()} can run a handler)`,
     remedy,
   )
 }
 
 function userfaultfdOfDemo(): Finding {
   const { device, syscall, userModeOnly } = probeUserfaultfd()
-  const detail = `user-mode faults only: ${outcome(userModeOnly)}`
+  const detail = `userfaultfd for user-mode faults ${outcome(userModeOnly)}`
   if (userModeOnly === 0) return ok(`${detail}: the demo and the tests need no privilege`)
   if (device === 0 || syscall === 0) return ok(`${detail}, and not needed`)
   return getSystemErrorName(userModeOnly) === 'ENOSYS'
@@ -143,7 +161,7 @@ async function kvm(): Promise<Finding> {
           'sudo modprobe kvm_intel || sudo modprobe kvm_amd',
         )
       : warn(
-          '/dev/kvm is not ours: Firecracker needs it',
+          `${user()} may not use /dev/kvm: Firecracker needs it`,
           `sudo setfacl -m u:${user()}:rw /dev/kvm`,
         )
   }
@@ -170,8 +188,8 @@ async function proofs(): Promise<Finding> {
   return (await ensureFolder(folder))
     ? ok(`results of comparisons are kept in ${folder}`)
     : warn(
-        `${folder} cannot be made, or others may write to it: each process compares working sets anew`,
-        'name a folder of yours in REAP_TRACE_PROOFS',
+        `${folder} cannot be created, or others may write to it: each process compares working sets again`,
+        'set REAP_TRACE_PROOFS to a folder that only you can write to',
       )
 }
 
@@ -201,7 +219,7 @@ async function directReads(): Promise<Finding> {
           'keep snapshots on ext4 or xfs',
         )
       : warn(
-          `${folder} is not writable (${code}), so that O_DIRECT was not tried`,
+          `${folder} is not writable (${code}): O_DIRECT was not tried`,
           'run this where the snapshots are',
         )
   } finally {
@@ -214,12 +232,12 @@ const PAGES = 256
 interface Failure {
   readonly detail: string
   readonly remedy: string
-  /** All that the VM had to say. */
+  /** Everything that the VM printed there. */
   readonly stderr: string
 }
 
-/** Serves a small VM from its handshake to its end. `begin` starts it and announces its memory. */
-async function serveInSmall(
+/** Serves a tiny VM from its handshake to its end. `begin` starts it and announces its memory. */
+async function serveTinyVm(
   begin: (vm: GuestProcess, socketPath: string, memoryFile: string) => Promise<unknown>,
   environment: (socketPath: string, memoryFile: string) => Record<string, string> = () => ({}),
 ): Promise<Failure | undefined> {
@@ -253,21 +271,21 @@ async function serveInSmall(
   return failure && { ...failure, stderr: vm?.stderr ?? '' }
 }
 
-/** The handshake, the peer's pidfd, faults and the end of a VM, for real and in small. */
+/** The handshake, the peer's pidfd, faults and the end of a VM, for real. */
 async function endToEnd(): Promise<Finding> {
-  const failure = await serveInSmall(async (vm, socketPath) => {
+  const failure = await serveTinyVm(async (vm, socketPath) => {
     await vm.send(`map 4096 ${PAGES * 4096}`)
     await vm.send(`handshake ${socketPath}`)
   })
   if (failure) return fail(failure.detail, failure.remedy)
   return ok(
-    `a VM in small was served ${formatCount(PAGES)} pages, every byte right, and ended by its pidfd`,
+    `a tiny VM was served ${formatCount(PAGES)} pages, every byte right, and killed by its pidfd`,
   )
 }
 
-/** What a VMM gets that the interposer is loaded into. */
+/** The same for a VMM with the interposer. */
 async function interposer(): Promise<Finding> {
-  const failure = await serveInSmall(
+  const failure = await serveTinyVm(
     (vm, _, memoryFile) => vm.send(`map-file ${memoryFile} 0 ${PAGES * 4096}`),
     (socketPath, memoryFile) => interposerEnvironment({ socketPath, memoryFile }),
   )
@@ -275,34 +293,33 @@ async function interposer(): Promise<Finding> {
   if (failure) {
     const [, reason] = /^reap-trace: .* is not served: (.*);/m.exec(failure.stderr) ?? []
     return reason
-      ? warn(`an interposed VMM of ${user()} is not served: ${reason}`, 'see the lines above')
+      ? warn(`an interposed VMM run by ${user()} is not served: ${reason}`, 'see the lines above')
       : warn(failure.detail, failure.remedy)
   }
   const { device, syscall } = probeUserfaultfd()
   return device === 0 || syscall === 0
-    ? ok(
-        `an interposed VMM of ${user()} is served every fault: guests under KVM, and emulated ones`,
-      )
+    ? ok(`an interposed VMM run by ${user()} is served every fault, with KVM and emulated`)
     : warn(
-        `an interposed VMM of ${user()} is served faults of user mode only: emulated guests, not KVM`,
+        `an interposed VMM run by ${user()} is served user-mode faults only: emulated guests, not KVM`,
         `sudo setfacl -m u:${user()}:rw /dev/userfaultfd`,
       )
 }
 
 export const checks: readonly Check[] = [
+  { name: 'platform', look: platform },
   { name: 'node', look: node },
-  { name: 'addon', look: addon },
-  { name: 'kernel', look: kernel },
-  { name: 'page size', look: pageSize },
-  { name: 'uffd, VMM', look: userfaultfdOfVmm },
-  { name: 'uffd, demo', look: userfaultfdOfDemo },
-  { name: 'uffd, features', look: features },
-  { name: 'uffd, sysctl', look: unprivileged },
-  { name: 'end to end', look: endToEnd },
-  { name: 'interposer', look: interposer },
-  { name: 'kvm', look: kvm },
-  { name: 'huge pages', look: hugePages },
-  { name: 'O_DIRECT', look: directReads },
-  { name: 'proofs', look: proofs },
-  { name: 'limits', look: limits },
+  { name: 'addon', needs: 'platform', look: addon },
+  { name: 'kernel', needs: 'platform', look: kernel },
+  { name: 'page size', needs: 'platform', look: pageSize },
+  { name: 'uffd, VMM', needs: 'addon', look: userfaultfdOfVmm },
+  { name: 'uffd, demo', needs: 'addon', look: userfaultfdOfDemo },
+  { name: 'uffd, features', needs: 'addon', look: features },
+  { name: 'uffd, sysctl', needs: 'platform', look: unprivileged },
+  { name: 'end to end', needs: 'addon', look: endToEnd },
+  { name: 'interposer', needs: 'addon', look: interposer },
+  { name: 'kvm', needs: 'platform', look: kvm },
+  { name: 'huge pages', needs: 'platform', look: hugePages },
+  { name: 'O_DIRECT', needs: 'platform', look: directReads },
+  { name: 'proofs', needs: 'addon', look: proofs },
+  { name: 'limits', needs: 'platform', look: limits },
 ]

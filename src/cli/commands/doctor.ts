@@ -2,23 +2,15 @@ import { release } from 'node:os'
 import { CliError } from '../terminal/failure.js'
 import type { Terminal } from '../terminal/terminal.js'
 import { formatPlural } from '../terminal/units.js'
-import { checks, type Finding } from './doctor-checks.js'
+import { type Check, checks, type Finding } from './doctor-checks.js'
 
-const styles = { ok: 'green', warn: 'yellow', fail: 'red' } as const
+const styles = { ok: 'green', warn: 'yellow', fail: 'red', skip: 'dim' } as const
 
 export async function doctor(terminal: Terminal): Promise<void> {
   const findings: ({ name: string } & Finding)[] = []
-  for (const { name, look } of checks) {
-    // A check that breaks is itself a finding.
-    const finding = await Promise.resolve()
-      .then(look)
-      .catch(
-        (error): Finding => ({
-          status: 'fail',
-          detail: String(error),
-          remedy: 'mend what is above first',
-        }),
-      )
+  for (const check of checks) {
+    const { name } = check
+    const finding = await look(check, findings)
     findings.push({ name, ...finding })
     const status = terminal.style(styles[finding.status], finding.status.padEnd(4))
     terminal.print(`${status}  ${name.padEnd(14)}  ${finding.detail}`)
@@ -33,14 +25,28 @@ export async function doctor(terminal: Terminal): Promise<void> {
     checks: findings,
   })
   terminal.print()
-  terminal.print(
-    'A handler that is sent a userfaultfd needs no privilege, only the VMM that makes it does;',
-  )
-  terminal.print('a warning is about a use that you may not have.')
+  terminal.print('A handler needs no privilege; only the VMM that creates the userfaultfd does.')
+  terminal.print('A warning is about a use that you may not have.')
   if (failed.length === 0) return
   throw new CliError(
     'ERR_MACHINE_UNFIT',
     `reap-trace does not work here: ${formatPlural(failed.length, 'check')} failed`,
-    'Mend what is marked "fail", the first one first.',
+    'Fix the first check that is marked "fail" first.',
   )
+}
+
+async function look(
+  { needs, look }: Check,
+  findings: readonly ({ name: string } & Finding)[],
+): Promise<Finding> {
+  const needed = findings.find(({ name }) => name === needs)
+  if (needed?.status === 'fail' || needed?.status === 'skip') {
+    return { status: 'skip', detail: `needs the check "${needs}" to pass` }
+  }
+  try {
+    return await look()
+  } catch (error) {
+    // A check that breaks is itself a finding.
+    return { status: 'fail', detail: String(error), remedy: 'please report this' }
+  }
 }
