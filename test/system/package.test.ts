@@ -1,7 +1,13 @@
-import { execFileSync } from 'node:child_process'
+import { execFile, execFileSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
+import { mkdir, symlink, writeFile } from 'node:fs/promises'
 import { dirname, join, normalize } from 'node:path'
-import { describe, expect, it } from 'vitest'
+import { promisify } from 'node:util'
+import { beforeAll, describe, expect, it } from 'vitest'
+import { checkBuild } from '../support/cli-process.js'
+import { scratchFolder } from '../support/scratch.js'
+
+const run = promisify(execFile)
 
 const [{ files }] = JSON.parse(
   execFileSync('npm', ['pack', '--dry-run', '--json', '--ignore-scripts'], { encoding: 'utf8' }),
@@ -45,4 +51,40 @@ describe('the package', () => {
       .map(({ path, anchor }) => (anchor ? `${path}#${anchor}` : path))
     expect(missing).toEqual([])
   })
+})
+
+describe('a CommonJS program', () => {
+  beforeAll(checkBuild)
+
+  /** A folder with this program and the package in its node_modules. */
+  async function programFolder(name: string, program: string): Promise<string> {
+    const folder = await scratchFolder()
+    await mkdir(join(folder, 'node_modules/@types'), { recursive: true })
+    await symlink(process.cwd(), join(folder, 'node_modules/reap-trace'))
+    await symlink(
+      join(process.cwd(), 'node_modules/@types/node'),
+      join(folder, 'node_modules/@types/node'),
+    )
+    await writeFile(join(folder, name), program)
+    return folder
+  }
+
+  it('can require the package', async () => {
+    const program = "console.log(typeof require('reap-trace').WorkingSet.read)"
+    const cwd = await programFolder('use.cjs', program)
+    expect((await run(process.execPath, ['use.cjs'], { cwd })).stdout).toBe('function\n')
+  })
+
+  it.each(['nodenext', 'node20'])(
+    'type-checks with module %s',
+    { timeout: 120_000 },
+    async (module) => {
+      const program =
+        "import { serve } from 'reap-trace'\nexport const listen: typeof serve = serve\n"
+      const cwd = await programFolder('use.cts', program)
+      const flags = ['--noEmit', '--strict', '--types', 'node', '--module', module, 'use.cts']
+      const tsc = join(process.cwd(), 'node_modules/typescript/bin/tsc')
+      await run(process.execPath, [tsc, ...flags], { cwd })
+    },
+  )
 })

@@ -1,4 +1,4 @@
-import util from 'node:util'
+import { styleText } from 'node:util'
 import { describeError } from './failure.js'
 
 type Format = 'bold' | 'dim' | 'red' | 'yellow' | 'green' | 'cyan' | 'blue' | 'magenta'
@@ -136,7 +136,6 @@ export class Terminal {
 const takesColors = (sink: Sink): boolean => sink.isTTY === true && sink.hasColors?.() === true
 
 function paint(sink: Sink, format: Format, text: string): string {
-  // styleText came with Node 20.12.
-  if (!takesColors(sink) || !util.styleText) return text
-  return util.styleText(format, text, { validateStream: false })
+  if (!takesColors(sink)) return text
+  return styleText(format, text, { validateStream: false })
 }
