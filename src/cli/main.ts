@@ -8,6 +8,7 @@ import { restore } from './commands/restore.js'
 import { verify } from './commands/verify.js'
 import { demo } from './demo/demo.js'
 import { Interrupted } from './terminal/failure.js'
+import { forLocale } from './terminal/locale.js'
 import { Terminal } from './terminal/terminal.js'
 
 async function run(args: Arguments, terminal: Terminal): Promise<void> {
@@ -33,8 +34,8 @@ async function main(argv: readonly string[]): Promise<void> {
   const parsed = parse(argv)
   const terminal = new Terminal({ json: 'arguments' in parsed && parsed.arguments.json })
   if (!('arguments' in parsed)) {
-    process.stdout.write(parsed.stdout)
-    process.stderr.write(parsed.stderr)
+    process.stdout.write(forLocale(parsed.stdout))
+    process.stderr.write(forLocale(parsed.stderr))
     process.exitCode = parsed.exitCode
     return
   }

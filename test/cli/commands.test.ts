@@ -107,7 +107,7 @@ describe('inspect and verify', () => {
   it('shows a file to people, without colours in a pipe', async () => {
     const here = await scene({ pages: 256 })
     const workingSet = await recorded(here)
-    const { code, stdout } = await run(['inspect', workingSet], { env: { FORCE_COLOR: '1' } })
+    const { code, stdout } = await run(['inspect', workingSet])
     expect(code).toBe(0)
     expect(stdout).toMatch(/^pages +5 \(20 KiB, 2\.0 % of the memory\)/m)
     expect(stdout).toMatch(/^extents +3, 1\.7 pages each/m)
@@ -116,6 +116,15 @@ describe('inspect and verify', () => {
     expect(stdout).toMatch(/^ +2–3 +1 +3 /m)
     expect(stdout).toMatch(/^ {2}0x000000 │ {3}███ █/m)
     expect(stdout).not.toContain('\x1b')
+  })
+
+  it('shows it in colours, or in ASCII, where the environment says so', async () => {
+    const workingSet = await recorded(await scene({ pages: 256 }))
+    const colored = await run(['inspect', workingSet], { env: { FORCE_COLOR: '1' } })
+    expect(colored.stdout).toContain('\x1b[31m█')
+    const ascii = await run(['inspect', workingSet], { env: { LC_ALL: 'C' } })
+    expect(ascii.stdout).toMatch(/^ {2}0x000000 \| {3}### #/m)
+    expect(ascii.stdout).toMatch(/^[\0-\x7f]*$/)
   })
 
   it('shows a file to programs', async () => {

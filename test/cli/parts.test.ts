@@ -1,8 +1,9 @@
-import { describe, expect, it } from 'vitest'
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { parse } from '../../src/cli/arguments/program.js'
 import { isKernelAtLeast, isNodeSupported } from '../../src/cli/commands/doctor-checks.js'
 import { summarizeOrder } from '../../src/cli/commands/inspect.js'
 import { CliError, describeError } from '../../src/cli/terminal/failure.js'
+import { forLocale } from '../../src/cli/terminal/locale.js'
 import { digit, drawMap, mapMemory, shade } from '../../src/cli/terminal/memory-map.js'
 import { type Sink, Terminal } from '../../src/cli/terminal/terminal.js'
 import {
@@ -279,6 +280,9 @@ describe('parsing', () => {
 })
 
 describe('the terminal', () => {
+  beforeEach(() => void vi.stubEnv('FORCE_COLOR', undefined).stubEnv('LC_ALL', 'C.UTF-8'))
+  afterEach(() => void vi.unstubAllEnvs())
+
   function sink(isTTY: boolean, colors = false): Sink & { text: string } {
     return {
       text: '',
@@ -327,6 +331,49 @@ describe('the terminal', () => {
     expect(text(sink(false, true))).toBe('late')
     expect(text(sink(true, false))).toBe('late')
     expect(text(sink(true, true))).toBe('\x1b[31mlate\x1b[39m')
+  })
+
+  it.each([
+    ['1', '\x1b[31mlate\x1b[39m', true],
+    ['', '\x1b[31mlate\x1b[39m', true],
+    ['0', 'late', false],
+  ])('obeys FORCE_COLOR=%s, in a pipe and on a terminal', (value, text, hasColors) => {
+    vi.stubEnv('FORCE_COLOR', value)
+    for (const stdout of [sink(false), sink(true, !hasColors)]) {
+      const terminal = new Terminal({ json: false, stdout, stderr: stdout })
+      expect(terminal.hasColors).toBe(hasColors)
+      expect(terminal.style('red', 'late')).toBe(text)
+    }
+  })
+
+  it('takes a terminal of 0 columns for one of 80', () => {
+    const stderr = { ...sink(true), columns: 0 }
+    const terminal = new Terminal({ json: false, stdout: stderr, stderr })
+    expect(terminal.columns).toBe(80)
+    terminal.live(() => 'x'.repeat(100)).stop()
+    expect(stderr.text).toContain('x'.repeat(79))
+    expect(stderr.text).not.toContain('x'.repeat(80))
+  })
+
+  it('prints in ASCII where the locale has no UTF-8, and leaves JSON alone', () => {
+    vi.stubEnv('LC_ALL', 'C')
+    const stdout = sink(false)
+    new Terminal({ json: false, stdout, stderr: stdout }).print('0x0 │·░▒▓█│ 2–3 1.5× … → ü')
+    expect(stdout.text).toBe('0x0 |.:+%#| 2-3 1.5x ... > ü\n')
+    new Terminal({ json: true, stdout, stderr: stdout }).emit({ label: '×' })
+    expect(stdout.text).toContain('{"label":"×"}')
+  })
+
+  it.each([
+    [{}, '█'],
+    [{ LANG: 'C.UTF-8' }, '█'],
+    [{ LANG: 'de_DE.utf8' }, '█'],
+    [{ LANG: 'POSIX' }, '#'],
+    [{ LANG: 'C.UTF-8', LC_CTYPE: 'de_DE.ISO-8859-1' }, '#'],
+    [{ LANG: 'C', LC_CTYPE: 'C', LC_ALL: 'en_US.UTF-8' }, '█'],
+    [{ LANG: 'C.UTF-8', LC_ALL: '' }, '█'],
+  ])('reads the encoding from %o', (env, text) => {
+    expect(forLocale('█', env)).toBe(text)
   })
 
   it('says an error as a sentence, its code and a hint, and a bug with its stack', () => {

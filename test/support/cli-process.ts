@@ -50,7 +50,8 @@ export class Cli {
     const child = spawn(process.execPath, [cli, ...words], {
       stdio: ['ignore', 'pipe', 'pipe'],
       ...options,
-      env: { ...process.env, ...options.env },
+      // Not those of whoever runs the tests.
+      env: { ...process.env, FORCE_COLOR: undefined, LC_ALL: 'C.UTF-8', ...options.env },
     })
     this.#child = child
     let stdout = ''

@@ -1,5 +1,6 @@
 import { styleText } from 'node:util'
 import { describeError } from './failure.js'
+import { forLocale } from './locale.js'
 
 type Format = 'bold' | 'dim' | 'red' | 'yellow' | 'green' | 'cyan' | 'blue' | 'magenta'
 
@@ -42,9 +43,9 @@ export class Terminal {
     }
   }
 
-  /** Columns of stdout, 80 when it is not a terminal. */
+  /** Columns of stdout, 80 when it is not a terminal, or one that says 0. */
   get columns(): number {
-    return this.#stdout.columns ?? 80
+    return columnsOf(this.#stdout)
   }
 
   /** Whether somebody reads stderr as it is written. */
@@ -52,7 +53,7 @@ export class Terminal {
     return this.#stderr.isTTY === true
   }
 
-  /** Whether stdout takes colours: a terminal, and no NO_COLOR. */
+  /** Whether stdout takes colours: FORCE_COLOR decides, or it is a terminal and there is no NO_COLOR. */
   get hasColors(): boolean {
     return takesColors(this.#stdout)
   }
@@ -64,7 +65,7 @@ export class Terminal {
 
   /** A line of the result for people. */
   print(text = ''): void {
-    if (!this.json) this.#write(this.#stdout, `${text}\n`)
+    if (!this.json) this.#write(this.#stdout, `${forLocale(text)}\n`)
   }
 
   /** An object of the result for programs. */
@@ -74,12 +75,13 @@ export class Terminal {
 
   /** What to do or what happens next, for somebody who watches. */
   note(text: string): void {
-    if (this.isWatched) this.#write(this.#stderr, `${paint(this.#stderr, 'dim', text)}\n`)
+    if (this.isWatched)
+      this.#write(this.#stderr, `${paint(this.#stderr, 'dim', forLocale(text))}\n`)
   }
 
   /** A sentence that must not get lost, whoever reads. */
   say(text: string): void {
-    this.#write(this.#stderr, `${text}\n`)
+    this.#write(this.#stderr, `${forLocale(text)}\n`)
   }
 
   /** A failure that does not end anything, and what follows from it. */
@@ -123,7 +125,7 @@ export class Terminal {
   #draw(): void {
     if (!this.#render) return
     // A line that wraps could not be cleared again.
-    const text = this.#render().slice(0, (this.#stderr.columns ?? 80) - 1)
+    const text = forLocale(this.#render()).slice(0, columnsOf(this.#stderr) - 1)
     this.#stderr.write(`${CLEAR}${paint(this.#stderr, 'dim', text)}`)
     this.#drawn = true
   }
@@ -133,7 +135,14 @@ export class Terminal {
   }
 }
 
-const takesColors = (sink: Sink): boolean => sink.isTTY === true && sink.hasColors?.() === true
+// A pseudo-terminal that nobody has sized says 0.
+const columnsOf = ({ columns }: Sink): number => columns || 80
+
+function takesColors(sink: Sink): boolean {
+  const { FORCE_COLOR } = process.env
+  if (FORCE_COLOR !== undefined) return !['0', 'false'].includes(FORCE_COLOR)
+  return sink.isTTY === true && sink.hasColors?.() === true
+}
 
 function paint(sink: Sink, format: Format, text: string): string {
   if (!takesColors(sink)) return text
