@@ -1,14 +1,14 @@
-// A snapshot's whole life with stock Firecracker and reap-trace: boot, pause, snapshot; restore once
-// to record the working set; restore with it. What a former run has made is used again, so the first
+// @ts-check
+// The whole life of a snapshot with stock Firecracker and reap-trace: boot, pause, snapshot; a restore
+// that records the working set; a restore with it. Files of an earlier run are used again, so the first
 // run does all three, and every later one the last.
 //
-//   node examples/firecracker.ts FIRECRACKER FOLDER [options] [-- COMMAND …]
+//   node examples/firecracker.mjs FIRECRACKER FOLDER [options] [-- COMMAND …]
 //
 // FIRECRACKER is the binary. FOLDER gets the files `vmstate`, `memory` and `working-set`. To boot
 // takes --kernel FILE, and --initrd FILE or --rootfs FILE; the snapshot is taken after --boot-seconds
 // (5). COMMAND sends the request that the working set is recorded for; without one, the guest runs
-// for two seconds. Node 22.6 to 22.17 needs --experimental-strip-types; Node 20 cannot read types, and
-// takes `npx tsx` instead of `node`.
+// for two seconds. Types are in comments, so that every Node runs it; `npx tsc` checks them.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
@@ -25,27 +25,37 @@ const START_TIMEOUT_MS = 10_000
 const BOOT_ARGS = 'console=ttyS0 reboot=k panic=1 pci=off'
 let startedAt = performance.now()
 
-function phase(name: string, details = ''): void {
+/** @param {string} name */
+function phase(name, details = '') {
   const ms = (performance.now() - startedAt).toFixed(1).padStart(9)
   console.log(`${ms} ms  ${name.padEnd(11)} ${details}`.trimEnd())
 }
 
-/** A request on Firecracker's API socket, which answers 204 when all is well. */
-type Api = (method: 'PUT' | 'PATCH', path: string, body: object) => Promise<void>
+/**
+ * A request on Firecracker's API socket, which answers 204 when all is well.
+ * @typedef {(method: 'PUT' | 'PATCH', path: string, body: object) => Promise<void>} Api
+ */
 
-interface Vm {
-  readonly api: Api
-  /** Where its sockets are. */
-  readonly folder: string
-  /** Aborts when it ends, and at Ctrl-C. */
-  readonly signal: AbortSignal
-}
+/**
+ * @typedef {object} Vm
+ * @property {Api} api
+ * @property {string} folder Where its sockets are.
+ * @property {AbortSignal} signal Aborts when it ends, and at Ctrl-C.
+ */
 
-async function send(
-  socketPath: string,
-  signal: AbortSignal,
-  ...[method, path, body]: Parameters<Api>
-): Promise<void> {
+/**
+ * @typedef {object} Snapshot
+ * @property {string} vmstate
+ * @property {string} memoryFile
+ * @property {string} workingSet
+ */
+
+/**
+ * @param {string} socketPath
+ * @param {AbortSignal} signal
+ * @param {Parameters<Api>} request
+ */
+async function send(socketPath, signal, ...[method, path, body]) {
   const bytes = Buffer.from(JSON.stringify(body))
   const headers = { 'Content-Type': 'application/json', 'Content-Length': bytes.length }
   const sent = request({ socketPath, method, path, headers, agent: false, signal })
@@ -56,8 +66,12 @@ async function send(
   if (statusCode !== 204) throw new Error(`${method} ${path}: ${statusCode} ${said}`)
 }
 
-/** Runs `body` with a new Firecracker process, which is gone afterwards. */
-async function withFirecracker(binary: string, body: (vm: Vm) => Promise<void>): Promise<void> {
+/**
+ * Runs `body` with a new Firecracker process, which is gone afterwards.
+ * @param {string} binary
+ * @param {(vm: Vm) => Promise<void>} body
+ */
+async function withFirecracker(binary, body) {
   startedAt = performance.now()
   const folder = await mkdtemp(join(tmpdir(), 'firecracker-'))
   const socketPath = join(folder, 'api.sock')
@@ -70,12 +84,13 @@ async function withFirecracker(binary: string, body: (vm: Vm) => Promise<void>):
     ended.abort(new Error(`${binary} ended early with ${name ?? `exit code ${code}`}`))
   }, ended.abort.bind(ended))
   // The API socket appears after the process has started.
-  const api: Api = async (...words) => {
+  /** @type {Api} */
+  const api = async (...words) => {
     for (;;) {
       try {
         return await send(socketPath, signal, ...words)
       } catch (error) {
-        const { code } = error as NodeJS.ErrnoException
+        const { code } = /** @type {NodeJS.ErrnoException} */ (error)
         const starting = code === 'ENOENT' || code === 'ECONNREFUSED'
         if (!starting || performance.now() - startedAt > START_TIMEOUT_MS) throw error
         await sleep(2, undefined, { signal })
@@ -85,7 +100,7 @@ async function withFirecracker(binary: string, body: (vm: Vm) => Promise<void>):
   try {
     await body({ api, folder, signal })
   } catch (error) {
-    throw (error as Error).name === 'AbortError' ? signal.reason : error
+    throw error instanceof Error && error.name === 'AbortError' ? signal.reason : error
   } finally {
     vmm.kill('SIGKILL')
     await exited
@@ -94,13 +109,12 @@ async function withFirecracker(binary: string, body: (vm: Vm) => Promise<void>):
   }
 }
 
-interface Snapshot {
-  readonly vmstate: string
-  readonly memoryFile: string
-  readonly workingSet: string
-}
-
-async function makeSnapshot(vm: Vm, snapshot: Snapshot, options: typeof values): Promise<void> {
+/**
+ * @param {Vm} vm
+ * @param {Snapshot} snapshot
+ * @param {typeof values} options
+ */
+async function makeSnapshot(vm, snapshot, options) {
   const { api, signal } = vm
   const { kernel, initrd, rootfs } = options
   if (!kernel) throw new Error('there is no snapshot yet: --kernel FILE boots a guest to make one')
@@ -123,14 +137,23 @@ async function makeSnapshot(vm: Vm, snapshot: Snapshot, options: typeof values):
   phase('snapshot', memoryFile)
 }
 
-async function callFunction(command: readonly string[], signal: AbortSignal): Promise<void> {
+/**
+ * @param {readonly string[]} command
+ * @param {AbortSignal} signal
+ */
+async function callFunction(command, signal) {
   const [name, ...args] = command
   if (name === undefined) return void (await sleep(2000, undefined, { signal }))
   const [code, killedBy] = await once(spawn(name, args, { stdio: 'inherit', signal }), 'exit')
   if (code !== 0) throw new Error(`${name} ended with ${killedBy ?? `exit code ${code}`}`)
 }
 
-async function restore(vm: Vm, snapshot: Snapshot, command: readonly string[]): Promise<void> {
+/**
+ * @param {Vm} vm
+ * @param {Snapshot} snapshot
+ * @param {readonly string[]} command
+ */
+async function restore(vm, snapshot, command) {
   const { vmstate, memoryFile, workingSet } = snapshot
   const records = !existsSync(workingSet)
   const socketPath = join(vm.folder, 'uffd.sock')
@@ -173,12 +196,13 @@ const { values, positionals } = parseArgs({
     initrd: { type: 'string' },
     rootfs: { type: 'string' },
     'boot-seconds': { type: 'string', default: '5' },
+    help: { type: 'boolean', default: false },
   },
 })
 const [firecracker, folder, ...command] = positionals
-if (!firecracker || !folder) {
-  console.error('usage: firecracker.ts FIRECRACKER FOLDER [--kernel FILE …] [-- COMMAND …]')
-  process.exit(2)
+if (values.help || !firecracker || !folder) {
+  console.error('usage: firecracker.mjs FIRECRACKER FOLDER [--kernel FILE …] [-- COMMAND …]')
+  process.exit(values.help ? 0 : 2)
 }
 const snapshot = {
   vmstate: resolve(folder, 'vmstate'),

@@ -166,7 +166,7 @@ test('a binary that ends at once is reported with what it said', async () => {
   await expect(start({ binary: '/bin/ls', kernel: '' })).rejects.toThrow(/ended at once.*ls:/s)
 })
 
-describe('examples/firecracker.ts', () => {
+describe('examples/firecracker.mjs', () => {
   beforeAll(checkBuild)
 
   test('makes a snapshot and its working set once, and restores with them', async () => {
