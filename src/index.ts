@@ -1,4 +1,4 @@
-export { ReapTraceError, type ReapTraceErrorCode } from './errors.js'
+export { ReapTraceError, type ReapTraceErrorCode, type ReapTraceErrorDetails } from './errors.js'
 export {
   type PageCachePrefetchResult,
   type PrefetchPageCacheOptions,
@@ -35,13 +35,19 @@ export { type InterposerOptions, interposerEnvironment } from './uffd/interposer
 export { serve } from './uffd/serve.js'
 export type { Extent } from './working-set/extents.js'
 export type { ProofKind } from './working-set/open.js'
+export type { RunLengths, WorkingSetSummary } from './working-set/summary.js'
 export {
   type DiskExtent,
   type DiskWorkingSet,
   type Manifest,
+  type MergeOptions,
   type Mismatch,
+  type Progress,
   Trace,
+  type TraceFields,
+  type VerifyOptions,
   type VerifyResult,
   WorkingSet,
   type WorkingSetFinding,
+  type WriteOptions,
 } from './working-set/working-set.js'

@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs'
 import { mkdir, symlink, writeFile } from 'node:fs/promises'
 import { dirname, join, normalize } from 'node:path'
 import { promisify } from 'node:util'
+import GithubSlugger from 'github-slugger'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { checkBuild } from '../support/cli-process.js'
 import { scratchFolder } from '../support/scratch.js'
@@ -17,21 +18,21 @@ const packed = files.map(({ path }) => path)
 const pages = packed.filter((path) => /^(README|CHANGELOG|docs\/.*)\.md$/.test(path))
 
 const text = (path: string): string => readFileSync(path, 'utf8')
+const withoutCode = (page: string): string => page.replace(/^```.*?^```/gms, '')
 
-/** What a forge makes of headings, for links into a page. */
-const anchors = (page: string): string[] =>
-  [...text(page).matchAll(/^#+ (.*)$/gm)].map(([, heading]) =>
-    heading!
-      .toLowerCase()
-      .replace(/\[([^\]]*)\]\([^)]*\)/g, '$1')
-      .replace(/[^\p{L}\p{N}_\- ]/gu, '')
-      .replaceAll(' ', '-'),
+/** What a forge makes of a page's headings, and the anchors that the page names itself. */
+function anchors(page: string): string[] {
+  const slugger = new GithubSlugger()
+  const prose = withoutCode(text(page))
+  const headings = [...prose.matchAll(/^#+ (.*)$/gm)].map(([, heading]) =>
+    slugger.slug(heading!.replace(/\[([^\]]*)\]\([^)]*\)/g, '$1')),
   )
+  return [...headings, ...[...prose.matchAll(/<a id="([^"]+)">/g)].map(([, id]) => id!)]
+}
 
 /** Relative targets of links and pictures, as paths from the package. */
 function targets(page: string): { path: string; anchor: string | undefined }[] {
-  const prose = text(page).replace(/^```.*?^```/gms, '')
-  const links = [...prose.matchAll(/\]\(([^)\s]+)\)|(?:src|srcset)="([^"]+)"/g)]
+  const links = [...withoutCode(text(page)).matchAll(/\]\(([^)\s]+)\)|(?:src|srcset)="([^"]+)"/g)]
   return links
     .map(([, link, source]) => link ?? source!)
     .filter((link) => !/^[a-z]+:/.test(link))
