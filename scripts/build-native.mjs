@@ -45,9 +45,11 @@ function nodeGyp(...args) {
   })
   if (result.status === 0) return
   process.stderr.write(result.stdout + result.stderr)
+  const needs = cross.CXX
+    ? `a cross compiler, ${cross.CXX} (Debian: apt-get install g++-aarch64-linux-gnu)`
+    : 'make, a C++17 compiler and Python 3 (Debian: apt-get install make g++ python3)'
   process.stderr.write(
-    `error: the native parts did not build\n` +
-      `hint: node-gyp needs make, a C++17 compiler and Python 3 (Debian: apt-get install make g++ python3).\n`,
+    `error: the native parts for ${options.arch} did not build\nhint: node-gyp needs ${needs}.\n`,
   )
   process.exit(1)
 }
