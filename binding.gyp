@@ -1,16 +1,46 @@
+# Everything that is compiled, for scripts/build-native.mjs, which names the targets that it wants.
+# node-gyp brings the flags of Release (-O3) and of nothing else; the tests have configurations of
+# their own, each with its folder in build/.
 {
   'target_defaults': {
-    'cflags': [
-      '-O2', '-Wall', '-Wextra', '-Werror', '-fvisibility=hidden', '-pthread',
-    ],
+    'cflags!': ['-Wno-unused-parameter'],
+    'cflags': ['-Wall', '-Wextra', '-Werror', '-fvisibility=hidden', '-pthread'],
     'cflags_cc!': ['-std=gnu++20', '-std=gnu++17', '-fno-rtti'],
     'cflags_cc': ['-std=c++17', '-fno-exceptions'],
+    'ldflags': ['-pthread'],
     'include_dirs': ['native/engine', 'native'],
+    'configurations': {
+      'Test': {'cflags': ['-g', '-O1'], 'defines': ['REAP_TEST_HOOKS']},
+      'Address': {
+        'inherit_from': ['Test'],
+        'cflags': [
+          '-fsanitize=address,undefined', '-fno-sanitize-recover=all', '-fno-omit-frame-pointer',
+        ],
+        'ldflags': ['-fsanitize=address,undefined'],
+      },
+      'Thread': {
+        'inherit_from': ['Test'],
+        'cflags': ['-fsanitize=thread'],
+        'ldflags': ['-fsanitize=thread'],
+      },
+      # With clang only.
+      'Fuzz': {
+        'inherit_from': ['Test'],
+        'cflags': ['-fsanitize=fuzzer,address,undefined', '-fno-sanitize-recover=all'],
+        'ldflags': ['-fsanitize=fuzzer,address,undefined'],
+      },
+    },
   },
   'targets': [
     {
+      'target_name': 'engine',
+      'type': 'static_library',
+      'sources': ["<!@(find native/engine -name '*.cc')"],
+    },
+    {
       'target_name': 'reap_trace',
-      'sources': ["<!@(find native/engine native/addon -name '*.cc')"],
+      'sources': ["<!@(ls native/addon/*.cc)"],
+      'dependencies': ['engine'],
       'include_dirs': ["<!(node -p \"require('node-addon-api').include_dir\")"],
       # In a worker thread that is being terminated no exception can be thrown; without the last one that
       # ends the process.
@@ -26,7 +56,6 @@
       'target_name': 'reap-guest',
       'type': 'executable',
       'sources': ["<!@(ls native/guest/*.cc)"],
-      'ldflags': ['-pthread'],
     },
     {
       # Loaded into processes of others: no C++ library, and no symbols but those that it replaces.
@@ -39,6 +68,30 @@
       'cflags_cc': ['-fno-rtti', '-fno-threadsafe-statics'],
       'ldflags': ['-nodefaultlibs', '-Wl,--no-undefined', '-Wl,-z,now'],
       'libraries': ['-lc', '-lgcc'],
+    },
+    {
+      # For measurements only. It shares the sockets, the handshake and the ioctls with the package,
+      # and is no part of it.
+      'target_name': 'reap-bench',
+      'type': 'executable',
+      'sources': [
+        "<!@(ls bench/native/*.cc)",
+        'native/guest/answer.cc', 'native/guest/handshake_sender.cc', 'native/guest/userfault.cc',
+      ],
+      'dependencies': ['engine'],
+      'include_dirs': ['bench/native'],
+    },
+    {
+      'target_name': 'native-tests',
+      'type': 'executable',
+      'sources': ["<!@(find test/native -name '*.cc' ! -name 'fuzz_*')"],
+      'dependencies': ['engine'],
+      'include_dirs': ['test/native'],
+    },
+    {
+      'target_name': 'fuzz-handshake',
+      'type': 'executable',
+      'sources': ['test/native/handshake/fuzz_parser.cc', 'native/engine/handshake/parser.cc'],
     },
   ],
   'conditions': [

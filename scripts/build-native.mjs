@@ -1,89 +1,164 @@
-// Builds native/ with node-gyp into build/Release. Later runs compile only what changed.
+// Builds targets of binding.gyp into build/<configuration>. Later runs compile only what changed.
 //
-//   node scripts/build-native.mjs [--quiet] [--arch=arm64] [--out=DIR]
+//   node scripts/build-native.mjs [--quiet] [--arch=arm64] [--configuration=NAME] [--out=DIR] [target...]
 //
-// --arch=arm64 cross-compiles with aarch64-linux-gnu-g++ (Debian: g++-aarch64-linux-gnu).
-// --out=DIR copies the binaries there.
-import { spawnSync } from 'node:child_process'
-import { copyFileSync, existsSync, mkdirSync, readdirSync, rmSync, statSync } from 'node:fs'
+// Without a target it builds what the package ships; --out=DIR copies the binaries there.
+// --arch=arm64 cross-compiles with aarch64-linux-gnu-g++; else $CXX chooses the compiler.
+import { spawn, spawnSync } from 'node:child_process'
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+} from 'node:fs'
 import { createRequire } from 'node:module'
 import { availableParallelism } from 'node:os'
 import { dirname, join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 
-const { values: options } = parseArgs({
+const LINE_EVERY_MS = 5000
+
+const { values: options, positionals } = parseArgs({
   options: {
     quiet: { type: 'boolean', default: false },
     arch: { type: 'string', default: process.arch },
+    configuration: { type: 'string', default: 'Release' },
     out: { type: 'string' },
   },
+  allowPositionals: true,
 })
 const root = fileURLToPath(new URL('..', import.meta.url))
 const build = join(root, 'build')
-const release = join(build, 'Release')
-const binaries = ['reap_trace.node', 'reap-guest', 'reap-interposer.so']
-if (options.arch === 'x64') binaries.push('reap-microvm')
-
-// Headers that came with this Node save a download. Node-API is the same in every version, so
-// whichever Node they belong to will do.
-const prefix = dirname(dirname(process.execPath))
-const headers = existsSync(join(prefix, 'include/node/node_api.h')) ? [`--nodedir=${prefix}`] : []
-
-const cross =
+const makefile = join(build, 'Makefile')
+const shipped = {
+  reap_trace: 'reap_trace.node',
+  'reap-guest': 'reap-guest',
+  'reap-interposer': 'reap-interposer.so',
+  ...(options.arch === 'x64' && { 'reap-microvm': 'reap-microvm' }),
+}
+const targets = positionals.length > 0 ? positionals : Object.keys(shipped)
+const { CC, CXX, AR, LINK, ...environment } = process.env
+const tools =
   options.arch === process.arch
-    ? {}
-    : { CC: 'aarch64-linux-gnu-gcc', CXX: 'aarch64-linux-gnu-g++', LINK: 'aarch64-linux-gnu-g++' }
+    ? { CC, CXX, AR, LINK }
+    : { CC: 'aarch64-linux-gnu-gcc', CXX: 'aarch64-linux-gnu-g++', AR: 'aarch64-linux-gnu-ar' }
 
-function nodeGyp(...args) {
-  const cli = createRequire(import.meta.url).resolve('node-gyp/bin/node-gyp.js')
-  const result = spawnSync(process.execPath, [cli, ...args, ...headers], {
-    cwd: root,
-    env: { ...process.env, ...cross },
-    encoding: 'utf8',
-    stdio: ['ignore', 'pipe', 'pipe'],
-  })
-  if (result.status === 0) return
-  process.stderr.write(result.stdout + result.stderr)
-  const needs = cross.CXX
-    ? `a cross compiler, ${cross.CXX} (Debian: apt-get install g++-aarch64-linux-gnu)`
-    : 'make, a C++17 compiler and Python 3 (Debian: apt-get install make g++ python3)'
-  process.stderr.write(
-    `error: the native parts for ${options.arch} did not build\nhint: node-gyp needs ${needs}.\n`,
-  )
+function fail(output) {
+  const compiler = tools.CXX ?? 'g++'
+  const packages = [
+    ['make', 'make'],
+    [compiler, compiler.replace(/^(.+)-g\+\+$/, 'g++-$1')],
+    ['python3', 'python3'],
+  ]
+  const missing = packages
+    .filter(([tool]) => spawnSync(tool, ['--version']).error)
+    .map(([, name]) => name)
+  const hint =
+    missing.length > 0
+      ? `not installed (Debian): apt-get install ${missing.join(' ')}`
+      : 'node-gyp needs make, a C++17 compiler and Python 3'
+  process.stderr.write(`${output}error: the native parts did not build\nhint: ${hint}.\n`)
   process.exit(1)
 }
 
-// A folder's time changes with its list of files, which gyp reads when it configures.
-const stamp = join(build, `.configured-${options.arch}`)
-const rooms = (folder) => [
-  folder,
-  ...readdirSync(join(root, folder), { recursive: true, withFileTypes: true })
-    .filter((entry) => entry.isDirectory())
-    .map((entry) => join(entry.parentPath, entry.name).slice(root.length)),
-]
-const configured =
-  existsSync(stamp) &&
-  existsSync(join(build, 'Makefile')) &&
-  ['binding.gyp', 'package-lock.json', ...rooms('native'), 'native/guest/microvm/microvm.ld'].every(
-    (file) => statSync(join(root, file)).mtimeMs <= statSync(join(build, 'Makefile')).mtimeMs,
+/**
+ * Writes the Makefile, unless all that it is made from is older. A folder's time changes with its
+ * list of files.
+ */
+function configure() {
+  const folders = ['native', 'bench/native', 'test/native'].flatMap((folder) => [
+    folder,
+    ...readdirSync(join(root, folder), { recursive: true, withFileTypes: true })
+      .filter((entry) => entry.isDirectory())
+      .map((entry) => join(entry.parentPath, entry.name).slice(root.length)),
+  ])
+  const config = join(build, 'config.gypi')
+  if (
+    existsSync(makefile) &&
+    readFileSync(config, 'utf8').includes(`"target_arch": "${options.arch}"`) &&
+    ['binding.gyp', 'package-lock.json', ...folders].every(
+      (file) => statSync(join(root, file)).mtimeMs <= statSync(makefile).mtimeMs,
+    )
+  ) {
+    return
+  }
+  // Headers that came with this Node save a download. Node-API is the same in every version, so
+  // whichever Node they belong to will do.
+  const prefix = dirname(dirname(process.execPath))
+  const headers = existsSync(join(prefix, 'include/node/node_api.h')) ? [`--nodedir=${prefix}`] : []
+  const cli = createRequire(import.meta.url).resolve('node-gyp/bin/node-gyp.js')
+  rmSync(makefile, { force: true })
+  // make would leave the object of a deleted file in it.
+  for (const configuration of ['Release', 'Test', 'Address', 'Thread']) {
+    rmSync(join(build, configuration, 'obj.target/engine.a'), { force: true })
+  }
+  // Without the names of tools, which it would write into the Makefile for all later runs.
+  const result = spawnSync(
+    process.execPath,
+    [cli, 'configure', '--release', `--arch=${options.arch}`, ...headers],
+    { cwd: root, env: environment, encoding: 'utf8' },
   )
-if (!configured) {
-  if (!options.quiet) {
-    process.stderr.write(`building the native parts for linux-${options.arch} …\n`)
-  }
-  // Objects of the other architecture, and nothing else that lives in build/.
-  for (const old of [release, join(build, 'Makefile')])
-    rmSync(old, { recursive: true, force: true })
-  for (const arch of ['x64', 'arm64']) {
-    rmSync(join(build, `.configured-${arch}`), { recursive: true, force: true })
-  }
-  nodeGyp('configure', '--release', `--arch=${options.arch}`)
-  mkdirSync(stamp, { recursive: true })
+  if (result.status !== 0) fail(result.stdout + result.stderr)
 }
-nodeGyp('build', '--release', `--arch=${options.arch}`, `--jobs=${availableParallelism()}`)
 
+/** Whether make's output names a file that it compiles. */
+const compiles = (line) => / {2}C(C|XX)\(target\)/.test(line)
+
+/** Shows how many of the files are compiled: on a terminal in one line, else every few seconds. */
+function reporter(total) {
+  const terminal = process.stderr.isTTY
+  const what = positionals.length > 0 ? targets.join(', ') : 'the native parts'
+  let done = 0
+  let next = 0
+  return {
+    compiling() {
+      const line = `building ${what} for linux-${options.arch} … ${done++} of ${total} files`
+      if (terminal) process.stderr.write(`\r${line}`)
+      else if (Date.now() >= next) {
+        process.stderr.write(`${line}\n`)
+        next = Date.now() + LINE_EVERY_MS
+      }
+    },
+    end() {
+      if (terminal && done > 0) process.stderr.write('\r\x1b[K')
+    },
+  }
+}
+
+async function make() {
+  const args = ['-C', build, `BUILDTYPE=${options.configuration}`, ...targets]
+  const env = { ...environment, ...tools }
+  const dryRun = options.quiet
+    ? { stdout: '' }
+    : spawnSync('make', ['--dry-run', ...args], { env, encoding: 'utf8', maxBuffer: 2 ** 28 })
+  const progress = reporter((dryRun.stdout ?? '').split('\n').filter(compiles).length)
+  const child = spawn('make', [`--jobs=${availableParallelism()}`, ...args], {
+    env,
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+  const errors = text(child.stderr)
+  createInterface({ input: child.stdout }).on('line', (line) => {
+    if (!options.quiet && compiles(line)) progress.compiling()
+  })
+  const status = await new Promise((resolve) => {
+    child.once('error', resolve)
+    child.once('close', resolve)
+  })
+  progress.end()
+  if (status !== 0) fail(await errors)
+}
+
+configure()
+await make()
 if (options.out) {
   mkdirSync(options.out, { recursive: true })
-  for (const binary of binaries) copyFileSync(join(release, binary), join(options.out, binary))
+  for (const binary of Object.values(shipped)) {
+    copyFileSync(join(build, options.configuration, binary), join(options.out, binary))
+  }
 }

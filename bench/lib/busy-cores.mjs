@@ -5,7 +5,7 @@ import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { root } from './machine.mjs'
 
-const program = join(root, 'build/bench/reap-bench')
+const program = join(root, 'build/Release/reap-bench')
 
 /** An endless loop beside each core, which ends with this process. Resolves to what ends them before. */
 export async function keepCoresBusy() {

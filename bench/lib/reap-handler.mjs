@@ -5,7 +5,7 @@ import { createInterface } from 'node:readline'
 import { promisify } from 'node:util'
 import { root } from './machine.mjs'
 
-const program = join(root, 'build/bench/reap-bench')
+const program = join(root, 'build/Release/reap-bench')
 
 /** Writes REAP's working-set file: the pages of the list from the memory file, by address. */
 export const packReapPages = ({ memoryFile, pageList, output }) =>

@@ -10,7 +10,7 @@ import { serve } from '../../dist/index.js'
 import { KvmGuest } from '../../native/guest/driver/kvm-guest.mjs'
 import { root } from '../lib/machine.mjs'
 
-const program = join(root, 'build/bench/reap-bench')
+const program = join(root, 'build/Release/reap-bench')
 
 /**
  * @type {{

@@ -9,7 +9,7 @@ import { root } from '../lib/machine.mjs'
 
 const MANY_PAGES = 2 ** 15
 
-const program = join(root, 'build/bench/reap-bench')
+const program = join(root, 'build/Release/reap-bench')
 
 /**
  * @param {readonly string[]} words

@@ -1,8 +1,7 @@
-import { spawn, spawnSync } from 'node:child_process'
+import { execFileSync, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { open, readdir, readFile, writeFile } from 'node:fs/promises'
-import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
@@ -11,19 +10,7 @@ import { Trace, WorkingSet } from '../../src/index.js'
 import { type Scene, scene } from '../support/scratch.js'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
-const binary = join(root, 'build/bench/reap-bench')
-
-/** Why there is no reap-bench to test; `make` compiles only what changed. */
-function build(): string | undefined {
-  const make = spawnSync(
-    'make',
-    ['--silent', `--jobs=${availableParallelism()}`, '-C', join(root, 'bench/native')],
-    { encoding: 'utf8' },
-  )
-  if (make.error) return `reap-bench needs make: ${make.error.message}`
-  if (make.status !== 0) throw new Error(`reap-bench does not build:\n${make.stderr}`)
-  return undefined
-}
+const binary = join(root, 'build/Release/reap-bench')
 
 interface Line {
   readonly [name: string]: number | string | boolean
@@ -121,9 +108,9 @@ async function waitsFor(pid: number, name: string): Promise<boolean> {
   return (await Promise.all(waits)).some((wchan) => wchan.startsWith(name))
 }
 
-const missing = build()
+execFileSync(process.execPath, [join(root, 'scripts/build-native.mjs'), '--quiet', 'reap-bench'])
 
-describe.skipIf(missing)(`reap-bench${missing ? ` (${missing})` : ''}`, () => {
+describe('reap-bench', () => {
   test('reap-pack writes the pages in ascending order and nothing else', async () => {
     const s = await scene({ pages: 300 })
     const pages = [299, 5, 4, 17, 6, 0]
@@ -359,7 +346,7 @@ function expectSpread({ medianUs, leastUs, mostUs }: Spread): void {
   expect(mostUs).toBeGreaterThanOrEqual(medianUs)
 }
 
-describe.skipIf(missing)(`limits${missing ? ` (${missing})` : ''}`, () => {
+describe('limits', () => {
   const limit = (...words: string[]) => {
     const { status, stdout, stderr } = run(...words)
     expect({ status, stderr }).toEqual({ status: 0, stderr: '' })
