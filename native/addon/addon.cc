@@ -16,7 +16,7 @@ namespace reap {
 Napi::Value to_js(Napi::Env env, const Failure& failure) {
   if (!failure) return env.Null();
   Napi::Object object = Napi::Object::New(env);
-  object["code"] = static_cast<uint32_t>(failure.code);
+  object["code"] = name_of(failure.code);
   object["errno"] = failure.err;
   object["syscall"] = failure.syscall;
   object["check"] = failure.check;
@@ -41,14 +41,14 @@ constexpr napi_type_tag kSessionTag = {0x8a1f0c6d5b2e4973, 0x9d3e7f10a4c2b658};
 
 struct SessionHandle {
   uint64_t id;
-  std::shared_ptr<reap::Ledger> ledger;
+  std::shared_ptr<reap::Counters> counters;
   std::shared_ptr<reap::TraceRecorder> trace;
 };
 
 Napi::Object to_js(Napi::Env env, const Event& event) {
   Napi::Object object = Napi::Object::New(env);
   object["session"] = static_cast<double>(event.session);
-  object["kind"] = static_cast<uint32_t>(event.kind);
+  object["kind"] = name_of(event.kind);
   object["failure"] = to_js(env, event.failure);
   object["pid"] = event.pid;
   if (event.kind == Event::Kind::connected) {
@@ -74,7 +74,7 @@ Napi::Object to_js(Napi::Env env, const Event& event) {
     reap::fill(numbers, fields);
     object["prefetch"] = numbers;
   } else if (event.kind == Event::Kind::ended) {
-    object["state"] = static_cast<uint32_t>(event.state);
+    object["state"] = name_of(event.state);
   }
   return object;
 }
@@ -196,11 +196,11 @@ Napi::Value open(const Napi::CallbackInfo& info) {
   options.connect_timeout = std::chrono::milliseconds(info[6].As<Napi::Number>().Int64Value());
 
   auto handle = std::make_unique<SessionHandle>();
-  handle->ledger = std::make_shared<reap::Ledger>();
+  handle->counters = std::make_shared<reap::Counters>();
   handle->trace = std::make_shared<reap::TraceRecorder>();
   Failure failure;
   handle->id =
-      environment.engine()->open(std::move(options), handle->ledger, handle->trace, &failure);
+      environment.engine()->open(std::move(options), handle->counters, handle->trace, &failure);
   if (handle->id == 0) return to_js(env, failure);
   environment.opened();
 
@@ -232,16 +232,16 @@ Napi::Value detach(const Napi::CallbackInfo& info) {
   return Napi::Boolean::New(info.Env(), session && session->detach());
 }
 
-// stats(session, counters: Float64Array)
-void stats(const Napi::CallbackInfo& info) {
+// stats(session) => a number by the name of each counter
+Napi::Value stats(const Napi::CallbackInfo& info) {
   SessionHandle* handle = session_of(info);
-  if (!handle) return;
-  auto counters = info[1].As<Napi::Float64Array>();
-  const size_t count =
-      std::min(counters.ElementLength(), static_cast<size_t>(reap::Counter::kCount));
-  for (size_t i = 0; i < count; ++i) {
-    counters[i] = static_cast<double>(handle->ledger->get(static_cast<reap::Counter>(i)));
+  if (!handle) return info.Env().Undefined();
+  Napi::Object counters = Napi::Object::New(info.Env());
+  for (size_t i = 0; i < std::size(reap::kCounterNames); ++i) {
+    counters[reap::kCounterNames[i]] =
+        static_cast<double>(handle->counters->get(static_cast<reap::Counter>(i)));
   }
+  return counters;
 }
 
 // takeTrace(session) => [pageSize, memoryBytes, Uint32Array of page, microseconds, page, …]
@@ -275,6 +275,23 @@ Napi::Value probe(const Napi::CallbackInfo& info) {
   return result;
 }
 
+template <size_t N>
+Napi::Array list(Napi::Env env, const char* const (&names)[N]) {
+  Napi::Array strings = Napi::Array::New(env, N);
+  for (size_t i = 0; i < N; ++i) strings[i] = names[i];
+  return strings;
+}
+
+// Every name that may cross, for the test that compares them with the types in TypeScript.
+Napi::Value names(const Napi::CallbackInfo& info) {
+  Napi::Object all = Napi::Object::New(info.Env());
+  all["errors"] = list(info.Env(), reap::kErrorCodes);
+  all["events"] = list(info.Env(), reap::kEventKinds);
+  all["ends"] = list(info.Env(), reap::kEndStates);
+  all["counters"] = list(info.Env(), reap::kCounterNames);
+  return all;
+}
+
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(new Environment(env));
   exports["start"] = Napi::Function::New(env, start);
@@ -284,6 +301,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports["stats"] = Napi::Function::New(env, stats);
   exports["takeTrace"] = Napi::Function::New(env, take_trace);
   exports["shutdown"] = Napi::Function::New(env, shutdown);
+  exports["names"] = Napi::Function::New(env, names);
   exports["probe"] = Napi::Function::New(env, probe);
   reap::add_comparison(env, exports);
   reap::add_files(env, exports);

@@ -1,24 +1,30 @@
 import { endianness } from 'node:os'
 import { ReapTraceError } from '../errors.js'
 import { toError } from './explain.js'
-import { isFailure, type NativeFailure } from './failure.js'
+import { type EndState, isFailure, type NativeFailure } from './failure.js'
 import { loadAddon } from './load-addon.js'
 import { nativePath } from './native-path.js'
 
-/** An event of a session, `kind` an index into {@link eventKinds}. */
-export interface NativeEvent {
+/** An event of a session. */
+export type NativeEvent = {
   readonly session: number
-  readonly kind: number
   readonly failure: NativeFailure | null
   readonly pid: number
-  readonly pageSize?: number
-  /** Address, size and offset of each region. */
-  readonly regions?: BigUint64Array
-  /** pages, extents, bytes, fetchUs, installUs, sinceConnectUs, fromWorkingSet */
-  readonly prefetch?: Float64Array
-  /** Index into {@link endStates}. */
-  readonly state?: number
-}
+} & (
+  | {
+      readonly kind: 'connected'
+      readonly pageSize: number
+      /** Address, size and offset of each region. */
+      readonly regions: BigUint64Array
+    }
+  | {
+      readonly kind: 'prefetched'
+      /** pages, extents, bytes, fetchUs, installUs, sinceConnectUs, fromWorkingSet */
+      readonly prefetch: Float64Array
+    }
+  | { readonly kind: 'detach-failed' }
+  | { readonly kind: 'ended'; readonly state: EndState }
+)
 
 declare const sessionBrand: unique symbol
 /** A session of the native engine, opaque. */
@@ -97,7 +103,8 @@ interface Addon {
   ): NativeFailure | [id: number, session: NativeSession]
   close(session: NativeSession, killVm: boolean): void
   detach(session: NativeSession): boolean
-  stats(session: NativeSession, counters: Float64Array): void
+  /** The counters by their names. */
+  stats(session: NativeSession): Record<string, number>
   takeTrace(session: NativeSession): [pageSize: number, memoryBytes: number, touches: Uint32Array]
   shutdown(): void
   crc32c(bytes: Uint8Array, seed: number): number
@@ -144,6 +151,8 @@ interface Addon {
           ]
         >,
       ]
+  /** Every name that the engine gives to a failure, an event, an end or a counter. */
+  names(): Record<'errors' | 'events' | 'ends' | 'counters', string[]>
   probe(): [device: number, syscall: number, userModeOnly: number, features: bigint]
   /** `undefined` where it would wait, and where something fails: `survey()` says what. */
   surveyAtOnce(memoryFile: string, workingSet: string): Float64Array | undefined
@@ -164,22 +173,6 @@ interface Addon {
     recorder: NativeRecorder,
   ): Promise<[cached: Uint32Array, mapped: Uint32Array, figures: Float64Array]>
 }
-
-export const eventKinds = ['connected', 'prefetched', 'detach-failed', 'ended'] as const
-export const counterNames = [
-  'faults',
-  'lateFaults',
-  'residualFaults',
-  'installed',
-  'zero',
-  'prefetched',
-  'installedAhead',
-  'present',
-  'deferred',
-  'discarded',
-  'removed',
-  'bytesRead',
-] as const
 
 export const flags = { record: 1, leaveVm: 2 } as const
 

@@ -1,6 +1,6 @@
 import { getSystemErrorName as errnoName } from 'node:util'
 import { ReapTraceError, type ReapTraceErrorCode } from '../errors.js'
-import { errorCodes, type FailureContext, type NativeFailure } from './failure.js'
+import type { FailureContext, NativeFailure } from './failure.js'
 
 interface Explanation {
   readonly message: string
@@ -331,7 +331,7 @@ function explain(
 
 /** Turns what the engine reports into the error that the user sees. */
 export function toError(failure: NativeFailure, context: FailureContext): ReapTraceError {
-  const code = errorCodes[failure.code] ?? 'ERR_FAULT_UNRESOLVED'
+  const { code } = failure
   const { message, hint, path } = explain(code, failure, context)
   return new ReapTraceError(code, message, {
     hint,

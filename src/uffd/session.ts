@@ -1,14 +1,8 @@
 import { isMainThread } from 'node:worker_threads'
 import { onExit } from 'signal-exit'
-import {
-  counterNames,
-  eventKinds,
-  type NativeEvent,
-  type NativeSession,
-  native,
-} from '../binding/addon.js'
+import { type NativeEvent, type NativeSession, native } from '../binding/addon.js'
 import { toError } from '../binding/explain.js'
-import { endStates, type FailureContext } from '../binding/failure.js'
+import type { FailureContext } from '../binding/failure.js'
 import { ReapTraceError } from '../errors.js'
 import { checkOptions, oneOf } from '../options.js'
 import { PAGE } from '../page.js'
@@ -120,11 +114,7 @@ export class Session implements FaultHandler {
   }
 
   stats(): FaultStats {
-    const counters = new Float64Array(counterNames.length)
-    native().stats(this.#session, counters)
-    return Object.fromEntries(
-      counterNames.map((name, i) => [name, counters[i]]),
-    ) as unknown as FaultStats
+    return native().stats(this.#session) as Record<keyof FaultStats, number>
   }
 
   takeTrace(): Trace {
@@ -176,7 +166,7 @@ export class Session implements FaultHandler {
   }
 
   deliver(event: NativeEvent): void {
-    switch (eventKinds[event.kind]) {
+    switch (event.kind) {
       case 'connected':
         this.#onConnected(event)
         break
@@ -193,16 +183,15 @@ export class Session implements FaultHandler {
     }
   }
 
-  #onConnected(event: NativeEvent): void {
-    const flat = event.regions ?? new BigUint64Array()
+  #onConnected({ pid, pageSize, regions: flat }: NativeEvent & { kind: 'connected' }): void {
     const regions = Array.from({ length: flat.length / 3 }, (_, i) => ({
       baseAddress: flat[3 * i]!,
       size: Number(flat[3 * i + 1]),
       offset: Number(flat[3 * i + 2]),
     }))
     this.#guest = {
-      pid: event.pid,
-      pageSize: event.pageSize ?? 0,
+      pid,
+      pageSize,
       memoryBytes: regions.reduce((sum, { size }) => sum + size, 0),
       regions,
     }
@@ -210,9 +199,8 @@ export class Session implements FaultHandler {
     this.#emit({ type: 'connected', ...this.#guest })
   }
 
-  #onPrefetched(event: NativeEvent): void {
-    const [pages = 0, extents = 0, bytes = 0, fetchUs = 0, installUs = 0, ...rest] =
-      event.prefetch ?? []
+  #onPrefetched(event: NativeEvent & { kind: 'prefetched' }): void {
+    const [pages = 0, extents = 0, bytes = 0, fetchUs = 0, installUs = 0, ...rest] = event.prefetch
     const [sinceConnectUs = 0, fromWorkingSet = 0] = rest
     const error = event.failure ? toError(event.failure, this.#context) : undefined
     const result: PrefetchResult = {
@@ -251,18 +239,15 @@ export class Session implements FaultHandler {
     }
   }
 
-  #onEnded(event: NativeEvent): void {
+  #onEnded({ state, pid, failure: cause }: NativeEvent & { kind: 'ended' }): void {
     this.#ended = true
     this.#options.signal?.removeEventListener('abort', this.#onAbort)
-    const state = endStates[event.state ?? 0] ?? 'closed'
     const result: ServeResult = { state, stats: this.stats() }
     if (sessions.size <= 1) {
       forgetExit?.()
       forgetExit = undefined
     }
-    const failure = event.failure
-      ? toError(event.failure, { ...this.#context, vm: { pid: event.pid, state } })
-      : undefined
+    const failure = cause ? toError(cause, { ...this.#context, vm: { pid, state } }) : undefined
     const early = this.#abortReason
       ? this.#abortReason.reason
       : (failure ??

@@ -1,24 +1,25 @@
-// What can go wrong, as data. Sentences are made in TypeScript (src/binding/addon.ts).
+// What can go wrong, as data. Sentences are made in TypeScript (src/binding/explain.ts).
 #pragma once
 
 #include <cstdint>
 
+#include "base/named_enum.h"
+
 namespace reap {
 
-// The order is part of the seam: src/binding/addon.ts names these by index.
-enum class ErrorCode : uint32_t {
-  none,
-  socket,
-  handshake_timeout,
-  handshake_invalid,
-  peer_refused,
-  source_read,
-  working_set_invalid,
-  working_set_io,
-  fault_unresolved,
-  snapshot_mismatch,
-  page_cache,
-};
+#define REAP_ERROR_CODES(X)                         \
+  X(none, "")                                       \
+  X(socket, "ERR_SOCKET")                           \
+  X(handshake_timeout, "ERR_HANDSHAKE_TIMEOUT")     \
+  X(handshake_invalid, "ERR_HANDSHAKE_INVALID")     \
+  X(peer_refused, "ERR_PEER_REFUSED")               \
+  X(source_read, "ERR_SOURCE_READ")                 \
+  X(working_set_invalid, "ERR_WORKING_SET_INVALID") \
+  X(working_set_io, "ERR_WORKING_SET_IO")           \
+  X(fault_unresolved, "ERR_FAULT_UNRESOLVED")       \
+  X(snapshot_mismatch, "ERR_SNAPSHOT_MISMATCH")     \
+  X(page_cache, "ERR_PAGE_CACHE")
+REAP_NAMED_ENUM(ErrorCode, kErrorCodes, REAP_ERROR_CODES)
 
 struct Failure {
   ErrorCode code = ErrorCode::none;

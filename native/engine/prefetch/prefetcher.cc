@@ -357,7 +357,7 @@ void Prefetcher::end_if_over(Job* job, std::unique_lock<std::mutex>& lock) {
     } else {
       owned->report.from_working_set = owned->source == Source::working_set;
       owned->report.fetch_us = microseconds_in(std::move(owned->fetches));
-      owned->report.pages = client.ledger().get(Counter::prefetched);
+      owned->report.pages = client.counters().get(Counter::prefetched);
       owned->report.since_connect_us = client.handler().microseconds_since_connect();
       client.handler().prefetch_is_over();
       client.on_prefetched(owned->report);

@@ -48,7 +48,7 @@ class PrefetchClient {
   virtual ~PrefetchClient() = default;
   virtual FaultHandler& handler() = 0;  // asked for only after connected()
   virtual const PageSource& memory_file() = 0;
-  virtual Ledger& ledger() = 0;
+  virtual Counters& counters() = 0;
   virtual const std::atomic<bool>& stopping() = 0;
   // Around installs: between two of them the worker looks for faults, and serves them.
   virtual void worker_serves() = 0;

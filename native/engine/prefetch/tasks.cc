@@ -101,7 +101,7 @@ bool Prefetcher::fetch_group(const Job& job, Task& task, uint8_t* buffer) {
   } else if (read.read == PageSource::Read::cut_short) {
     failure = read_failure(ErrorCode::working_set_invalid, read, group.data_offset);
   } else {
-    job.client->ledger().add(Counter::bytes_read, group.data_bytes);
+    job.client->counters().add(Counter::bytes_read, group.data_bytes);
     task.fetched = true;
     task.waited = read.waited;
     const uint32_t checksum = crc32c(buffer, group.data_bytes);
@@ -144,7 +144,7 @@ bool Prefetcher::fetch_memory_group(const Job& job, Task& task, uint8_t* buffer)
     }
     bytes += length;
   }
-  job.client->ledger().add(Counter::bytes_read, bytes);
+  job.client->counters().add(Counter::bytes_read, bytes);
   task.fetched = bytes > 0;
   return check_stamps(job, task, extents->first_page * kPlanPage);
 }
@@ -159,7 +159,7 @@ bool Prefetcher::fetch_block(const Job& job, Task& task, uint8_t* buffer) {
     task.report.failure = read_failure(ErrorCode::source_read, read, block.offset);
     return false;
   }
-  job.client->ledger().add(Counter::bytes_read, block.length);
+  job.client->counters().add(Counter::bytes_read, block.length);
   task.fetched = true;
   task.waited = read.waited;
   return check_stamps(job, task, block.offset);
@@ -268,7 +268,7 @@ void Prefetcher::fill_stretch(const Job& job, Task& task, Mapping& buffer) {
         return;
       }
       bytes = buffer.data();
-      job.client->ledger().add(Counter::bytes_read, length);
+      job.client->counters().add(Counter::bytes_read, length);
     }
     if (job.client->handler().memory_file_changed()) {
       task.report.failure = changed_failure(offset);

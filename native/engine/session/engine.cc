@@ -64,14 +64,14 @@ std::unique_ptr<Engine> Engine::create(Emit emit, int* err) {
   return engine;
 }
 
-uint64_t Engine::open(SessionOptions options, std::shared_ptr<Ledger> ledger,
+uint64_t Engine::open(SessionOptions options, std::shared_ptr<Counters> counters,
                       std::shared_ptr<TraceRecorder> trace, Failure* failure) {
   std::shared_ptr<Session> session;
   uint64_t id;
   {
     std::lock_guard<std::mutex> lock(mutex_);
     id = next_id_++;
-    session = std::make_shared<Session>(*this, id, std::move(options), std::move(ledger),
+    session = std::make_shared<Session>(*this, id, std::move(options), std::move(counters),
                                         std::move(trace));
     sessions_.emplace(id, session);
   }

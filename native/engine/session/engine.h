@@ -28,7 +28,7 @@ class Engine {
   ~Engine() { shutdown(); }
 
   // The id of a session that listens, or 0 with *failure set.
-  uint64_t open(SessionOptions options, std::shared_ptr<Ledger> ledger,
+  uint64_t open(SessionOptions options, std::shared_ptr<Counters> counters,
                 std::shared_ptr<TraceRecorder> trace, Failure* failure);
   std::shared_ptr<Session> find(uint64_t id);
   // Ends every session as its options say and joins the threads.

@@ -32,11 +32,11 @@ int send_kill(int pidfd) {
 }  // namespace
 
 Session::Session(Engine& engine, uint64_t id, SessionOptions options,
-                 std::shared_ptr<Ledger> ledger, std::shared_ptr<TraceRecorder> trace)
+                 std::shared_ptr<Counters> counters, std::shared_ptr<TraceRecorder> trace)
     : engine_(engine),
       id_(id),
       options_(std::move(options)),
-      ledger_(std::move(ledger)),
+      counters_(std::move(counters)),
       trace_(std::move(trace)),
       memory_file_(std::move(options_.memory_file)) {}
 

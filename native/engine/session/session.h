@@ -10,11 +10,12 @@
 #include <vector>
 
 #include "base/failure.h"
+#include "base/named_enum.h"
 #include "files/page_source.h"
 #include "handshake/receiver.h"
 #include "prefetch/prefetcher.h"
+#include "uffd/counters.h"
 #include "uffd/fault_handler.h"
-#include "uffd/ledger.h"
 
 namespace reap {
 
@@ -31,18 +32,25 @@ struct SessionOptions {
   std::chrono::milliseconds connect_timeout{0};  // 0: none
 };
 
-// How a session ended, and what became of its VM. The order is part of the seam.
-enum class EndState : uint32_t {
-  closed,  // before any VM was served
-  vm_exited,
-  vm_killed,
-  vm_left,  // alive, without a handler: its next fault blocks
-  detached,
-};
+#define REAP_END_STATES(X)                                                    \
+  X(closed, "closed") /* before any VM was served */                          \
+  X(vm_exited, "vm-exited")                                                   \
+  X(vm_killed, "vm-killed")                                                   \
+  X(vm_left, "vm-left") /* alive, without a handler: its next fault blocks */ \
+  X(detached, "detached")
+// How a session ended, and what became of its VM.
+REAP_NAMED_ENUM(EndState, kEndStates, REAP_END_STATES)
 
-// What JavaScript hears of. The order of kinds is part of the seam.
+#define REAP_EVENT_KINDS(X)         \
+  X(connected, "connected")         \
+  X(prefetched, "prefetched")       \
+  X(detach_failed, "detach-failed") \
+  X(ended, "ended")
+REAP_NAMED_ENUM(EventKind, kEventKinds, REAP_EVENT_KINDS)
+
+// What JavaScript hears of.
 struct Event {
-  enum class Kind : uint32_t { connected, prefetched, detach_failed, ended };
+  using Kind = EventKind;
   Kind kind;
   uint64_t session = 0;
   Failure failure;
@@ -69,7 +77,7 @@ class Session : public PrefetchClient, public std::enable_shared_from_this<Sessi
     kill_deadline
   };
 
-  Session(Engine& engine, uint64_t id, SessionOptions options, std::shared_ptr<Ledger> ledger,
+  Session(Engine& engine, uint64_t id, SessionOptions options, std::shared_ptr<Counters> counters,
           std::shared_ptr<TraceRecorder> trace);
   // Reports the end: by then no thread is in the session and everything it held is released.
   ~Session() override;
@@ -89,7 +97,7 @@ class Session : public PrefetchClient, public std::enable_shared_from_this<Sessi
 
   FaultHandler& handler() override { return *handler_; }
   const PageSource& memory_file() override { return memory_file_; }
-  Ledger& ledger() override { return *ledger_; }
+  Counters& counters() override { return *counters_; }
   const std::atomic<bool>& stopping() override { return stopping_; }
   void worker_serves() override { serving_workers_.fetch_add(1); }
   void serve_beside_work(ServeBuffers& buffers) override;
@@ -123,7 +131,7 @@ class Session : public PrefetchClient, public std::enable_shared_from_this<Sessi
   Engine& engine_;
   const uint64_t id_;
   SessionOptions options_;
-  const std::shared_ptr<Ledger> ledger_;
+  const std::shared_ptr<Counters> counters_;
   const std::shared_ptr<TraceRecorder> trace_;
   PageSource memory_file_;
   std::atomic<bool> stopping_{false};

@@ -118,7 +118,7 @@ void Session::begin_serving() {
   uffd::make_nonblocking(fd);
   handler_ =
       std::make_unique<FaultHandler>(GuestMemory(std::move(handshake.regions), handshake.page_size),
-                                     std::move(uffd), memory_file_, *ledger_, *trace_);
+                                     std::move(uffd), memory_file_, *counters_, *trace_);
   phase_ = Phase::serving;
   if (!handler_->ready()) {
     Failure failure;

@@ -41,12 +41,12 @@ void forget_repeated(std::vector<uint64_t>* faults) {
 }  // namespace
 
 FaultHandler::FaultHandler(GuestMemory memory, UniqueFd uffd, const PageSource& memory_file,
-                           Ledger& ledger, TraceRecorder& trace)
+                           Counters& counters, TraceRecorder& trace)
     : memory_(std::move(memory)),
       uffd_(std::move(uffd)),
       memory_file_(memory_file),
       memory_stamp_(memory_file.look()),
-      ledger_(ledger),
+      counters_(counters),
       trace_(trace),
       connected_at_(Clock::now()),
       removed_(memory_.pages()),
@@ -183,7 +183,7 @@ FaultHandler::Pass FaultHandler::serve_pass(ServeBuffers& buffers, Clock::time_p
 // bring a removed page back".
 int FaultHandler::drain(std::vector<uint64_t>* faults) {
   REAP_HOOK(before_drain);
-  std::lock_guard<Gate> lock(gate_);
+  std::lock_guard<InstallGate> lock(gate_);
   uffd_msg messages[kMessagesPerRead];
   int drained = 0;
   for (int reads = 0; reads < kReadsPerDrain; ++reads) {
@@ -222,13 +222,13 @@ void FaultHandler::apply_remove(uint64_t start, uint64_t end) {
     const uint64_t end_page = memory_.page_of(region.offset + (last - region.base) - 1) + 1;
     removed_.set(first_page, end_page);
     installed_.clear(first_page, end_page);
-    ledger_.add(Counter::removed, end_page - first_page);
+    counters_.add(Counter::removed, end_page - first_page);
   }
 }
 
 void FaultHandler::note_faults(const std::vector<uint64_t>& faults) {
   if (faults.empty()) return;
-  ledger_.add(Counter::faults, faults.size());
+  counters_.add(Counter::faults, faults.size());
   const uint64_t now = microseconds_since_connect();
   for (const uint64_t address : faults) {
     const Region* region = memory_.region_at(address);
@@ -238,7 +238,7 @@ void FaultHandler::note_faults(const std::vector<uint64_t>& faults) {
     if (!removed_.test(page)) trace_.note(page, now);
     if (!prefetch_expected_) continue;
     const bool late = expected_.test(page) && !prefetch_over_.load(std::memory_order_relaxed);
-    ledger_.add(late ? Counter::late_faults : Counter::residual_faults);
+    counters_.add(late ? Counter::late_faults : Counter::residual_faults);
   }
 }
 
@@ -321,7 +321,7 @@ FaultHandler::Step FaultHandler::serve_fault(uint64_t address, ServeBuffers& buf
     if (read.read != PageSource::Read::done) {
       return fail(read_failure(ErrorCode::source_read, read, offset));
     }
-    ledger_.add(Counter::bytes_read, page_size);
+    counters_.add(Counter::bytes_read, page_size);
   }
   // A hole as well: it may have been punched. What the guest gave back needs nothing from the file.
   if (!removed && memory_file_changed()) return fail(changed_failure(offset));
@@ -329,7 +329,7 @@ FaultHandler::Step FaultHandler::serve_fault(uint64_t address, ServeBuffers& buf
   REAP_HOOK(before_install);
   uffd::Result result;
   {
-    std::shared_lock<Gate> lock(gate_);
+    std::shared_lock<InstallGate> lock(gate_);
     zero = zero || removed_.test(page);
     REAP_HOOK(before_ioctl);
     result = zero ? install_zeros(address, page_size)
@@ -348,7 +348,7 @@ FaultHandler::Step FaultHandler::settle(const uffd::Result& result, uint64_t add
   const uint64_t page_size = memory_.page_size();
   switch (result.outcome) {
     case uffd::Outcome::installed: {
-      ledger_.add(zero ? Counter::zero : Counter::installed);
+      counters_.add(zero ? Counter::zero : Counter::installed);
       if (short_of_memory_.load(std::memory_order_relaxed)) {
         std::lock_guard<std::mutex> lock(mutex_);
         short_of_memory_.store(false, std::memory_order_relaxed);
@@ -358,20 +358,20 @@ FaultHandler::Step FaultHandler::settle(const uffd::Result& result, uint64_t add
     case uffd::Outcome::present:
       // The page came another way. Its install woke who waited then, but EEXIST wakes nobody, and
       // this fault may have been queued after that.
-      ledger_.add(Counter::present);
+      counters_.add(Counter::present);
       uffd::wake(uffd_.get(), address, page_size);
       return Step::done;
     case uffd::Outcome::unregistered:
       // The VMM took this range out of userfaultfd; the fault, tried again, is the kernel's.
-      ledger_.add(Counter::discarded);
+      counters_.add(Counter::discarded);
       uffd::wake(uffd_.get(), address, page_size);
       return Step::done;
     case uffd::Outcome::partial:
     case uffd::Outcome::deferred:
-      ledger_.add(Counter::deferred);
+      counters_.add(Counter::deferred);
       return Step::later;
     case uffd::Outcome::gone:
-      ledger_.add(Counter::discarded);
+      counters_.add(Counter::discarded);
       return Step::gone;
     case uffd::Outcome::no_memory: {
       std::lock_guard<std::mutex> lock(mutex_);

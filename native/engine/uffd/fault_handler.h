@@ -13,9 +13,9 @@
 #include "base/failure.h"
 #include "base/page_bitmap.h"
 #include "files/page_source.h"
-#include "uffd/gate.h"
+#include "uffd/counters.h"
 #include "uffd/guest_memory.h"
-#include "uffd/ledger.h"
+#include "uffd/install_gate.h"
 #include "uffd/locality.h"
 #include "uffd/uffd.h"
 
@@ -36,8 +36,8 @@ struct ServeBuffers {
 
 class FaultHandler {
  public:
-  // `memory_file`, `ledger` and `trace` outlive the handler.
-  FaultHandler(GuestMemory memory, UniqueFd uffd, const PageSource& memory_file, Ledger& ledger,
+  // `memory_file`, `counters` and `trace` outlive the handler.
+  FaultHandler(GuestMemory memory, UniqueFd uffd, const PageSource& memory_file, Counters& counters,
                TraceRecorder& trace);
 
   // False when there was no memory for the bitmaps.
@@ -148,13 +148,13 @@ class FaultHandler {
   const UniqueFd uffd_;
   const PageSource& memory_file_;
   const FileStamp memory_stamp_;
-  Ledger& ledger_;
+  Counters& counters_;
   TraceRecorder& trace_;
   const std::chrono::steady_clock::time_point connected_at_;
 
   // Held shared around "is it removed? then install", exclusive around reading messages: see
   // drain() for the race.
-  Gate gate_;
+  InstallGate gate_;
   PageBitmap removed_;    // given back by the guest: reads as zero from then on. Never cleared.
   PageBitmap installed_;  // a hint that saves ioctls; the kernel's EEXIST is the truth
   PageBitmap expected_;

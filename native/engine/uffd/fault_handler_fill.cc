@@ -21,7 +21,7 @@ constexpr uint64_t kLongestInstall = 128 << 10;
 bool FaultHandler::really_present(uint64_t page) {
   if (memory_.page_size() < kHugePage) return true;
   // Who installs a page marks it before leaving the gate.
-  std::lock_guard<Gate> lock(gate_);
+  std::lock_guard<InstallGate> lock(gate_);
   return installed_.test(page);
 }
 
@@ -62,7 +62,7 @@ FaultHandler::Filled FaultHandler::fill(uint64_t offset, const uint8_t* bytes, u
     uffd::Result result;
     REAP_HOOK(before_prefetch_install);
     {
-      std::shared_lock<Gate> lock(gate_);
+      std::shared_lock<InstallGate> lock(gate_);
       uint64_t run = next_run(offset, end);
       if (run == 0) {
         offset += page_size;
@@ -84,29 +84,29 @@ FaultHandler::Filled FaultHandler::fill(uint64_t offset, const uint8_t* bytes, u
       case uffd::Outcome::installed:
       case uffd::Outcome::partial: {
         const uint64_t pages = result.bytes / page_size;
-        ledger_.add(bytes ? Counter::installed : Counter::zero, pages);
-        if (purpose == Purpose::prefetch) ledger_.add(Counter::prefetched, pages);
-        if (purpose == Purpose::ahead) ledger_.add(Counter::ahead, pages);
+        counters_.add(bytes ? Counter::installed : Counter::zero, pages);
+        if (purpose == Purpose::prefetch) counters_.add(Counter::prefetched, pages);
+        if (purpose == Purpose::ahead) counters_.add(Counter::ahead, pages);
         offset += result.bytes;
         break;
       }
       case uffd::Outcome::present:
         if (!really_present(memory_.page_of(offset))) return Filled::no_memory;
         // Whoever faulted on it has a message of its own in the queue, which serve() answers.
-        ledger_.add(Counter::present);
+        counters_.add(Counter::present);
         offset += page_size;
         break;
       case uffd::Outcome::unregistered:
-        ledger_.add(Counter::discarded);
+        counters_.add(Counter::discarded);
         offset += page_size;
         break;
       case uffd::Outcome::deferred:
-        ledger_.add(Counter::deferred);
+        counters_.add(Counter::deferred);
         return Filled::deferred;
       case uffd::Outcome::no_memory:
         return Filled::no_memory;
       case uffd::Outcome::gone:
-        ledger_.add(Counter::discarded);
+        counters_.add(Counter::discarded);
         return Filled::gone;
       case uffd::Outcome::failed:
         *err = result.err;
@@ -158,7 +158,7 @@ void FaultHandler::install_ahead(uint64_t offset, ServeBuffers& buffers) {
     if (length == 0) return;
     const auto read = memory_file_.read_cached(begin, buffers.pages.data(), length);
     if (read.read != PageSource::Read::done) return;
-    ledger_.add(Counter::bytes_read, length);
+    counters_.add(Counter::bytes_read, length);
     bytes = buffers.pages.data();
   }
   if (memory_file_changed()) return;

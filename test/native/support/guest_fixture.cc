@@ -304,7 +304,7 @@ void Restore::connect() {
 void Restore::handshake() {
   handler = std::make_unique<reap::FaultHandler>(
       reap::GuestMemory(guest.regions(), shape.page_size), guest.uffd_for_the_handler(),
-      memory_file, ledger, trace);
+      memory_file, counters, trace);
   CHECK(handler->ready());
 }
 

@@ -202,7 +202,7 @@ class Restore {
   ~Restore();
 
   const std::string& missing() const { return guest.missing(); }
-  uint64_t get(Counter counter) const { return ledger.get(counter); }
+  uint64_t get(Counter counter) const { return counters.get(counter); }
   uint64_t page_size() const { return shape.page_size; }
   const uint8_t* bytes_of(uint64_t page) const { return bytes.data() + page * shape.page_size; }
   // Opens the memory file anew when its times tell of the next change, for a handler that has met
@@ -221,7 +221,7 @@ class Restore {
   const std::string path;
   const std::vector<uint8_t> bytes;
   reap::PageSource memory_file;
-  reap::Ledger ledger;
+  reap::Counters counters;
   reap::TraceRecorder trace;
   Guest guest;
   std::unique_ptr<reap::FaultHandler> handler;

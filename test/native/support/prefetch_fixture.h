@@ -115,7 +115,7 @@ class Client : public reap::PrefetchClient {
 
   reap::FaultHandler& handler() override { return *restore_.handler; }
   const reap::PageSource& memory_file() override { return restore_.memory_file; }
-  reap::Ledger& ledger() override { return restore_.ledger; }
+  reap::Counters& counters() override { return restore_.counters; }
   const std::atomic<bool>& stopping() override { return stopping_; }
   void worker_serves() override {}
   void serve_beside_work(reap::ServeBuffers&) override {}

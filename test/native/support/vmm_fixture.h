@@ -76,10 +76,10 @@ class EngineRun {
 
   struct Opened {
     uint64_t id = 0;
-    std::shared_ptr<reap::Ledger> ledger = std::make_shared<reap::Ledger>();
+    std::shared_ptr<reap::Counters> counters = std::make_shared<reap::Counters>();
     std::shared_ptr<reap::TraceRecorder> trace = std::make_shared<reap::TraceRecorder>();
     reap::Failure failure;
-    uint64_t get(Counter counter) const { return ledger->get(counter); }
+    uint64_t get(Counter counter) const { return counters->get(counter); }
   };
   Opened open(const SessionOptions& options);
   // The event, which is taken out of those that came.

@@ -17,7 +17,7 @@ inline void relax() {
 // A reader-writer lock for sections of a few microseconds, in which a waiting writer goes first, so
 // that a busy prefetch cannot keep the demand thread out. Waiting spins: to put the workers to
 // sleep and wake them again for each fault would cost more than the fault.
-class Gate {
+class InstallGate {
  public:
   void lock();
   void unlock() { writing_.store(false, std::memory_order_seq_cst); }

@@ -1,4 +1,4 @@
-#include "uffd/gate.h"
+#include "uffd/install_gate.h"
 
 #include <sched.h>
 
@@ -31,13 +31,13 @@ class Patience {
 
 // Both sides announce themselves first and look for the other then; with sequential consistency at
 // least one of them sees the other.
-void Gate::lock() {
+void InstallGate::lock() {
   Patience patience;
   while (writing_.exchange(true)) patience.wait();
   while (readers_.load() != 0) patience.wait();
 }
 
-void Gate::lock_shared() {
+void InstallGate::lock_shared() {
   Patience patience;
   for (;;) {
     while (writing_.load()) patience.wait();

@@ -4,42 +4,42 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <iterator>
 #include <memory>
 #include <mutex>
 #include <vector>
 
+#include "base/named_enum.h"
 #include "base/page_bitmap.h"
 
 namespace reap {
 
-// The order is part of the seam: src/binding/addon.ts names these by index.
-enum class Counter : size_t {
-  faults,           // fault messages served
-  late_faults,      // on pages of the working set that the prefetch had not brought yet
-  residual_faults,  // on pages that the prefetch does not bring
-  installed,        // pages with bytes, by fault, ahead of one, or by prefetch
-  zero,             // pages installed as zeros without reading
-  prefetched,       // of both, those that came before the guest asked
-  ahead,            // of both, those installed ahead of a run of faults
-  present,          // installs that found the page there (EEXIST)
-  deferred,         // installs put off because of an unread REMOVE (EAGAIN)
-  discarded,        // installs that found no registered memory or no VMM (ENOENT, ESRCH)
-  removed,          // pages that the guest gave back
-  bytes_read,       // from the memory file and the working-set file
-  kCount,
-};
+#define REAP_COUNTERS(X)                                                                     \
+  X(faults, "faults")                  /* messages served */                                 \
+  X(late_faults, "lateFaults")         /* on pages that the prefetch had yet to bring */     \
+  X(residual_faults, "residualFaults") /* on pages that the prefetch does not bring */       \
+  X(installed, "installed")            /* pages with bytes: by fault, ahead, or prefetch */  \
+  X(zero, "zero")                      /* pages installed as zeros without reading */        \
+  X(prefetched, "prefetched")          /* of both, those that came before the guest asked */ \
+  X(ahead, "installedAhead")           /* of both, those ahead of a run of faults */         \
+  X(present, "present")                /* installs that found the page there (EEXIST) */     \
+  X(deferred, "deferred")              /* installs put off for an unread REMOVE (EAGAIN) */  \
+  X(discarded, "discarded")            /* installs without memory or VMM (ENOENT, ESRCH) */  \
+  X(removed, "removed")                /* pages that the guest gave back */                  \
+  X(bytes_read, "bytesRead")           /* from the memory file and the working-set file */
+REAP_NAMED_ENUM(Counter, kCounterNames, REAP_COUNTERS)
 
-class Ledger {
+class Counters {
  public:
   void add(Counter counter, uint64_t n = 1) {
-    counters_[static_cast<size_t>(counter)].fetch_add(n, std::memory_order_relaxed);
+    values_[static_cast<size_t>(counter)].fetch_add(n, std::memory_order_relaxed);
   }
   uint64_t get(Counter counter) const {
-    return counters_[static_cast<size_t>(counter)].load(std::memory_order_relaxed);
+    return values_[static_cast<size_t>(counter)].load(std::memory_order_relaxed);
   }
 
  private:
-  std::array<std::atomic<uint64_t>, static_cast<size_t>(Counter::kCount)> counters_{};
+  std::array<std::atomic<uint64_t>, std::size(kCounterNames)> values_{};
 };
 
 // First touches in the order in which they were asked for; no page twice.

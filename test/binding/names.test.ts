@@ -1,0 +1,57 @@
+import { expect, test } from 'vitest'
+import { type NativeEvent, native } from '../../src/binding/addon.js'
+import type { ReapTraceErrorCode } from '../../src/errors.js'
+import type { FaultStats, ServeResult } from '../../src/index.js'
+
+// The compiler refuses a table that lacks a name of its type or has another.
+type NativeCode = Exclude<
+  ReapTraceErrorCode,
+  'ERR_NATIVE_UNAVAILABLE' | 'ERR_UFFD_UNAVAILABLE' | 'ERR_CLOSED'
+>
+const errors: Record<NativeCode, true> = {
+  ERR_SOCKET: true,
+  ERR_HANDSHAKE_TIMEOUT: true,
+  ERR_HANDSHAKE_INVALID: true,
+  ERR_PEER_REFUSED: true,
+  ERR_SOURCE_READ: true,
+  ERR_WORKING_SET_INVALID: true,
+  ERR_WORKING_SET_IO: true,
+  ERR_FAULT_UNRESOLVED: true,
+  ERR_SNAPSHOT_MISMATCH: true,
+  ERR_PAGE_CACHE: true,
+}
+const events: Record<NativeEvent['kind'], true> = {
+  connected: true,
+  prefetched: true,
+  'detach-failed': true,
+  ended: true,
+}
+const ends: Record<ServeResult['state'], true> = {
+  closed: true,
+  'vm-exited': true,
+  'vm-killed': true,
+  'vm-left': true,
+  detached: true,
+}
+const counters: Record<keyof FaultStats, true> = {
+  faults: true,
+  lateFaults: true,
+  residualFaults: true,
+  installed: true,
+  zero: true,
+  prefetched: true,
+  installedAhead: true,
+  present: true,
+  deferred: true,
+  discarded: true,
+  removed: true,
+  bytesRead: true,
+}
+
+test.each(Object.entries({ errors, events, ends, counters }))(
+  'the names of the %s in the engine are those of their TypeScript type',
+  (list, table) => {
+    const names = native().names()[list as 'errors']
+    expect(names.filter((name) => name !== '').sort()).toEqual(Object.keys(table).sort())
+  },
+)
