@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "base/page.h"
 #include "files.h"
 #include "options.h"
 #include "report.h"
@@ -37,8 +38,8 @@ uint64_t read_all(const Files& files, const Plan& plan, uint64_t ahead, const Ma
       const PlanGroup& group = plan.groups[asked_for];
       for (uint32_t n = 0; n < group.extent_count; n++) {
         const PlanExtent& extent = plan.extents[group.first_extent + n];
-        ::posix_fadvise(files.memory.get(), static_cast<off_t>(extent.first_page * kPlanPage),
-                        static_cast<off_t>(extent.page_count * kPlanPage), POSIX_FADV_WILLNEED);
+        ::posix_fadvise(files.memory.get(), static_cast<off_t>(extent.first_page * kPage),
+                        static_cast<off_t>(extent.page_count * kPage), POSIX_FADV_WILLNEED);
       }
     }
     const PlanGroup& group = plan.groups[i];
@@ -46,8 +47,8 @@ uint64_t read_all(const Files& files, const Plan& plan, uint64_t ahead, const Ma
     for (uint32_t n = 0; n < group.extent_count; n++) {
       const PlanExtent& extent = plan.extents[group.first_extent + n];
       if (extent.flags & kZeroExtent) continue;
-      read_fully(files.memory.get(), files.memory_path, extent.first_page * kPlanPage, found.data(),
-                 extent.page_count * kPlanPage);
+      read_fully(files.memory.get(), files.memory_path, extent.first_page * kPage, found.data(),
+                 extent.page_count * kPage);
     }
   }
   return now_ns() - began;

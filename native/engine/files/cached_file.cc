@@ -15,6 +15,7 @@
 #include <mutex>
 #include <vector>
 
+#include "base/page.h"
 #include "base/test_hooks.h"
 
 namespace reap {
@@ -112,7 +113,7 @@ constexpr uint64_t kMappedOut = 512;  // pages that mincore() is asked about at 
 // Of one wish the kernel takes as many bytes as the device's read-ahead or its largest request has,
 // whichever is more, and drops the rest without a word. This much it takes from any that is not
 // set lower.
-constexpr uint64_t kTakenWhole = (128 << 10) / CachedFile::kPage;
+constexpr uint64_t kTakenWhole = (128 << 10) / kPage;
 
 // Whether this process may write to an open file. Before faccessat2(2), 5.8, only a path can be
 // asked about.
@@ -137,7 +138,7 @@ bool has_cachestat(const struct statfs& file_system) {
 
 int64_t cached_pages(int fd, uint64_t first_page, uint64_t pages) {
   // A length of 0 would mean: up to the end.
-  CachestatRange range{first_page * CachedFile::kPage, pages * CachedFile::kPage};
+  CachestatRange range{first_page * kPage, pages * kPage};
   Cachestat found{};
   if (::syscall(kCachestat, fd, &range, &found, 0) != 0) return -errno;
   return static_cast<int64_t>(found.cached);

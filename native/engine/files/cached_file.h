@@ -22,8 +22,6 @@ int64_t cached_pages(int fd, uint64_t first_page, uint64_t pages);
 
 class CachedFile {
  public:
-  static constexpr uint64_t kPage = 4096;
-
   // 0 or a negative errno; -EINVAL for what is no regular file.
   int open(const std::string& path);
   // The same for a thread that may not wait: -EAGAIN where a name or an inode is not in memory,

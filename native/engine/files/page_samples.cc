@@ -4,13 +4,13 @@
 #include <cstring>
 
 #include "base/crc32c.h"
+#include "base/page.h"
 #include "files/page_source.h"
 
 namespace reap {
 
 Failure sample_pages(const std::string& path, const std::vector<uint32_t>& pages,
                      std::vector<uint32_t>* checksums) {
-  constexpr uint64_t kPage = 4096;
   PageSource file;
   if (const int error = file.open(path)) {
     return failed_call(ErrorCode::source_read, error, "open");

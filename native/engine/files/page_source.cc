@@ -13,14 +13,13 @@
 #include <cerrno>
 #include <utility>
 
+#include "base/page.h"
 #include "base/test_hooks.h"
 #include "files/cached_file.h"
 
 namespace reap {
 
 namespace {
-
-constexpr uint64_t kPage = CachedFile::kPage;
 
 uint64_t nanoseconds_of(const timespec& time) {
   return static_cast<uint64_t>(time.tv_sec) * 1000000000 + static_cast<uint64_t>(time.tv_nsec);

@@ -1,5 +1,4 @@
-// RFC 8259 text, read front to back and strictly, without recursion or allocation. Part of the
-// handshake parser, and of nothing else.
+// RFC 8259 text, read front to back and strictly, without recursion or allocation.
 #pragma once
 
 #include <algorithm>
@@ -7,9 +6,20 @@
 #include <cstdint>
 #include <string_view>
 
-#include "handshake/parser.h"
-
 namespace reap::json {
+
+// Arrays and objects inside one another, the outermost one included.
+constexpr unsigned kMaxDepth = 32;
+// In place of a byte, where the text has ended.
+constexpr uint64_t kEnd = 256;
+
+// Why a text is refused. What the numbers mean depends on `check`.
+struct Refusal {
+  const char* check = "";
+  uint64_t offset = 0;
+  uint64_t want = 0;
+  uint64_t got = 0;
+};
 
 constexpr uint32_t bit(unsigned index) { return uint32_t{1} << index; }
 
@@ -54,12 +64,12 @@ struct Number {
 // filled in.
 class Reader {
  public:
-  Reader(std::string_view text, HandshakeRefusal* why) : text_(text), why_(why) {}
+  Reader(std::string_view text, Refusal* why) : text_(text), why_(why) {}
 
   size_t position() const { return position_; }
 
   uint32_t peek() const {
-    if (position_ == text_.size()) return kEndOfMessage;
+    if (position_ == text_.size()) return kEnd;
     return static_cast<unsigned char>(text_[position_]);
   }
 
@@ -123,7 +133,7 @@ class Reader {
     for (;;) {
       const uint32_t byte = peek();
       uint32_t code_point = byte;
-      if (byte == kEndOfMessage || byte < 0x20) return refuse_byte();
+      if (byte == kEnd || byte < 0x20) return refuse_byte();
       if (byte == '"') {
         ++position_;
         return true;
@@ -147,7 +157,7 @@ class Reader {
     for (;;) {
       const bool object = peek() == '{';
       if (object || peek() == '[') {
-        if (inner == kMaxHandshakeDepth) return refuse("depth", position_, inner, inner + 1);
+        if (inner == kMaxDepth) return refuse("depth", position_, inner, inner + 1);
         ++position_;
         skip_space();
         if (!take_if(object ? '}' : ']')) {
@@ -221,7 +231,7 @@ class Reader {
     constexpr std::string_view kEscapes = "\"\\/bfnrt";
     constexpr std::string_view kMeanings = "\"\\/\b\f\n\r\t";
     const size_t found =
-        byte == kEndOfMessage ? std::string_view::npos : kEscapes.find(static_cast<char>(byte));
+        byte == kEnd ? std::string_view::npos : kEscapes.find(static_cast<char>(byte));
     if (found == std::string_view::npos) return refuse_byte();
     *code_point = static_cast<unsigned char>(kMeanings[found]);
     ++position_;
@@ -230,7 +240,7 @@ class Reader {
 
   // A character cut off by the end of the message is an end of the message, not a bad character.
   bool refuse_text(size_t start, uint32_t got) {
-    return peek() == kEndOfMessage ? refuse_byte() : refuse("utf8", start, 0, got);
+    return peek() == kEnd ? refuse_byte() : refuse("utf8", start, 0, got);
   }
 
   // The `u` of an escape, and its four hexadecimal digits.
@@ -269,7 +279,7 @@ class Reader {
   }
 
   std::string_view text_;
-  HandshakeRefusal* why_;
+  Refusal* why_;
   size_t position_ = 0;
 };
 

@@ -4,15 +4,13 @@
 #include <array>
 #include <iterator>
 
+#include "base/page.h"
 #include "handshake/json_reader.h"
 
 namespace reap {
 namespace {
 
 using json::bit;
-
-constexpr uint64_t kHugePageSize = uint64_t{2} << 20;
-constexpr uint64_t kSmallPageSize = 4096;
 
 enum Key : unsigned { kBase, kSize, kOffset, kPageSizeKib, kPageSize, kIsGuestMemfd, kUnknown };
 static_assert(std::size(kHandshakeKeys) == kUnknown);
@@ -46,7 +44,7 @@ class HandshakeReader {
  private:
   bool read_array() {
     json_.skip_space();
-    if (json_.peek() == kEndOfMessage) return json_.refuse_byte();
+    if (json_.peek() == json::kEnd) return json_.refuse_byte();
     if (!json_.take_if('[')) {
       return json_.refuse("not-an-array", json_.position(), '[', json_.peek());
     }
@@ -59,7 +57,7 @@ class HandshakeReader {
     } while (json_.take_if(','));
     if (!json_.take(']')) return false;
     json_.skip_space();
-    return json_.peek() == kEndOfMessage || json_.refuse_byte();
+    return json_.peek() == json::kEnd || json_.refuse_byte();
   }
 
   bool read_region() {
@@ -154,8 +152,8 @@ class HandshakeReader {
     const uint64_t system = limits_.system_page_size;
     const uint64_t sent = plain ? values_[kPageSize] : kib ? values_[kPageSizeKib] : system;
     // Firecracker writes 4096 for every guest without huge pages, on 16 and 64 KiB hosts too.
-    *page_size = sent == kSmallPageSize ? std::max(sent, system) : sent;
-    if (sent == 0 || (*page_size != system && *page_size != kHugePageSize)) {
+    *page_size = sent == kPage ? std::max(sent, system) : sent;
+    if (sent == 0 || (*page_size != system && *page_size != kHugePage)) {
       return json_.refuse("page-size", count_, system, sent);
     }
     return true;
@@ -243,7 +241,7 @@ MessageScanner::State MessageScanner::step(char byte) {
       return State::incomplete;
     case '[':
     case '{':
-      if (depth_ == kMaxHandshakeDepth) return State::invalid;
+      if (depth_ == json::kMaxDepth) return State::invalid;
       objects_ = byte == '{' ? objects_ | bit(depth_) : objects_ & ~bit(depth_);
       ++depth_;
       return State::incomplete;

@@ -10,18 +10,13 @@
 #include <string_view>
 #include <vector>
 
+#include "handshake/json_reader.h"
+#include "uffd/guest_memory.h"
+
 namespace reap {
 
 constexpr size_t kMaxHandshakeBytes = size_t{1} << 20;
 constexpr size_t kMaxRegions = 64;
-// Arrays and objects inside one another, the outermost array included.
-constexpr unsigned kMaxHandshakeDepth = 32;
-
-struct Region {
-  uint64_t base;    // address in the VMM's address space
-  uint64_t size;    // bytes
-  uint64_t offset;  // of its first byte in the memory file
-};
 
 // Holds once parsed: the regions are sorted by offset and cover the memory file exactly, no two of
 // them overlap in the VMM's address space, and every number in them is a multiple of page_size.
@@ -34,17 +29,14 @@ struct Handshake {
 constexpr const char* kHandshakeKeys[] = {"base_host_virt_addr", "size",      "offset",
                                           "page_size_kib",       "page_size", "is_guest_memfd"};
 
-// `got` where a byte was expected and the message had ended.
-constexpr uint64_t kEndOfMessage = 256;
-
 // Why a message was refused. Byte offsets count from the start of the message; regions are
 // numbered from 0 in the order of the message, whatever their offsets.
 //
 //   check                offset        want                      got
 //   too-large            limit         limit                     message size
-//   json                 byte          0                         byte there, or kEndOfMessage
+//   json                 byte          0                         byte there, or json::kEnd
 //   utf8                 byte          0                         lead byte, or lone surrogate
-//   depth                byte          kMaxHandshakeDepth        one more
+//   depth                byte          json::kMaxDepth           one more
 //   not-an-array         byte          '['                       byte there
 //   region-count         first excess  fewest or most allowed    0, or one too many
 //   region-type          region        '{'                       first byte of the element
@@ -62,12 +54,7 @@ constexpr uint64_t kEndOfMessage = 256;
 //   offset-gap           region        end of the one before     its offset
 //   offset-overlap       region        end of the one before     its offset
 //   region-overlap       region        end of the one below it   its base
-struct HandshakeRefusal {
-  const char* check = "";
-  uint64_t offset = 0;
-  uint64_t want = 0;
-  uint64_t got = 0;
-};
+using HandshakeRefusal = json::Refusal;
 
 struct HandshakeLimits {
   uint64_t memory_bytes;      // size of the memory file

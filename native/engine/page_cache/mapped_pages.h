@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/page.h"
 #include "base/posix.h"
 
 namespace reap {
@@ -48,7 +49,6 @@ class PageTable {
   }
 
  private:
-  static constexpr uint64_t kPage = 4096;
   static constexpr uint64_t kEntries = 2048;
 
   // How many entries there were, or a negative errno.

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <utility>
 
+#include "base/page.h"
 #include "base/test_hooks.h"
 
 namespace reap {
@@ -39,7 +40,7 @@ void add(std::vector<FileExtent>* extents, FileExtent extent) {
 PageCachePlan page_cache_plan_of(const WorkingSet& set) {
   PageCachePlan plan;
   plan.touches = set.touches;
-  plan.pages_per_touch = static_cast<uint32_t>(set.header.page_size / kPlanPage);
+  plan.pages_per_touch = static_cast<uint32_t>(set.header.page_size / kPage);
   auto touch = set.disk_touches.begin();
   for (uint32_t disk = 0; disk < set.disks.size(); ++disk) {
     PageCachePlan::DiskExtent run{disk, 0, 0, 0};
@@ -127,7 +128,7 @@ uint64_t PageCachePrefetcher::start(std::vector<std::string> paths, PageCachePla
   auto job = std::make_shared<Job>();
   job->paths = std::move(paths);
   job->plan = std::move(plan);
-  job->budget_pages = budget_bytes / CachedFile::kPage;
+  job->budget_pages = budget_bytes / kPage;
   job->done = std::move(done);
   const std::lock_guard<std::mutex> lock(mutex_);
   job->id = ++last_id_;
@@ -254,7 +255,7 @@ bool PageCachePrefetcher::advance(Job& job) {
     const FileExtent& extent = job.awaited[job.waited++];
     const CachedFile& file = job.files[extent.file];
     if (const int error = file.wait_for(extent.first_page, extent.page_count)) {
-      const uint64_t offset = extent.first_page * CachedFile::kPage;
+      const uint64_t offset = extent.first_page * kPage;
       if (fail(job, extent.file, failed_call(ErrorCode::source_read, error, "pread", offset)))
         return false;
     }

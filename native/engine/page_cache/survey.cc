@@ -7,6 +7,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "base/page.h"
 #include "files/cached_file.h"
 #include "working_set/plan.h"
 #include "working_set/working_set.h"
@@ -15,7 +16,6 @@ namespace reap {
 
 namespace {
 
-constexpr uint64_t kPage = CachedFile::kPage;
 constexpr uint64_t kMostGroupPages = kMaxGroupBytes / kPage;
 // Blocks of the table of extents and pieces of the data that are looked at, extents in a block, and
 // looks in a piece. What they cost grows with the set up to a fifth of a millisecond: a hundredth

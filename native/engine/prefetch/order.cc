@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <climits>
 
+#include "base/page.h"
 #include "prefetch/prefetcher.h"
 
 namespace reap {
@@ -53,7 +54,7 @@ bool Prefetcher::brings(const Job& job, uint64_t unit, uint64_t offset) {
   const Plan& layout = job.layout();
   const PlanGroup& group = layout.groups[unit];
   const auto first = layout.extents.begin() + group.first_extent;
-  const uint64_t page = offset / kPlanPage;
+  const uint64_t page = offset / kPage;
   auto extent =
       std::upper_bound(first, first + group.extent_count, page,
                        [](uint64_t at, const PlanExtent& one) { return at < one.first_page; });

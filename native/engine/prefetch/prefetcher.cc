@@ -7,6 +7,8 @@
 #include <cstdio>
 #include <utility>
 
+#include "base/page.h"
+
 namespace reap {
 
 namespace {
@@ -220,7 +222,7 @@ void Prefetcher::replan(Job& job) {
   job.memory_groups = Plan();
   job.blocks.clear();
   if (job.proof_is_void) job.proven.reset();
-  if (job.page_size != kPlanPage) {
+  if (job.page_size != kPage) {
     job.source = Source::blocks;
     job.blocks = blocks_of(*job.plan, job.page_size, job.client->memory_file().bytes());
   } else if (job.proven) {

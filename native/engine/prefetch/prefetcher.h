@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "base/failure.h"
+#include "base/page.h"
 #include "base/posix.h"
 #include "files/page_source.h"
 #include "prefetch/shared_groups.h"
@@ -109,7 +110,7 @@ class Prefetcher {
     Plan memory_groups;
     std::vector<Block> blocks;
     FileStamp memory_stamp{};  // of what was fetched
-    uint64_t page_size = kPlanPage;
+    uint64_t page_size = kPage;
     bool replan = true;  // `source` is not known yet, or not any more
     bool proof_is_void = false;
     bool waits_for_handshake = false;  // the memory file may change unseen before it

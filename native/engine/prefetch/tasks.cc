@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "base/crc32c.h"
+#include "base/page.h"
 #include "base/test_hooks.h"
 #include "prefetch/prefetcher.h"
 
@@ -124,16 +125,15 @@ bool Prefetcher::fetch_memory_group(const Job& job, Task& task, uint8_t* buffer)
   const PlanExtent* extents = job.memory_groups.extents.data() + group.first_extent;
   uint64_t bytes = 0;
   for (uint32_t i = 0; i < group.extent_count; ++i) {
-    const uint64_t offset = extents[i].first_page * kPlanPage;
-    const uint64_t length = extents[i].page_count * kPlanPage;
+    const uint64_t offset = extents[i].first_page * kPage;
+    const uint64_t length = extents[i].page_count * kPage;
     task.holes[i] = source.hole_end(offset) >= offset + length;
     if (task.holes[i]) continue;
     PageSource::Result read{PageSource::Read::would_block};
     if (!task.waited) read = source.read_cached(offset, buffer + bytes, length);
     if (read.read == PageSource::Read::would_block) {
       for (uint32_t next = i; !task.waited && next < group.extent_count; ++next) {
-        source.will_need(extents[next].first_page * kPlanPage,
-                         extents[next].page_count * kPlanPage);
+        source.will_need(extents[next].first_page * kPage, extents[next].page_count * kPage);
       }
       task.waited = true;
       read = source.read(offset, buffer + bytes, length);
@@ -146,7 +146,7 @@ bool Prefetcher::fetch_memory_group(const Job& job, Task& task, uint8_t* buffer)
   }
   job.client->counters().add(Counter::bytes_read, bytes);
   task.fetched = bytes > 0;
-  return check_stamps(job, task, extents->first_page * kPlanPage);
+  return check_stamps(job, task, extents->first_page * kPage);
 }
 
 bool Prefetcher::fetch_block(const Job& job, Task& task, uint8_t* buffer) {
@@ -185,7 +185,7 @@ void Prefetcher::lay_out(const Job& job, Task& task, const uint8_t* buffer,
     for (uint32_t i = 0; i < group.extent_count; ++i, ++extent) {
       const bool zero =
           job.source == Source::memory_groups ? task.holes[i] : (extent->flags & kZeroExtent) != 0;
-      add(extent->first_page * kPlanPage, extent->page_count * kPlanPage, zero);
+      add(extent->first_page * kPage, extent->page_count * kPage, zero);
     }
   }
   task.report.extents += pieces->size();

@@ -134,7 +134,7 @@ void Session::begin_serving() {
     handler_->expect_prefetch(
         [this](uint64_t offset) { engine_.prefetcher().bring_next(this, offset); });
     for (const PlanExtent& extent : options_.plan->extents) {
-      handler_->expect(extent.first_page * kPlanPage, extent.page_count * kPlanPage);
+      handler_->expect(extent.first_page * kPage, extent.page_count * kPage);
     }
   }
 

@@ -3,6 +3,7 @@
 #include <cerrno>
 #include <shared_mutex>
 
+#include "base/page.h"
 #include "base/test_hooks.h"
 #include "uffd/fault_handler.h"
 

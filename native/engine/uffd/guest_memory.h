@@ -4,11 +4,13 @@
 #include <cstdint>
 #include <vector>
 
-#include "handshake/parser.h"
-
 namespace reap {
 
-constexpr uint64_t kHugePage = 2 << 20;  // of hugetlb guests; the largest there is
+struct Region {
+  uint64_t base;    // address in the VMM's address space
+  uint64_t size;    // bytes
+  uint64_t offset;  // of its first byte in the memory file
+};
 
 class GuestMemory {
  public:

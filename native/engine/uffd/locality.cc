@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "base/page.h"
 #include "base/posix.h"
 
 namespace reap {

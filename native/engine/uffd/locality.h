@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <mutex>
 
+#include "base/page.h"
 #include "base/page_bitmap.h"
 
 namespace reap {
@@ -36,7 +37,6 @@ class ReadAround {
   void on_hit();
 
  private:
-  static constexpr uint64_t kPage = 4096;
   const dev_t device_;
   PageBitmap asked_for_;             // first pages of windows
   std::atomic<uint64_t> length_{0};  // 0: not looked up yet

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "base/crc32c.h"
+#include "base/page.h"
 #include "base/posix.h"
 
 namespace reap {
@@ -44,7 +45,7 @@ class Comparer {
     return for_each_extent(group, [&](const PlanExtent& extent) {
       if (extent.flags & kZeroExtent) return compare_zeros(extent);
       if (!compare_pages(extent.first_page, extent.page_count, stored)) return false;
-      stored += extent.page_count * kPlanPage;
+      stored += extent.page_count * kPage;
       return true;
     });
   }
@@ -60,7 +61,7 @@ class Comparer {
     asked_for_ = std::max(asked_for_, group_);
     for (; asked_for_ < std::min(group_ + kGroupsAhead, plan_.groups.size()); ++asked_for_) {
       for_each_extent(plan_.groups[asked_for_], [&](const PlanExtent& extent) {
-        memory_file_.will_need(extent.first_page * kPlanPage, extent.page_count * kPlanPage);
+        memory_file_.will_need(extent.first_page * kPage, extent.page_count * kPage);
         return true;
       });
     }
@@ -93,8 +94,8 @@ class Comparer {
   }
 
   bool compare_zeros(const PlanExtent& extent) {
-    const uint64_t offset = extent.first_page * kPlanPage;
-    const uint64_t length = extent.page_count * kPlanPage;
+    const uint64_t offset = extent.first_page * kPage;
+    const uint64_t length = extent.page_count * kPage;
     if (memory_file_.hole_end(offset) >= offset + length) {
       result_.pages += extent.page_count;
       return true;
@@ -109,10 +110,10 @@ class Comparer {
 
   // With zeros where `stored` is null.
   bool compare_pages(uint32_t first_page, uint32_t count, const uint8_t* stored) {
-    const uint64_t length = count * kPlanPage;
-    const auto read = read_found(first_page * kPlanPage, length);
+    const uint64_t length = count * kPage;
+    const auto read = read_found(first_page * kPage, length);
     if (read.read != PageSource::Read::done) {
-      result_.failure = read_failure(ErrorCode::source_read, read, first_page * kPlanPage);
+      result_.failure = read_failure(ErrorCode::source_read, read, first_page * kPage);
       return false;
     }
     result_.pages += count;
@@ -122,7 +123,7 @@ class Comparer {
     };
     if (is_same(0, length)) return true;
     for (uint32_t i = 0; i < count; ++i) {
-      if (is_same(i * kPlanPage, kPlanPage)) continue;
+      if (is_same(i * kPage, kPage)) continue;
       ++result_.mismatched_pages;
       if (result_.mismatches.size() < Comparison::kMaxMismatches) {
         result_.mismatches.push_back(first_page + i);

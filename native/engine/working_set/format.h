@@ -4,12 +4,13 @@
 
 #include <cstdint>
 
+#include "base/page.h"
+
 namespace reap {
 
 constexpr uint64_t kHeaderBytes = 4096;
 constexpr uint16_t kMajorVersion = 3;
 constexpr uint16_t kMinorVersion = 0;
-constexpr uint64_t kPlanPage = 4096;
 
 constexpr uint64_t kMaxMemoryPages = uint64_t{1} << 32;
 constexpr uint64_t kMaxGroupBytes = 1 << 20;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/page.h"
 #include "base/page_bitmap.h"
 
 namespace reap {
@@ -53,9 +54,9 @@ std::vector<Block> blocks_of(const Plan& plan, uint64_t page_size, uint64_t memo
   std::vector<Block> blocks;
   if (!seen) return blocks;
   for (const PlanExtent& extent : by_rank) {
-    const uint64_t first = extent.first_page * kPlanPage / page_size;
+    const uint64_t first = extent.first_page * kPage / page_size;
     const uint64_t last =
-        ((uint64_t{extent.first_page} + extent.page_count) * kPlanPage - 1) / page_size;
+        ((uint64_t{extent.first_page} + extent.page_count) * kPage - 1) / page_size;
     for (uint64_t page = first; page <= last; ++page) {
       if (!seen.set(page)) continue;
       const uint64_t offset = page * page_size;

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "base/page.h"
 #include "files/page_source.h"
 #include "working_set/format.h"
 
@@ -11,8 +12,8 @@ namespace reap {
 
 // The tables of a working-set file as they stand there. A set in no file has no groups.
 struct Plan {
-  uint64_t page_size = kPlanPage;  // of the guest that was recorded
-  std::vector<PlanGroup> groups;   // in first-touch order
+  uint64_t page_size = kPage;     // of the guest that was recorded
+  std::vector<PlanGroup> groups;  // in first-touch order
   std::vector<PlanExtent> extents;
 };
 
@@ -25,7 +26,7 @@ struct ProvenFile {
 
 // The same pages in about the same order, for bytes that come from the memory file: in groups of up
 // to kMaxMemoryGroupPages pages, zero pages like others. Groups have no data.
-constexpr uint64_t kMaxMemoryGroupPages = kMaxGroupBytes / kPlanPage;
+constexpr uint64_t kMaxMemoryGroupPages = kMaxGroupBytes / kPage;
 Plan memory_groups_of(const Plan& plan);
 
 // A stretch of the memory file, for guests whose page is not 4 KiB.

@@ -3,14 +3,13 @@
 #include <cstddef>
 #include <cstring>
 
+#include "base/page.h"
 #include "base/posix.h"
 #include "working_set/working_set.h"
 
 namespace reap {
 
 namespace {
-
-constexpr uint64_t kHugePageBytes = 2 << 20;
 
 Failure broken(const char* check, uint64_t offset, uint64_t want = 0, uint64_t got = 0) {
   Failure failure;
@@ -66,8 +65,8 @@ class Tables {
   explicit Tables(const WorkingSet& set)
       : set_(set),
         header_(set.header),
-        step_(header_.page_size / kPlanPage),
-        memory_pages_(header_.memory_bytes / kPlanPage),
+        step_(header_.page_size / kPage),
+        memory_pages_(header_.memory_bytes / kPage),
         extents_at_(kHeaderBytes + header_.groups * sizeof(PlanGroup)),
         touches_at_(extents_at_ + header_.extents * sizeof(PlanExtent)),
         disk_touches_at_(touches_at_ + header_.touches * sizeof(Touch)),
@@ -97,7 +96,7 @@ class Tables {
       const uint64_t at = kHeaderBytes + i * sizeof(PlanGroup);
       const uint64_t end_extent = first_extent + group.extent_count;
       if (group.data_offset != data) return broken("group-data", at);
-      if (group.data_bytes % kPlanPage != 0 || group.data_bytes > kMaxGroupBytes) {
+      if (group.data_bytes % kPage != 0 || group.data_bytes > kMaxGroupBytes) {
         return broken("group-data", at + 8);
       }
       if (group.first_extent != first_extent || group.extent_count == 0 ||
@@ -112,7 +111,7 @@ class Tables {
         return failure;
       }
       if (pages > kMaxGroupPages) return broken("group-pages", at + 16);
-      if (data_pages * kPlanPage != group.data_bytes) return broken("group-data", at + 8);
+      if (data_pages * kPage != group.data_bytes) return broken("group-data", at + 8);
       if (rank_ + pages > ranks) return broken("group-rank", at + 24);
       if (Failure failure = check_pages(first_extent, end_extent, pages)) return failure;
       zero_pages += pages - data_pages;
@@ -187,7 +186,7 @@ class Tables {
                : broken("disk-touches", offsetof(WorkingSetHeader, disk_touches));
   }
 
-  static uint64_t pages_of(const Disk& disk) { return (disk.bytes + kPlanPage - 1) / kPlanPage; }
+  static uint64_t pages_of(const Disk& disk) { return (disk.bytes + kPage - 1) / kPage; }
 
   Failure check_disk(const Disk& disk, uint64_t at, uint64_t number) const {
     const auto refuse = [&](const char* check, uint64_t offset) {
@@ -258,10 +257,10 @@ Failure check_header(const WorkingSetHeader& h, uint64_t file_bytes) {
                           uint64_t{h.extents} * sizeof(PlanExtent) +
                           (uint64_t{h.touches} + h.disk_touches) * sizeof(Touch) +
                           uint64_t{h.disks} * sizeof(Disk) + h.manifest_bytes;
-  const uint64_t memory_pages = h.memory_bytes / kPlanPage;
-  const bool has_page_size = h.page_size == kPlanPage || h.page_size == kHugePageBytes;
+  const uint64_t memory_pages = h.memory_bytes / kPage;
+  const bool has_page_size = h.page_size == kPage || h.page_size == kHugePage;
   if (h.header_bytes != kHeaderBytes) return broken("header-bytes", 12, kHeaderBytes);
-  if (h.granule != kPlanPage) return broken("granule", 32, kPlanPage, h.granule);
+  if (h.granule != kPage) return broken("granule", 32, kPage, h.granule);
   if (!has_page_size) return broken("page-size", 36, 0, h.page_size);
   if (h.memory_bytes == 0 || memory_pages > kMaxMemoryPages || h.memory_bytes % h.page_size != 0) {
     return broken("memory-bytes", 24, 0, h.memory_bytes);
@@ -275,12 +274,12 @@ Failure check_header(const WorkingSetHeader& h, uint64_t file_bytes) {
   if (h.index_bytes > kMaxIndexBytes || h.index_bytes != tables) {
     return broken("index-bytes", 48, tables, h.index_bytes);
   }
-  if (h.data_offset % kPlanPage != 0 || h.data_offset < kHeaderBytes + h.index_bytes ||
-      h.data_offset > file_bytes || h.data_pages != (file_bytes - h.data_offset) / kPlanPage ||
-      file_bytes % kPlanPage != 0) {
+  if (h.data_offset % kPage != 0 || h.data_offset < kHeaderBytes + h.index_bytes ||
+      h.data_offset > file_bytes || h.data_pages != (file_bytes - h.data_offset) / kPage ||
+      file_bytes % kPage != 0) {
     return broken("data-offset", 56);
   }
-  const uint64_t pages = uint64_t{h.touches} * (h.page_size / kPlanPage);
+  const uint64_t pages = uint64_t{h.touches} * (h.page_size / kPage);
   // The last bounds what the tables are checked by.
   if (h.zero_pages > pages || h.data_pages != pages - h.zero_pages || pages > memory_pages) {
     return broken("page-count", 88);

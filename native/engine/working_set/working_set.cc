@@ -126,7 +126,7 @@ std::shared_ptr<const WorkingSet> make_working_set(uint64_t memory_bytes, uint32
   set->disk_touches = std::move(disk_touches);
 
   // Runs of pages by address, each with the lowest of their ranks.
-  const auto step = static_cast<uint32_t>(page_size / kPlanPage);
+  const auto step = static_cast<uint32_t>(page_size / kPage);
   std::vector<uint32_t> by_address(set->touches.size());
   std::iota(by_address.begin(), by_address.end(), 0);
   std::sort(by_address.begin(), by_address.end(),

@@ -9,11 +9,14 @@
 #include <cerrno>
 #include <numeric>
 
+#include "base/page.h"
 #include "page_cache/mapped_pages.h"
 #include "support/check.h"
 #include "support/page_cache_fixture.h"
 
 namespace {
+
+using reap::kPage;
 
 using fixture::Mapper;
 using fixture::PageFile;
@@ -229,7 +232,7 @@ TEST(page_cache_of_a_file_on_overlayfs_is_that_of_the_file_beneath) {
   for (const char* part : {"lower", "upper", "work", "merged"}) {
     CHECK_EQ(::mkdir(folder.path(part).c_str(), 0700), 0);
   }
-  const std::vector<uint8_t> bytes(64 * reap::CachedFile::kPage, 7);
+  const std::vector<uint8_t> bytes(64 * reap::kPage, 7);
   {
     const reap::UniqueFd file(
         ::open(folder.path("lower/file").c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));

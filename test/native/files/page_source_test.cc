@@ -12,15 +12,16 @@
 #include <sstream>
 #include <string>
 
+#include "base/page.h"
 #include "files/cached_file.h"
 #include "support/check.h"
 #include "support/guest_fixture.h"
 
 namespace {
 
-using Read = reap::PageSource::Read;
+using reap::kPage;
 
-constexpr uint64_t kPage = 4096;
+using Read = reap::PageSource::Read;
 
 fixture::Shape sparse() {
   fixture::Shape shape;

@@ -1,9 +1,8 @@
 // libFuzzer target for the handshake parser and its scanner.
 //
-//   clang++ -std=c++17 -g -O1 -fsanitize=fuzzer,address,undefined -I native -o fuzz_handshake
-//     native/engine/handshake/parser.cc test/native/handshake/fuzz_parser.cc
-//   ./fuzz_handshake -dict=test/native/handshake/corpus/handshake.dict <new>
-//   test/native/handshake/corpus/handshake
+//   CXX=clang++-14 node scripts/build-native.mjs --configuration=Fuzz fuzz-handshake
+//   build/Fuzz/fuzz-handshake -dict=test/native/handshake/corpus/handshake.dict <new>
+//     test/native/handshake/corpus/handshake
 //
 // The input is the message itself, so that a corpus file can be read and written by hand; limits
 // and pieces are derived from it.
@@ -14,6 +13,7 @@
 #include <string>
 #include <string_view>
 
+#include "base/page.h"
 #include "handshake/parser.h"
 
 namespace {
@@ -24,8 +24,6 @@ using reap::HandshakeRefusal;
 using reap::MessageScanner;
 using reap::Region;
 using State = reap::MessageScanner::State;
-
-constexpr uint64_t kHugePageSize = uint64_t{2} << 20;
 
 void require(bool condition, const char* what) {
   if (condition) return;
@@ -54,7 +52,7 @@ class Random {
 
 void check_accepted(const Handshake& handshake, const HandshakeLimits& limits) {
   const uint64_t page_size = handshake.page_size;
-  REQUIRE(page_size == limits.system_page_size || page_size == kHugePageSize);
+  REQUIRE(page_size == limits.system_page_size || page_size == reap::kHugePage);
   REQUIRE(!handshake.regions.empty() && handshake.regions.size() <= reap::kMaxRegions);
   uint64_t end = 0;
   for (const Region& region : handshake.regions) {

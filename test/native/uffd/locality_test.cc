@@ -8,6 +8,7 @@
 
 #include <algorithm>
 
+#include "base/page.h"
 #include "files/cached_file.h"
 #include "support/check.h"
 #include "support/guest_fixture.h"
@@ -19,9 +20,8 @@ using fixture::Counter;
 using fixture::Restore;
 using fixture::Servers;
 using fixture::Shape;
+using reap::kPage;
 using reap::ReadAround;
-
-constexpr uint64_t kPage = 4096;
 
 // A device that no machine has.
 constexpr dev_t kNoDevice = 0;

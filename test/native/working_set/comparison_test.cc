@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/crc32c.h"
+#include "base/page.h"
 #include "support/check.h"
 #include "support/guest_fixture.h"
 
@@ -19,8 +20,8 @@ namespace {
 
 using reap::Comparison;
 using reap::ErrorCode;
+using reap::kPage;
 
-constexpr uint64_t kPage = 4096;
 constexpr uint64_t kPages = 512;
 
 struct Pages {
