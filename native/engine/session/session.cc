@@ -8,8 +8,8 @@
 #include <cerrno>
 #include <utility>
 
+#include "base/page.h"
 #include "base/test_hooks.h"
-#include "session/engine.h"
 #include "uffd/uffd.h"
 
 namespace reap {
@@ -31,9 +31,10 @@ int send_kill(int pidfd) {
 
 }  // namespace
 
-Session::Session(Engine& engine, uint64_t id, SessionOptions options,
+Session::Session(const Environment& environment, uint64_t id, SessionOptions options,
                  std::shared_ptr<Counters> counters, std::shared_ptr<TraceRecorder> trace)
-    : engine_(engine),
+    : environment_(environment),
+      reactor_(environment.reactor),
       id_(id),
       options_(std::move(options)),
       counters_(std::move(counters)),
@@ -54,13 +55,13 @@ Session::~Session() {
   event.state = state_;
   event.failure = failure_;
   event.pid = peer_.pid;
-  engine_.emit(std::move(event));
+  environment_.emit(std::move(event));
 }
 
 Failure Session::start() {
   std::lock_guard<std::mutex> lock(mutex_);
   if (Failure failure = listener_.open(options_.socket_path, options_.peer_uid)) return failure;
-  if (!engine_.watch(id_, Role::listener, listener_.fd(), EPOLLIN)) {
+  if (!reactor_.watch(id_, Role::listener, listener_.fd(), EPOLLIN)) {
     Failure failure;
     failure.code = ErrorCode::socket;
     failure.err = -errno;
@@ -68,10 +69,11 @@ Failure Session::start() {
     return failure;
   }
   phase_ = Phase::listening;
-  if (options_.plan)
-    engine_.prefetcher().start(shared_from_this(), options_.plan, std::move(options_.proven));
+  if (options_.plan) {
+    environment_.prefetcher.start(shared_from_this(), options_.plan, std::move(options_.proven));
+  }
   if (options_.connect_timeout.count() > 0) {
-    engine_.after(options_.connect_timeout, id_, Role::connect_deadline);
+    reactor_.after(options_.connect_timeout, id_, Role::connect_deadline);
   }
   return {};
 }
@@ -102,14 +104,14 @@ void Session::on_event(Role role, ServeBuffers& buffers) {
     case Role::process: {
       std::lock_guard<std::mutex> lock(mutex_);
       if (phase_ == Phase::ending) {
-        engine_.release(id_);
+        environment_.release(id_);
       } else {
         end_locked(EndState::vm_exited, {}, Vm::leave);
       }
       return;
     }
     case Role::kill_deadline:
-      engine_.release(id_);
+      environment_.release(id_);
       return;
     case Role::connect_deadline:
       time_out(Phase::listening, "connect");
@@ -122,7 +124,7 @@ void Session::on_event(Role role, ServeBuffers& buffers) {
 
 // Ends the session when the kernel watches no more descriptors. mutex_ is held.
 bool Session::watch(Role role, int fd) {
-  if (engine_.watch(id_, role, fd, EPOLLIN)) return true;
+  if (reactor_.watch(id_, role, fd, EPOLLIN)) return true;
   Failure failure;
   failure.code = ErrorCode::socket;
   failure.err = -errno;
@@ -142,14 +144,14 @@ void Session::serve(ServeBuffers& buffers) {
   const auto let_others_in = [&] {
     if (!blocked) blocked = begin_blocking();
     if (!blocked) return false;
-    engine_.rearm(id_, Role::uffd, handler.fd(), EPOLLIN);
+    reactor_.rearm(id_, Role::uffd, handler.fd(), EPOLLIN);
     if (handler.has_waiting()) serve_again(std::chrono::nanoseconds(0));
     if (handler.holds_faults()) serve_held_later();
     return true;
   };
   FaultHandler::Served served;
   {
-    Engine::Spin spin(engine_);
+    Reactor::Spin spin(reactor_);
     served = handler.serve(buffers, spin.duration(), let_others_in);
     if (buffers.lost_core) spin.lost_core();
   }
@@ -188,11 +190,11 @@ bool Session::go_on_after(FaultHandler::Served served, std::chrono::nanoseconds 
 // time. (Faults that it has read already, microseconds before it lost its core, wait for it to come
 // back.) Test: "a guest whose worker does not run is served all the same".
 void Session::watch_uffd() {
-  if (serving_workers_.load() == 0 || engine_.has_core_to_spare() ||
+  if (serving_workers_.load() == 0 || reactor_.has_core_to_spare() ||
       handler_->memory().page_size() >= kHugePage) {
-    engine_.rearm(id_, Role::uffd, handler_->fd(), EPOLLIN);
+    reactor_.rearm(id_, Role::uffd, handler_->fd(), EPOLLIN);
   } else if (!looking_after_.exchange(true, std::memory_order_relaxed)) {
-    engine_.after(kLookAfterWorkers, id_, Role::look_after_workers);
+    reactor_.after(kLookAfterWorkers, id_, Role::look_after_workers);
   }
 }
 
@@ -208,12 +210,12 @@ void Session::serve_beside_work(ServeBuffers& buffers) {
 void Session::worker_is_away() {
   // Who saw this worker serve has left the uffd to it.
   if (serving_workers_.fetch_sub(1) > 1 || stopping_.load(std::memory_order_acquire)) return;
-  engine_.rearm(id_, Role::uffd, handler_->fd(), EPOLLIN);
+  reactor_.rearm(id_, Role::uffd, handler_->fd(), EPOLLIN);
 }
 
 bool Session::begin_blocking() {
   if (blocking_.fetch_add(1, std::memory_order_relaxed) < kMostBlocking &&
-      engine_.begin_blocking()) {
+      reactor_.begin_blocking()) {
     return true;
   }
   blocking_.fetch_sub(1, std::memory_order_relaxed);
@@ -221,20 +223,20 @@ bool Session::begin_blocking() {
 }
 
 void Session::end_blocking() {
-  engine_.end_blocking();
+  reactor_.end_blocking();
   blocking_.fetch_sub(1, std::memory_order_relaxed);
 }
 
 // One timer a session, or each call that leaves something would add another chain of them.
 void Session::serve_again(std::chrono::nanoseconds delay) {
   if (again_.exchange(true, std::memory_order_relaxed)) return;
-  engine_.after(delay, id_, Role::serve_again);
+  reactor_.after(delay, id_, Role::serve_again);
 }
 
 // Faults that are held wake with their pages; this is for those whose page does not come.
 void Session::serve_held_later() {
   if (held_again_.exchange(true, std::memory_order_relaxed)) return;
-  engine_.after(FaultHandler::kLongestHold / 2, id_, Role::serve_held);
+  reactor_.after(FaultHandler::kLongestHold / 2, id_, Role::serve_held);
 }
 
 void Session::on_prefetched(const PrefetchReport& report) {
@@ -243,7 +245,7 @@ void Session::on_prefetched(const PrefetchReport& report) {
   event.session = id_;
   event.prefetch = report;
   event.failure = report.failure;
-  engine_.emit(std::move(event));
+  environment_.emit(std::move(event));
   serve_again(std::chrono::nanoseconds(0));  // what was held for it
   if (report.failure.code == ErrorCode::source_read && handler_->memory_file_changed()) {
     fail(report.failure);
@@ -253,7 +255,7 @@ void Session::on_prefetched(const PrefetchReport& report) {
 bool Session::detach() {
   std::lock_guard<std::mutex> lock(mutex_);
   if (phase_ != Phase::serving) return false;
-  if (!std::exchange(detaching_, true)) engine_.prefetcher().fill(shared_from_this());
+  if (!std::exchange(detaching_, true)) environment_.prefetcher.fill(shared_from_this());
   return true;
 }
 
@@ -286,7 +288,7 @@ void Session::on_filled(FaultHandler::Filled filled, const Failure& failure) {
   event.kind = Event::Kind::detach_failed;
   event.session = id_;
   event.failure = refused;
-  engine_.emit(std::move(event));
+  environment_.emit(std::move(event));
 }
 
 void Session::close(bool kill_vm) {
@@ -313,28 +315,28 @@ void Session::end_locked(EndState state, const Failure& failure, Vm vm) {
   stopping_.store(true, std::memory_order_release);
   state_ = state;
   failure_ = failure;
-  if (listener_.fd() >= 0) engine_.unwatch(listener_.fd());
+  if (listener_.fd() >= 0) reactor_.unwatch(listener_.fd());
   listener_.close();
-  if (connection_) engine_.unwatch(connection_.get());
-  if (handler_) engine_.unwatch(handler_->fd());
-  engine_.prefetcher().cancel(this);
+  if (connection_) reactor_.unwatch(connection_.get());
+  if (handler_) reactor_.unwatch(handler_->fd());
+  environment_.prefetcher.cancel(this);
 
   if (vm == Vm::kill && peer_.pidfd) {
     const int error = send_kill(peer_.pidfd.get());
     if (error == 0) {
       state_ = EndState::vm_killed;
-      engine_.after(kKillTimeout, id_, Role::kill_deadline);
+      reactor_.after(kKillTimeout, id_, Role::kill_deadline);
       if (serving) {
-        engine_.rearm(id_, Role::process, peer_.pidfd.get(), EPOLLIN);
+        reactor_.rearm(id_, Role::process, peer_.pidfd.get(), EPOLLIN);
       } else {
-        engine_.watch(id_, Role::process, peer_.pidfd.get(), EPOLLIN);
+        reactor_.watch(id_, Role::process, peer_.pidfd.get(), EPOLLIN);
       }
       return;
     }
     if (error == -ESRCH) state_ = EndState::vm_exited;
   }
-  if (peer_.pidfd) engine_.unwatch(peer_.pidfd.get());
-  engine_.release(id_);
+  if (peer_.pidfd) reactor_.unwatch(peer_.pidfd.get());
+  environment_.release(id_);
 }
 
 }  // namespace reap

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -14,12 +15,11 @@
 #include "files/page_source.h"
 #include "handshake/receiver.h"
 #include "prefetch/prefetcher.h"
+#include "session/reactor.h"
 #include "uffd/counters.h"
 #include "uffd/fault_handler.h"
 
 namespace reap {
-
-class Engine;
 
 struct SessionOptions {
   std::string socket_path;
@@ -63,22 +63,18 @@ struct Event {
 
 class Session : public PrefetchClient, public std::enable_shared_from_this<Session> {
  public:
-  // What an epoll event or a timer of this session is about.
-  enum class Role : uint8_t {
-    listener,
-    connection,
-    uffd,
-    process,
-    connect_deadline,
-    message_deadline,
-    serve_again,
-    look_after_workers,
-    serve_held,
-    kill_deadline
+  using Role = Reactor::Role;
+  // What every session of an engine shares.
+  struct Environment {
+    Reactor& reactor;
+    Prefetcher& prefetcher;
+    const std::function<void(Event&&)> emit;
+    // Forgets a session that has ended.
+    const std::function<void(uint64_t id)> release;
   };
 
-  Session(Engine& engine, uint64_t id, SessionOptions options, std::shared_ptr<Counters> counters,
-          std::shared_ptr<TraceRecorder> trace);
+  Session(const Environment& environment, uint64_t id, SessionOptions options,
+          std::shared_ptr<Counters> counters, std::shared_ptr<TraceRecorder> trace);
   // Reports the end: by then no thread is in the session and everything it held is released.
   ~Session() override;
 
@@ -128,7 +124,8 @@ class Session : public PrefetchClient, public std::enable_shared_from_this<Sessi
   void end_locked(EndState state, const Failure& failure, Vm vm);
   void time_out(Phase phase, const char* check);
 
-  Engine& engine_;
+  const Environment& environment_;
+  Reactor& reactor_;
   const uint64_t id_;
   SessionOptions options_;
   const std::shared_ptr<Counters> counters_;

@@ -5,7 +5,7 @@
 #include <cerrno>
 #include <utility>
 
-#include "session/engine.h"
+#include "base/page.h"
 #include "session/session.h"
 #include "uffd/uffd.h"
 
@@ -42,11 +42,11 @@ void Session::accept_peer() {
     return;
   }
   if (!connection_) {
-    engine_.rearm(id_, Role::listener, listener_.fd(), EPOLLIN);
+    reactor_.rearm(id_, Role::listener, listener_.fd(), EPOLLIN);
     return;
   }
   // One restore a socket: nobody else may connect from here on.
-  engine_.unwatch(listener_.fd());
+  reactor_.unwatch(listener_.fd());
   listener_.close();
   phase_ = Phase::handshaking;
   peer_ = identify_peer(connection_.get());
@@ -62,7 +62,7 @@ void Session::accept_peer() {
       return;
     }
   }
-  engine_.after(kMessageTimeout, id_, Role::message_deadline);
+  reactor_.after(kMessageTimeout, id_, Role::message_deadline);
   if (!watch(Role::connection, connection_.get())) return;
 }
 
@@ -99,7 +99,7 @@ void Session::receive_handshake() {
   const HandshakeLimits limits{memory_file_.bytes(), static_cast<uint64_t>(::getpagesize())};
   switch (receiver_.receive(connection_.get(), limits)) {
     case HandshakeReceiver::State::incomplete:
-      engine_.rearm(id_, Role::connection, connection_.get(), EPOLLIN);
+      reactor_.rearm(id_, Role::connection, connection_.get(), EPOLLIN);
       return;
     case HandshakeReceiver::State::refused:
       refuse(receiver_.failure(), receiver_.got_uffd());
@@ -132,7 +132,7 @@ void Session::begin_serving() {
   if (options_.record) trace_->start(memory.page_size(), memory.bytes());
   if (options_.plan) {
     handler_->expect_prefetch(
-        [this](uint64_t offset) { engine_.prefetcher().bring_next(this, offset); });
+        [this](uint64_t offset) { environment_.prefetcher.bring_next(this, offset); });
     for (const PlanExtent& extent : options_.plan->extents) {
       handler_->expect(extent.first_page * kPage, extent.page_count * kPage);
     }
@@ -144,15 +144,15 @@ void Session::begin_serving() {
   event.pid = peer_.pid;
   event.page_size = memory.page_size();
   event.regions = memory.regions();
-  engine_.emit(std::move(event));
+  environment_.emit(std::move(event));
 
   if (!watch(Role::uffd, fd)) return;
-  if (options_.plan) engine_.prefetcher().connected(this);
+  if (options_.plan) environment_.prefetcher.connected(this);
   if (peer_.pidfd) {
     if (!watch(Role::process, peer_.pidfd.get())) return;
-    engine_.unwatch(connection_.get());
+    reactor_.unwatch(connection_.get());
   } else {
-    engine_.rearm(id_, Role::connection, connection_.get(), EPOLLRDHUP);
+    reactor_.rearm(id_, Role::connection, connection_.get(), EPOLLRDHUP);
   }
 }
 

@@ -328,9 +328,9 @@ TEST(a_vm_whose_pages_are_all_on_the_disk_leaves_threads_for_others) {
   CHECK(!fixture::Flag().set_within_a_moment());
   CHECK_EQ(arrived.load(), 2);
   // Three may wait for the disk at the same time, this VM's at most two of them.
-  CHECK(run.engine().begin_blocking());
-  CHECK(!run.engine().begin_blocking());
-  run.engine().end_blocking();
+  CHECK(run.engine().reactor().begin_blocking());
+  CHECK(!run.engine().reactor().begin_blocking());
+  run.engine().reactor().end_blocking();
   go_on.set();
   for (std::thread& vcpu : vcpus) vcpu.join();
 }

@@ -1,0 +1,162 @@
+#include "session/reactor.h"
+
+#include <pthread.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/timerfd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <utility>
+
+#include "base/cores.h"
+#include "base/test_hooks.h"
+
+namespace reap {
+
+namespace {
+
+// Threads that may wait for the disk on behalf of a fault at the same time.
+constexpr unsigned kThreads = 4;
+constexpr auto kSpin = std::chrono::microseconds(50);
+// How long nobody spins after a spinning thread lost its core: about what the loss cost it.
+constexpr auto kSpinPause = std::chrono::milliseconds(5);
+// epoll data: a session's id and role, or one of the reactor's own descriptors (id 0).
+constexpr unsigned kRoleBits = 8;
+constexpr uint64_t kTimerEvent = 1;
+constexpr uint64_t kStopEvent = 2;
+
+bool control(int epoll, int operation, int fd, uint32_t events, uint64_t data) {
+  epoll_event event{events, {}};
+  event.data.u64 = data;
+  return ::epoll_ctl(epoll, operation, fd, &event) == 0;
+}
+
+uint64_t event_data(uint64_t session, Reactor::Role role) {
+  return session << kRoleBits | static_cast<uint64_t>(role);
+}
+
+}  // namespace
+
+Reactor::Reactor() : cores_(usable_cores()) {}
+
+std::unique_ptr<Reactor> Reactor::create(int* err) {
+  std::unique_ptr<Reactor> reactor(new Reactor());
+  reactor->epoll_.reset(::epoll_create1(EPOLL_CLOEXEC));
+  reactor->timer_.reset(::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
+  reactor->stop_.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  const int epoll = reactor->epoll_.get();
+  if (!reactor->epoll_ || !reactor->timer_ || !reactor->stop_ ||
+      !control(epoll, EPOLL_CTL_ADD, reactor->stop_.get(), EPOLLIN, kStopEvent) ||
+      !control(epoll, EPOLL_CTL_ADD, reactor->timer_.get(), EPOLLIN | EPOLLONESHOT, kTimerEvent)) {
+    *err = -errno;
+    return nullptr;
+  }
+  return reactor;
+}
+
+void Reactor::start(Dispatch dispatch, std::function<unsigned()> busy_workers) {
+  dispatch_ = std::move(dispatch);
+  busy_workers_ = std::move(busy_workers);
+  for (unsigned i = 0; i < kThreads; ++i) threads_.emplace_back([this, i] { work(i); });
+}
+
+void Reactor::stop() {
+  const uint64_t one = 1;
+  if (stop_) static_cast<void>(!::write(stop_.get(), &one, sizeof one));
+  for (std::thread& thread : threads_) thread.join();
+  threads_.clear();
+}
+
+bool Reactor::watch(uint64_t session, Role role, int fd, uint32_t events) {
+  return control(epoll_.get(), EPOLL_CTL_ADD, fd, events | EPOLLONESHOT, event_data(session, role));
+}
+
+void Reactor::rearm(uint64_t session, Role role, int fd, uint32_t events) {
+  // ENOENT when the session has ended meanwhile and taken it out.
+  control(epoll_.get(), EPOLL_CTL_MOD, fd, events | EPOLLONESHOT, event_data(session, role));
+}
+
+void Reactor::unwatch(int fd) { ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr); }
+
+void Reactor::after(std::chrono::nanoseconds delay, uint64_t session, Role role) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const auto timer = timers_.emplace(Clock::now() + delay, Timer{session, role});
+  if (timer == timers_.begin()) arm_timer();
+}
+
+// Sets the timer to the first of timers_. mutex_ is held.
+void Reactor::arm_timer() {
+  itimerspec when{};
+  if (!timers_.empty()) {
+    // steady_clock is CLOCK_MONOTONIC. A time of 0 would disarm; one in the past fires at once.
+    const auto first = std::max<int64_t>(1, timers_.begin()->first.time_since_epoch().count());
+    when.it_value.tv_sec = first / 1000000000;
+    when.it_value.tv_nsec = first % 1000000000;
+  }
+  ::timerfd_settime(timer_.get(), TFD_TIMER_ABSTIME, &when, nullptr);
+}
+
+bool Reactor::begin_blocking() {
+  if (blocking_.fetch_add(1, std::memory_order_relaxed) + 1 < kThreads) return true;
+  end_blocking();
+  return false;
+}
+
+void Reactor::work(unsigned index) {
+  char name[16];
+  std::snprintf(name, sizeof name, "reap-demand-%u", index);
+  pthread_setname_np(pthread_self(), name);
+  ServeBuffers buffers;
+  for (;;) {
+    epoll_event event{};
+    const int got = ::epoll_wait(epoll_.get(), &event, 1, -1);
+    if (got <= 0) continue;  // EINTR
+    const uint64_t data = event.data.u64;
+    if (data == kStopEvent) return;
+    if (data == kTimerEvent) {
+      on_timer(buffers);
+    } else {
+      dispatch_(data >> kRoleBits, static_cast<Role>(data & ((1 << kRoleBits) - 1)), buffers);
+    }
+  }
+}
+
+// Takes one due timer and leaves the next to another thread.
+void Reactor::on_timer(ServeBuffers& buffers) {
+  Timer due{0, Role::serve_again};
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (!timers_.empty() && timers_.begin()->first <= Clock::now()) {
+      due = timers_.begin()->second;
+      timers_.erase(timers_.begin());
+    }
+    arm_timer();
+    control(epoll_.get(), EPOLL_CTL_MOD, timer_.get(), EPOLLIN | EPOLLONESHOT, kTimerEvent);
+  }
+  if (due.session != 0) dispatch_(due.session, due.role, buffers);
+}
+
+bool Reactor::has_core_to_spare() const {
+  if (REAP_HOOK_SAYS(cores_are_busy)) return false;
+  // One is the guest's.
+  return spinning_.load(std::memory_order_relaxed) + busy_workers_() + 1 < cores_;
+}
+
+Reactor::Spin::Spin(Reactor& reactor) : reactor_(reactor) {
+  // A spinning thread may not take the core that the guest or a fetch needs.
+  if (reactor_.has_core_to_spare() &&
+      Clock::now() >= reactor_.no_spin_until_.load(std::memory_order_relaxed)) {
+    duration_ = kSpin;
+  }
+  reactor_.spinning_.fetch_add(1, std::memory_order_relaxed);
+}
+
+void Reactor::Spin::lost_core() {
+  reactor_.no_spin_until_.store(Clock::now() + kSpinPause, std::memory_order_relaxed);
+}
+
+Reactor::Spin::~Spin() { reactor_.spinning_.fetch_sub(1, std::memory_order_relaxed); }
+
+}  // namespace reap
