@@ -52,9 +52,9 @@ class PrefetchClient {
   virtual Counters& counters() = 0;
   virtual const std::atomic<bool>& stopping() = 0;
   // Around installs: between two of them the worker looks for faults, and serves them.
-  virtual void worker_serves() = 0;
+  virtual void begin_installs() = 0;
   virtual void serve_beside_work(ServeBuffers& buffers) = 0;
-  virtual void worker_is_away() = 0;
+  virtual void end_installs() = 0;
   virtual void on_prefetched(const PrefetchReport& report) = 0;
   // Every missing page is installed, or `failure` says why not.
   virtual void on_filled(FaultHandler::Filled end, const Failure& failure) = 0;

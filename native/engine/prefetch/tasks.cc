@@ -199,7 +199,7 @@ void Prefetcher::install(const Job& job, Task& task, const uint8_t* buffer, Own&
   lay_out(job, task, buffer, &pieces);
   const std::function<void()> look = [&] { client.serve_beside_work(own.serve); };
 
-  client.worker_serves();
+  client.begin_installs();
   uint64_t until_look = 0;
   bool go_on = true;
   for (size_t i = 0; go_on && i < pieces.size(); ++i) {
@@ -216,7 +216,7 @@ void Prefetcher::install(const Job& job, Task& task, const uint8_t* buffer, Own&
       until_look -= std::min(until_look, length);
     }
   }
-  client.worker_is_away();
+  client.end_installs();
   task.report.install_us += microseconds_since(start);
 }
 

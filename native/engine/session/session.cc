@@ -8,7 +8,6 @@
 #include <cerrno>
 #include <utility>
 
-#include "base/page.h"
 #include "base/test_hooks.h"
 #include "uffd/uffd.h"
 
@@ -19,11 +18,8 @@ namespace {
 // How long the end of a killed VM is waited for. A process in an uninterruptible read of a dead
 // disk may take longer; it is reported as killed all the same.
 constexpr auto kKillTimeout = std::chrono::seconds(5);
-// Threads that one VM's cold pages may hold at the same time.
-constexpr unsigned kMostBlocking = 2;
 // For faults that wait for the VMM's madvise() to run on.
 constexpr auto kServeAgain = std::chrono::microseconds(200);
-constexpr auto kLookAfterWorkers = std::chrono::milliseconds(1);
 
 int send_kill(int pidfd) {
   return ::syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, nullptr, 0) == 0 ? 0 : -errno;
@@ -39,7 +35,8 @@ Session::Session(const Environment& environment, uint64_t id, SessionOptions opt
       options_(std::move(options)),
       counters_(std::move(counters)),
       trace_(std::move(trace)),
-      memory_file_(std::move(options_.memory_file)) {}
+      memory_file_(std::move(options_.memory_file)),
+      watch_(environment.reactor, id) {}
 
 Session::~Session() {
   if (phase_ == Phase::idle) return;  // start() failed and has said so
@@ -82,17 +79,10 @@ void Session::on_event(Role role, ServeBuffers& buffers) {
   REAP_HOOK(before_event);
   switch (role) {
     case Role::look_after_workers:
-      looking_after_.store(false, std::memory_order_relaxed);
-      serve(buffers);
-      return;
     case Role::serve_held:
-      held_again_.store(false, std::memory_order_relaxed);
-      serve(buffers);
-      return;
     case Role::serve_again:
-      again_.store(false, std::memory_order_relaxed);
-      [[fallthrough]];
     case Role::uffd:
+      watch_.fired(role);
       serve(buffers);
       return;
     case Role::listener:
@@ -122,9 +112,9 @@ void Session::on_event(Role role, ServeBuffers& buffers) {
   }
 }
 
-// Ends the session when the kernel watches no more descriptors. mutex_ is held.
-bool Session::watch(Role role, int fd) {
-  if (reactor_.watch(id_, role, fd, EPOLLIN)) return true;
+// Ends the session when the kernel does not watch a descriptor. mutex_ is held.
+bool Session::check_watched(bool watched) {
+  if (watched) return true;
   Failure failure;
   failure.code = ErrorCode::socket;
   failure.err = -errno;
@@ -133,21 +123,22 @@ bool Session::watch(Role role, int fd) {
   return false;
 }
 
+bool Session::watch(Role role, int fd) {
+  return check_watched(reactor_.watch(id_, role, fd, EPOLLIN));
+}
+
 void Session::serve(ServeBuffers& buffers) {
   if (stopping_.load(std::memory_order_acquire)) return;
   FaultHandler& handler = *handler_;
   if (!buffers.reserve(handler.memory().page_size())) {
-    serve_again(kServeAgain);
+    watch_.serve_again(kServeAgain);
     return;
   }
   bool blocked = false;
   const auto let_others_in = [&] {
-    if (!blocked) blocked = begin_blocking();
-    if (!blocked) return false;
-    reactor_.rearm(id_, Role::uffd, handler.fd(), EPOLLIN);
-    if (handler.has_waiting()) serve_again(std::chrono::nanoseconds(0));
-    if (handler.holds_faults()) serve_held_later();
-    return true;
+    if (!blocked) blocked = watch_.begin_blocking();
+    if (blocked) watch_.let_others_in();
+    return blocked;
   };
   FaultHandler::Served served;
   {
@@ -155,11 +146,11 @@ void Session::serve(ServeBuffers& buffers) {
     served = handler.serve(buffers, spin.duration(), let_others_in);
     if (buffers.lost_core) spin.lost_core();
   }
-  if (blocked) end_blocking();
+  if (blocked) watch_.end_blocking();
   if (!go_on_after(served, blocked ? std::chrono::nanoseconds(0) : kServeAgain)) return;
   // A VMM that has cleared the flag would keep this thread busy with nothing.
   uffd::make_nonblocking(handler.fd());
-  watch_uffd();
+  watch_.resume();
 }
 
 // Whether the session goes on after a thread has served. What was left is tried again after
@@ -167,10 +158,10 @@ void Session::serve(ServeBuffers& buffers) {
 bool Session::go_on_after(FaultHandler::Served served, std::chrono::nanoseconds delay) {
   switch (served) {
     case FaultHandler::Served::later:
-      serve_again(delay);
+      watch_.serve_again(delay);
       [[fallthrough]];
     case FaultHandler::Served::idle:
-      if (handler_->holds_faults()) serve_held_later();
+      if (handler_->holds_faults()) watch_.serve_held();
       return true;
     case FaultHandler::Served::gone:
       end(EndState::vm_exited, {}, Vm::leave);
@@ -182,22 +173,6 @@ bool Session::go_on_after(FaultHandler::Served served, std::chrono::nanoseconds 
   return false;
 }
 
-// Where there are few cores, a fault that wakes a demand thread takes the one of a worker or of the
-// guest. A worker that installs finds the fault sooner and cheaper when it looks, so the uffd is
-// left to it; but not when it installs huge pages, of which one takes as long as ten looks.
-//
-// Whether a worker gets to run is the scheduler's to say, so it is relied on for a moment at a
-// time. (Faults that it has read already, microseconds before it lost its core, wait for it to come
-// back.) Test: "a guest whose worker does not run is served all the same".
-void Session::watch_uffd() {
-  if (serving_workers_.load() == 0 || reactor_.has_core_to_spare() ||
-      handler_->memory().page_size() >= kHugePage) {
-    reactor_.rearm(id_, Role::uffd, handler_->fd(), EPOLLIN);
-  } else if (!looking_after_.exchange(true, std::memory_order_relaxed)) {
-    reactor_.after(kLookAfterWorkers, id_, Role::look_after_workers);
-  }
-}
-
 void Session::serve_beside_work(ServeBuffers& buffers) {
   FaultHandler& handler = *handler_;
   if (stopping_.load(std::memory_order_acquire) || !uffd::has_messages(handler.fd()) ||
@@ -207,38 +182,6 @@ void Session::serve_beside_work(ServeBuffers& buffers) {
   go_on_after(handler.serve_once(buffers), std::chrono::nanoseconds(0));
 }
 
-void Session::worker_is_away() {
-  // Who saw this worker serve has left the uffd to it.
-  if (serving_workers_.fetch_sub(1) > 1 || stopping_.load(std::memory_order_acquire)) return;
-  reactor_.rearm(id_, Role::uffd, handler_->fd(), EPOLLIN);
-}
-
-bool Session::begin_blocking() {
-  if (blocking_.fetch_add(1, std::memory_order_relaxed) < kMostBlocking &&
-      reactor_.begin_blocking()) {
-    return true;
-  }
-  blocking_.fetch_sub(1, std::memory_order_relaxed);
-  return false;
-}
-
-void Session::end_blocking() {
-  reactor_.end_blocking();
-  blocking_.fetch_sub(1, std::memory_order_relaxed);
-}
-
-// One timer a session, or each call that leaves something would add another chain of them.
-void Session::serve_again(std::chrono::nanoseconds delay) {
-  if (again_.exchange(true, std::memory_order_relaxed)) return;
-  reactor_.after(delay, id_, Role::serve_again);
-}
-
-// Faults that are held wake with their pages; this is for those whose page does not come.
-void Session::serve_held_later() {
-  if (held_again_.exchange(true, std::memory_order_relaxed)) return;
-  reactor_.after(FaultHandler::kLongestHold / 2, id_, Role::serve_held);
-}
-
 void Session::on_prefetched(const PrefetchReport& report) {
   Event event{};
   event.kind = Event::Kind::prefetched;
@@ -246,7 +189,7 @@ void Session::on_prefetched(const PrefetchReport& report) {
   event.prefetch = report;
   event.failure = report.failure;
   environment_.emit(std::move(event));
-  serve_again(std::chrono::nanoseconds(0));  // what was held for it
+  watch_.serve_again(std::chrono::nanoseconds(0));  // what was held for it
   if (report.failure.code == ErrorCode::source_read && handler_->memory_file_changed()) {
     fail(report.failure);
   }
@@ -318,7 +261,7 @@ void Session::end_locked(EndState state, const Failure& failure, Vm vm) {
   if (listener_.fd() >= 0) reactor_.unwatch(listener_.fd());
   listener_.close();
   if (connection_) reactor_.unwatch(connection_.get());
-  if (handler_) reactor_.unwatch(handler_->fd());
+  watch_.stop();
   environment_.prefetcher.cancel(this);
 
   if (vm == Vm::kill && peer_.pidfd) {

@@ -16,6 +16,7 @@
 #include "handshake/receiver.h"
 #include "prefetch/prefetcher.h"
 #include "session/reactor.h"
+#include "session/uffd_watch.h"
 #include "uffd/counters.h"
 #include "uffd/fault_handler.h"
 
@@ -95,9 +96,9 @@ class Session : public PrefetchClient, public std::enable_shared_from_this<Sessi
   const PageSource& memory_file() override { return memory_file_; }
   Counters& counters() override { return *counters_; }
   const std::atomic<bool>& stopping() override { return stopping_; }
-  void worker_serves() override { serving_workers_.fetch_add(1); }
+  void begin_installs() override { watch_.begin_installs(); }
   void serve_beside_work(ServeBuffers& buffers) override;
-  void worker_is_away() override;
+  void end_installs() override { watch_.end_installs(); }
   void on_prefetched(const PrefetchReport& report) override;
   void on_filled(FaultHandler::Filled end, const Failure& failure) override;
 
@@ -110,14 +111,10 @@ class Session : public PrefetchClient, public std::enable_shared_from_this<Sessi
   void begin_serving();
   void serve(ServeBuffers& buffers);
   bool go_on_after(FaultHandler::Served served, std::chrono::nanoseconds delay);
-  void serve_again(std::chrono::nanoseconds delay);
-  void serve_held_later();
-  void watch_uffd();
-  bool begin_blocking();
-  void end_blocking();
   bool meet_waiting_peer();
   bool may_connect() const;
   bool watch(Role role, int fd);
+  bool check_watched(bool watched);
   void refuse(const Failure& failure, bool guest_depends_on_us);
   void fail(const Failure& failure);
   void end(EndState state, const Failure& failure, Vm vm);
@@ -133,11 +130,7 @@ class Session : public PrefetchClient, public std::enable_shared_from_this<Sessi
   PageSource memory_file_;
   std::atomic<bool> stopping_{false};
 
-  std::atomic<bool> again_{false};            // a serve_again is on its way
-  std::atomic<unsigned> serving_workers_{0};  // prefetch workers that look for faults
-  std::atomic<bool> held_again_{false};       // a serve_held is on its way
-  std::atomic<bool> looking_after_{false};    // a look_after_workers is on its way
-  std::atomic<unsigned> blocking_{0};         // threads that wait for the disk
+  UffdWatch watch_;
 
   // Guards what follows, and every step from one phase to the next. Not held while faults are
   // served: handler_ is set before the uffd is watched and lives as long as the session.

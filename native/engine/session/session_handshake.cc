@@ -114,8 +114,7 @@ void Session::receive_handshake() {
 void Session::begin_serving() {
   Handshake handshake = receiver_.take_handshake();
   UniqueFd uffd = receiver_.take_uffd();
-  const int fd = uffd.get();
-  uffd::make_nonblocking(fd);
+  uffd::make_nonblocking(uffd.get());
   handler_ =
       std::make_unique<FaultHandler>(GuestMemory(std::move(handshake.regions), handshake.page_size),
                                      std::move(uffd), memory_file_, *counters_, *trace_);
@@ -146,7 +145,7 @@ void Session::begin_serving() {
   event.regions = memory.regions();
   environment_.emit(std::move(event));
 
-  if (!watch(Role::uffd, fd)) return;
+  if (!check_watched(watch_.start(*handler_))) return;
   if (options_.plan) environment_.prefetcher.connected(this);
   if (peer_.pidfd) {
     if (!watch(Role::process, peer_.pidfd.get())) return;

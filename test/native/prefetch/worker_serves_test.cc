@@ -17,13 +17,13 @@ using Served = reap::FaultHandler::Served;
 class WorkersAlone : public fixture::Client {
  public:
   explicit WorkersAlone(Restore& restore) : Client(restore) {}
-  void worker_serves() override { ++serving; }
+  void begin_installs() override { ++serving; }
   void serve_beside_work(reap::ServeBuffers& buffers) override {
     CHECK(buffers.reserve(handler().memory().page_size()));
     handler().serve_once(buffers);
     ++looks;
   }
-  void worker_is_away() override { --serving; }
+  void end_installs() override { --serving; }
 
   std::atomic<int> serving{0};
   std::atomic<int> looks{0};

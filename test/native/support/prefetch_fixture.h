@@ -117,9 +117,9 @@ class Client : public reap::PrefetchClient {
   const reap::PageSource& memory_file() override { return restore_.memory_file; }
   reap::Counters& counters() override { return restore_.counters; }
   const std::atomic<bool>& stopping() override { return stopping_; }
-  void worker_serves() override {}
+  void begin_installs() override {}
   void serve_beside_work(reap::ServeBuffers&) override {}
-  void worker_is_away() override {}
+  void end_installs() override {}
   void on_prefetched(const reap::PrefetchReport& report) override {
     CHECK(!prefetched_.is_set());
     report_ = report;
