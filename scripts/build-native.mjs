@@ -59,11 +59,10 @@ function fail(output) {
   const missing = packages
     .filter(([tool]) => spawnSync(tool, ['--version']).error)
     .map(([, name]) => name)
-  const hint =
-    missing.length > 0
-      ? `not installed (Debian): apt-get install ${missing.join(' ')}`
-      : 'node-gyp needs make, a C++17 compiler and Python 3'
-  process.stderr.write(`${output}error: the native parts did not build\nhint: ${hint}.\n`)
+  process.stderr.write(`${output}error: the native parts did not build\n`)
+  if (missing.length > 0) {
+    process.stderr.write(`hint: not installed (Debian): apt-get install ${missing.join(' ')}\n`)
+  }
   process.exit(1)
 }
 
@@ -111,46 +110,35 @@ function configure() {
 const compiles = (line) => / {2}C(C|XX)\(target\)/.test(line)
 
 /** Shows how many of the files are compiled: on a terminal in one line, else every few seconds. */
-function reporter(total) {
-  const terminal = process.stderr.isTTY
-  const what = positionals.length > 0 ? targets.join(', ') : 'the native parts'
-  let done = 0
-  let next = 0
-  return {
-    compiling() {
-      const line = `building ${what} for linux-${options.arch} … ${done++} of ${total} files`
-      if (terminal) process.stderr.write(`\r${line}`)
-      else if (Date.now() >= next) {
-        process.stderr.write(`${line}\n`)
-        next = Date.now() + LINE_EVERY_MS
-      }
-    },
-    end() {
-      if (terminal && done > 0) process.stderr.write('\r\x1b[K')
-    },
-  }
-}
-
 async function make() {
   const args = ['-C', build, `BUILDTYPE=${options.configuration}`, ...targets]
   const env = { ...environment, ...tools }
   const dryRun = options.quiet
-    ? { stdout: '' }
+    ? undefined
     : spawnSync('make', ['--dry-run', ...args], { env, encoding: 'utf8', maxBuffer: 2 ** 28 })
-  const progress = reporter((dryRun.stdout ?? '').split('\n').filter(compiles).length)
+  const total = dryRun?.stdout?.split('\n').filter(compiles).length ?? 0
+  const what = positionals.length > 0 ? targets.join(', ') : 'the native parts'
+  let done = 0
+  let next = 0
   const child = spawn('make', [`--jobs=${availableParallelism()}`, ...args], {
     env,
     stdio: ['ignore', 'pipe', 'pipe'],
   })
   const errors = text(child.stderr)
   createInterface({ input: child.stdout }).on('line', (line) => {
-    if (!options.quiet && compiles(line)) progress.compiling()
+    if (options.quiet || !compiles(line)) return
+    const progress = `building ${what} for linux-${options.arch} … ${done++} of ${total} files`
+    if (process.stderr.isTTY) process.stderr.write(`\r${progress}`)
+    else if (Date.now() >= next) {
+      process.stderr.write(`${progress}\n`)
+      next = Date.now() + LINE_EVERY_MS
+    }
   })
   const status = await new Promise((resolve) => {
     child.once('error', resolve)
     child.once('close', resolve)
   })
-  progress.end()
+  if (process.stderr.isTTY && done > 0) process.stderr.write('\r\x1b[K')
   if (status !== 0) fail(await errors)
 }
 

@@ -65,8 +65,8 @@ class Digest {
   uint64_t lanes_[kLanes] = {1, 2, 3, 4};
 };
 
-// The digest of one page that test/support/fake-vmm.ts computes too: FNV-1a, 32 bits, over the page's
-// little-endian 32-bit words. The loads are atomic because guest threads may share the page.
+// The digest of one page that test/support/fake-vmm.ts computes too: FNV-1a, 32 bits, over the
+// page's little-endian 32-bit words. The loads are atomic because guest threads may share the page.
 inline uint32_t page_digest(const void* page, size_t bytes) {
   const auto* words = static_cast<const uint32_t*>(page);
   uint32_t digest = 0x811c9dc5;
