@@ -22,8 +22,14 @@ import { lazySnapshot } from './firecracker/lazy-snapshot.mjs'
 import { printReport } from './firecracker/print.mjs'
 import { checks, makeReport, nameOf } from './firecracker/report.mjs'
 import { installLimitMs, takeSample } from './firecracker/sample.mjs'
-import { filesOf, prepareScene, proveSet, requestByMib } from './firecracker/scene.mjs'
-import { knowHost } from './lib/host-costs.mjs'
+import {
+  filesOf,
+  prepareScene,
+  proveSet,
+  requestByMib,
+  WRITE_REQUEST,
+} from './firecracker/scene.mjs'
+import { calibrated } from './lib/calibration.mjs'
 import { abortOnInterrupt } from './lib/interrupt.mjs'
 import { describeMachine, root } from './lib/machine.mjs'
 import { Progress } from './lib/progress.mjs'
@@ -45,7 +51,7 @@ Restores a snapshot of 256 MiB on Firecracker, whose guest then asks for 30 MiB 
   held         the same, the guest resumed when the set is there
   before       working-set by another build (--before)
   page-cache   ours without a handler: prefetchPageCache() beside File
-  auto         prepareRestore(), which chooses
+  auto         planRestore() and restore(), which choose
 
   --rounds N     samples of each kind (7; with --quick 3)
   --arms a,b     of these (all)
@@ -53,9 +59,10 @@ Restores a snapshot of 256 MiB on Firecracker, whose guest then asks for 30 MiB 
   --hosts a,b    of ${hosts.join(', ')} (all): busy has an endless loop on each core, one restore at a time
   --at-once N,M  so many restores at once (1,8)
   --set-mib N    MiB that the guest asks for: ${Object.keys(requestByMib).join(', ')} (30)
+  --writes       the guest writes to each page that it asks for (30 MiB)
   --before DIST  the dist folder of another build, for the arm before
   --quick        few rounds: a minute and a half
-  --cache DIR    where proofs and the host's costs are kept between runs (build/firecracker-bench)
+  --cache DIR    where proofs and the host's calibration are kept between runs (build/firecracker-bench)
   --chart FILE   write an SVG of the burst: VMs that have answered, against time
   --json         one object with every sample on stdout
 
@@ -96,6 +103,7 @@ function parseOptions() {
       hosts: { type: 'string' },
       'at-once': { type: 'string', default: '1,8' },
       'set-mib': { type: 'string', default: '30' },
+      writes: { type: 'boolean', default: false },
       before: { type: 'string' },
       quick: { type: 'boolean', default: false },
       cache: { type: 'string', default: join(root, 'build/firecracker-bench') },
@@ -112,9 +120,12 @@ function parseOptions() {
       `--set-mib takes ${[...requests.keys()].join(', ')}, got '${values['set-mib']}'`,
     )
   }
+  if (values.writes && values['set-mib'] !== '30') {
+    throw new TypeError('--writes goes with 30 MiB alone')
+  }
   return {
     ...values,
-    request,
+    request: values.writes ? WRITE_REQUEST : request,
     rounds: wholeNumber('--rounds', values.rounds ?? (values.quick ? '3' : '7')),
     arms: listOf('arm', values.arms, there),
     caches: listOf('page cache', values.caches, caches),
@@ -220,7 +231,7 @@ async function run(options, signal) {
   await mkdir(options.cache, { recursive: true })
   // Of this bench alone, and read with the first restore.
   process.env.REAP_TRACE_PROOFS = join(options.cache, 'proofs')
-  process.env.REAP_TRACE_HOST_COSTS = join(options.cache, 'host-costs.json')
+  process.env.REAP_TRACE_CALIBRATION = join(options.cache, 'calibration.json')
   /** @type {typeof current | undefined} */
   const before =
     options.before === undefined
@@ -233,17 +244,13 @@ async function run(options, signal) {
     const scene = await prepareScene(folder, options.request)
     await proveSet(scene, before ? [current, before] : [current])
     if (options.arms.includes('auto')) {
-      const socketPath = join(folder, 'costs.sock')
-      const { memoryFile, workingSet } = scene
-      await knowHost(
-        { memoryFile, workingSet, socketPath },
-        { folder: options.cache, progress, signal },
-      )
+      await calibrated({ folder: options.cache, progress, signal })
     }
     const seed = randomInt(2 ** 31)
     const machine = {
       firecracker: await firecrackerVersion(),
       ...describeMachine(folder),
+      guest: options.writes ? 'writes' : 'reads',
       rounds: options.rounds,
       seed,
     }

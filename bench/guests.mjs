@@ -16,7 +16,7 @@ import { PageCache } from '../native/guest/driver/page-cache.mjs'
 import { diskFunctionNames, functionNames, prepareGuests } from '../native/guest/linux/index.mjs'
 import { arms, caches, filesOf, record, restore, warmCalls } from './guests/arms.mjs'
 import { checks, makeReport, printReport } from './guests/report.mjs'
-import { knowHost } from './lib/host-costs.mjs'
+import { calibrated } from './lib/calibration.mjs'
 import { abortOnInterrupt } from './lib/interrupt.mjs'
 import { describeMachine, root } from './lib/machine.mjs'
 import { Progress } from './lib/progress.mjs'
@@ -103,13 +103,6 @@ async function recordGuest(guest, run) {
   }
 }
 
-/** The one that the host's costs are asked for. */
-const costsSnapshot = ({ guest, record }, { socketPath }) => ({
-  memoryFile: guest.memoryFile,
-  workingSet: record.workingSet,
-  socketPath,
-})
-
 async function recordGuests(guests, { run, progress, signal }) {
   const results = []
   for (const guest of guests) {
@@ -160,7 +153,7 @@ async function main() {
   const signal = abortOnInterrupt()
   const progress = new Progress(process.stderr)
   // Of these restores alone, and read when the first of them is prepared.
-  process.env.REAP_TRACE_HOST_COSTS = join(options.cache, 'host-costs.json')
+  process.env.REAP_TRACE_CALIBRATION = join(options.cache, 'calibration.json')
   let folder
   let cache
   try {
@@ -176,12 +169,12 @@ async function main() {
     const run = () => ({ folder, socketPath: join(folder, `${++sockets}.sock`), signal })
     cache = await PageCache.open()
     const results = await recordGuests(guests, { run, progress, signal })
-    const hostCosts = options.arms.includes('auto')
-      ? await knowHost(costsSnapshot(results[0], run()), { folder, progress, signal })
+    const calibration = options.arms.includes('auto')
+      ? await calibrated({ folder, progress, signal })
       : undefined
     await measure(results, options, { run, cache, progress, signal })
     progress.end()
-    const machine = { ...describeMachine(folder), rounds: options.rounds, hostCosts }
+    const machine = { ...describeMachine(folder), rounds: options.rounds, calibration }
     const report = makeReport(results, machine, options)
     if (options.json) process.stdout.write(`${JSON.stringify(report)}\n`)
     else printReport(report, process.stdout)

@@ -11,10 +11,11 @@
  * | `ERR_PEER_REFUSED` | the process that connected is not one that may |
  * | `ERR_SNAPSHOT_MISMATCH` | the working set was made for another memory file or disk image |
  * | `ERR_WORKING_SET_INVALID` | a working-set file fails a check (magic, version, checksum, bounds) |
- * | `ERR_WORKING_SET_IO` | a working-set file, or that of a host's costs, cannot be opened, read or written |
+ * | `ERR_WORKING_SET_IO` | a working-set file cannot be opened, read or written |
  * | `ERR_SOURCE_READ` | the memory file or a disk image cannot be opened or read, or the memory file is shorter than the guest's memory |
  * | `ERR_FAULT_UNRESOLVED` | a fault cannot be served: the kernel refused, or the address is in no region |
  * | `ERR_PAGE_CACHE` | the page cache cannot be recorded: hidden from this process, or it does not let go of a file |
+ * | `ERR_CALIBRATION` | this host cannot be calibrated, or its calibration cannot be kept |
  * | `ERR_CLOSED` | the fault handler was used after it ended |
  */
 export type ReapTraceErrorCode =
@@ -30,6 +31,7 @@ export type ReapTraceErrorCode =
   | 'ERR_SOURCE_READ'
   | 'ERR_FAULT_UNRESOLVED'
   | 'ERR_PAGE_CACHE'
+  | 'ERR_CALIBRATION'
   | 'ERR_CLOSED'
 
 /** What is known of a failure besides its sentence. */

@@ -11,15 +11,24 @@ export {
   recordPageCache,
 } from './page-cache/record.js'
 export type { Residency } from './page-cache/residency.js'
-export type { Backend, Estimate } from './restore/choice.js'
-export type { DiskCosts, GuestCosts, HostCosts, TouchCosts, Vcpus } from './restore/host-model.js'
-export { type MeasureHostOptions, measureHost } from './restore/measure-host.js'
+export type { Backend } from './restore/backend.js'
+export { type CalibrateHostOptions, calibrateHost } from './restore/calibrate.js'
+export {
+  type GuestCalibration,
+  type HostCalibration,
+  hostCalibration,
+  type PageCosts,
+  type Vcpus,
+} from './restore/calibration.js'
+export { type PlanRestoreOptions, planRestore, type RestorePlan } from './restore/plan.js'
 export {
   type MemBackend,
-  type PrepareRestoreOptions,
-  prepareRestore,
-  type Restore,
-} from './restore/prepare.js'
+  type PageCacheRestore,
+  type RestoreOptions,
+  restore,
+  type UffdRestore,
+} from './restore/restore.js'
+export type { Snapshot } from './snapshot/snapshot.js'
 export type {
   FaultHandler,
   FaultStats,

@@ -173,11 +173,12 @@ function pageCache(place) {
 function auto(place) {
   const { socketPath, scene } = place
   const { memoryFile, workingSet } = scene
-  /** @type {import('../../dist/index.js').Restore | undefined} */
+  /** @type {import('../../dist/index.js').UffdRestore | import('../../dist/index.js').PageCacheRestore | undefined} */
   let restore
   return {
     load: async () => {
-      restore = await current.prepareRestore({ socketPath, memoryFile, workingSet })
+      const plan = await current.planRestore({ snapshot: { memoryFile }, workingSet })
+      restore = await current.restore(plan, { socketPath })
       restore.handler?.closed.catch(() => {})
       restore.prefetched.catch(() => {})
       await (restore.handler ? loadUffd(place) : loadFile(place))
@@ -188,7 +189,7 @@ function auto(place) {
     },
     counts: () => ({
       ...(restore?.handler && countsOf(restore.handler)),
-      ...(restore && { choice: restore.choice }),
+      ...(restore && { choice: restore.backend }),
     }),
     end: () => closed(restore),
   }

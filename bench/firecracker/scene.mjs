@@ -10,6 +10,8 @@ import { packReapPages } from '../lib/reap-handler.mjs'
 
 /** Requests of the guest (native/guest/microvm), by the MiB of memory that each walks. */
 export const requestByMib = /** @type {const} */ ({ 10: 's', 30: 'm', 64: 'l' })
+/** Of 30 MiB, each page of which is written. */
+export const WRITE_REQUEST = /** @type {const} */ ('w')
 const MEMORY_MIB = 256
 
 /**

@@ -4,9 +4,10 @@ import { readFileSync } from 'node:fs'
 import { performance } from 'node:perf_hooks'
 import {
   interposerEnvironment,
+  planRestore,
   prefetchPageCache,
-  prepareRestore,
   recordPageCache,
+  restore as restorePlanned,
   serve,
 } from '../../dist/index.js'
 import { ReapHandler } from '../lib/reap-handler.mjs'
@@ -152,24 +153,26 @@ async function pageCache(run) {
 
 async function auto(run) {
   const startedAt = performance.now()
-  const restore = await prepareRestore({
-    ...backend(run),
+  const { socketPath, memoryFile } = backend(run)
+  const plan = await planRestore({
+    snapshot: { memoryFile, diskImages: run.guest.diskImages },
     workingSet: run.record.workingSet,
-    diskImages: run.guest.diskImages,
     vcpus: 'threads',
     onBadWorkingSet: 'fail',
   })
+  const restored = await restorePlanned(plan, { socketPath })
   const prepareMs = performance.now() - startedAt
-  const { choice, reason, residency, estimates, handler, prefetched, disksPrefetched } = restore
+  const { handler, prefetched, disksPrefetched } = restored
+  const { backend: choice, reason, residency } = plan
   try {
     const sample = handler
       ? await served(run, startedAt, handler, { brings: true })
       : await mapped(run, startedAt, prefetched)
     const disks = await disksPrefetched
     if (disks) whole(disks)
-    return { ...sample, prepareMs, choice, reason, residency, estimates, disksMs: disks?.thereMs }
+    return { ...sample, prepareMs, choice, reason, residency, disksMs: disks?.thereMs }
   } finally {
-    await restore.close().catch(() => {})
+    await restored.close()
   }
 }
 

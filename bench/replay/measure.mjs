@@ -3,7 +3,7 @@
 import { constants } from 'node:fs'
 import { access } from 'node:fs/promises'
 import { join } from 'node:path'
-import { measureHost } from '../../dist/index.js'
+import { calibrateHost } from '../../dist/index.js'
 import { randomNumbers, shuffle } from '../lib/random.mjs'
 import {
   caches,
@@ -52,9 +52,6 @@ export function orderOf(ofScene, seed) {
   return [...groups.values()].flat()
 }
 
-/** In which restores that choose show the next ones what the disk is like: each lives on for it. */
-const KEPT_ROUNDS = 2
-
 /** @param {string} path */
 const mayOpen = (path) =>
   access(path, constants.R_OK | constants.W_OK).then(
@@ -102,10 +99,10 @@ export async function measure(chosen, context) {
     prepared.set(name, await prepare(options))
   }
   if (wanted.some(({ arm }) => arm === 'auto')) {
-    progress.say('measuring this host, for the arm that chooses')
+    progress.say('calibrating this host, for the arm that chooses')
     // Of this run alone, and found by the processes that take the samples.
-    process.env.REAP_TRACE_HOST_COSTS = join(folder, 'host-costs.json')
-    await measureHost({ folder: scenesFolder, signal })
+    process.env.REAP_TRACE_CALIBRATION = join(folder, 'calibration.json')
+    await calibrateHost({ folder: scenesFolder, signal })
   }
   await cache.set('warm', [warmUp.memoryFile, warmUp.workingSet])
   const copies = prepared.has(middle) ? await copySets(warmUp, folder) : []
@@ -123,11 +120,7 @@ export async function measure(chosen, context) {
     const scene = /** @type {import('./scene.mjs').Scene} */ (prepared.get(cell.scene))
     // All arms of a round find the same half.
     await cache.set(cell.cache, filesOf(scene), Math.floor(round) + 1)
-    const sample = await takeSample(
-      cell,
-      { scene, warmUp, folder, keeps: round < KEPT_ROUNDS },
-      signal,
-    )
+    const sample = await takeSample(cell, { scene, warmUp, folder }, signal)
     measured.samples.push({ cell: cell.name, round, ...sample })
   }
   /** @param {import('./scene.mjs').Scene} scene @param {number} round */

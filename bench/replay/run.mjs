@@ -26,7 +26,7 @@ export async function runProgram(program, request, signal) {
 /**
  * One sample of a cell, measured by a process of its own.
  * @param {import('./cells.mjs').Cell} cell
- * @param {{ scene: import('./scene.mjs').Scene, warmUp: import('./scene.mjs').Scene, folder: string, keeps?: boolean }} parts
+ * @param {{ scene: import('./scene.mjs').Scene, warmUp: import('./scene.mjs').Scene, folder: string }} parts
  * @param {AbortSignal} signal
  * @returns {Promise<Record<string, number>>}
  */

@@ -5,8 +5,7 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { performance } from 'node:perf_hooks'
-import { setTimeout as sleep } from 'node:timers/promises'
-import { prefetchPageCache, prepareRestore, serve, WorkingSet } from '../../dist/index.js'
+import { planRestore, prefetchPageCache, restore, serve, WorkingSet } from '../../dist/index.js'
 import { KvmGuest } from '../../native/guest/driver/kvm-guest.mjs'
 import { PageCache } from '../../native/guest/driver/page-cache.mjs'
 import { onOurClock, ReapHandler } from '../lib/reap-handler.mjs'
@@ -21,7 +20,6 @@ import { onOurClock, ReapHandler } from '../lib/reap-handler.mjs'
  * @property {string} folder for sockets
  * @property {'cold' | 'half-warm' | 'warm'} cache
  * @property {'kvm' | 'process'} guest
- * @property {boolean} [keeps] what the restore shows of the disk, as a service would
  * @property {boolean} [paused] the guest does not run before its working set is there
  * @property {boolean} [busy] the JavaScript thread is blocked for a second from the request on
  */
@@ -30,7 +28,6 @@ import { onOurClock, ReapHandler } from '../lib/reap-handler.mjs'
 const WARM_UPS = 8
 const CHOICES = 60
 const COLD_CHOICES = 8
-const KEPT_AFTER_MS = 2000
 const WARM_UP_GUESTS = 2
 
 /** @type {Request} */
@@ -51,6 +48,16 @@ const vm = new KvmGuest({
 await vm.event('ready')
 
 /**
+ * @param {import('./scene.mjs').Scene} scene
+ * @param {Partial<import('../../dist/index.js').PlanRestoreOptions>} wishes
+ * @param {import('../../dist/index.js').RestoreOptions} [options]
+ */
+const prepare = async ({ memoryFile, workingSet }, wishes, options) => {
+  const plan = await planRestore({ snapshot: { memoryFile }, workingSet, ...wishes })
+  return restore(plan, { socketPath, ...options })
+}
+
+/**
  * An orchestrator has restored before, though not this snapshot: its code is compiled, and the
  * engine's threads and buffers are there.
  */
@@ -68,8 +75,7 @@ async function warmUp() {
     }
     await handler.close()
     for (const backend of /** @type {const} */ (['uffd', 'page-cache'])) {
-      const restore = await prepareRestore({ memoryFile, workingSet, socketPath, backend })
-      await restore.close()
+      await (await prepare(request.warmUp, { backend })).close()
     }
     await prefetchPageCache({ memoryFile, workingSet })
   }
@@ -77,14 +83,12 @@ async function warmUp() {
   const cache = await PageCache.open()
   for (let i = 0; i < COLD_CHOICES; i++) {
     await cache.set('cold', [workingSet])
-    const restore = await prepareRestore({ memoryFile, workingSet, socketPath, vcpus: 'threads' })
-    await restore.close()
+    await (await prepare(request.warmUp, { vcpus: 'threads' })).close()
   }
   await cache.set('warm', [workingSet])
   await cache.close()
   for (let i = 0; i < CHOICES; i++) {
-    const restore = await prepareRestore({ memoryFile, workingSet, socketPath, vcpus: 'threads' })
-    await restore.close()
+    await (await prepare(request.warmUp, { vcpus: 'threads' })).close()
   }
 }
 
@@ -143,32 +147,27 @@ async function run() {
   }
   if (arm === 'auto') {
     const vcpus = guest === 'kvm' ? 'kvm' : 'threads'
-    const restore = await prepareRestore({
-      memoryFile,
-      workingSet: scene.workingSet,
-      socketPath,
-      vcpus,
-      // Not 'fail', which makes a restore wait for a check that one from the page cache can do without.
-      onEvent: (event) => {
-        if (event.type === 'warning') throw event.error
+    // Not 'fail', which makes a restore wait for a check that one from the page cache can do without.
+    const restored = await prepare(
+      scene,
+      { vcpus },
+      {
+        onEvent: (event) => {
+          if (event.type === 'warning') throw event.error
+        },
       },
-    })
+    )
     const prepareMs = performance.now() - startedAt
-    vm.go(restore.choice === 'uffd' ? `socket ${socketPath}` : 'file')
+    vm.go(restored.backend === 'uffd' ? `socket ${socketPath}` : 'file')
     const done = await vm.event('done')
-    await restore.prefetched
-    await restore.close()
-    // A service lives on, and keeps what its restores have shown of the disk for the next.
-    if (request.keeps && request.cache !== 'warm') await sleep(KEPT_AFTER_MS)
-    const { estimates } = restore
+    await restored.prefetched
+    await restored.close()
     return {
       startedAt,
       done,
       prepareMs,
-      decidedMs: restore.decidedMs,
-      choseUffd: restore.choice === 'uffd' ? 1 : 0,
-      uffdMs: estimates?.uffd.ms,
-      pageCacheMs: estimates?.['page-cache'].ms,
+      decidedMs: restored.plan.decidedMs,
+      choseUffd: restored.backend === 'uffd' ? 1 : 0,
     }
   }
   const handler = await serve({ socketPath, memoryFile, ...options[arm] })

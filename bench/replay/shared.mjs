@@ -4,7 +4,7 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { performance } from 'node:perf_hooks'
-import { prepareRestore } from '../../dist/index.js'
+import { planRestore, restore } from '../../dist/index.js'
 import { KvmGuest } from '../../native/guest/driver/kvm-guest.mjs'
 import { onOurClock } from '../lib/reap-handler.mjs'
 
@@ -31,9 +31,10 @@ try {
   const restores = await Promise.all(
     guests.map(async (guest, i) => {
       const socketPath = join(folder, `shared-${i}.sock`)
-      const restore = await prepareRestore({ memoryFile, workingSet, socketPath, backend })
+      const plan = await planRestore({ snapshot: { memoryFile }, workingSet, backend })
+      const restored = await restore(plan, { socketPath })
       guest.go(backend === 'uffd' ? `socket ${socketPath}` : 'file')
-      return restore
+      return restored
     }),
   )
   const done = await Promise.all(guests.map((guest) => guest.event('done')))
@@ -43,7 +44,7 @@ try {
     wrong: done.reduce((sum, { wrong = 0 }) => sum + wrong, 0),
     memoryBytes: total() - before,
   }
-  await Promise.all(restores.map((restore) => restore.close()))
+  await Promise.all(restores.map((restored) => restored.close()))
   process.stdout.write(`${JSON.stringify(sample)}\n`)
 } finally {
   await Promise.all(guests.map((guest) => guest.kill()))

@@ -11,7 +11,7 @@
 #include "addon/working_set.h"
 #include "page_cache/prefetcher.h"
 #include "page_cache/recorder.h"
-#include "page_cache/survey.h"
+#include "page_cache/residency.h"
 
 namespace reap {
 
@@ -34,47 +34,33 @@ std::vector<std::string> strings(Napi::Value value) {
   return found;
 }
 
-Napi::Value to_js(Napi::Env env, const Survey& found) {
-  const auto number = [](uint64_t value) { return static_cast<double>(value); };
-  return numbers(env, {number(found.page_size), number(found.memory_bytes), number(found.pages),
-                       number(found.extents), number(found.disks), number(found.memory_device),
-                       number(found.set_device), number(found.memory_file_bytes),
-                       number(found.missing_pages), number(found.missing_extents),
-                       number(found.missing_bytes), found.is_visible ? 1.0 : 0.0,
-                       number(found.windows), found.share_around, found.look_ns});
-}
-
-class SurveyTask : public Task {
+class FindResidency : public Task {
  public:
-  SurveyTask(Napi::Env env, std::string memory_file, std::string working_set)
+  FindResidency(Napi::Env env, std::string memory_file, std::string working_set)
       : Task(env), memory_file_(std::move(memory_file)), working_set_(std::move(working_set)) {}
 
  protected:
-  void Execute() override { failure_ = survey(memory_file_, working_set_, &found_); }
+  void Execute() override { failure_ = find_residency(memory_file_, working_set_, &found_); }
   Napi::Value result(Napi::Env env) override {
-    return failure_ ? to_js(env, failure_) : to_js(env, found_);
+    if (failure_) return to_js(env, failure_);
+    const auto number = [](uint64_t value) { return static_cast<double>(value); };
+    return numbers(env, {number(found_.memory_file_bytes), found_.is_visible ? 1.0 : 0.0,
+                         number(found_.page_size), number(found_.memory_bytes),
+                         number(found_.pages), number(found_.disks), number(found_.touches),
+                         number(found_.written_touches), number(found_.missing_pages)});
   }
 
  private:
   const std::string memory_file_;
   const std::string working_set_;
-  Survey found_;
+  Residency found_;
   Failure failure_;
 };
 
-// surveyAtOnce(memoryFile, workingSet: '' for none) => Float64Array, or undefined where that would
-// wait
-Napi::Value survey_files_at_once(const Napi::CallbackInfo& info) {
-  Survey found;
-  const bool is_had = survey_at_once(info[0].As<Napi::String>().Utf8Value(),
-                                     info[1].As<Napi::String>().Utf8Value(), &found);
-  return is_had ? to_js(info.Env(), found) : info.Env().Undefined();
-}
-
-// survey(memoryFile, workingSet: '' for none) => Promise<failure | Float64Array>
-Napi::Value survey_files(const Napi::CallbackInfo& info) {
-  auto* task = new SurveyTask(info.Env(), info[0].As<Napi::String>().Utf8Value(),
-                              info[1].As<Napi::String>().Utf8Value());
+// findResidency(memoryFile, workingSet: '' for none) => Promise<failure | Float64Array>
+Napi::Value start_finding_residency(const Napi::CallbackInfo& info) {
+  auto* task = new FindResidency(info.Env(), info[0].As<Napi::String>().Utf8Value(),
+                                 info[1].As<Napi::String>().Utf8Value());
   return task->run();
 }
 
@@ -105,9 +91,9 @@ struct Prefetch {
     const PageCacheReport& r = *report;
     const auto number = [](uint64_t value) { return static_cast<double>(value); };
     Napi::Array result = Napi::Array::New(env, 2);
-    result[0U] = numbers(env, {number(r.pages), number(r.resident), number(r.fetched_pages),
-                               number(r.extents), number(r.asked_us), number(r.there_us),
-                               r.in_budget ? 1.0 : 0.0, r.was_alone ? 1.0 : 0.0, number(r.file)});
+    result[0U] = numbers(
+        env, {number(r.pages), number(r.resident), number(r.fetched_pages), number(r.extents),
+              number(r.asked_us), number(r.there_us), r.in_budget ? 1.0 : 0.0, number(r.file)});
     result[1U] = to_js(env, r.failure);
     self->deferred.Resolve(result);
   }
@@ -237,8 +223,7 @@ Napi::Value stop_recording(const Napi::CallbackInfo& info) {
 }  // namespace
 
 void add_page_cache(Napi::Env env, Napi::Object exports) {
-  exports["surveyAtOnce"] = Napi::Function::New(env, survey_files_at_once);
-  exports["survey"] = Napi::Function::New(env, survey_files);
+  exports["findResidency"] = Napi::Function::New(env, start_finding_residency);
   exports["prefetchPageCache"] = Napi::Function::New(env, prefetch_page_cache);
   exports["cancelPrefetch"] = Napi::Function::New(env, cancel_prefetch);
   exports["startRecording"] = Napi::Function::New(env, start_recording);

@@ -61,6 +61,8 @@ Napi::Value facts_of(Napi::Env env, const WorkingSet& set) {
   facts["memoryBytes"] = number(header.memory_bytes);
   facts["pageSize"] = number(header.page_size);
   facts["runs"] = number(header.runs);
+  facts["touchCount"] = number(header.touches);
+  facts["writtenTouches"] = number(header.written_touches);
   facts["dataPages"] = number(header.data_pages);
   facts["zeroPages"] = number(header.zero_pages);
   facts["groupCount"] = number(header.groups);

@@ -56,6 +56,9 @@ export interface WorkingSetFacts {
   readonly memoryBytes: number
   readonly pageSize: number
   readonly runs: number
+  readonly touchCount: number
+  /** Plus 1; 0 where nobody looked. */
+  readonly writtenTouches: number
   readonly dataPages: number
   readonly zeroPages: number
   readonly groupCount: number
@@ -154,14 +157,13 @@ interface Addon {
   /** Every name that the engine gives to a failure, an event, an end or a counter. */
   names(): Record<'errors' | 'events' | 'ends' | 'counters', string[]>
   probe(): [device: number, syscall: number, userModeOnly: number, features: bigint]
-  /** `undefined` where it would wait, and where something fails: `survey()` says what. */
-  surveyAtOnce(memoryFile: string, workingSet: string): Float64Array | undefined
-  survey(memoryFile: string, workingSet: string): Promise<NativeFailure | Float64Array>
+  /** An empty path stands for no working set. */
+  findResidency(memoryFile: string, workingSet: string): Promise<NativeFailure | Float64Array>
   prefetchPageCache(
     device: number,
     paths: readonly string[],
     set: NativeWorkingSet,
-    budgetBytes: number,
+    maxBytes: number,
   ): [job: number, end: Promise<[figures: Float64Array, failure: NativeFailure | null]>]
   cancelPrefetch(device: number, job: number): void
   startRecording(

@@ -210,6 +210,7 @@ const fileRules: Readonly<Record<string, (failure: NativeFailure) => string>> = 
   'memory-bytes': ({ got }) => `its guest has ${got} bytes of memory, which is no valid size`,
   'file-bytes': ({ want, got }) => `it has ${got} bytes, and its header says ${want}`,
   'index-offset': () => 'its index does not follow its header',
+  'written-touches': () => 'more of its pages are written than touched',
   runs: () => 'its number of runs is 0',
   'manifest-bytes': ({ want }) => `its manifest has more than ${want} bytes`,
   'disk-count': ({ want }) => `it has more than ${want} disks`,

@@ -14,7 +14,7 @@ import { internalsOf } from '../working-set/internals.js'
 import { readOnce } from '../working-set/open.js'
 import { type WorkingSet, workingSetRule } from '../working-set/working-set.js'
 import { diskImagesRule, fileError, paddedSize } from './files.js'
-import { surveyFiles } from './residency.js'
+import { findResidency } from './residency.js'
 
 export interface PrefetchPageCacheOptions {
   /** The snapshot's memory file, which the VMM maps. */
@@ -27,7 +27,7 @@ export interface PrefetchPageCacheOptions {
    * At the most this many bytes are read, over all files.
    * @default half of the memory that is available now
    */
-  readonly budgetBytes?: number | undefined
+  readonly maxBytes?: number | undefined
   readonly signal?: AbortSignal | undefined
 }
 
@@ -45,7 +45,7 @@ export interface PageCachePrefetchResult {
   readonly askedMs: number
   /** From the call until all was there, in milliseconds. */
   readonly thereMs: number
-  /** Whether all was brought in: not so when `budgetBytes` was reached, or with an `error`. */
+  /** Whether all was brought in: not so when `maxBytes` was reached, or with an `error`. */
   readonly complete: boolean
   /** Why a disk image was left out. */
   readonly error?: ReapTraceError
@@ -78,20 +78,20 @@ export async function prefetchPageCache(
     memoryFile: required(rules.path),
     workingSet: required(workingSetRule),
     diskImages: diskImagesRule,
-    budgetBytes: rules.count,
+    maxBytes: rules.count,
     signal: rules.signal,
   })
-  const { memoryFile, workingSet, diskImages = [], budgetBytes, signal } = options
+  const { memoryFile, workingSet, diskImages = [], maxBytes, signal } = options
   signal?.throwIfAborted()
   if (typeof workingSet === 'string' && diskImages.length === 0) {
-    const { pages, missingPages, memoryBytes, memoryFileBytes, pageSize } = await surveyFiles(
+    const { pages, missingPages, memoryBytes, memoryFileBytes, pageSize } = await findResidency(
       memoryFile,
       workingSet,
     )
     const isThere = pageSize !== undefined && pages > 0 && missingPages === 0
     if (isThere && memoryBytes === memoryFileBytes) return nothingToBring(pages)
   }
-  return bringIn(workingSet, { memoryFile, diskImages, budgetBytes, signal })
+  return bringIn(workingSet, { memoryFile, diskImages, maxBytes, signal })
 }
 
 /** The result where all `pages` are there. */
@@ -109,14 +109,14 @@ export const nothingToBring = (pages: number): PageCachePrefetchResult => ({
 export interface BringInOptions {
   readonly memoryFile: string | undefined
   readonly diskImages: readonly string[]
-  readonly budgetBytes: number | undefined
+  readonly maxBytes: number | undefined
   readonly signal: AbortSignal | undefined
 }
 
 /** {@link prefetchPageCache} for options that were checked. */
 export async function bringIn(
   workingSet: WorkingSet | string,
-  { memoryFile, diskImages, budgetBytes, signal }: BringInOptions,
+  { memoryFile, diskImages, maxBytes, signal }: BringInOptions,
 ): Promise<PageCachePrefetchResult> {
   signal?.throwIfAborted()
   const set = typeof workingSet === 'string' ? await readOnce(workingSet) : workingSet
@@ -139,7 +139,7 @@ export async function bringIn(
     device || images.device,
     [memoryFile ?? '', ...images.paths],
     handle,
-    budgetBytes ?? Math.floor(freemem() / 2),
+    maxBytes ?? Math.floor(freemem() / 2),
   )
   const cancel = () => native().cancelPrefetch(device || images.device, job)
   let onAbort: () => void = () => {}
@@ -155,11 +155,11 @@ export async function bringIn(
   try {
     const [figures, failure] = await Promise.race([end, aborted])
     const [pages = 0, resident = 0, fetched = 0, extents = 0, ...rest] = figures
-    const [askedUs = 0, thereUs = 0, isInBudget = 0, wasAlone = 0, file = 0] = rest
+    const [askedUs = 0, thereUs = 0, isInBudget = 0, file = 0] = rest
     const failed = failure ? fileError(failure, [memoryFile ?? '', ...diskImages], file) : undefined
     if (failed && file === 0) throw failed
     const error = images.error ?? failed
-    const result: PageCachePrefetchResult = {
+    return {
       pages,
       residentPages: resident,
       bytes: fetched * PAGE,
@@ -169,17 +169,10 @@ export async function bringIn(
       complete: isInBudget === 1 && error === undefined,
       ...(error && { error }),
     }
-    if (wasAlone === 1) alone.add(result)
-    return result
   } finally {
     signal?.removeEventListener('abort', onAbort)
   }
 }
-
-const alone = new WeakSet<PageCachePrefetchResult>()
-
-/** Whether no other prefetch had a part in the times of one: what it says of the disk is its own. */
-export const wasAlone = (result: PageCachePrefetchResult): boolean => alone.has(result)
 
 async function checkImage(path: string, set: WorkingSet, disk: number): Promise<void> {
   const stored = internalsOf(set).file?.disks[disk]

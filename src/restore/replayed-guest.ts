@@ -1,18 +1,17 @@
-// A guest that does nothing but touch pages: what measureHost() restores.
+// A guest that does nothing but touch pages: what calibrateHost() restores.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { createInterface } from 'node:readline'
 import { nativePath } from '../binding/native-path.js'
 import { ReapTraceError } from '../errors.js'
 import { PAGE } from '../page.js'
-import type { Vcpus } from './host-model.js'
+import type { Vcpus } from './calibration.js'
 
-const WRITE_SHARE = 0.4
-
-/** Runs of pages in no order, each at the start of a part of the memory `apart` times as long. */
-export function scattered(count: number, run: number, apart = 8): Uint32Array {
+/** Runs of pages in no order, spread evenly over the memory. */
+export function scattered(count: number, run: number, memoryPages: number): Uint32Array {
   const random = numbers(count)
-  const runs = Array.from({ length: count / run }, (_, i) => i * run * apart)
+  const apart = memoryPages / (count / run)
+  const runs = Array.from({ length: count / run }, (_, i) => i * apart)
   for (let i = runs.length - 1; i > 0; i--) {
     const j = Math.floor(random() * (i + 1))
     ;[runs[i], runs[j]] = [runs[j]!, runs[i]!]
@@ -33,8 +32,8 @@ function numbers(seed: number): () => number {
   }
 }
 
-/** What reap-guest replays (native/guest/kvm_trace.h): a word of each page, some of them written. */
-export function replayOf(pages: Uint32Array, memory: Buffer): Buffer {
+/** What reap-guest replays (native/guest/kvm_trace.h): a word of each page, a share of them written. */
+export function replayOf(pages: Uint32Array, memory: Buffer, writtenShare: number): Buffer {
   const bytes = Buffer.alloc(24 + pages.length * 16)
   const random = numbers(1)
   bytes.write('REAPKVM1', 'latin1')
@@ -42,7 +41,7 @@ export function replayOf(pages: Uint32Array, memory: Buffer): Buffer {
   bytes.writeBigUInt64LE(BigInt(pages.length), 16)
   pages.forEach((page, i) => {
     const offset = page * PAGE + 8 * (i % (PAGE / 8))
-    bytes.writeBigUInt64LE(BigInt(offset + (random() < WRITE_SHARE ? 1 : 0)), 24 + i * 16)
+    bytes.writeBigUInt64LE(BigInt(offset + (random() < writtenShare ? 1 : 0)), 24 + i * 16)
     memory.copy(bytes, 24 + i * 16 + 8, offset, offset + 8)
   })
   return bytes
@@ -83,8 +82,8 @@ export class ReplayedGuest {
       const said: ReplayEvent = done ? { ok: false, error: 'it ended' } : JSON.parse(value)
       if (!said.ok || (said.wrong ?? 0) > 0) {
         throw new ReapTraceError(
-          'ERR_NATIVE_UNAVAILABLE',
-          `the guest that measures this host failed: ${said.error ?? 'wrong memory'}`,
+          'ERR_CALIBRATION',
+          `the guest that calibrates this host failed: ${said.error ?? 'wrong memory'}`,
           { hint: '`reap-trace doctor` says what this machine lacks.' },
         )
       }

@@ -19,6 +19,7 @@ import type {
   WorkingSetComparison,
 } from './fault-handler.js'
 import { compareAfterRestore, stalePolicyOf } from './stale-working-set.js'
+import { writtenShareOf } from './written-share.js'
 
 /** The sessions of this thread that have not ended. */
 const sessions = new Map<number, Session>()
@@ -132,7 +133,9 @@ export class Session implements FaultHandler {
       pages[i] = touches[2 * i]!
       timesUs[i] = touches[2 * i + 1]!
     }
-    return new Trace({ pageSize, memoryBytes, pages, timesUs })
+    const { memoryFile } = this.#options
+    const writtenShare = this.#ended ? undefined : writtenShareOf(this.#guest, memoryFile, pages)
+    return new Trace({ pageSize, memoryBytes, pages, timesUs, writtenShare })
   }
 
   detach(): Promise<ServeResult> {

@@ -7,6 +7,7 @@ export interface TraceFields {
   readonly memoryBytes: number
   readonly pages: Uint32Array
   readonly timesUs: Uint32Array
+  readonly writtenShare?: number | undefined
 }
 
 const traceRules = {
@@ -30,6 +31,10 @@ const traceRules = {
     expected: 'a Uint32Array',
     accepts: (value) => value instanceof Uint32Array,
   }),
+  writtenShare: {
+    expected: 'a number from 0 to 1',
+    accepts: (value: unknown) => typeof value === 'number' && value >= 0 && value <= 1,
+  },
 }
 
 /** The pages that a guest asked for in one run, in the order of their first touch. */
@@ -42,6 +47,11 @@ export class Trace {
   readonly pages: Uint32Array
   /** When each of `pages` was first touched, in microseconds since the VM connected. */
   readonly timesUs: Uint32Array
+  /**
+   * Share of the pages that the guest had changed by the end of the recording, from 0 to 1. `undefined`
+   * where nobody looked, as in a recording of the page cache.
+   */
+  readonly writtenShare: number | undefined
 
   /**
    * @throws TypeError when a field is not as described, a page lies outside the memory, or a page is
@@ -68,6 +78,7 @@ export class Trace {
     this.memoryBytes = memoryBytes
     this.pages = pages
     this.timesUs = timesUs
+    this.writtenShare = fields.writtenShare
   }
 }
 
@@ -155,8 +166,12 @@ export function mergeTraces(traces: readonly [Trace, ...Trace[]], minRuns: numbe
     memoryBytes: traces[0].memoryBytes,
     pages: order.map((slot) => kept[slot]!),
     timesUs: order.map((slot) => time[slot]!),
+    writtenShare: mean(traces.flatMap(({ writtenShare }) => writtenShare ?? [])),
   })
 }
+
+const mean = (values: readonly number[]): number | undefined =>
+  values.length > 0 ? values.reduce((sum, value) => sum + value, 0) / values.length : undefined
 
 function lowerMedian(values: number[]): number {
   values.sort((a, b) => a - b)

@@ -205,6 +205,11 @@ export class WorkingSet {
     return this.#order
   }
 
+  /** Share of the pages that the guest changes, from 0 to 1; `undefined` where nobody looked. */
+  get writtenShare(): number | undefined {
+    return this.#internals.file ? this.#internals.file.writtenShare : this.#order!.writtenShare
+  }
+
   /** The pages as runs, by address. */
   get extents(): readonly Extent[] {
     this.#extents ??= Object.freeze(mergeExtents(this.order))
@@ -367,14 +372,14 @@ function internalsOfRuns({ order, disks, diskTouches }: MergedRuns): SetInternal
 }
 
 function orderOf(
-  { pageSize, memoryBytes }: Pick<Trace, 'pageSize' | 'memoryBytes'>,
+  { pageSize, memoryBytes, writtenShare }: Pick<Trace, 'pageSize' | 'memoryBytes' | 'writtenShare'>,
   handle: NativeWorkingSet,
 ): Trace {
   const [touches] = native().touchesOf(handle)
   const step = pageSize / PAGE
   const pages = touches.filter((_, i) => i % 2 === 0).map((page) => page / step)
   const timesUs = touches.filter((_, i) => i % 2 === 1)
-  return new Trace({ pageSize, memoryBytes, pages, timesUs })
+  return new Trace({ pageSize, memoryBytes, pages, timesUs, writtenShare })
 }
 
 /** The option `workingSet`. */

@@ -122,12 +122,12 @@ describe('a prefetch into the page cache', () => {
     [PAGE, [3]],
     [3 * PAGE, [3, 700]],
     [4 * PAGE, [3, 4, 700]],
-  ])('reads no more than a budget of %i bytes, what comes first first', async (budgetBytes) => {
+  ])('reads no more than a budget of %i bytes, what comes first first', async (maxBytes) => {
     const s = await recorded('traces')
     const { memoryFile, workingSet } = s
-    const result = await prefetchPageCache({ memoryFile, workingSet, budgetBytes })
+    const result = await prefetchPageCache({ memoryFile, workingSet, maxBytes })
     expect(result.complete).toBe(false)
-    expect(result.bytes).toBeLessThanOrEqual(budgetBytes)
+    expect(result.bytes).toBeLessThanOrEqual(maxBytes)
     expect(residentPages(memoryFile)).toHaveLength(result.bytes / PAGE)
   })
 
@@ -182,7 +182,7 @@ describe('a prefetch into the page cache', () => {
   test.each([
     ['no memory file', { workingSet: 'w' }, /"memoryFile" of prefetchPageCache\(\)/],
     ['no working set', { memoryFile: 'm' }, /a WorkingSet or the path of a working-set file/],
-    ['half a byte', { memoryFile: 'm', workingSet: 'w', budgetBytes: 0.5 }, /a non-negative int/],
+    ['half a byte', { memoryFile: 'm', workingSet: 'w', maxBytes: 0.5 }, /a non-negative int/],
     ['another spelling', { memoryFile: 'm', workingset: 'w' }, /did you mean "workingSet"\?/],
   ])('is misused with %s', async (_, options, message) => {
     const misuse = prefetchPageCache(options as never)

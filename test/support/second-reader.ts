@@ -9,6 +9,7 @@ export interface ReadSet {
   pageSize: number
   memoryBytes: number
   runs: number
+  writtenTouches: number | undefined
   /** Guest pages in first-touch order, by their first 4 KiB page. */
   touches: { page: number; timeUs: number }[]
   manifest: Record<string, unknown>
@@ -74,7 +75,7 @@ export function readSet(path: string): ReadSet {
   header.fill(0, 124, 128)
   must('header checksum', crc32cOf(header) === u32(124))
   const zeros = (from: number, to: number) => file.subarray(from, to).every((byte) => byte === 0)
-  must('reserved', u32(76) === 0 && zeros(136, 4096))
+  must('reserved', zeros(136, 4096))
   must('header size', u32(12) === 4096)
   must('file size', u64(16) === file.length)
   const memoryBytes = u64(24)
@@ -87,6 +88,8 @@ export function readSet(path: string): ReadSet {
   const [groupCount, extentCount, touchCount] = [u32(64), u32(68), u32(72)]
   const [runs, manifestBytes, dataPages, zeroPages] = [u32(80), u32(84), u64(88), u64(96)]
   const [diskCount, diskTouchCount] = [u32(128), u32(132)]
+  const writtenTouches = u32(76) === 0 ? undefined : u32(76) - 1
+  must('written touches', (writtenTouches ?? 0) <= touchCount)
   must('runs', runs > 0)
   must('disks', diskCount <= 16)
   must('manifest size', manifestBytes <= 65536)
@@ -122,6 +125,7 @@ export function readSet(path: string): ReadSet {
     pageSize,
     memoryBytes,
     runs,
+    writtenTouches,
     touches,
     manifest: JSON.parse(utf8(file.subarray(manifestAt, manifestAt + manifestBytes))),
     groups: [],

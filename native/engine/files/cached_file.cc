@@ -11,9 +11,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
-#include <mutex>
-#include <vector>
 
 #include "base/page.h"
 #include "base/test_hooks.h"
@@ -35,78 +32,6 @@ struct Cachestat {
   uint64_t writeback;
   uint64_t evicted;
   uint64_t recently_evicted;
-};
-
-// So are that of openat2(2), 5.6, and its flag since 5.12: a name that is not in memory is EAGAIN.
-constexpr long kOpenat2 = 437;
-constexpr uint64_t kResolveCached = 0x20;
-struct OpenHow {
-  uint64_t flags;
-  uint64_t mode;
-  uint64_t resolve;
-};
-
-// A place in a file system, of which nothing is opened yet.
-UniqueFd cached_place(const std::string& path) {
-  const OpenHow how{O_PATH | O_CLOEXEC, 0, kResolveCached};
-  return UniqueFd(static_cast<int>(::syscall(kOpenat2, AT_FDCWD, path.c_str(), &how, sizeof how)));
-}
-
-// Which mount a descriptor is on, by a number that no later mount gets (STATX_MNT_ID_UNIQUE, 6.8),
-// or 0; and whether it is a regular file. Asks no server.
-struct Place {
-  uint64_t mount = 0;
-  bool is_regular = false;
-};
-Place place_of(int fd) {
-  constexpr unsigned kMountIdUnique = 0x4000;
-  constexpr size_t kMountIdAt = 0x90;  // in struct statx, which older headers have without it
-  struct statx status {};
-  Place place;
-  if (::statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE | kMountIdUnique, &status) !=
-      0)
-    return place;
-  place.is_regular = S_ISREG(status.stx_mode);
-  if (status.stx_mask & kMountIdUnique) {
-    std::memcpy(&place.mount, reinterpret_cast<const uint8_t*>(&status) + kMountIdAt,
-                sizeof place.mount);
-  }
-  return place;
-}
-
-// File systems that open and read a file whose inode and pages are in memory by themselves.
-// linux/magic.h has no XFS. F2FS is none: its open takes the lock of an inode.
-bool is_local(const struct statfs& file_system) {
-  constexpr uint32_t kXfs = 0x58465342;
-  const auto type = static_cast<uint32_t>(file_system.f_type);
-  return type == EXT4_SUPER_MAGIC || type == BTRFS_SUPER_MAGIC || type == kXfs;
-}
-
-// The mounts of such file systems on which files were opened, the last ones.
-class LocalMounts {
- public:
-  static LocalMounts& of_process() {
-    static auto* all = new LocalMounts;
-    return *all;
-  }
-  void add(uint64_t mount) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (mount == 0 || has_locked(mount)) return;
-    if (mounts_.size() == kMost) mounts_.erase(mounts_.begin());
-    mounts_.push_back(mount);
-  }
-  bool has(uint64_t mount) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    return has_locked(mount);
-  }
-
- private:
-  static constexpr size_t kMost = 64;
-  bool has_locked(uint64_t mount) const {
-    return std::find(mounts_.begin(), mounts_.end(), mount) != mounts_.end();
-  }
-  std::mutex mutex_;
-  std::vector<uint64_t> mounts_;
 };
 
 constexpr uint64_t kMappedOut = 512;  // pages that mincore() is asked about at a time
@@ -146,50 +71,24 @@ int64_t cached_pages(int fd, uint64_t first_page, uint64_t pages) {
 
 int CachedFile::open(const std::string& path) {
   // Without O_NONBLOCK the open of a named pipe would wait for somebody to write to it.
-  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  if (!fd) return -errno;
-  if (const int error = take(std::move(fd), path)) return error;
-  if (local_) LocalMounts::of_process().add(place_of(fd_.get()).mount);
-  return map_view();
-}
-
-int CachedFile::open_at_once(const std::string& path) {
-  // Before the mount is known its file system may not be told to open anything.
-  const UniqueFd found = cached_place(path);
-  if (!found) return -EAGAIN;
-  const Place place = place_of(found.get());
-  if (!place.is_regular || !LocalMounts::of_process().has(place.mount)) return -EAGAIN;
-  // The same file, whatever the path names by now. A read that changed the time of access would
-  // wait for the journal.
-  const std::string same = "/proc/self/fd/" + std::to_string(found.get());
-  UniqueFd fd(::open(same.c_str(), O_RDONLY | O_CLOEXEC | O_NOATIME));
-  if (!fd) return -EAGAIN;
-  const int error = take(std::move(fd), same);
-  return error == 0 && !has_cachestat_ ? -EAGAIN : error;
-}
-
-int CachedFile::take(UniqueFd fd, const std::string& path) {
+  fd_ = UniqueFd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  if (!fd_) return -errno;
   struct stat status {};
-  if (::fstat(fd.get(), &status) != 0) return -errno;
+  if (::fstat(fd_.get(), &status) != 0) return -errno;
   if (!S_ISREG(status.st_mode)) return -EINVAL;
-  fd_ = std::move(fd);
-  device_ = status.st_dev;
   bytes_ = static_cast<uint64_t>(status.st_size);
   pages_ = (bytes_ + kPage - 1) / kPage;
   // st_blocks counts in 512 bytes whatever the block size (stat(2)).
   sparse_ = static_cast<uint64_t>(status.st_blocks) * 512 < bytes_;
   struct statfs file_system {};
-  if (::fstatfs(fd_.get(), &file_system) == 0) {
-    in_memory_ = file_system.f_type == TMPFS_MAGIC;
-    local_ = is_local(file_system);
-  }
+  if (::fstatfs(fd_.get(), &file_system) == 0) in_memory_ = file_system.f_type == TMPFS_MAGIC;
   // Reads through this descriptor are of single pages; read-ahead for them would bring in megabytes
   // that nobody asked for.
   ::posix_fadvise(fd_.get(), 0, 0, POSIX_FADV_RANDOM);
   visible_ = may_see(fd_.get(), path, status) && !REAP_HOOK_SAYS(hides_residency);
   has_cachestat_ =
       visible_ && reap::has_cachestat(file_system) && cached_pages(fd_.get(), 0, 1) >= 0;
-  return 0;
+  return map_view();
 }
 
 int CachedFile::map_view() {
@@ -203,15 +102,8 @@ int CachedFile::map_view() {
   return 0;
 }
 
-int CachedFile::read(uint64_t offset, void* buffer, uint64_t length, int flags) const {
-  // A read that does not wait starts to read what is missing, and that waits for room in the
-  // device's queue.
-  if (flags & RWF_NOWAIT) {
-    const uint64_t first = offset / kPage;
-    const uint64_t pages = (offset + length + kPage - 1) / kPage - first;
-    if (count(first, pages) < pages) return -EAGAIN;
-  }
-  const int64_t done = read_whole(fd_.get(), offset, buffer, length, flags);
+int CachedFile::read(uint64_t offset, void* buffer, uint64_t length) const {
+  const int64_t done = read_whole(fd_.get(), offset, buffer, length, 0);
   if (done < 0) return static_cast<int>(done);
   return static_cast<uint64_t>(done) == length ? 0 : -ENODATA;
 }

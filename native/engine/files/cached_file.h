@@ -24,21 +24,10 @@ class CachedFile {
  public:
   // 0 or a negative errno; -EINVAL for what is no regular file.
   int open(const std::string& path);
-  // The same for a thread that may not wait: -EAGAIN where a name or an inode is not in memory,
-  // without cachestat(2), beside which all else is slow, and on a mount of which open() has not
-  // seen before that its file system asks no server and no daemon. (A scanner that has asked for
-  // fanotify(7) permission events holds up every open, this one too.) There is no map() and no
-  // view() then.
-  int open_at_once(const std::string& path);
   uint64_t pages() const { return pages_; }
   uint64_t bytes() const { return bytes_; }
-  // Of the file system that has it.
-  uint64_t device() const { return device_; }
   // Whether it has holes.
   bool is_sparse() const { return sparse_; }
-
-  // Whether count() asks cachestat(2).
-  bool has_cachestat() const { return has_cachestat_; }
 
   // Whether the kernel tells this process which pages there are. It does for a file that the
   // process owns or may write (mincore(2), since 5.2), so that nobody learns what others read.
@@ -51,9 +40,8 @@ class CachedFile {
   // visible file.
   int map(uint64_t first_page, uint64_t pages, uint8_t* is_there) const;
 
-  // All of a range, by preadv2(2) and its flags. 0 or a negative errno; -ENODATA where the file
-  // ends before.
-  int read(uint64_t offset, void* buffer, uint64_t length, int flags) const;
+  // All of a range. 0 or a negative errno; -ENODATA where the file ends before.
+  int read(uint64_t offset, void* buffer, uint64_t length) const;
 
   // A mapping of the file that is never touched. Only of a visible file.
   const void* view() const { return view_.data(); }
@@ -69,7 +57,6 @@ class CachedFile {
   int evict() const;
 
  private:
-  int take(UniqueFd fd, const std::string& path);
   int map_view();
   // The part of a range that the file has.
   uint64_t within(uint64_t first_page, uint64_t pages) const;
@@ -81,8 +68,6 @@ class CachedFile {
   Mapping view_;  // mincore() asks about mappings
   uint64_t bytes_ = 0;
   uint64_t pages_ = 0;
-  uint64_t device_ = 0;
-  bool local_ = false;
   bool visible_ = false;
   bool has_cachestat_ = false;
   bool sparse_ = false;

@@ -103,7 +103,6 @@ struct PageCachePrefetcher::Job {
   uint64_t budget_pages = 0;
   Done done;
   std::atomic<bool> cancelled{false};
-  bool was_alone = true;  // guarded by mutex_
 
   Clock::time_point started = Clock::now();
   size_t next = 0;  // to ask for
@@ -132,8 +131,6 @@ uint64_t PageCachePrefetcher::start(std::vector<std::string> paths, PageCachePla
   job->done = std::move(done);
   const std::lock_guard<std::mutex> lock(mutex_);
   job->id = ++last_id_;
-  job->was_alone = jobs_.empty();
-  for (const auto& other : jobs_) other->was_alone = false;
   jobs_.push_back(job);
   if (!thread_.joinable()) thread_ = std::thread([this] { work(); });
   changed_.notify_all();
@@ -179,7 +176,6 @@ void PageCachePrefetcher::work() {
       jobs_.push_back(job);
       continue;
     }
-    job->report.was_alone = job->was_alone;
     lock.unlock();
     finish(*job);
     lock.lock();

@@ -53,9 +53,8 @@ struct PageCacheReport {
   uint64_t there_us = 0;       // until all was there
   bool in_budget = true;       // false: ended early
   bool cancelled = false;
-  bool was_alone = true;  // no other job had turns meanwhile: the times are its own
-  uint32_t file = 0;      // of the failure
-  Failure failure;        // the first; the job has gone on where it is a disk image's
+  uint32_t file = 0;  // of the failure
+  Failure failure;    // the first; the job has gone on where it is a disk image's
 };
 
 class PageCachePrefetcher {

@@ -33,7 +33,7 @@ struct WorkingSetHeader {
   uint64_t index_offset, index_bytes;
   uint64_t data_offset;
   uint32_t groups, extents, touches;
-  uint32_t reserved;
+  uint32_t written_touches;  // and one more; 0 where nobody looked
   uint32_t runs;
   uint32_t manifest_bytes;
   uint64_t data_pages, zero_pages;

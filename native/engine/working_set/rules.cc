@@ -268,6 +268,7 @@ Failure check_header(const WorkingSetHeader& h, uint64_t file_bytes) {
   if (file_bytes < h.file_bytes) return broken("truncated", file_bytes, h.file_bytes, file_bytes);
   if (file_bytes != h.file_bytes) return broken("file-bytes", 16, h.file_bytes, file_bytes);
   if (h.index_offset != kHeaderBytes) return broken("index-offset", 40, kHeaderBytes);
+  if (h.written_touches > uint64_t{h.touches} + 1) return broken("written-touches", 76);
   if (h.runs == 0) return broken("runs", 80);
   if (h.manifest_bytes > kMaxManifestBytes) return broken("manifest-bytes", 84, kMaxManifestBytes);
   if (h.disks > kMaxDisks) return broken("disk-count", 128, kMaxDisks, h.disks);

@@ -59,14 +59,9 @@ Failure read_header(const PageSource& file, WorkingSetHeader* header) {
                 uint64_t{header->major_version} << 16 | header->minor_version);
   }
   if (!is_sealed) return rule("header-checksum", offsetof(WorkingSetHeader, header_checksum));
-  const auto is_used = [](uint8_t byte) { return byte != 0; };
-  const std::pair<uint64_t, uint64_t> kReserved[] = {
-      {offsetof(WorkingSetHeader, reserved), offsetof(WorkingSetHeader, runs)},
-      {sizeof *header, sizeof bytes}};
-  for (const auto& [begin, end] : kReserved) {
-    const uint8_t* const used = std::find_if(bytes + begin, bytes + end, is_used);
-    if (used != bytes + end) return rule("reserved", static_cast<uint64_t>(used - bytes));
-  }
+  const uint8_t* const used = std::find_if(bytes + sizeof *header, bytes + sizeof bytes,
+                                           [](uint8_t byte) { return byte != 0; });
+  if (used != bytes + sizeof bytes) return rule("reserved", static_cast<uint64_t>(used - bytes));
   return check_header(*header, file.bytes());
 }
 

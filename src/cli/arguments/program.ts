@@ -63,7 +63,7 @@ export interface AdviseArguments {
   readonly file: string
   readonly memory: string
   readonly vcpus: 'kvm' | 'threads'
-  readonly measure: boolean
+  readonly calibrate: boolean
   readonly json: boolean
 }
 
@@ -262,16 +262,18 @@ function restoreCommand(command: readonly string[], found: Found): Command {
 
 function adviseCommand(found: Found): Command {
   return new Command('advise')
-    .summary('say which way a restore would be fastest now, and why')
-    .description('Estimates what each way to restore a snapshot would take on this host now.')
+    .summary('say which backend a restore would use now, and why')
+    .description('Says which backend a restore of a snapshot would use on this host now, and why.')
     .argument('<file>', 'a working-set file', path)
     .addOption(memory())
     .addOption(vcpus())
-    .addOption(new Option('--no-measure', 'do not measure a host that was not measured before'))
+    .addOption(
+      new Option('--no-calibrate', 'do not calibrate a host that was not calibrated before'),
+    )
     .addOption(json())
     .addHelpText('after', adviseHelp)
-    .action((file, { memory, vcpus, measure, json }) =>
-      found({ name: 'advise', file, memory, vcpus, measure, json: json === true }),
+    .action((file, { memory, vcpus, calibrate, json }) =>
+      found({ name: 'advise', file, memory, vcpus, calibrate, json: json === true }),
     )
 }
 

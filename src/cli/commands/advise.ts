@@ -1,73 +1,49 @@
-import { measureHost } from '../../index.js'
-import { hostModel } from '../../restore/host-model.js'
-import { planRestore } from '../../restore/prepare.js'
+import { calibrateHost, hostCalibration, planRestore } from '../../index.js'
 import type { AdviseArguments } from '../arguments/program.js'
 import { abortOnSignal, Signals } from '../session/signals.js'
 import { Interrupted } from '../terminal/failure.js'
 import type { Terminal } from '../terminal/terminal.js'
-import { formatBytes, formatMs, formatPlural, formatShare } from '../terminal/units.js'
-
-const names = { uffd: 'fault handler (Uffd)', 'page-cache': 'page cache (File)' } as const
+import { formatPlural, formatShare } from '../terminal/units.js'
 
 export async function advise(args: AdviseArguments, terminal: Terminal): Promise<void> {
-  const { file, memory, vcpus } = args
-  if (args.measure) await measureOnce(terminal)
-  const plan = await planRestore({
-    memoryFile: memory,
-    socketPath: '-',
+  const { file, memory: memoryFile, vcpus } = args
+  if (args.calibrate && !(await hostCalibration())) await calibrateOnce(terminal)
+  const { backend, reason, residency, decidedMs } = await planRestore({
+    snapshot: { memoryFile },
     workingSet: file,
     vcpus,
     onBadWorkingSet: 'fail',
   })
-  const { choice, reason, estimates, survey, decidedMs } = plan
-  const { costs } = await hostModel()
-  const { pages, extents, missingPages, missingExtents, missingBytes, isVisible } = survey
-  terminal.emit({
-    choice,
-    reason,
-    estimates: estimates ?? null,
-    residency: { pages, extents, missingPages, missingExtents, missingBytes, isVisible },
-    vcpus,
-    host: costs ?? null,
-    decidedMs,
-  })
-  terminal.print(`${terminal.style('bold', choice)}: ${reason}`)
+  const calibration = (await hostCalibration()) ?? null
+  terminal.emit({ backend, reason, residency, vcpus, calibration, decidedMs })
+  terminal.print(`${terminal.style('bold', backend)}: ${reason}`)
   terminal.print()
+  const { pages, missingPages } = residency!
   terminal.print(
-    `memory file   ${formatPlural(pages - missingPages, 'page')} of ${formatPlural(pages, 'page')} in the page cache` +
-      (missingPages > 0 ? `, the others in about ${formatPlural(missingExtents, 'extent')}` : ''),
+    `memory file   ${formatPlural(pages - missingPages, 'page')} of ${formatPlural(pages, 'page')} in the page cache`,
   )
-  terminal.print(
-    `working set   ${formatShare(pages === 0 ? 1 : 1 - missingBytes / (pages * 4096))} of ${formatBytes(pages * 4096)} in the page cache`,
-  )
-  if (!estimates) {
-    terminal.print('estimates     none: this host was not measured')
-    return
+  const guests = Object.entries(calibration?.guests ?? {})
+  for (const [kind, { reads, writes }] of guests) {
+    for (const [manner, { mappedUs, installedUs }] of [
+      ['reads', reads],
+      ['writes', writes],
+    ] as const) {
+      terminal.print(
+        `${`${kind}, ${manner}`.padEnd(16)}${mappedUs.toFixed(1)} us a mapped page, ${installedUs.toFixed(1)} us an installed one`,
+      )
+    }
   }
-  terminal.print()
-  for (const [backend, { ms, readMs }] of Object.entries(estimates)) {
-    const reads = readMs > 0 ? `, ${formatMs(readMs)} of it reads` : ''
-    terminal.print(
-      `${names[backend as keyof typeof names].padEnd(22)} ${formatMs(ms).padStart(8)}${reads}`,
-    )
-  }
-  terminal.print(
-    `\nfor a guest that ${vcpus === 'kvm' ? 'KVM runs' : "the VMM's threads run"}; this host was measured at ${costs?.measuredAt}`,
-  )
-  if (vcpus === 'kvm' && !costs?.guests.kvm) {
-    terminal.print('KVM could not be measured here: these are the costs of threads')
-  }
+  if (calibration) terminal.print(`calibrated    ${calibration.calibratedAt}`)
 }
 
-/** Measures a host of which nothing is known, which takes some seconds. */
-async function measureOnce(terminal: Terminal): Promise<void> {
-  if ((await hostModel()).costs) return
+/** Calibrates a host that was not calibrated before, which takes some two seconds. */
+async function calibrateOnce(terminal: Terminal): Promise<void> {
   const signals = new Signals()
   const signal = abortOnSignal(signals)
   let share = 0
-  const live = terminal.live(() => `measuring this host, once · ${formatShare(share)}`)
+  const live = terminal.live(() => `calibrating this host, once · ${formatShare(share)}`)
   try {
-    await measureHost({
+    await calibrateHost({
       signal,
       onProgress: (progress) => {
         share = progress.share

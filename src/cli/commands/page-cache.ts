@@ -1,8 +1,13 @@
 // record and restore for VMMs that map the memory file: no handler, no socket.
 import { resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type PageCacheRecord, prepareRestore, recordPageCache, WorkingSet } from '../../index.js'
-import { readOnce } from '../../working-set/open.js'
+import {
+  type PageCacheRecord,
+  type RestorePlan,
+  recordPageCache,
+  restore,
+  WorkingSet,
+} from '../../index.js'
 import type { RecordArguments, RestoreArguments, ServeArguments } from '../arguments/program.js'
 import { ChildCommand } from '../session/child-command.js'
 import { stopwatch } from '../session/served-session.js'
@@ -158,47 +163,27 @@ async function write(
   )
 }
 
-/** Says which disk images the working set has nothing of. */
-export function noteOtherDisks(
-  recorded: number,
-  disks: readonly string[],
-  terminal: Terminal,
-): void {
-  for (const path of disks.slice(recorded)) {
-    terminal.say(`${path} is not prefetched: the working set was recorded without it`)
-  }
-}
-
-export async function restoreByPageCache(
+export async function restoreFromPageCache(
+  plan: RestorePlan,
   args: RestoreArguments,
   terminal: Terminal,
 ): Promise<void> {
   const signals = new Signals()
   let command: ChildCommand | undefined
   try {
-    await using restore = await prepareRestore({
-      memoryFile: args.memory,
-      socketPath: args.socket || '-',
-      workingSet: args.workingSet,
-      onBadWorkingSet: args.onBadWorkingSet,
-      backend: 'page-cache',
-      diskImages: args.disks,
+    await using restored = await restore(plan, {
       onEvent: (event) => {
         if (event.type !== 'warning') return
         terminal.emit({ type: 'warning', error: errorFields(event.error) })
         terminal.warn(event.error, 'the guest reads what is missing itself')
       },
     })
-    if (args.disks.length > 0) {
-      const recorded = await readOnce(args.workingSet).catch(() => undefined)
-      if (recorded) noteOtherDisks(recorded.disks.length, args.disks, terminal)
-    }
-    const backend = { ...restore.memBackend, backend_path: resolve(args.memory) }
+    const backend = restored.memBackend
     terminal.emit({ type: 'prepared', mem_backend: backend })
     if (args.command.length === 0)
       terminal.note(`load the snapshot now: "mem_backend": ${JSON.stringify(backend)}`)
     command = await startCommand(args)
-    const brought = restore.prefetched.then((result) => {
+    const brought = restored.prefetched.then((result) => {
       if (!('thereMs' in result)) return
       const { pages, residentPages, bytes, extents, thereMs } = result
       terminal.emit({

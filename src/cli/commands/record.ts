@@ -1,9 +1,14 @@
 import { access, constants, stat } from 'node:fs/promises'
 import { dirname, resolve } from 'node:path'
-import { ReapTraceError, WorkingSet } from '../../index.js'
+import { ReapTraceError, serve, WorkingSet } from '../../index.js'
 import type { Progress } from '../../working-set/working-set.js'
 import type { RecordArguments } from '../arguments/program.js'
-import { progress, ServedSession, stopwatch } from '../session/served-session.js'
+import {
+  progress,
+  ServedSession,
+  type SessionOptions,
+  stopwatch,
+} from '../session/served-session.js'
 import { CliError, Interrupted } from '../terminal/failure.js'
 import type { Terminal } from '../terminal/terminal.js'
 import { formatBytes, formatPlural, formatShare } from '../terminal/units.js'
@@ -13,7 +18,9 @@ export async function record(args: RecordArguments, terminal: Terminal): Promise
   await checkOutput(args.output, args.memory, args.disks)
   if (args.backend === 'page-cache') return recordByPageCache(args, terminal)
   let failure: unknown
-  await ServedSession.run(args, { record: true }, terminal, async (session) => {
+  const open = (options: SessionOptions) =>
+    serve({ ...options, memoryFile: args.memory, record: true })
+  await ServedSession.run(args, open, terminal, async (session) => {
     await untilRecorded(session, args, terminal)
     let share: number | undefined = 0
     const live = terminal.live(() =>

@@ -1,82 +1,65 @@
-import { isWorkingSetError } from '../../errors.js'
-import { bringIn } from '../../page-cache/prefetch.js'
-import { planRestore } from '../../restore/prepare.js'
-import { readOnce } from '../../working-set/open.js'
+import { planRestore, type RestorePlan, restore as restorePlanned } from '../../index.js'
 import type { RestoreArguments } from '../arguments/program.js'
 import { progress, ServedSession } from '../session/served-session.js'
 import { errorFields } from '../terminal/failure.js'
 import type { Terminal } from '../terminal/terminal.js'
-import { noteOtherDisks, restoreByPageCache } from './page-cache.js'
+import { restoreFromPageCache } from './page-cache.js'
 
 export async function restore(args: RestoreArguments, terminal: Terminal): Promise<void> {
-  if (args.backend === 'uffd') return restoreByHandler(args, terminal)
-  if (args.backend === 'page-cache') return restoreByPageCache(args, terminal)
-  const {
-    memory: memoryFile,
-    socket: socketPath,
-    workingSet,
-    backend,
-    vcpus,
-    onBadWorkingSet,
-  } = args
+  const { memory: memoryFile, disks, workingSet, backend, vcpus, onBadWorkingSet } = args
   const plan = await planRestore({
-    memoryFile,
-    socketPath,
+    snapshot: { memoryFile, diskImages: disks },
     workingSet,
     backend,
     vcpus,
     onBadWorkingSet,
   })
-  const { choice, reason } = plan
-  terminal.emit({ type: 'chosen', choice, reason, estimates: plan.estimates ?? null })
-  terminal.print(`chosen: ${choice}, since ${reason}`)
-  if (choice === 'uffd') return restoreByHandler(args, terminal)
-  return restoreByPageCache(args, terminal)
+  if (backend === 'auto') {
+    terminal.emit({ type: 'chosen', backend: plan.backend, reason: plan.reason })
+    terminal.print(`chosen: ${plan.backend}, since ${plan.reason}`)
+  }
+  for (const path of plan.refusal ? [] : disks.slice(plan.diskImages.length)) {
+    terminal.say(`${path} is not prefetched: the working set was recorded without it`)
+  }
+  if (plan.backend === 'uffd') return restoreByHandler(plan, args, terminal)
+  return restoreFromPageCache(plan, args, terminal)
 }
 
-async function restoreByHandler(args: RestoreArguments, terminal: Terminal): Promise<void> {
-  const { workingSet, onBadWorkingSet, onStaleWorkingSet, snapshotId, disks } = args
-  const options = { workingSet, onBadWorkingSet, onStaleWorkingSet, snapshotId, record: false }
-  await ServedSession.run(args, options, terminal, async (session) => {
-    const ending = new AbortController()
-    const disksBrought =
-      disks.length === 0 ? undefined : bringDisks(workingSet, disks, terminal, ending.signal)
-    const live = terminal.live(() =>
-      session.isConnected
-        ? `serving · ${progress(session.handler.stats())} · Ctrl-C detaches the VM`
-        : 'waiting for a VMM',
-    )
-    try {
-      await session.serveOn()
-    } finally {
-      ending.abort()
-      await disksBrought
-      live.stop()
-    }
-  })
-}
-
-/** The disk images' part of a restore; what it fails with is slower and otherwise the same. */
-async function bringDisks(
-  workingSet: string,
-  disks: readonly string[],
+async function restoreByHandler(
+  plan: RestorePlan,
+  { onStaleWorkingSet, snapshotId, ...args }: RestoreArguments,
   terminal: Terminal,
-  signal: AbortSignal,
 ): Promise<void> {
-  const warn = (error: unknown, consequence: string) => {
-    terminal.emit({ type: 'warning', error: errorFields(error) })
-    terminal.warn(error, consequence)
-  }
-  try {
-    const set = await readOnce(workingSet)
-    noteOtherDisks(set.disks.length, disks, terminal)
-    const diskImages = disks.slice(0, set.disks.length)
-    const wishes = { memoryFile: undefined, diskImages, budgetBytes: undefined, signal }
-    const { error } = await bringIn(set, wishes)
-    if (error) warn(error, 'the guest reads that image itself')
-  } catch (error) {
-    // A set that cannot be used was reported by the session.
-    if (!signal.aborted && !isWorkingSetError(error))
-      warn(error, 'the guest reads its disks itself')
-  }
+  await ServedSession.run(
+    args,
+    async ({ onEvent, ...options }) => {
+      const restored = await restorePlanned(plan, {
+        ...options,
+        onStaleWorkingSet,
+        snapshotId,
+        onEvent: (event) => {
+          if (event.type !== 'warning' || !plan.diskImages.includes(event.error.path ?? '')) {
+            return onEvent(event)
+          }
+          terminal.emit({ type: 'warning', error: errorFields(event.error) })
+          terminal.warn(event.error, 'the guest reads that image itself')
+        },
+      })
+      if (restored.backend === 'uffd') return restored.handler
+      throw new TypeError('a plan with a fault handler came to another backend')
+    },
+    terminal,
+    async (session) => {
+      const live = terminal.live(() =>
+        session.isConnected
+          ? `serving · ${progress(session.handler.stats())} · Ctrl-C detaches the VM`
+          : 'waiting for a VMM',
+      )
+      try {
+        await session.serveOn()
+      } finally {
+        live.stop()
+      }
+    },
+  )
 }

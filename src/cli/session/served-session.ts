@@ -1,14 +1,7 @@
 import { resolve } from 'node:path'
 import { performance } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
-import {
-  type FaultHandler,
-  type FaultStats,
-  type GuestInfo,
-  type ServeEvent,
-  type ServeOptions,
-  serve,
-} from '../../index.js'
+import type { FaultHandler, FaultStats, GuestInfo, ServeEvent, ServeOptions } from '../../index.js'
 import type { ServeArguments } from '../arguments/program.js'
 import { CliError, Interrupted } from '../terminal/failure.js'
 import type { Terminal } from '../terminal/terminal.js'
@@ -35,7 +28,13 @@ interface Also {
   readonly command?: boolean
 }
 
-/** One `serve()` of the command line: with a command beside it, and signals as its remote control. */
+/** What a session gives whoever opens its handler. */
+export type SessionOptions = Pick<
+  ServeOptions,
+  'socketPath' | 'connectTimeoutMs' | 'onFailure' | 'peerUid' | 'signal'
+> & { readonly onEvent: NonNullable<ServeOptions['onEvent']> }
+
+/** One fault handler of the command line: with a command beside it, and signals as its remote control. */
 export class ServedSession {
   readonly handler: FaultHandler
   readonly signals: Signals
@@ -48,7 +47,7 @@ export class ServedSession {
 
   static async run(
     args: ServeArguments,
-    options: Partial<ServeOptions>,
+    open: (options: SessionOptions) => Promise<FaultHandler>,
     terminal: Terminal,
     body: (session: ServedSession) => Promise<void>,
   ): Promise<void> {
@@ -64,7 +63,7 @@ export class ServedSession {
       if (end) reportEvent(end, terminal, isPrefetched)
       end = undefined
     }
-    // Before a VM is served, a signal ends what serve() does: it may compare a whole set.
+    // Before a VM is served, a signal ends what opens the handler: that may compare a whole set.
     const ended = Promise.race([
       signals.nextInterrupt().then(() => 'SIGINT' as const),
       signals.terminated,
@@ -74,13 +73,11 @@ export class ServedSession {
     })
     const opening = terminal.live(() => 'opening the snapshot')
     try {
-      handler = await serve({
+      handler = await open({
         socketPath: args.socket,
-        memoryFile: args.memory,
         connectTimeoutMs: args.connectTimeoutMs,
         onFailure: args.leaveVm ? 'leave-vm' : 'kill-vm',
         ...(args.peerUid !== undefined && { peerUid: args.peerUid }),
-        ...options,
         onEvent: (event) => {
           if (event.type === 'closed') end = event
           else reportEvent(event, terminal, isPrefetched)

@@ -13,6 +13,8 @@ export interface WorkingSetFile {
   /** 16 random bytes, drawn anew for each file that is written: they name this content. */
   readonly id: Uint8Array
   readonly manifest: Manifest
+  /** Share of the touched pages that the guest changed; `undefined` where nobody looked. */
+  readonly writtenShare: number | undefined
   readonly dataPages: number
   readonly zeroPages: number
   readonly groupCount: number
@@ -41,7 +43,9 @@ export function describeFile(
   tables: NativeWorkingSet,
   facts: WorkingSetFacts,
 ): WorkingSetFile {
-  const { pageSize: _, runs: __, manifestAt, ...rest } = facts
+  const { pageSize: _, runs: __, manifestAt, touchCount, writtenTouches, ...rest } = facts
+  const isShareKnown = touchCount > 0 && writtenTouches > 0
+  const writtenShare = isShareKnown ? (writtenTouches - 1) / touchCount : undefined
   const refuse = (check: string, offset: number, what: string) =>
     new ReapTraceError(
       'ERR_WORKING_SET_INVALID',
@@ -60,7 +64,7 @@ export function describeFile(
     },
   }))
   const manifest = parseManifest(facts.manifest, (what) => refuse('manifest', manifestAt, what))
-  return { ...rest, path, manifest, disks, tables }
+  return { ...rest, path, writtenShare, manifest, disks, tables }
 }
 
 function decode(bytes: Uint8Array, refuse: () => ReapTraceError): string {

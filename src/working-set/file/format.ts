@@ -3,8 +3,8 @@ import { PAGE } from '../../page.js'
 import type { DiskIdentity } from '../../snapshot/disk-image.js'
 
 // The bytes are specified in docs/working-set-format.md; the names here are the ones used there.
-// This file writes them, decode.ts reads and checks them, the tables of the guest's memory
-// in native/engine/working_set/index.cc, and native/engine/page_cache/survey.cc takes samples of those.
+// This file writes them; native/engine/working_set reads and checks them.
+
 
 export const MAGIC = 0x5445_5357_5041_4552n // "REAPWSET"
 export const MAJOR = 3
@@ -94,6 +94,8 @@ export interface Head {
    * it was touched.
    */
   readonly touches: Uint32Array
+  /** Share of the touched pages that the guest changed; `undefined` where nobody looked. */
+  readonly writtenShare: number | undefined
   readonly dataPages: number
   readonly zeroPages: number
   readonly disks: readonly StoredDisk[]
@@ -181,6 +183,9 @@ export function encodeHead(
   u32(64, groups.length)
   u32(68, extents.length)
   u32(72, touches.length / 2)
+  if (index.writtenShare !== undefined) {
+    u32(76, 1 + Math.round((index.writtenShare * touches.length) / 2))
+  }
   u32(80, index.runs)
   u32(84, manifest.length)
   u64(88, index.dataPages)

@@ -107,11 +107,22 @@ export async function writeWorkingSetFile(path: string, job: WriteJob): Promise<
       state = await memory.checkUnchanged()
       signal?.throwIfAborted()
 
-      const { memoryBytes, pageSize } = order
+      const { memoryBytes, pageSize, writtenShare } = order
       const { dataPages } = groups
       const zeroPages = totalPages - dataPages
       const head = encodeHead(
-        { id, pageSize, memoryBytes, runs, touches, dataPages, zeroPages, disks, diskTouches },
+        {
+          id,
+          pageSize,
+          memoryBytes,
+          runs,
+          touches,
+          writtenShare,
+          dataPages,
+          zeroPages,
+          disks,
+          diskTouches,
+        },
         groups.groups,
         groups.extents,
         manifestBytes,

@@ -302,19 +302,6 @@ TEST(page_cache_prefetcher_ends_where_the_memory_file_cannot_be_opened) {
   CHECK(disk.there().empty());
 }
 
-TEST(page_cache_prefetcher_says_whose_times_are_not_its_own) {
-  const PageFile memory(64);
-  CHECK(bring_in({memory.path()}, touches({5})).was_alone);
-  HeldTurn turn(1);
-  End first, second;
-  PageCachePrefetcher prefetcher;
-  prefetcher.start({memory.path()}, touches({5}), kNoBudget, first.done());
-  prefetcher.start({memory.path()}, touches({6}), kNoBudget, second.done());
-  turn.release();
-  CHECK(!first.wait().was_alone);
-  CHECK(!second.wait().was_alone);
-}
-
 TEST(page_cache_prefetcher_ends_a_job_and_has_told_its_end_by_then) {
   const PageFile memory(64);
   HeldTurn turn(1);
