@@ -1,29 +1,36 @@
 import { expectTypeOf, test } from 'vitest'
 import {
   type Backend,
+  calibrateHost,
   type DiskWorkingSet,
-  type Estimate,
   type FaultHandler,
   type FaultStats,
+  type GuestCalibration,
   type GuestInfo,
-  type HostCosts,
+  type HostCalibration,
+  hostCalibration,
   type MemBackend,
-  measureHost,
   type PageCachePrefetchResult,
   type PageCacheRecord,
   type PageCacheRecording,
+  type PageCacheRestore,
+  type PageCosts,
   type PrefetchResult,
+  planRestore,
   prefetchPageCache,
-  prepareRestore,
   ReapTraceError,
   type ReapTraceErrorCode,
   type Residency,
-  type Restore,
+  type RestorePlan,
   recordPageCache,
+  restore,
   type ServeEvent,
   type ServeResult,
+  type Snapshot,
   serve,
   type Trace,
+  type UffdRestore,
+  type Vcpus,
   WorkingSet,
 } from '../src/index.js'
 
@@ -80,6 +87,7 @@ test('an error has one of the codes', () => {
     | 'ERR_SOURCE_READ'
     | 'ERR_FAULT_UNRESOLVED'
     | 'ERR_PAGE_CACHE'
+    | 'ERR_CALIBRATION'
     | 'ERR_CLOSED'
   >()
   const error = new ReapTraceError('ERR_CLOSED', '')
@@ -109,23 +117,40 @@ test('the page cache is recorded and prefetched', () => {
   recordPageCache({ memoryFile: '', diskImages: '' })
 })
 
-test('a restore is prepared in one of two ways', () => {
-  const restore = prepareRestore({ memoryFile: '', socketPath: '', diskImages: [''] })
-  expectTypeOf(restore).resolves.toEqualTypeOf<Restore>()
-  expectTypeOf<Restore>().toExtend<AsyncDisposable>()
-  expectTypeOf<Restore['choice']>().toEqualTypeOf<Backend>()
+test('a restore is planned, and carried out in one of two ways', () => {
+  const plan = planRestore({ snapshot: { memoryFile: '', diskImages: [''] } })
+  expectTypeOf(plan).resolves.toEqualTypeOf<RestorePlan>()
+  expectTypeOf<RestorePlan['backend']>().toEqualTypeOf<Backend>()
+  expectTypeOf<RestorePlan['residency']>().toEqualTypeOf<Residency | undefined>()
+  expectTypeOf<RestorePlan['snapshot']>().toEqualTypeOf<Snapshot>()
   expectTypeOf<Backend>().toEqualTypeOf<'uffd' | 'page-cache'>()
+  expectTypeOf(restore).returns.resolves.toEqualTypeOf<UffdRestore | PageCacheRestore>()
   expectTypeOf<MemBackend['backend_type']>().toEqualTypeOf<'File' | 'Uffd'>()
-  expectTypeOf<Restore['handler']>().toEqualTypeOf<FaultHandler | undefined>()
-  expectTypeOf<Restore['residency']>().toEqualTypeOf<Residency | undefined>()
-  expectTypeOf<Restore['estimates']>().toEqualTypeOf<
-    Readonly<Record<Backend, Estimate>> | undefined
-  >()
-  // @ts-expect-error only two ways
-  prepareRestore({ memoryFile: '', socketPath: '', backend: 'File' })
+  // @ts-expect-error only two backends
+  planRestore({ snapshot: { memoryFile: '' }, backend: 'File' })
+  // @ts-expect-error the plan has it
+  restore({} as RestorePlan, { memoryFile: '' })
 })
 
-test('a host is measured without options', () => {
-  expectTypeOf(measureHost()).resolves.toEqualTypeOf<HostCosts>()
-  expectTypeOf<HostCosts['guests']['kvm']>().toEqualTypeOf<HostCosts['guests']['threads']>()
+test('the backend of a restore tells its handler and its prefetch', () => {
+  const look = (restored: UffdRestore | PageCacheRestore) => {
+    expectTypeOf(restored).toExtend<AsyncDisposable>()
+    if (restored.backend === 'uffd') {
+      expectTypeOf(restored.handler).toEqualTypeOf<FaultHandler>()
+      expectTypeOf(restored.prefetched).resolves.toEqualTypeOf<PrefetchResult>()
+    } else {
+      expectTypeOf(restored.handler).toEqualTypeOf<undefined>()
+      expectTypeOf(restored.prefetched).resolves.toEqualTypeOf<PageCachePrefetchResult>()
+    }
+  }
+  expectTypeOf(look).returns.toEqualTypeOf<void>()
+})
+
+test('a host is calibrated without options', () => {
+  expectTypeOf(calibrateHost()).resolves.toEqualTypeOf<HostCalibration>()
+  expectTypeOf(hostCalibration()).resolves.toEqualTypeOf<HostCalibration | undefined>()
+  expectTypeOf<HostCalibration['guests']>().toEqualTypeOf<
+    Readonly<Partial<Record<Vcpus, GuestCalibration>>>
+  >()
+  expectTypeOf<GuestCalibration['reads']>().toEqualTypeOf<PageCosts>()
 })

@@ -17,9 +17,6 @@ export interface Evidence {
   /** Share of the recorded pages that the guest changed; `undefined` where nobody looked. */
   readonly writtenShare: number | undefined
   readonly vcpus: Vcpus
-  /** Restores of this memory file in this process, this one with them, whose prefetch is not over. */
-  readonly inFlight: number
-  readonly cores: number
   readonly calibration: HostCalibration | undefined
 }
 
@@ -60,35 +57,24 @@ export function chooseBackend(evidence: Evidence): Choice {
   const { pages, missingPages } = residency
   const percent = pages === 0 ? 100 : Math.round((100 * (pages - missingPages)) / pages)
   const cached = `${percent} % of ${(pages / 256).toFixed(pages < 2560 ? 1 : 0)} MiB of working set in the page cache`
-  const cheaper = cheaperPage(evidence)
-  if (missingPages <= MAX_MISSING_SHARE * pages) {
-    return { backend: cheaper.backend, reason: `${cached}; ${cheaper.reason}` }
+  if (missingPages > MAX_MISSING_SHARE * pages) {
+    return { backend: 'uffd', reason: `${cached}: a fault handler reads the rest faster` }
   }
-  // They wait for the cores more than for the disk, and what one reads is there for all.
-  const { inFlight, cores } = evidence
-  if (inFlight > cores && cheaper.isMeasured && cheaper.backend === 'page-cache') {
-    const reason = `${cached}, and ${inFlight} restores at once share what is read; ${cheaper.reason}`
-    return { backend: 'page-cache', reason }
-  }
-  return { backend: 'uffd', reason: `${cached}: a fault handler reads the rest faster` }
+  const { backend, reason } = cheaperPage(evidence)
+  return { backend, reason: `${cached}; ${reason}` }
 }
 
 /** With everything in the page cache: is a mapped page dearer than an installed one? */
-function cheaperPage({
-  writtenShare,
-  vcpus,
-  calibration,
-}: Evidence): Choice & { readonly isMeasured: boolean } {
+function cheaperPage({ writtenShare, vcpus, calibration }: Evidence): Choice {
   const guest: GuestCalibration | undefined = calibration?.guests[vcpus]
   if (!guest) {
     const reason = calibration
       ? `no guest of ${vcpus === 'kvm' ? 'KVM' : 'threads'} could be measured on this host`
       : 'this host is not calibrated (calibrateHost())'
-    return { backend: 'page-cache', reason, isMeasured: false }
+    return { backend: 'page-cache', reason }
   }
   const reads = writtenShare !== undefined && writtenShare < MIN_WRITTEN_SHARE
   const { mappedUs, installedUs } = reads ? guest.reads : guest.writes
   const figures = `for a guest that ${reads ? 'only reads' : 'writes'}, a mapped page takes ${mappedUs.toFixed(1)} us on this host, an installed one ${installedUs.toFixed(1)} us`
-  const backend = installedUs < MARGIN * mappedUs ? 'uffd' : 'page-cache'
-  return { backend, reason: figures, isMeasured: true }
+  return { backend: installedUs < MARGIN * mappedUs ? 'uffd' : 'page-cache', reason: figures }
 }

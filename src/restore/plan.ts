@@ -1,4 +1,3 @@
-import { availableParallelism } from 'node:os'
 import { isWorkingSetError, type ReapTraceError } from '../errors.js'
 import { checkOptions, oneOf, required, rules } from '../options.js'
 import { diskImagesRule } from '../page-cache/files.js'
@@ -10,7 +9,6 @@ import { readOnce } from '../working-set/open.js'
 import { WorkingSet, workingSetRule } from '../working-set/working-set.js'
 import { type Backend, chooseBackend } from './backend.js'
 import { hostCalibration, type Vcpus } from './calibration.js'
-import { begin, inFlight } from './in-flight.js'
 
 export interface PlanRestoreOptions {
   /** What to restore. Those of its disk images of which the working set has pages are prefetched. */
@@ -142,17 +140,8 @@ export async function planRestore(options: PlanRestoreOptions): Promise<RestoreP
   checkOptions('planRestore()', options, planRules)
   checkOptions('snapshot of planRestore()', options.snapshot, snapshotRules)
   checkTogether(options)
-  options.signal?.throwIfAborted()
-  const end = begin(options.snapshot.memoryFile)
-  try {
-    return await makePlan(options, startedAt)
-  } finally {
-    end()
-  }
-}
-
-async function makePlan(options: PlanRestoreOptions, startedAt: number): Promise<RestorePlan> {
   const { snapshot, workingSet, record = false, vcpus = 'kvm', signal } = options
+  signal?.throwIfAborted()
   const { memoryFile, diskImages = [] } = snapshot
   const named = options.backend === 'auto' ? undefined : options.backend
   const set = workingSet instanceof WorkingSet ? workingSet : undefined
@@ -173,8 +162,6 @@ async function makePlan(options: PlanRestoreOptions, startedAt: number): Promise
       residency: samples,
       writtenShare: samples.writtenShare,
       vcpus,
-      inFlight: inFlight(memoryFile),
-      cores: availableParallelism(),
       calibration,
     })
   let choice = decide()

@@ -5,7 +5,6 @@ import { bringIn, nothingToBring, type PageCachePrefetchResult } from '../page-c
 import type { FaultHandler, PrefetchResult, ServeOptions } from '../uffd/fault-handler.js'
 import { serve, serveRules } from '../uffd/serve.js'
 import { report } from '../uffd/session.js'
-import { begin } from './in-flight.js'
 import { findingsOf, type RestorePlan } from './plan.js'
 
 /** What the plan has already. */
@@ -99,18 +98,9 @@ export async function restore(
     throw new TypeError('restore() needs a "socketPath" for a plan with a fault handler')
   }
   options.signal?.throwIfAborted()
-  const end = begin(plan.snapshot.memoryFile)
-  try {
-    const restored =
-      plan.backend === 'uffd'
-        ? await restoreByHandler(plan, { ...options, socketPath: socketPath! })
-        : restoreFromPageCache(plan, options)
-    restored.prefetched.then(end, end)
-    return restored
-  } catch (error) {
-    end()
-    throw error
-  }
+  return plan.backend === 'uffd'
+    ? restoreByHandler(plan, { ...options, socketPath: socketPath! })
+    : restoreFromPageCache(plan, options)
 }
 
 /** Aborts when the restore ends, and with the caller's signal, which it lets go of then. */

@@ -3,14 +3,14 @@ import { join } from 'node:path'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { kvmMissing, writeKvmTrace } from '../../native/guest/driver/kvm-guest.mjs'
 import { WorkingSet } from '../../src/index.js'
+import { calibrated, calibration, uncalibrated } from '../support/calibration.js'
 import { Cli, checkBuild, events, guest, run } from '../support/cli-process.js'
-import { costs, hostCosts, withoutHostCosts } from '../support/host-costs.js'
 import { evict, residentPages, threadGuest } from '../support/page-cache.js'
 import { scratchFolder } from '../support/scratch.js'
 import { diskTrace, makeDisk, makeMemory, PAGE, setOf } from '../support/working-sets.js'
 
 beforeAll(checkBuild)
-withoutHostCosts()
+uncalibrated()
 
 const needsX64 = process.arch !== 'x64'
 const range = (first: number, count: number) => Array.from({ length: count }, (_, i) => first + i)
@@ -331,7 +331,7 @@ describe('restore with a socket', () => {
 
   it('tells its command the backend that --backend auto has chosen', async () => {
     const s = await recorded()
-    const env = { REAP_TRACE_HOST_COSTS: hostCosts() }
+    const env = { REAP_TRACE_CALIBRATION: calibrated() }
     const auto = ['restore', '--backend', 'auto', '--vcpus', 'threads', '--memory', s.memoryFile]
     const words = [...auto, ...s.workingSet, ...socket(s.folder), '--disk', s.image, '--json']
     const vmm = `printf 'map 4096 ${4096 * PAGE}\\nhandshake %s\\nread 5\\n' "$REAP_TRACE_SOCKET" | ${guest} vmm`
@@ -340,9 +340,8 @@ describe('restore with a socket', () => {
     const cold = await run([...words, ...shell(join(s.folder, 'cold'), work)], { env })
     expect(cold.code, cold.stderr).toBe(0)
     const [chosen] = events(cold.stdout)
-    expect(chosen).toMatchObject({ type: 'chosen', choice: 'uffd' })
-    expect(chosen.reason).toContain('a fault handler is estimated at')
-    expect(Object.keys(chosen.estimates)).toEqual(['uffd', 'page-cache'])
+    const reason = expect.stringContaining('a fault handler reads the rest faster')
+    expect(chosen).toEqual({ type: 'chosen', backend: 'uffd', reason })
     expect(environment(join(s.folder, 'cold'))).toMatchObject({
       REAP_TRACE_BACKEND_TYPE: 'Uffd',
       REAP_TRACE_BACKEND_PATH: join(s.folder, 's'),
@@ -358,7 +357,7 @@ describe('restore with a socket', () => {
       'prepared',
       'prefetched',
     ])
-    expect(events(warm.stdout)[0]).toMatchObject({ choice: 'page-cache' })
+    expect(events(warm.stdout)[0]).toMatchObject({ backend: 'page-cache' })
     expect(environment(join(s.folder, 'warm'))).toMatchObject({
       REAP_TRACE_BACKEND_TYPE: 'File',
       REAP_TRACE_BACKEND_PATH: s.memoryFile,
@@ -390,18 +389,16 @@ describe('restore with a socket', () => {
 })
 
 describe('advise', () => {
-  it('says the way and the figures to people', async () => {
+  it('says the backend and the figures to people', async () => {
     const s = await recorded()
-    const env = { REAP_TRACE_HOST_COSTS: hostCosts() }
+    const env = { REAP_TRACE_CALIBRATION: calibrated() }
     const words = ['advise', s.output, '--memory', s.memoryFile, '--vcpus', 'threads']
     const cold = await run(words, { env })
     expect(cold).toMatchObject({ code: 0, stderr: '' })
-    expect(cold.stdout).toMatch(/^uffd: .* of working set in the page cache: a fault handler is/)
-    expect(cold.stdout).toMatch(/^memory file +\d+ pages? of 300 pages in the page cache, the /m)
-    expect(cold.stdout).toMatch(/^working set +0\.0 % of 1\.2 MiB in the page cache$/m)
-    expect(cold.stdout).toMatch(/^fault handler \(Uffd\) +\d\.\d ms, 1\.2 ms of it reads$/m)
-    expect(cold.stdout).toMatch(/^page cache \(File\) +\d+\.\d ms, \d+\.\d ms of it reads$/m)
-    expect(cold.stdout).toContain(`this host was measured at ${costs.measuredAt}`)
+    expect(cold.stdout).toMatch(/^uffd: .* of working set in the page cache: a fault handler reads/)
+    expect(cold.stdout).toMatch(/^memory file +\d+ pages? of 300 pages in the page cache$/m)
+    expect(cold.stdout).toMatch(/^kvm, writes +5\.5 us a mapped page, 2\.8 us an installed one$/m)
+    expect(cold.stdout).toContain(calibration.calibratedAt)
     readFileSync(s.memoryFile)
     const warm = await run(words, { env })
     expect(warm.stdout).toMatch(/^page-cache: 100 % of 1\.2 MiB of working set/)
@@ -410,65 +407,55 @@ describe('advise', () => {
 
   it('says all of it to programs', async () => {
     const s = await recorded()
-    const env = { REAP_TRACE_HOST_COSTS: hostCosts() }
+    const env = { REAP_TRACE_CALIBRATION: calibrated() }
     const words = ['advise', s.output, '--memory', s.memoryFile, '--json']
     const { code, stdout, stderr } = await run(words, { env })
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
     expect(events(stdout)).toEqual([
       {
-        choice: 'uffd',
-        reason: expect.stringContaining('is estimated at'),
-        estimates: {
-          uffd: { ms: expect.any(Number), readMs: expect.any(Number) },
-          'page-cache': { ms: expect.any(Number), readMs: expect.any(Number) },
-        },
-        residency: {
-          pages: 300,
-          extents: 300,
-          missingPages: expect.any(Number),
-          missingExtents: expect.any(Number),
-          missingBytes: 300 * PAGE,
-          isVisible: true,
-        },
+        backend: 'uffd',
+        reason: expect.stringContaining('a fault handler reads the rest faster'),
+        residency: { pages: 300, missingPages: expect.any(Number), isVisible: true },
         vcpus: 'kvm',
-        host: costs,
+        calibration,
         decidedMs: expect.any(Number),
       },
     ])
   })
 
-  it('measures no host where it is told not to', async () => {
+  it('calibrates no host with --no-calibrate', async () => {
     const s = await recorded()
-    const path = join(s.folder, 'costs.json')
-    const env = { REAP_TRACE_HOST_COSTS: path }
-    const words = ['advise', s.output, '--memory', s.memoryFile, '--no-measure']
+    const path = join(s.folder, 'calibration.json')
+    const env = { REAP_TRACE_CALIBRATION: path }
+    readFileSync(s.memoryFile)
+    const words = ['advise', s.output, '--memory', s.memoryFile, '--no-calibrate']
     const { code, stdout, stderr } = await run(words, { env })
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
-    expect(stdout).toMatch(/^uffd: .*; this host was not measured/)
-    expect(stdout).toMatch(/^estimates +none: this host was not measured$/m)
+    expect(stdout).toMatch(/^page-cache: .*; this host is not calibrated/)
+    expect(stdout).not.toContain('us a mapped page')
     const [facts] = events((await run([...words, '--json'], { env })).stdout)
-    expect(facts).toMatchObject({ choice: 'uffd', estimates: null, host: null })
+    expect(facts).toMatchObject({ backend: 'page-cache', calibration: null })
     expect(existsSync(path)).toBe(false)
   })
 
-  it.skipIf(needsX64)('measures a host of which nothing is known, once', async () => {
+  it.skipIf(needsX64)('calibrates a host of which nothing is known, once', async () => {
     const s = await recorded()
-    const path = join(s.folder, 'costs.json')
-    const env = { REAP_TRACE_HOST_COSTS: path }
+    const path = join(s.folder, 'calibration.json')
+    const env = { REAP_TRACE_CALIBRATION: path }
     const words = ['advise', s.output, '--memory', s.memoryFile, '--json']
     const [first] = events((await run(words, { env })).stdout)
-    expect(first.host).toEqual(JSON.parse(readFileSync(path, 'utf8')))
-    expect(Object.keys(first.host.guests)).toEqual(kvmMissing() ? ['threads'] : ['threads', 'kvm'])
-    expect(first.estimates.uffd.ms).toBeGreaterThan(0)
+    expect(first.calibration).toEqual(JSON.parse(readFileSync(path, 'utf8')))
+    const kinds = kvmMissing() ? ['threads'] : ['threads', 'kvm']
+    expect(Object.keys(first.calibration.guests)).toEqual(kinds)
     const [second] = events((await run(words, { env })).stdout)
-    expect(second.host).toEqual(first.host)
+    expect(second.calibration).toEqual(first.calibration)
   })
 
   it('refuses a working set that is missing, damaged, or of a memory of another size', async () => {
     const s = await recorded()
     const other = makeMemory(4097)
     const advise = (file: string, memory: string) =>
-      run(['advise', file, '--memory', memory, '--no-measure'])
+      run(['advise', file, '--memory', memory, '--no-calibrate'])
     for (const [outcome, code] of [
       [advise(join(s.folder, 'nowhere'), s.memoryFile), 'ERR_WORKING_SET_IO'],
       [advise(s.memoryFile, s.memoryFile), 'ERR_WORKING_SET_INVALID'],

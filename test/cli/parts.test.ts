@@ -258,7 +258,7 @@ describe('parsing', () => {
       ['restore', '--help'],
       /REAP_TRACE_BACKEND_PATH.*--backend auto takes.*--backend page-cache .*--disk.*--backend auto/s,
     ],
-    [['advise', '--help'], /REAP_TRACE_HOST_COSTS.*Examples:/s],
+    [['advise', '--help'], /REAP_TRACE_CALIBRATION.*Examples:/s],
     [['inspect', '--help'], /Examples:/],
     [['verify', '--help'], /Example:/],
     [['doctor', '--help'], /Examples:/],

@@ -5,9 +5,14 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { beforeAll, describe, expect, onTestFinished, test } from 'vitest'
-import { prefetchPageCache, prepareRestore, WorkingSet } from '../../src/index.js'
+import {
+  planRestore,
+  prefetchPageCache,
+  restore as restorePlanned,
+  WorkingSet,
+} from '../../src/index.js'
+import { uncalibrated } from '../support/calibration.js'
 import { checkBuild } from '../support/cli-process.js'
-import { withoutHostCosts } from '../support/host-costs.js'
 import { evict, residentPages } from '../support/page-cache.js'
 import {
   changePages,
@@ -24,7 +29,7 @@ import {
   unproven,
   writtenPair,
 } from '../support/proofs.js'
-import { eventLog, scratchFolder, serveScene } from '../support/scratch.js'
+import { eventLog, serveScene } from '../support/scratch.js'
 import { makeMemory, newPath, setOf } from '../support/working-sets.js'
 
 const terminated = fileURLToPath(
@@ -235,7 +240,7 @@ describe('a memory file on tmpfs', () => {
 })
 
 describe('a stale working set in the page cache', () => {
-  withoutHostCosts()
+  uncalibrated()
 
   async function stale() {
     const memoryFile = makeMemory(1024)
@@ -264,13 +269,9 @@ describe('a stale working set in the page cache', () => {
 
   test('is no hindrance to a restore that goes that way', async () => {
     const { memoryFile, workingSet, expectUntouched } = await stale()
-    const socketPath = join(await scratchFolder(), 'uffd.sock')
     const log = eventLog()
-    const prepared = await prepareRestore({
-      ...{ memoryFile, workingSet, socketPath, backend: 'page-cache' },
-      onStaleWorkingSet: 'fail',
-      onEvent: log.onEvent,
-    })
+    const plan = await planRestore({ snapshot: { memoryFile }, workingSet, backend: 'page-cache' })
+    const prepared = await restorePlanned(plan, { onStaleWorkingSet: 'fail', onEvent: log.onEvent })
     onTestFinished(() => prepared.close())
     expect(await prepared.prefetched).toMatchObject({ pages: 5, complete: true })
     expect(log.events).toEqual([])

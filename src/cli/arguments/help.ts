@@ -84,8 +84,8 @@ freeze it (see --leave-vm).
 ${interposeHelp}
 ${pageCacheHelp}
 
-It ends when all is in the page cache and COMMAND has ended. --backend auto takes the way that is
-estimated to be faster now (see "reap-trace advise"). Disk images (--disk), in the order of the
+It ends when all is in the page cache and COMMAND has ended. --backend auto chooses the
+backend (see "reap-trace advise"). Disk images (--disk), in the order of the
 record, are brought into the page cache with every backend.
 
 Examples:
@@ -104,14 +104,14 @@ Examples:
         --working-set vm.ws -- ./load-snapshot.sh`
 
 export const adviseHelp = `
-The estimates are for a restore that begins now, with the page cache as it is. They use what pages
-and reads were measured to cost on this host; the first time, that is measured, which takes a few
-seconds, and kept in ~/.cache/reap-trace (REAP_TRACE_HOST_COSTS names another file). Restores by
-prepareRestore() refresh the costs of reads.
+The answer is for a restore that begins now, with the page cache as it is. Where more than 5 % of the
+working set is missing there, it is the fault handler. Otherwise it is whichever takes less time for a
+page on this host. The first time, that is measured, which takes two seconds, and kept in
+~/.cache/reap-trace (REAP_TRACE_CALIBRATION names another file).
 
 Examples:
   $ reap-trace advise vm.ws --memory vm.mem
-  $ reap-trace advise vm.ws --memory vm.mem --json | jq .estimates`
+  $ reap-trace advise vm.ws --memory vm.mem --json | jq -r .backend`
 
 export const inspectHelp = `
 The map is the guest's memory from left to right and top to bottom. A darker cell has more pages of
@@ -173,6 +173,6 @@ Then, with a snapshot of yours:
 Where the VMM maps its memory file instead, nothing has to listen (see "reap-trace record --help"):
   $ reap-trace record  --backend page-cache --memory vm.mem --output vm.ws -- ./invoke-once.sh
   $ reap-trace restore --backend page-cache --memory vm.mem --working-set vm.ws
-  $ reap-trace advise  vm.ws --memory vm.mem     which way would be faster now
+  $ reap-trace advise  vm.ws --memory vm.mem     which backend a restore would use now
 
 "reap-trace COMMAND --help" has the options and more examples.`

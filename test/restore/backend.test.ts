@@ -1,0 +1,137 @@
+import { chmodSync } from 'node:fs'
+import { describe, expect, test } from 'vitest'
+import { hostCalibration } from '../../src/index.js'
+import { chooseBackend, type Evidence } from '../../src/restore/backend.js'
+import { calibrated, calibration, uncalibrated } from '../support/calibration.js'
+
+uncalibrated()
+
+const warm: Evidence = {
+  named: undefined,
+  record: false,
+  pageSize: 4096,
+  workingSet: 'file',
+  residency: { pages: 4000, missingPages: 0, isVisible: true },
+  writtenShare: undefined,
+  vcpus: 'kvm',
+  calibration,
+}
+const missing = (missingPages: number) => ({
+  residency: { ...warm.residency, missingPages },
+})
+const cold = { ...warm, ...missing(4000) }
+
+describe('the backend', () => {
+  test.each([
+    ['is the one that was named', { named: 'page-cache', record: true }, 'page-cache', /asked for/],
+    ['is a handler to record', { record: true }, 'uffd', /records each page/],
+    ['is a handler for 2 MiB pages', { pageSize: 2 ** 21 }, 'uffd', /2 MiB pages/],
+    ['is the page cache without a set', { workingSet: 'none' }, 'page-cache', /^without a working/],
+    [
+      'is the page cache without a good set',
+      { workingSet: 'refused' },
+      'page-cache',
+      /cannot be used/,
+    ],
+    [
+      'is the page cache for a set in no file',
+      { workingSet: 'unwritten' },
+      'page-cache',
+      /in no file/,
+    ],
+  ] as const)('%s, whatever a page costs and whatever is missing', (_, more, backend, reason) => {
+    for (const evidence of [warm, cold, { ...cold, calibration: undefined }]) {
+      const choice = chooseBackend({ ...evidence, ...more })
+      expect(choice).toEqual({ backend, reason: expect.stringMatching(reason) })
+    }
+  })
+
+  test.each([
+    [0, 'page-cache'],
+    [200, 'page-cache'],
+    [201, 'uffd'],
+    [4000, 'uffd'],
+  ])('with %i of 4000 pages missing on a host without a calibration is %s', (count, backend) => {
+    const choice = chooseBackend({ ...warm, ...missing(count), calibration: undefined })
+    expect(choice.backend).toBe(backend)
+  })
+
+  test.each([
+    ['kvm', undefined, 'uffd'],
+    ['kvm', 1, 'uffd'],
+    ['kvm', 0.05, 'uffd'],
+    ['kvm', 0.04, 'page-cache'],
+    ['kvm', 0, 'page-cache'],
+    ['threads', undefined, 'page-cache'],
+    ['threads', 1, 'page-cache'],
+  ] as const)(
+    'for a guest of %s that changes a share of %s of its pages is %s',
+    (vcpus, writtenShare, backend) => {
+      expect(chooseBackend({ ...warm, vcpus, writtenShare }).backend).toBe(backend)
+      // Missing pages count before that.
+      expect(chooseBackend({ ...cold, vcpus, writtenShare }).backend).toBe('uffd')
+    },
+  )
+
+  test('is the page cache where an installed page is hardly cheaper', () => {
+    const kvm = { ...calibration.guests.kvm!, writes: { mappedUs: 3, installedUs: 2.8 } }
+    const near = { ...calibration, guests: { kvm } }
+    expect(chooseBackend({ ...warm, calibration: near }).backend).toBe('page-cache')
+  })
+
+  test('is the page cache where no guest of its kind could be measured', () => {
+    const threads = calibration.guests.threads!
+    const choice = chooseBackend({ ...warm, calibration: { ...calibration, guests: { threads } } })
+    expect(choice.backend).toBe('page-cache')
+    expect(choice.reason).toContain('no guest of KVM could be measured')
+  })
+
+  test('comes with a sentence that has the figures', () => {
+    expect(chooseBackend(warm).reason).toBe(
+      '100 % of 16 MiB of working set in the page cache; for a guest that writes, a mapped page takes 5.5 us on this host, an installed one 2.8 us',
+    )
+    expect(chooseBackend({ ...warm, ...missing(3000) }).reason).toBe(
+      '25 % of 16 MiB of working set in the page cache: a fault handler reads the rest faster',
+    )
+    expect(chooseBackend({ ...warm, calibration: undefined }).reason).toBe(
+      '100 % of 16 MiB of working set in the page cache; this host is not calibrated (calibrateHost())',
+    )
+    const none = { pages: 0, missingPages: 0, isVisible: true }
+    expect(chooseBackend({ ...warm, residency: none, writtenShare: 0 }).reason).toBe(
+      '100 % of 0.0 MiB of working set in the page cache; for a guest that only reads, a mapped page takes 0.4 us on this host, an installed one 2.8 us',
+    )
+  })
+})
+
+describe('a calibration', () => {
+  const kvm = calibration.guests.kvm!
+  test('is believed as it was kept', async () => {
+    calibrated()
+    expect(await hostCalibration()).toEqual(calibration)
+  })
+
+  test.each([
+    ['no JSON', '{'],
+    ['nothing', 'null'],
+    ['something else', '[]'],
+    ['that of another kernel', { ...calibration, kernel: '5.10.0' }],
+    ['that of other processors', { ...calibration, cpu: '64 × another' }],
+    [
+      'a page that costs nothing',
+      {
+        ...calibration,
+        guests: { kvm: { ...kvm, reads: { mappedUs: 0, installedUs: 1 } } },
+      },
+    ],
+    ['half of a guest', { ...calibration, guests: { kvm: { reads: kvm.reads } } }],
+    ['a word for a cost', JSON.stringify(calibration).replace('5.5', '"dear"')],
+  ])('is none where its file has %s', async (_, what) => {
+    calibrated(what)
+    expect(await hostCalibration()).toBeUndefined()
+  })
+
+  test('is none where somebody else may have written it', async () => {
+    chmodSync(calibrated(), 0o622)
+    expect(await hostCalibration()).toBeUndefined()
+  })
+})
