@@ -15,7 +15,6 @@ import { abortOnInterrupt } from './lib/interrupt.mjs'
 import { describeMachine, root } from './lib/machine.mjs'
 import { Progress } from './lib/progress.mjs'
 import { drawChart } from './replay/chart.mjs'
-import { drawChoices } from './replay/choice-chart.mjs'
 import { chooseCells, measure } from './replay/measure.mjs'
 import { printReport } from './replay/print.mjs'
 import { makeReport } from './replay/report.mjs'
@@ -30,7 +29,6 @@ const usage = `usage: npm run bench -- [options]
   --cache DIR    where memory files are kept between runs (build/scenes; 9 GB)
   --json         one object with every sample on stdout
   --chart FILE   write the time to response against the size of the working set as an SVG
-  --choices FILE write the time of each way to restore, and of the choice, as an SVG
   --from FILE    print or draw what --json has written, and measure nothing
 
 Ctrl-C ends it with what was measured so far, if anything was.
@@ -47,7 +45,6 @@ function parseOptions() {
       cache: { type: 'string', default: join(root, 'build/scenes') },
       json: { type: 'boolean', default: false },
       chart: { type: 'string' },
-      choices: { type: 'string' },
       from: { type: 'string' },
       help: { type: 'boolean', short: 'h', default: false },
     },
@@ -119,7 +116,6 @@ async function main() {
   if (interrupted?.aborted) process.exitCode = 130
   // Last, so that a failing chart loses no samples.
   if (options.chart) await writeFile(options.chart, drawChart(report))
-  if (options.choices) await writeFile(options.choices, drawChoices(report))
 }
 
 try {
