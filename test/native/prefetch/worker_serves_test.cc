@@ -225,7 +225,7 @@ namespace {
 // A session whose first install is held: its worker serves, and does not run.
 class HeldWorker {
  public:
-  explicit HeldWorker(Restore& restore) : restore_(restore) {
+  explicit HeldWorker(Restore& restore) {
     reap::hooks::cores_are_busy = [] { return true; };
     reap::hooks::before_prefetch_install = worker_.hook();
     reap::hooks::before_event = [this] {
@@ -270,7 +270,6 @@ class HeldWorker {
   }
 
  private:
-  Restore& restore_;
   fixture::Hold worker_;
   fixture::Hold event_;
   std::atomic<bool> hold_events_{false};
