@@ -6,7 +6,7 @@ import type { FaultStats, ServeResult } from '../../src/index.js'
 // The compiler refuses a table that lacks a name of its type or has another.
 type NativeCode = Exclude<
   ReapTraceErrorCode,
-  'ERR_NATIVE_UNAVAILABLE' | 'ERR_UFFD_UNAVAILABLE' | 'ERR_CLOSED'
+  'ERR_NATIVE_UNAVAILABLE' | 'ERR_UFFD_UNAVAILABLE' | 'ERR_CALIBRATION' | 'ERR_CLOSED'
 >
 const errors: Record<NativeCode, true> = {
   ERR_SOCKET: true,

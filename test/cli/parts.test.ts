@@ -160,8 +160,8 @@ describe('parsing', () => {
     const advise = ['advise', 'vm.ws', '--memory', 'vm.mem']
     const asked = { name: 'advise', file: 'vm.ws', memory: 'vm.mem', json: false }
     expect(parse(advise)).toEqual({ arguments: { ...asked, vcpus: 'kvm', measure: true } })
-    expect(parse([...advise, '--no-measure', '--vcpus', 'threads', '--json'])).toEqual({
-      arguments: { ...asked, vcpus: 'threads', measure: false, json: true },
+    expect(parse([...advise, '--no-calibrate', '--vcpus', 'threads', '--json'])).toEqual({
+      arguments: { ...asked, vcpus: 'threads', calibrate: false, json: true },
     })
   })
 
@@ -256,7 +256,7 @@ describe('parsing', () => {
     ],
     [
       ['restore', '--help'],
-      /REAP_TRACE_BACKEND_PATH.*--backend auto takes.*--backend page-cache .*--disk.*--backend auto/s,
+      /REAP_TRACE_BACKEND_PATH.*--backend auto chooses.*--backend page-cache .*--disk.*--backend auto/s,
     ],
     [['advise', '--help'], /REAP_TRACE_CALIBRATION.*Examples:/s],
     [['inspect', '--help'], /Examples:/],

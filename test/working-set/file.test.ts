@@ -226,6 +226,7 @@ describe('the specification', () => {
       {
         ...read,
         touches: Uint32Array.from(read.touches.flatMap(({ page, timeUs }) => [page, timeUs])),
+        writtenShare: undefined,
         dataPages,
         zeroPages,
         disks: [],

@@ -104,10 +104,10 @@ Examples:
         --working-set vm.ws -- ./load-snapshot.sh`
 
 export const adviseHelp = `
-The answer is for a restore that begins now, with the page cache as it is. Where more than 5 % of the
-working set is missing there, it is the fault handler. Otherwise it is whichever takes less time for a
-page on this host. The first time, that is measured, which takes two seconds, and kept in
-~/.cache/reap-trace (REAP_TRACE_CALIBRATION names another file).
+The answer is for a restore that begins now, with the page cache as it is. Where more than 5 % of
+the working set is missing there, it is the fault handler. Otherwise it is whichever takes less
+time for a page on this host. The first time, that is measured, which takes two seconds, and kept
+in ~/.cache/reap-trace (REAP_TRACE_CALIBRATION names another file).
 
 Examples:
   $ reap-trace advise vm.ws --memory vm.mem

@@ -5,7 +5,6 @@ import type { DiskIdentity } from '../../snapshot/disk-image.js'
 // The bytes are specified in docs/working-set-format.md; the names here are the ones used there.
 // This file writes them; native/engine/working_set reads and checks them.
 
-
 export const MAGIC = 0x5445_5357_5041_4552n // "REAPWSET"
 export const MAJOR = 3
 export const MINOR = 0
