@@ -119,12 +119,15 @@ test('the page cache is recorded and prefetched', () => {
 
 test('a restore is planned, and carried out in one of two ways', () => {
   const plan = planRestore({ snapshot: { memoryFile: '', diskImages: [''] } })
-  expectTypeOf(plan).resolves.toEqualTypeOf<RestorePlan>()
+  expectTypeOf(plan).resolves.toEqualTypeOf<RestorePlan<'uffd'> | RestorePlan<'page-cache'>>()
   expectTypeOf<RestorePlan['backend']>().toEqualTypeOf<Backend>()
   expectTypeOf<RestorePlan['residency']>().toEqualTypeOf<Residency | undefined>()
   expectTypeOf<RestorePlan['snapshot']>().toEqualTypeOf<Snapshot>()
   expectTypeOf<Backend>().toEqualTypeOf<'uffd' | 'page-cache'>()
-  expectTypeOf(restore).returns.resolves.toEqualTypeOf<UffdRestore | PageCacheRestore>()
+  const all = restore({} as RestorePlan)
+  expectTypeOf(all).resolves.toEqualTypeOf<UffdRestore | PageCacheRestore>()
+  const one = restore({} as RestorePlan<'uffd'>, { socketPath: '' })
+  expectTypeOf(one).resolves.toEqualTypeOf<UffdRestore>()
   expectTypeOf<MemBackend['backend_type']>().toEqualTypeOf<'File' | 'Uffd'>()
   // @ts-expect-error only two backends
   planRestore({ snapshot: { memoryFile: '' }, backend: 'File' })

@@ -2,7 +2,7 @@ import { isWorkingSetError, type ReapTraceError } from '../errors.js'
 import { checkOptions, oneOf, required, rules } from '../options.js'
 import { diskImagesRule } from '../page-cache/files.js'
 import { findResidency, type Residency, type SampledSet } from '../page-cache/residency.js'
-import { checkSize, statMemoryFile } from '../snapshot/disk-image.js'
+import { checkSize } from '../snapshot/disk-image.js'
 import type { Snapshot } from '../snapshot/snapshot.js'
 import { internalsOf } from '../working-set/internals.js'
 import { readOnce } from '../working-set/open.js'
@@ -47,8 +47,8 @@ export interface PlanRestoreOptions {
 }
 
 /** How a snapshot would be restored now, and why. */
-export interface RestorePlan {
-  readonly backend: Backend
+export interface RestorePlan<B extends Backend = Backend> {
+  readonly backend: B
   /** Why, in a sentence with its figures. */
   readonly reason: string
   readonly snapshot: Snapshot
@@ -135,7 +135,9 @@ function checkTogether({ backend, record, pageSize }: PlanRestoreOptions): void 
  *   snapshot_path, mem_backend: restored.memBackend, resume_vm: true,
  * })
  */
-export async function planRestore(options: PlanRestoreOptions): Promise<RestorePlan> {
+export async function planRestore(
+  options: PlanRestoreOptions,
+): Promise<RestorePlan<'uffd'> | RestorePlan<'page-cache'>> {
   const startedAt = performance.now()
   checkOptions('planRestore()', options, planRules)
   checkOptions('snapshot of planRestore()', options.snapshot, snapshotRules)
@@ -172,7 +174,7 @@ export async function planRestore(options: PlanRestoreOptions): Promise<RestoreP
     choice.backend === 'uffd' ||
     (path !== '' && (!samples.pageSize || samples.memoryBytes !== samples.memoryFileBytes))
   if (workingSet !== undefined && !refusal && mustCheck) {
-    const checked = await checkSet(workingSet, memoryFile)
+    const checked = await checkSet(workingSet, memoryFile, samples.memoryFileBytes)
     if (checked instanceof WorkingSet) usable = checked
     else refusal = checked
     if (refusal) choice = decide()
@@ -181,9 +183,9 @@ export async function planRestore(options: PlanRestoreOptions): Promise<RestoreP
   if (refusal && options.onBadWorkingSet === 'fail') throw refusal
   const { pages, missingPages, isVisible } = samples
   const disks = refusal ? 0 : set ? internalsOf(set).disks.length : samples.disks
-  const plan: RestorePlan = Object.freeze({
+  const plan = Object.freeze({
     ...choice,
-    snapshot,
+    snapshot: { ...snapshot },
     workingSet,
     refusal,
     residency: path ? { pages, missingPages, isVisible } : undefined,
@@ -192,7 +194,7 @@ export async function planRestore(options: PlanRestoreOptions): Promise<RestoreP
     decidedMs: performance.now() - startedAt,
   })
   found.set(plan, { workingSet: usable, onBadWorkingSet: options.onBadWorkingSet })
-  return plan
+  return plan as RestorePlan<'uffd'> | RestorePlan<'page-cache'>
 }
 
 /** Of the memory file alone, where the working set cannot be opened. */
@@ -212,10 +214,11 @@ async function takeSamples(
 async function checkSet(
   workingSet: WorkingSet | string,
   memoryFile: string,
+  memoryFileBytes: number,
 ): Promise<WorkingSet | ReapTraceError> {
   try {
     const set = typeof workingSet === 'string' ? await readOnce(workingSet) : workingSet
-    checkSize(memoryFile, Number((await statMemoryFile(memoryFile)).size), set.memoryBytes)
+    checkSize(memoryFile, memoryFileBytes, set.memoryBytes)
     return set
   } catch (error) {
     if (!isWorkingSetError(error)) throw error

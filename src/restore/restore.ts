@@ -5,6 +5,7 @@ import { bringIn, nothingToBring, type PageCachePrefetchResult } from '../page-c
 import type { FaultHandler, PrefetchResult, ServeOptions } from '../uffd/fault-handler.js'
 import { serve, serveRules } from '../uffd/serve.js'
 import { report } from '../uffd/session.js'
+import type { Backend } from './backend.js'
 import { findingsOf, type RestorePlan } from './plan.js'
 
 /** What the plan has already. */
@@ -70,14 +71,12 @@ export interface PageCacheRestore extends AnyRestore {
   readonly prefetched: Promise<PageCachePrefetchResult>
 }
 
+const { memoryFile: _, workingSet: __, record: ___, onBadWorkingSet: ____, ...handled } = serveRules
 const restoreRules = {
-  ...serveRules,
+  ...handled,
   socketPath: rules.path,
   vmmPath: rules.path,
   maxBytes: rules.count,
-}
-for (const planned of ['memoryFile', 'workingSet', 'record', 'onBadWorkingSet'] as const) {
-  delete (restoreRules as Partial<typeof restoreRules>)[planned]
 }
 
 /**
@@ -87,10 +86,10 @@ for (const planned of ['memoryFile', 'workingSet', 'record', 'onBadWorkingSet'] 
  * with a fault handler.
  * @throws ReapTraceError what `serve()` throws, for a plan with a fault handler.
  */
-export async function restore(
-  plan: RestorePlan,
+export async function restore<B extends Backend>(
+  plan: RestorePlan<B>,
   options: RestoreOptions = {},
-): Promise<UffdRestore | PageCacheRestore> {
+): Promise<B extends 'uffd' ? UffdRestore : PageCacheRestore> {
   findingsOf(plan)
   checkOptions('restore()', options, restoreRules)
   const { socketPath } = options
@@ -98,9 +97,11 @@ export async function restore(
     throw new TypeError('restore() needs a "socketPath" for a plan with a fault handler')
   }
   options.signal?.throwIfAborted()
-  return plan.backend === 'uffd'
-    ? restoreByHandler(plan, { ...options, socketPath: socketPath! })
-    : restoreFromPageCache(plan, options)
+  const restored =
+    plan.backend === 'uffd'
+      ? await restoreByHandler(plan, { ...options, socketPath: socketPath! })
+      : restoreFromPageCache(plan, options)
+  return restored as B extends 'uffd' ? UffdRestore : PageCacheRestore
 }
 
 /** Aborts when the restore ends, and with the caller's signal, which it lets go of then. */

@@ -164,7 +164,7 @@ async function write(
 }
 
 export async function restoreFromPageCache(
-  plan: RestorePlan,
+  plan: RestorePlan<'page-cache'>,
   args: RestoreArguments,
   terminal: Terminal,
 ): Promise<void> {

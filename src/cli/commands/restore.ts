@@ -26,7 +26,7 @@ export async function restore(args: RestoreArguments, terminal: Terminal): Promi
 }
 
 async function restoreByHandler(
-  plan: RestorePlan,
+  plan: RestorePlan<'uffd'>,
   { onStaleWorkingSet, snapshotId, ...args }: RestoreArguments,
   terminal: Terminal,
 ): Promise<void> {
@@ -45,8 +45,7 @@ async function restoreByHandler(
           terminal.warn(event.error, 'the guest reads that image itself')
         },
       })
-      if (restored.backend === 'uffd') return restored.handler
-      throw new TypeError('a plan with a fault handler came to another backend')
+      return restored.handler
     },
     terminal,
     async (session) => {
