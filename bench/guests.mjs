@@ -83,7 +83,7 @@ async function recordGuest(guest, run) {
   const set = WorkingSet.fromTraces([trace], { disks: disks.map((disk) => [disk]) })
   const file = (kind) => join(run.folder, `${guest.name}.${kind}`)
   const { memoryFile, diskImages } = guest
-  await set.write(file('ws'), { memoryFile, diskImages, manifest: { label: guest.name } })
+  await set.write(file('ws'), { snapshot: { memoryFile, diskImages }, label: guest.name })
   await writeFile(
     file('list'),
     Buffer.from(trace.pages.buffer, trace.pages.byteOffset, trace.pages.byteLength),
@@ -97,7 +97,7 @@ async function recordGuest(guest, run) {
     workingSet: file('ws'),
     pageList: file('list'),
     reapPages: file('reap'),
-    pages: set.pages,
+    pages: set.pageCount,
     extents: set.extents.length,
     diskPages: disks.reduce((sum, disk) => sum + disk.pages.length, 0),
   }

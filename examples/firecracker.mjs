@@ -160,12 +160,12 @@ async function restore(vm, snapshot, command) {
   // The VMM starts while the working set is read; only the load needs the handler's socket.
   const handler = await serve({
     socketPath,
-    memoryFile,
-    ...(!records && { workingSet }),
+    snapshot: { memoryFile },
+    ...(records ? { record: true } : { workingSet }),
     onEvent: (event) => {
       if (event.type === 'listening') phase('listening', records ? 'to record' : 'to prefetch')
       if (event.type === 'connected') phase('connected', `pid ${event.pid}`)
-      if (event.type === 'prefetched' && !records) phase('prefetched', `${event.pages} pages`)
+      if (event.type === 'prefetched' && !records) phase('prefetched', `${event.pageCount} pages`)
       if (event.type === 'warning') phase('warning', event.error.message)
     },
   })
@@ -179,13 +179,14 @@ async function restore(vm, snapshot, command) {
     const { faults, lateFaults, residualFaults } = handler.stats()
     phase('answered', `${faults} faults (${lateFaults} late, ${residualFaults} residual)`)
     if (!records) return
-    const set = WorkingSet.fromTraces([handler.takeTrace()])
-    await set.write(workingSet, { memoryFile })
-    phase('written', `${set.pages} pages in ${set.extents.length} extents to ${workingSet}`)
+    const set = WorkingSet.fromTraces([handler.stopRecording()])
+    await set.write(workingSet, { snapshot: { memoryFile } })
+    phase('written', `${set.pageCount} pages in ${set.extents.length} extents to ${workingSet}`)
   } finally {
-    // A restored VM needs its handler for as long as it lives: both end here. Rejects with what
-    // ended the session, where it ended by itself.
+    // A restored VM needs its handler for as long as it lives: both end here.
     await handler.close()
+    // Rejects with what ended the session, where it ended by itself.
+    await handler.closed
   }
 }
 

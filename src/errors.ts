@@ -1,17 +1,22 @@
+import { constants } from 'node:os'
+
 /**
  * Every code that a {@link ReapTraceError} can carry.
  *
  * | code | when |
  * |---|---|
  * | `ERR_NATIVE_UNAVAILABLE` | the native addon is missing or does not load on this machine |
- * | `ERR_UFFD_UNAVAILABLE` | this machine gives no userfaultfd, or one without a needed feature |
+ * | `ERR_UFFD_UNAVAILABLE` | userfaultfd is not available on this machine, or lacks a feature |
  * | `ERR_SOCKET` | the socket path cannot be bound |
  * | `ERR_HANDSHAKE_TIMEOUT` | nobody connected, or somebody connected and did not finish the handshake |
+ * | `ERR_VMM_EXITED` | the VMM that was named ended before it had connected |
  * | `ERR_HANDSHAKE_INVALID` | the handshake breaks the contract (JSON, descriptors, regions, page sizes) |
  * | `ERR_PEER_REFUSED` | the process that connected is not one that may |
  * | `ERR_SNAPSHOT_MISMATCH` | the working set was made for another memory file or disk image |
  * | `ERR_WORKING_SET_INVALID` | a working-set file fails a check (magic, version, checksum, bounds) |
  * | `ERR_WORKING_SET_IO` | a working-set file cannot be opened, read or written |
+ * | `ERR_TRACE_INVALID` | a trace file fails a check (magic, version, checksum, bounds) |
+ * | `ERR_TRACE_IO` | a trace file cannot be opened, read or written |
  * | `ERR_SOURCE_READ` | the memory file or a disk image cannot be opened or read, or the memory file is shorter than the guest's memory |
  * | `ERR_FAULT_UNRESOLVED` | a fault cannot be served: the kernel refused, or the address is in no region |
  * | `ERR_PAGE_CACHE` | the page cache cannot be recorded: hidden from this process, or it does not let go of a file |
@@ -23,11 +28,14 @@ export type ReapTraceErrorCode =
   | 'ERR_UFFD_UNAVAILABLE'
   | 'ERR_SOCKET'
   | 'ERR_HANDSHAKE_TIMEOUT'
+  | 'ERR_VMM_EXITED'
   | 'ERR_HANDSHAKE_INVALID'
   | 'ERR_PEER_REFUSED'
   | 'ERR_SNAPSHOT_MISMATCH'
   | 'ERR_WORKING_SET_INVALID'
   | 'ERR_WORKING_SET_IO'
+  | 'ERR_TRACE_INVALID'
+  | 'ERR_TRACE_IO'
   | 'ERR_SOURCE_READ'
   | 'ERR_FAULT_UNRESOLVED'
   | 'ERR_PAGE_CACHE'
@@ -74,9 +82,19 @@ export class ReapTraceError extends Error {
       if (value !== undefined) Object.assign(this, { [key]: value })
     }
   }
+
+  /** The message, which `JSON.stringify()` would leave out, and the details. */
+  toJSON(): object {
+    const { message } = this
+    return { ...this, message }
+  }
 }
 
 /** Whether an error is the working set's, so that a restore can go on without it. */
 export const isWorkingSetError = (error: unknown): error is ReapTraceError =>
   error instanceof ReapTraceError &&
   ['ERR_WORKING_SET_INVALID', 'ERR_WORKING_SET_IO', 'ERR_SNAPSHOT_MISMATCH'].includes(error.code)
+
+/** Whether there is no working-set file yet, as before the first recording. */
+export const isMissing = ({ code, syscall, errno }: ReapTraceError): boolean =>
+  code === 'ERR_WORKING_SET_IO' && syscall === 'open' && errno === -constants.errno.ENOENT

@@ -1,15 +1,17 @@
 import { randomBytes } from 'node:crypto'
 import { type FileHandle, open, rename, stat, unlink } from 'node:fs/promises'
 import { dirname } from 'node:path'
-import { ReapTraceError } from './errors.js'
+import { ReapTraceError, type ReapTraceErrorCode } from './errors.js'
 
 /**
  * Makes the file at `path` anew: `fill` writes it under another name in the same folder, and it takes
  * its place, mode 0600, only when all of it is on the disk. On any failure the folder is as it was.
  *
- * @throws ReapTraceError `ERR_WORKING_SET_IO` for a failed system call; what `fill` throws otherwise.
+ * @throws ReapTraceError with the code for this kind of file, for a failed system call; what `fill` throws
+ * otherwise.
  */
 export async function replaceFile<T>(
+  kind: FileKind,
   path: string,
   fill: (file: FileHandle) => Promise<T>,
 ): Promise<T> {
@@ -31,7 +33,7 @@ export async function replaceFile<T>(
     return result
   } catch (error) {
     if (made) await unlink(temporary).catch(() => {})
-    throw ioError('write', path, error)
+    throw ioError(kind, 'write', path, error)
   }
 }
 
@@ -57,7 +59,7 @@ export async function isSameFile(a: string, b: string): Promise<boolean> {
   return one !== undefined && one.dev === other?.dev && one.ino === other.ino
 }
 
-/** Fills `bytes` from the file. Returns how many there were: fewer only where the file ends. */
+/** Fills `bytes` from the file. Returns the number of bytes read: fewer only where the file ends. */
 export async function readWhole(
   file: FileHandle,
   bytes: Uint8Array,
@@ -72,7 +74,7 @@ export async function readWhole(
   return done
 }
 
-/** Writes all of `bytes`, however many calls that takes. */
+/** Writes all of `bytes`, in as many calls as that takes. */
 export async function writeWhole(
   file: FileHandle,
   bytes: Uint8Array,
@@ -83,19 +85,24 @@ export async function writeWhole(
   }
 }
 
-/** A failed system call as `ERR_WORKING_SET_IO`; anything else as it is. */
-export function ioError(verb: 'read' | 'write', path: string, error: unknown): unknown {
+/** Names of what a file holds, and the codes of failed system calls. */
+const KINDS = {
+  'working set': 'ERR_WORKING_SET_IO',
+  trace: 'ERR_TRACE_IO',
+  calibration: 'ERR_CALIBRATION',
+} as const satisfies Record<string, ReapTraceErrorCode>
+export type FileKind = keyof typeof KINDS
+
+/** A failed system call as an error with the code for this kind of file; anything else as it is. */
+export function ioError(
+  kind: FileKind,
+  verb: 'read' | 'write',
+  path: string,
+  error: unknown,
+): unknown {
   if (error instanceof ReapTraceError || !(error instanceof Error)) return error
   const { errno, syscall, message } = error as NodeJS.ErrnoException
   if (syscall === undefined) return error
-  return new ReapTraceError(
-    'ERR_WORKING_SET_IO',
-    `cannot ${verb} the working set ${path}: ${message}`,
-    {
-      path,
-      errno,
-      syscall,
-      cause: error,
-    },
-  )
+  const details = { path, errno, syscall, cause: error }
+  return new ReapTraceError(KINDS[kind], `cannot ${verb} the ${kind} ${path}: ${message}`, details)
 }

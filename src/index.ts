@@ -1,4 +1,11 @@
+export { programPath } from './binding/native-path.js'
+export {
+  probeUserfaultfd,
+  requireUserfaultfd,
+  type UserfaultfdProbe,
+} from './binding/userfaultfd.js'
 export { ReapTraceError, type ReapTraceErrorCode, type ReapTraceErrorDetails } from './errors.js'
+export type { WarningEvent } from './events.js'
 export {
   type PageCachePrefetchResult,
   type PrefetchPageCacheOptions,
@@ -10,7 +17,6 @@ export {
   type RecordPageCacheOptions,
   recordPageCache,
 } from './page-cache/record.js'
-export type { Residency } from './page-cache/residency.js'
 export type { Backend } from './restore/backend.js'
 export { type CalibrateHostOptions, calibrateHost } from './restore/calibrate.js'
 export {
@@ -43,7 +49,8 @@ export type {
 export { type InterposerOptions, interposerEnvironment } from './uffd/interposer.js'
 export { serve } from './uffd/serve.js'
 export type { Extent } from './working-set/extents.js'
-export type { ProofKind } from './working-set/open.js'
+export { findingsFolder } from './working-set/findings.js'
+export type { ProofKind, Residency } from './working-set/open.js'
 export type { RunLengths, WorkingSetSummary } from './working-set/summary.js'
 export {
   type DiskExtent,

@@ -71,7 +71,7 @@ export const rules = {
     accepts: (value) => Number.isSafeInteger(value) && (value as number) >= 0,
   },
   milliseconds: {
-    expected: 'a non-negative integer of milliseconds, at the most 2147483647',
+    expected: 'a non-negative integer of milliseconds, at most 2147483647',
     accepts: (value) =>
       Number.isInteger(value) && (value as number) >= 0 && (value as number) < 2 ** 31,
   },

@@ -3,6 +3,7 @@
 // is inside.
 import * as current from '../../dist/index.js'
 import { PlainHandler, ReapHandler } from '../lib/reap-handler.mjs'
+import { Warnings } from '../lib/warnings.mjs'
 
 /**
  * @typedef {object} Place of one restore
@@ -95,14 +96,9 @@ function countsOf(handler) {
 
 /** @param {import('../../dist/index.js').FaultHandler} handler */
 async function broughtBySet(handler) {
-  const { complete, error, source } = await handler.prefetched
-  if (!complete) throw error ?? new Error('a prefetch ended before its end')
+  const { source } = await handler.prefetched
   if (source !== 'working-set') throw new Error(`the bytes of the set came from the ${source}`)
 }
-
-/** Of a session, as `close()` of one that has failed rejects. */
-const closed = (/** @type {{ close(): Promise<unknown> } | undefined} */ session) =>
-  session?.close().catch(() => {}) ?? Promise.resolve()
 
 /**
  * @param {Place} place
@@ -117,7 +113,12 @@ function ours(place, { held = false, ...options }, { serve } = current) {
   let handler
   return {
     load: async () => {
-      handler = await serve({ socketPath, memoryFile, ...options, onBadWorkingSet: 'fail' })
+      handler = await serve({
+        socketPath,
+        snapshot: { memoryFile },
+        ...options,
+        onBadWorkingSet: 'fail',
+      })
       // A failure ends the VM, and with it the wait for its answer.
       handler.closed.catch(() => {})
       await loadUffd(place, !held)
@@ -127,10 +128,10 @@ function ours(place, { held = false, ...options }, { serve } = current) {
     },
     settled: async () => {
       if (options.workingSet && handler) await broughtBySet(handler)
-      if (options.record) handler?.takeTrace()
+      if (options.record) handler?.stopRecording()
     },
     counts: () => (handler ? countsOf(handler) : {}),
-    end: () => closed(handler),
+    end: async () => handler?.close(),
   }
 }
 
@@ -140,26 +141,26 @@ function before(place) {
   return ours(place, { workingSet: place.scene.workingSet }, place.before)
 }
 
-/** @param {import('../../dist/index.js').PageCachePrefetchResult} result */
-function whole({ complete, error }) {
-  if (!complete) throw error ?? new Error('a prefetch into the page cache ended before its end')
-}
-
 /** @param {Place} place @returns {Restore} */
 function pageCache(place) {
   const { memoryFile, workingSet } = place.scene
   const ending = new AbortController()
+  const warnings = new Warnings()
   /** @type {Promise<import('../../dist/index.js').PageCachePrefetchResult> | undefined} */
   let prefetched
   return {
     load: async () => {
-      const { signal } = ending
-      prefetched = current.prefetchPageCache({ memoryFile, workingSet, signal })
+      prefetched = current.prefetchPageCache({
+        snapshot: { memoryFile },
+        workingSet,
+        signal: ending.signal,
+        onEvent: warnings.onEvent,
+      })
       prefetched.catch(() => {})
       await loadFile(place)
     },
     settled: async () => {
-      if (prefetched) whole(await prefetched)
+      if (prefetched) warnings.expectComplete(await prefetched)
     },
     counts: () => ({}),
     end: async () => {
@@ -173,25 +174,27 @@ function pageCache(place) {
 function auto(place) {
   const { socketPath, scene } = place
   const { memoryFile, workingSet } = scene
+  const warnings = new Warnings()
   /** @type {import('../../dist/index.js').UffdRestore | import('../../dist/index.js').PageCacheRestore | undefined} */
   let restore
   return {
     load: async () => {
       const plan = await current.planRestore({ snapshot: { memoryFile }, workingSet })
-      restore = await current.restore(plan, { socketPath })
+      restore = await current.restore(plan, { socketPath, onEvent: warnings.onEvent })
       restore.handler?.closed.catch(() => {})
       restore.prefetched.catch(() => {})
       await (restore.handler ? loadUffd(place) : loadFile(place))
     },
     settled: async () => {
-      if (restore?.handler) await broughtBySet(restore.handler)
-      else if (restore) await restore.prefetched
+      if (!restore) return
+      warnings.expectComplete(await restore.prefetched)
+      if (restore.handler) await broughtBySet(restore.handler)
     },
     counts: () => ({
       ...(restore?.handler && countsOf(restore.handler)),
       ...(restore && { choice: restore.backend }),
     }),
-    end: () => closed(restore),
+    end: async () => restore?.close(),
   }
 }
 

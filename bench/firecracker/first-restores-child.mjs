@@ -30,18 +30,22 @@ async function restoreMs({ vmstate, memoryFile, workingSet, request }, socketPat
   const vm = await MicroVm.start()
   vm.send(request)
   const startedAt = performance.now()
-  const handler = await serve({ socketPath, memoryFile, workingSet, onBadWorkingSet: 'fail' })
+  const handler = await serve({
+    socketPath,
+    snapshot: { memoryFile },
+    workingSet,
+    onBadWorkingSet: 'fail',
+  })
   handler.closed.catch(() => {})
   try {
     await vm.load({ vmstate, uffdSocket: socketPath })
     await vm.answer(request)
     const ms = performance.now() - startedAt
-    const { complete, error } = await handler.prefetched
-    if (!complete) throw error ?? new Error('a prefetch ended before its end')
+    await handler.prefetched
     return ms
   } finally {
     await vm.kill()
-    await handler.close().catch(() => {})
+    await handler.close()
   }
 }
 

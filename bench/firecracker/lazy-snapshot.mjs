@@ -20,7 +20,7 @@ export async function lazySnapshot({ scene: { vmstate, memoryFile }, folder }) {
   const socketPath = join(folder, 'lazy.sock')
   const files = { vmstate: join(folder, 'lazy.state'), memoryFile: join(folder, 'lazy.memory') }
   const vm = await MicroVm.start()
-  const handler = await serve({ socketPath, memoryFile, record: false })
+  const handler = await serve({ socketPath, snapshot: { memoryFile }, record: false })
   handler.closed.catch(() => {})
   try {
     await vm.load({ vmstate, uffdSocket: socketPath, resume: false })
@@ -37,7 +37,7 @@ export async function lazySnapshot({ scene: { vmstate, memoryFile }, folder }) {
     return { lazyMs: await snapshotMs(), residentMs: await snapshotMs() }
   } finally {
     await vm.kill()
-    await handler.close().catch(() => {})
+    await handler.close()
     await Promise.all(Object.values(files).map((file) => rm(file, { force: true })))
   }
 }

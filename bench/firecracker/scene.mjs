@@ -44,7 +44,7 @@ export async function prepareScene(folder, request) {
   const file = (/** @type {string} */ kind) => join(folder, kind)
   const pageList = file('pages')
   const { pages } = trace
-  await set.write(file('working-set'), { memoryFile })
+  await set.write(file('working-set'), { snapshot: { memoryFile } })
   await writeFile(pageList, Buffer.from(pages.buffer, pages.byteOffset, pages.byteLength))
   await packReapPages({ memoryFile, pageList, output: file('reap') })
   return {
@@ -53,7 +53,7 @@ export async function prepareScene(folder, request) {
     workingSet: file('working-set'),
     pageList,
     reapPages: file('reap'),
-    pages: set.pages,
+    pages: set.pageCount,
     extents: set.extents.length,
     memoryMib: MEMORY_MIB,
     request,
@@ -65,12 +65,12 @@ export async function prepareScene(folder, request) {
 async function recorded({ vmstate, memoryFile, folder, request }) {
   const socketPath = join(folder, 'recording.sock')
   const vm = await MicroVm.start()
-  const handler = await serve({ socketPath, memoryFile })
+  const handler = await serve({ socketPath, snapshot: { memoryFile }, record: true })
   try {
     vm.send(request)
     await vm.load({ vmstate, uffdSocket: socketPath })
     const { requests } = await vm.answer(request)
-    return { trace: handler.takeTrace(), requests }
+    return { trace: handler.stopRecording(), requests }
   } finally {
     await vm.kill()
     await handler.close()
@@ -87,7 +87,7 @@ async function recorded({ vmstate, memoryFile, folder, request }) {
 export async function proveSet({ workingSet, memoryFile }, builds) {
   for (const build of builds) {
     const set = await build.WorkingSet.read(workingSet)
-    const { identical, remembered } = await set.verify(memoryFile)
+    const { identical, remembered } = await set.verify({ memoryFile })
     if (!identical) throw new Error(`the working set holds other bytes than ${memoryFile}`)
     if (remembered) continue
     throw new Error(

@@ -11,6 +11,7 @@ import {
   serve,
 } from '../../dist/index.js'
 import { ReapHandler } from '../lib/reap-handler.mjs'
+import { Warnings } from '../lib/warnings.mjs'
 
 export const arms = ['kernel-file', 'on-demand', 'reap', 'working-set', 'page-cache', 'auto']
 export const caches = ['cold', 'half-warm', 'warm']
@@ -72,12 +73,11 @@ const sampleOf = ({ vm: _, phases, ...rest }, more) => ({
   phases: { ...phases, ...more.phases },
 })
 
+const snapshotOf = ({ memoryFile, diskImages }) => ({ memoryFile, diskImages })
+
 /** What a VMM of `run` connects to, and with which environment. */
-const backend = ({ guest, socketPath }) => ({
-  socketPath,
-  memoryFile: guest.memoryFile,
-})
-const vmmEnvironment = (run) => interposerEnvironment({ ...backend(run), whenUnreachable: 'stop' })
+const backend = ({ guest, socketPath }) => ({ socketPath, snapshot: snapshotOf(guest) })
+const vmmEnvironment = (run) => interposerEnvironment(backend(run))
 
 /** When a prefetch that goes on beside a VM is over; whoever waits for it is told of its failure. */
 function watchPrefetch(prefetched, startedAt) {
@@ -90,18 +90,15 @@ function watchPrefetch(prefetched, startedAt) {
 }
 
 /** Restores with no handler, beside what comes into the page cache. */
-async function mapped(run, startedAt, prefetched) {
+async function mapped(run, startedAt, prefetched, warnings) {
   const watched = prefetched && watchPrefetch(prefetched, startedAt)
   const done = await invokeRestored(run, {}, startedAt)
   await done.vm.stop()
   if (!prefetched) return sampleOf(done, {})
-  const { pages, thereMs } = whole(await prefetched)
-  return sampleOf(done, { prefetched: pages, phases: { fetchMs: thereMs, ...watched } })
-}
-
-function whole(result) {
-  if (result.complete) return result
-  throw result.error ?? new Error('a prefetch into the page cache ended before its end')
+  const result = await prefetched
+  warnings.expectComplete(result)
+  const { pageCount, completedMs } = result
+  return sampleOf(done, { prefetched: pageCount, phases: { fetchMs: completedMs, ...watched } })
 }
 
 /** Restores under a handler of ours, and takes its trace where it records. */
@@ -111,12 +108,12 @@ async function served(run, startedAt, handler, { records = false, brings = false
     invokeRestored(run, vmmEnvironment(run), startedAt),
     handler.closed.then(() => new Promise(() => {})),
   ])
-  const trace = records ? handler.takeTrace() : undefined
+  const trace = records ? handler.stopRecording() : undefined
   const { faults, lateFaults, residualFaults } = handler.stats()
-  const { fetchMs, installMs, pages } = await handler.prefetched
+  const { fetchMs, installMs, pageCount } = await handler.prefetched
   await done.vm.stop()
   const phases = brings ? { fetchMs, installMs, ...watched } : {}
-  const counts = { faults, lateFaults, residualFaults, prefetched: brings ? pages : 0 }
+  const counts = { faults, lateFaults, residualFaults, prefetched: brings ? pageCount : 0 }
   return { ...sampleOf(done, { ...counts, phases }), trace }
 }
 
@@ -129,22 +126,22 @@ async function throughOurs(run, options) {
     const kind = { records: options.record, brings: options.workingSet !== undefined }
     return await served(run, startedAt, handler, kind)
   } finally {
-    await handler.close().catch(() => {})
+    await handler.close()
   }
 }
 
 async function pageCache(run) {
-  const { memoryFile, diskImages } = run.guest
   const startedAt = performance.now()
   const ending = new AbortController()
+  const warnings = new Warnings()
   const prefetched = prefetchPageCache({
-    memoryFile,
+    snapshot: snapshotOf(run.guest),
     workingSet: run.record.workingSet,
-    diskImages,
     signal: ending.signal,
+    onEvent: warnings.onEvent,
   })
   try {
-    return await mapped(run, startedAt, prefetched)
+    return await mapped(run, startedAt, prefetched, warnings)
   } finally {
     ending.abort()
     await prefetched.catch(() => {})
@@ -153,24 +150,25 @@ async function pageCache(run) {
 
 async function auto(run) {
   const startedAt = performance.now()
-  const { socketPath, memoryFile } = backend(run)
+  const { socketPath, snapshot } = backend(run)
+  const warnings = new Warnings()
   const plan = await planRestore({
-    snapshot: { memoryFile, diskImages: run.guest.diskImages },
+    snapshot,
     workingSet: run.record.workingSet,
     vcpus: 'threads',
     onBadWorkingSet: 'fail',
   })
-  const restored = await restorePlanned(plan, { socketPath })
+  const restored = await restorePlanned(plan, { socketPath, onEvent: warnings.onEvent })
   const prepareMs = performance.now() - startedAt
   const { handler, prefetched, disksPrefetched } = restored
   const { backend: choice, reason, residency } = plan
   try {
     const sample = handler
       ? await served(run, startedAt, handler, { brings: true })
-      : await mapped(run, startedAt, prefetched)
+      : await mapped(run, startedAt, prefetched, warnings)
     const disks = await disksPrefetched
-    if (disks) whole(disks)
-    return { ...sample, prepareMs, choice, reason, residency, disksMs: disks?.thereMs }
+    if (disks) warnings.expectComplete(disks)
+    return { ...sample, prepareMs, choice, reason, residency, disksMs: disks?.completedMs }
   } finally {
     await restored.close()
   }
@@ -179,7 +177,8 @@ async function auto(run) {
 async function reap(run) {
   // Its orchestrator is there already: the clock starts when the handler does, not its process.
   const handler = await ReapHandler.start({
-    ...backend(run),
+    socketPath: run.socketPath,
+    memoryFile: run.guest.memoryFile,
     pageList: run.record.pageList,
     pages: run.record.reapPages,
     fetch: run.cache === 'warm' ? 'cached' : 'direct',
@@ -208,9 +207,9 @@ async function reap(run) {
  */
 export async function record(run) {
   const { trace, right } = await throughOurs(run, { record: true })
-  const { memoryFile, diskImages } = run.guest
-  if (diskImages.length === 0) return { trace, disks: [], right }
-  const recording = await recordPageCache({ memoryFile, diskImages })
+  const snapshot = snapshotOf(run.guest)
+  if (snapshot.diskImages.length === 0) return { trace, disks: [], right }
+  const recording = await recordPageCache({ snapshot })
   try {
     const { vm, right: again } = await invokeRestored(run, {}, performance.now())
     const { disks } = await recording.stop().finally(() => vm.stop())

@@ -31,7 +31,7 @@ async function faults(/** @type {number} */ pages) {
   const { memoryFile } = scene
   const socketPath = join(folder, `${process.pid}-faults.sock`)
   // Recording, so that no page comes with another one's fault.
-  const handler = await serve({ socketPath, memoryFile })
+  const handler = await serve({ socketPath, snapshot: { memoryFile }, record: true })
   try {
     const words = ['touch', '--socket', socketPath, '--memory', memoryFile, '--pages', `${pages}`]
     const { stdout } = await promisify(execFile)(program, words)
@@ -46,7 +46,7 @@ const guests = []
 async function restoreUnproven(/** @type {string} */ workingSet, /** @type {number} */ i) {
   const { memoryFile, trace } = warmUp
   const socketPath = join(folder, `${process.pid}-${i}.sock`)
-  const handler = await serve({ socketPath, memoryFile, workingSet })
+  const handler = await serve({ socketPath, snapshot: { memoryFile }, workingSet })
   const guest = new KvmGuest({ memoryFile, trace, socketPath, threads: true, pause: ['done'] })
   guests.push(guest)
   await guest.event('done')

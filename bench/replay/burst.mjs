@@ -33,12 +33,17 @@ async function restored({ memoryFile, workingSet, trace }, i) {
   }
   if (arm !== 'working-set') {
     const prefetched =
-      arm === 'page-cache' ? prefetchPageCache({ memoryFile, workingSet }) : undefined
+      arm === 'page-cache' ? prefetchPageCache({ snapshot: { memoryFile }, workingSet }) : undefined
     const done = await start({})
     await prefetched
     return done
   }
-  const handler = await serve({ socketPath, memoryFile, workingSet, onBadWorkingSet: 'fail' })
+  const handler = await serve({
+    socketPath,
+    snapshot: { memoryFile },
+    workingSet,
+    onBadWorkingSet: 'fail',
+  })
   const done = await start({ socketPath })
   const { source } = await handler.prefetched
   await handler.close()

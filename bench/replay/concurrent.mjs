@@ -20,7 +20,7 @@ const privateBytes = () =>
 
 const socketOf = (/** @type {number} */ i) => join(folder, `concurrent-${i}.sock`)
 const start = (/** @type {number} */ i) =>
-  serve({ socketPath: socketOf(i), memoryFile, workingSet, onBadWorkingSet: 'fail' })
+  serve({ socketPath: socketOf(i), snapshot: { memoryFile }, workingSet, onBadWorkingSet: 'fail' })
 
 /** Brings the engine's buffers into memory, which are bounded: what is fetched before a VM comes. */
 async function fillBuffers() {
@@ -56,7 +56,7 @@ async function restoreAll() {
     const allMs = performance.now() - startedAt
     globalThis.gc?.()
     const sessionBytes = (privateBytes() - before) / concurrent
-    const pages = prefetched.reduce((sum, { pages }) => sum + pages, 0)
+    const pages = prefetched.reduce((sum, { pageCount }) => sum + pageCount, 0)
     if (prefetched.some(({ source }) => source !== 'working-set')) {
       throw new Error('the bytes of a set came from the memory file')
     }

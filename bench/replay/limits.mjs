@@ -53,7 +53,7 @@ export async function faultCostOf({ memoryFile }, folder, signal) {
   const bare = await runLimit(['limit-fault', '--repetitions', '1'], signal)
   const socketPath = join(folder, 'fault.sock')
   // Recording, so that no page comes with another one's fault.
-  const handler = await serve({ socketPath, memoryFile })
+  const handler = await serve({ socketPath, snapshot: { memoryFile }, record: true })
   try {
     const ours = await runLimit(['touch', '--socket', socketPath, '--memory', memoryFile], signal)
     return {

@@ -37,6 +37,8 @@ import {
 const targets = /** @type {const} */ ({
   installEfficiency: ['at least', 0.9],
   coldEfficiency: ['at least', 0.8],
+  smallSetOverLimitWarm: ['at most', 2.2],
+  smallSetOverLimitCold: ['at most', 2.4],
   reapOverOursCold: ['at least', 1.8],
   reapOverOursWarm: ['at least', 2.5],
   reapCachedOverOursWarm: undefined,
@@ -188,10 +190,15 @@ function ratiosOf({ scenes, samples, limits, faults, comparisons, besides }) {
       .map(({ verifyMs, readsMs }) => verifyMs / readsMs)
   const installed = limitOf(middle, ({ installMs }) => installMs)
   const slowest = limitOf(middle, ({ installMs, readMs }) => Math.max(installMs, readMs))
+  const smallLimit = limitOf(small, ({ installMs, readMs }) => Math.max(installMs, readMs))
+  const smallSet = (/** @type {'cold' | 'warm'} */ cache) =>
+    pairedRatio(valuesOf({ scene: small, arm: 'working-set', cache }), smallLimit)
   const pagesPerMs = limitOf(small, ({ installMs }) => pagesOf(small) / installMs)
   return {
     installEfficiency: pairedRatio(installed, paused(middle)),
     coldEfficiency: pairedRatio(slowest, paused(middle, 'cold')),
+    smallSetOverLimitWarm: smallSet('warm'),
+    smallSetOverLimitCold: smallSet('cold'),
     reapOverOursCold: overOurs('reap', 'cold'),
     reapOverOursWarm: overOurs('reap'),
     reapCachedOverOursWarm: overOurs('reap-cached'),
@@ -243,7 +250,7 @@ const FIELDS = [
   'memoryBytes',
   'prepareMs',
   'decidedMs',
-  'thereMs',
+  'completedMs',
 ]
 
 /**

@@ -9,6 +9,7 @@ import { planRestore, prefetchPageCache, restore, serve, WorkingSet } from '../.
 import { KvmGuest } from '../../native/guest/driver/kvm-guest.mjs'
 import { PageCache } from '../../native/guest/driver/page-cache.mjs'
 import { onOurClock, ReapHandler } from '../lib/reap-handler.mjs'
+import { Warnings } from '../lib/warnings.mjs'
 
 /**
  * @typedef {'kernel-file' | 'page-cache' | 'auto' | 'on-demand' | 'record' | 'reap' | 'reap-cached' | 'working-set' | 'unproven'} Arm
@@ -66,7 +67,7 @@ async function warmUp() {
   for (let i = 0; i < WARM_UPS; i++) {
     // A file that was read before is known, one of another snapshot is not.
     await WorkingSet.read(workingSet)
-    const handler = await serve({ socketPath, memoryFile, workingSet })
+    const handler = await serve({ socketPath, snapshot: { memoryFile }, workingSet })
     if (i < WARM_UP_GUESTS) {
       const other = new KvmGuest({ memoryFile, trace, socketPath, threads: true, pause: ['done'] })
       await other.event('done')
@@ -77,7 +78,7 @@ async function warmUp() {
     for (const backend of /** @type {const} */ (['uffd', 'page-cache'])) {
       await (await prepare(request.warmUp, { backend })).close()
     }
-    await prefetchPageCache({ memoryFile, workingSet })
+    await prefetchPageCache({ snapshot: { memoryFile }, workingSet })
   }
   // A service has met sets that are cold, too: choosing on a pool thread is nothing new to it.
   const cache = await PageCache.open()
@@ -139,28 +140,21 @@ async function run() {
     return { startedAt, done: await vm.event('done') }
   }
   if (arm === 'page-cache') {
-    const prefetched = prefetchPageCache({ memoryFile, workingSet: scene.workingSet })
+    const prefetched = prefetchPageCache({ snapshot: { memoryFile }, workingSet: scene.workingSet })
     vm.go()
     const done = await vm.event('done')
-    const { residentPages, extents, thereMs } = await prefetched
-    return { startedAt, done, residentPages, extents, thereMs }
+    const { residentPageCount, extentCount, completedMs } = await prefetched
+    return { startedAt, done, residentPageCount, extentCount, completedMs }
   }
   if (arm === 'auto') {
     const vcpus = guest === 'kvm' ? 'kvm' : 'threads'
     // Not 'fail', which makes a restore wait for a check that one from the page cache can do without.
-    const restored = await prepare(
-      scene,
-      { vcpus },
-      {
-        onEvent: (event) => {
-          if (event.type === 'warning') throw event.error
-        },
-      },
-    )
+    const warnings = new Warnings()
+    const restored = await prepare(scene, { vcpus }, warnings)
     const prepareMs = performance.now() - startedAt
     vm.go(restored.backend === 'uffd' ? `socket ${socketPath}` : 'file')
     const done = await vm.event('done')
-    await restored.prefetched
+    warnings.expectComplete(await restored.prefetched)
     await restored.close()
     return {
       startedAt,
@@ -170,7 +164,7 @@ async function run() {
       choseUffd: restored.backend === 'uffd' ? 1 : 0,
     }
   }
-  const handler = await serve({ socketPath, memoryFile, ...options[arm] })
+  const handler = await serve({ socketPath, snapshot: { memoryFile }, ...options[arm] })
   const serveMs = performance.now() - startedAt
   vm.go()
   if (busy) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1000)
@@ -180,7 +174,7 @@ async function run() {
     vm.go()
   }
   const done = await vm.event('done')
-  const { fetchMs, installMs, sinceConnectMs, pages, source } = await handler.prefetched
+  const { fetchMs, installMs, sinceConnectMs, pageCount, source } = await handler.prefetched
   if (source !== sources[arm]) throw new Error(`the bytes of the set came from the ${source}`)
   const { faults, lateFaults, residualFaults } = handler.stats()
   await handler.close()
@@ -194,7 +188,7 @@ async function run() {
     fetchMs,
     installMs,
     sinceConnectMs,
-    prefetched: pages,
+    prefetched: pageCount,
     faults,
     lateFaults,
     residualFaults,

@@ -15,7 +15,7 @@ const PAGE = 4096
 const MIB = 2 ** 20
 const WRITE_SHARE = 0.4
 /** Of what is in a scene's folder; it is that of working-set files. */
-const FORMAT = 2
+const FORMAT = 3
 
 /**
  * @typedef {object} SceneOptions
@@ -52,9 +52,10 @@ export async function prepareScene(options, cacheFolder) {
     pattern === 'linux'
       ? linuxPattern({ pages, memoryPages })
       : syntheticPattern({ pages, meanRun: pattern, memoryPages })
-  const folder = join(cacheFolder, `${name}.${FORMAT}`)
+  const folderOf = (/** @type {number} */ format) => join(cacheFolder, `${name}.${format}`)
+  const folder = folderOf(FORMAT)
   if (!existsSync(folder)) {
-    await rm(join(cacheFolder, name), { recursive: true, force: true }) // that of the first format
+    await rm(folderOf(FORMAT - 1), { recursive: true, force: true })
     const making = `${folder}.tmp${process.pid}`
     await mkdir(making, { recursive: true })
     try {
@@ -88,7 +89,7 @@ export async function prepareScene(options, cacheFolder) {
  */
 async function proveSet({ memoryFile, workingSet }) {
   const set = await WorkingSet.read(workingSet)
-  const { identical, remembered } = await set.verify(memoryFile)
+  const { identical, remembered } = await set.verify({ memoryFile })
   if (!identical) throw new Error(`${workingSet} holds other bytes than ${memoryFile}: remove both`)
   if (remembered) return
   throw new Error(
@@ -127,7 +128,9 @@ async function makeScene(folder, pages, memoryBytes) {
     timesUs: Uint32Array.from(pages, (_, i) => i),
   })
   const pageList = join(folder, 'pages')
-  await WorkingSet.fromTraces([trace]).write(join(folder, 'working-set'), { memoryFile })
+  await WorkingSet.fromTraces([trace]).write(join(folder, 'working-set'), {
+    snapshot: { memoryFile },
+  })
   await writeFile(pageList, Buffer.from(pages.buffer, pages.byteOffset, pages.byteLength))
   await packReapPages({ memoryFile, pageList, output: join(folder, 'reap') })
 }

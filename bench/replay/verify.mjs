@@ -8,11 +8,11 @@ import { WorkingSet } from '../../dist/index.js'
 const { scene, warmUp } = JSON.parse(process.argv[2] ?? '{}')
 
 const other = await WorkingSet.read(warmUp.workingSet)
-await other.verify(warmUp.memoryFile)
+await other.verify({ memoryFile: warmUp.memoryFile })
 
 const set = await WorkingSet.read(scene.workingSet)
 const startedAt = performance.now()
-const { identical, pages } = await set.verify(scene.memoryFile)
+const { identical, pageCount } = await set.verify({ memoryFile: scene.memoryFile })
 const verifyMs = performance.now() - startedAt
-if (!identical || pages !== scene.pages) throw new Error('the set is not of its memory file')
+if (!identical || pageCount !== scene.pages) throw new Error('the set is not of its memory file')
 process.stdout.write(`${JSON.stringify({ verifyMs })}\n`)

@@ -158,7 +158,7 @@ Napi::Value start(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), Environment::of(info).start(info[0].As<Napi::Function>()));
 }
 
-// open(socketPath, files, set | null, isProven, flags, peerUid | -1, connectTimeoutMs)
+// open(socketPath, files, set | null, isProven, flags, peerUid | -1, vmmPid | 0, connectTimeoutMs)
 //   => failure | [id, session]
 // Takes the files whether it succeeds or not. isProven: the memory file holds the bytes of the
 // set's file, each in the state in which it was opened.
@@ -193,7 +193,8 @@ Napi::Value open(const Napi::CallbackInfo& info) {
   options.kill_vm = !(flags & kLeaveVm);
   const int64_t peer_uid = info[5].As<Napi::Number>().Int64Value();
   if (peer_uid >= 0) options.peer_uid = static_cast<uid_t>(peer_uid);
-  options.connect_timeout = std::chrono::milliseconds(info[6].As<Napi::Number>().Int64Value());
+  options.connect_timeout = std::chrono::milliseconds(info[7].As<Napi::Number>().Int64Value());
+  options.vmm = info[6].As<Napi::Number>().Int32Value();
 
   auto handle = std::make_unique<SessionHandle>();
   handle->counters = std::make_shared<reap::Counters>();

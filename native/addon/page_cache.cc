@@ -11,7 +11,6 @@
 #include "addon/working_set.h"
 #include "page_cache/prefetcher.h"
 #include "page_cache/recorder.h"
-#include "page_cache/residency.h"
 
 namespace reap {
 
@@ -32,36 +31,6 @@ std::vector<std::string> strings(Napi::Value value) {
     found.push_back(array.Get(i).As<Napi::String>().Utf8Value());
   }
   return found;
-}
-
-class FindResidency : public Task {
- public:
-  FindResidency(Napi::Env env, std::string memory_file, std::string working_set)
-      : Task(env), memory_file_(std::move(memory_file)), working_set_(std::move(working_set)) {}
-
- protected:
-  void Execute() override { failure_ = find_residency(memory_file_, working_set_, &found_); }
-  Napi::Value result(Napi::Env env) override {
-    if (failure_) return to_js(env, failure_);
-    const auto number = [](uint64_t value) { return static_cast<double>(value); };
-    return numbers(env, {number(found_.memory_file_bytes), found_.is_visible ? 1.0 : 0.0,
-                         number(found_.page_size), number(found_.memory_bytes),
-                         number(found_.pages), number(found_.disks), number(found_.touches),
-                         number(found_.written_touches), number(found_.missing_pages)});
-  }
-
- private:
-  const std::string memory_file_;
-  const std::string working_set_;
-  Residency found_;
-  Failure failure_;
-};
-
-// findResidency(memoryFile, workingSet: '' for none) => Promise<failure | Float64Array>
-Napi::Value start_finding_residency(const Napi::CallbackInfo& info) {
-  auto* task = new FindResidency(info.Env(), info[0].As<Napi::String>().Utf8Value(),
-                                 info[1].As<Napi::String>().Utf8Value());
-  return task->run();
 }
 
 // Those of the whole process, one for each disk, so that one that hangs does not hold up the
@@ -223,7 +192,6 @@ Napi::Value stop_recording(const Napi::CallbackInfo& info) {
 }  // namespace
 
 void add_page_cache(Napi::Env env, Napi::Object exports) {
-  exports["findResidency"] = Napi::Function::New(env, start_finding_residency);
   exports["prefetchPageCache"] = Napi::Function::New(env, prefetch_page_cache);
   exports["cancelPrefetch"] = Napi::Function::New(env, cancel_prefetch);
   exports["startRecording"] = Napi::Function::New(env, start_recording);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "files/private_file.h"
+#include "page_cache/residency.h"
 
 namespace reap {
 
@@ -93,13 +94,14 @@ Napi::Value facts_of(Napi::Env env, const WorkingSet& set) {
 class OpenFiles : public Task {
  public:
   OpenFiles(Napi::Env env, std::string memory_file, std::string working_set, SharedSet known,
-            bool is_given, std::string findings_folder)
+            bool is_given, std::string findings_folder, bool wants_residency)
       : Task(env),
         memory_path_(std::move(memory_file)),
         set_path_(std::move(working_set)),
         findings_folder_(std::move(findings_folder)),
         known_(std::move(known)),
-        is_given_(is_given) {}
+        is_given_(is_given),
+        wants_residency_(wants_residency) {}
 
  protected:
   void Execute() override {
@@ -110,6 +112,7 @@ class OpenFiles : public Task {
           std::to_string(set_->stamp[0]) + "-" + std::to_string(set_->stamp[1]) + ".json";
       if (!read_private_file(findings_folder_, name, &findings_)) findings_.clear();
     }
+    if (!failure_ && set_ && wants_residency_) look_at_page_cache();
   }
 
   Napi::Value result(Napi::Env env) override {
@@ -121,6 +124,11 @@ class OpenFiles : public Task {
     if (set_ && set_ != known_) {
       result["set"] = make_tagged(env, set_, kWorkingSetTag);
       result["facts"] = facts_of(env, *set_);
+    }
+    if (has_residency_) {
+      result["pageCount"] = static_cast<double>(residency_.pages);
+      result["missingPageCount"] = static_cast<double>(residency_.missing_pages);
+      result["isVisible"] = is_visible_;
     }
     if (!findings_.empty()) result["findings"] = copy_of<Napi::Uint8Array>(env, findings_);
     return result;
@@ -153,14 +161,27 @@ class OpenFiles : public Task {
     return failure ? failure : read_working_set(files_.working_set, &set_);
   }
 
+  void look_at_page_cache() {
+    CachedFile memory;
+    has_residency_ = set_->header.memory_bytes == files_.memory_file.bytes() &&
+                     memory.open(files_.memory_file.path()) == 0;
+    if (!has_residency_) return;
+    residency_ = find_residency(memory, *set_);
+    is_visible_ = memory.is_visible();
+  }
+
   const std::string memory_path_;
   const std::string set_path_;
   const std::string findings_folder_;
   const SharedSet known_;
   const bool is_given_;
+  const bool wants_residency_;
   OpenedFiles files_;
   SharedSet set_;
   std::vector<uint8_t> findings_;
+  Residency residency_;
+  bool has_residency_ = false;
+  bool is_visible_ = false;
   Failure failure_;
 };
 
@@ -171,7 +192,9 @@ Napi::Value open_files(const Napi::CallbackInfo& info) {
   const SharedSet known = info[2].IsNull() ? nullptr : working_set_of(info[2]);
   const auto text = [&info](size_t i) { return info[i].As<Napi::String>().Utf8Value(); };
   const bool is_given = info[3].As<Napi::Boolean>();
-  return (new OpenFiles(info.Env(), text(0), text(1), known, is_given, text(4)))->run();
+  const bool wants_residency = info[5].As<Napi::Boolean>();
+  return (new OpenFiles(info.Env(), text(0), text(1), known, is_given, text(4), wants_residency))
+      ->run();
 }
 
 // closeFiles(files): those that no session has taken

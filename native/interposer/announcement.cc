@@ -35,7 +35,7 @@ constexpr int kFlags = O_CLOEXEC | O_NONBLOCK;
 
 // For connect(), and for the handler to read its message: as long as ours waits for one. No signal
 // but SIGKILL is taken meanwhile.
-constexpr int kPatienceSeconds = 5;
+constexpr int kConnectSeconds = 5;
 
 // A VMM that was started without stdin may later put another file over 0, 1 and 2.
 UniqueFd above_standard(UniqueFd fd) {
@@ -52,9 +52,9 @@ UniqueFd open_syscall(int flags) {
   return UniqueFd(static_cast<int>(::syscall(SYS_userfaultfd, kFlags | flags)));
 }
 
-// The longest message is that of kMostParts regions with numbers of 20 digits.
+// The longest message is that of kMaxParts regions with numbers of 20 digits.
 struct Message {
-  char text[kMostParts * 192];
+  char text[kMaxParts * 192];
   size_t bytes = 0;
 };
 
@@ -82,7 +82,7 @@ int connect_to(int socket, const char* path) {
   std::strncpy(address.sun_path, path, sizeof address.sun_path - 1);
   const auto* to = reinterpret_cast<const sockaddr*>(&address);
   // With a full backlog connect() waits, and ends with EAGAIN where there is a limit (socket(7)).
-  const timeval patience{kPatienceSeconds, 0};
+  const timeval patience{kConnectSeconds, 0};
   if (::setsockopt(socket, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience) != 0) return -errno;
   while (::connect(socket, to, sizeof address) != 0) {
     if (errno != EINTR) return errno == EAGAIN ? -ETIMEDOUT : -errno;
@@ -115,10 +115,10 @@ int send_with(int socket, const Message& message, int fd) {
 // refuse this user, has both succeed. Who has read the message is who serves.
 int wait_until_read(int socket) {
   constexpr long kShortest = 50'000;
-  constexpr long kLongest = 10'000'000;
-  constexpr long kInAll = kPatienceSeconds * 1'000'000'000L;
+  constexpr long kMaxTime = 10'000'000;
+  constexpr long kInAll = kConnectSeconds * 1'000'000'000L;
   long slice = kShortest;
-  for (long waited = 0;; waited += slice, slice = std::min(2 * slice, kLongest)) {
+  for (long waited = 0;; waited += slice, slice = std::min(2 * slice, kMaxTime)) {
     int unread = 0;
     if (::ioctl(socket, SIOCOUTQ, &unread) != 0) return -errno;
     // After the count: who closes with a message unread sets ECONNRESET, and then drops it.

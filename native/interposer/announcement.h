@@ -6,7 +6,7 @@
 
 namespace reap::interposer {
 
-constexpr size_t kMostParts = 64;  // the most regions that a handler takes
+constexpr size_t kMaxParts = 64;  // the most regions that a handler takes
 
 // A mapping of a part of the memory file.
 struct Part {

@@ -37,7 +37,7 @@ std::atomic<uintptr_t> served_begin{0};
 std::atomic<uintptr_t> served_end{0};
 
 // Guarded by Lock, like every step from one phase to the next.
-Part parts[kMostParts];
+Part parts[kMaxParts];
 size_t part_count;
 uint64_t file_bytes;
 int file = -1;  // while parts are collected: the VMM may have closed its own
@@ -86,7 +86,7 @@ void note_served_range() {
 Part* free_part() {
   Part* end = parts + part_count;
   Part* part = std::find_if(parts, end, [](const Part& one) { return one.length == 0; });
-  if (part == end && part_count == kMostParts) return nullptr;
+  if (part == end && part_count == kMaxParts) return nullptr;
   if (part == end) ++part_count;
   return part;
 }
@@ -256,7 +256,7 @@ void collect(const Part& part) {
   }
   if (collected_bytes() == file_bytes) {
     serve_parts();
-  } else if (part_count == kMostParts) {
+  } else if (part_count == kMaxParts) {
     give_up({"it is mapped in more than 64 parts"});
   } else if (phase.load() == Phase::idle) {
     error = watcher.start(userfault.fd, on_touch);

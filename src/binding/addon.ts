@@ -89,6 +89,10 @@ export interface OpenedFiles {
   readonly facts?: WorkingSetFacts
   /** The file of findings about the working set, as it is. */
   readonly findings?: Uint8Array
+  /** Of the working set in the memory file; present together. */
+  readonly pageCount?: number
+  readonly missingPageCount?: number
+  readonly isVisible?: boolean
 }
 
 interface Addon {
@@ -102,6 +106,7 @@ interface Addon {
     isProven: boolean,
     flags: number,
     peerUid: number,
+    vmmPid: number,
     connectTimeoutMs: number,
   ): NativeFailure | [id: number, session: NativeSession]
   close(session: NativeSession, killVm: boolean): void
@@ -118,6 +123,7 @@ interface Addon {
     known: NativeWorkingSet | null,
     isGiven: boolean,
     findingsFolder: string,
+    wantsResidency: boolean,
   ): Promise<NativeFailure | OpenedFiles>
   closeFiles(files: NativeFiles): void
   makeWorkingSet(
@@ -157,8 +163,6 @@ interface Addon {
   /** Every name that the engine gives to a failure, an event, an end or a counter. */
   names(): Record<'errors' | 'events' | 'ends' | 'counters', string[]>
   probe(): [device: number, syscall: number, userModeOnly: number, features: bigint]
-  /** An empty path stands for no working set. */
-  findResidency(memoryFile: string, workingSet: string): Promise<NativeFailure | Float64Array>
   prefetchPageCache(
     device: number,
     paths: readonly string[],
@@ -214,6 +218,7 @@ export async function sampleDiskPages(path: string, pages: Uint32Array): Promise
  * @param options.known working set that was read from the path before.
  * @param options.isGiven keeps to `known` when the file is another by now, or is gone.
  * @param options.findingsFolder folder of the findings about working sets; empty for none.
+ * @param options.wantsResidency takes samples of what of the set the page cache has.
  * @throws ReapTraceError
  * - `ERR_SOURCE_READ`: the memory file cannot be opened,
  * - `ERR_WORKING_SET_IO`: the working-set file cannot be opened or read,
@@ -226,10 +231,18 @@ export async function openFiles(
     readonly known?: NativeWorkingSet | undefined
     readonly isGiven?: boolean
     readonly findingsFolder?: string
+    readonly wantsResidency?: boolean
   } = {},
 ): Promise<OpenedFiles> {
-  const { known = null, isGiven = false, findingsFolder = '' } = options
-  const found = await native().openFiles(memoryFile, workingSet, known, isGiven, findingsFolder)
+  const { known = null, isGiven = false, findingsFolder = '', wantsResidency = false } = options
+  const found = await native().openFiles(
+    memoryFile,
+    workingSet,
+    known,
+    isGiven,
+    findingsFolder,
+    wantsResidency,
+  )
   if (isFailure(found)) throw toError(found, { memoryFile, workingSetPath: workingSet })
   return found
 }

@@ -285,6 +285,12 @@ function explainCause(
       return explainSocket(failure, context.socketPath ?? '')
     case 'ERR_HANDSHAKE_TIMEOUT':
       return explainTimeout(failure, context)
+    case 'ERR_VMM_EXITED':
+      return {
+        message: `the VMM (pid ${failure.got}) ended before it connected to ${context.socketPath}`,
+        hint: 'Its own log says why. A VMM that starts another process and ends must be named by that process.',
+        path: context.socketPath,
+      }
     case 'ERR_HANDSHAKE_INVALID':
       return {
         message: `the handshake on ${context.socketPath} is refused: ${explainHandshake(failure)}`,

@@ -32,6 +32,14 @@ export function nativePath(name: NativePart): string {
   })
 }
 
+/**
+ * Path of a program that the package brings for tests and demonstrations: `reap-guest`, a small VMM to test a
+ * handler with, whose `--help` lists its commands, and `reap-microvm` (x64), a guest that Firecracker boots.
+ *
+ * @throws ReapTraceError `ERR_NATIVE_UNAVAILABLE` when there is none for this machine.
+ */
+export const programPath = (name: 'reap-guest' | 'reap-microvm'): string => nativePath(name)
+
 // Under Node's permission model, Node 20 throws where later versions say no.
 function exists(path: string): boolean {
   try {

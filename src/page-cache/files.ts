@@ -1,15 +1,8 @@
 import { toError } from '../binding/explain.js'
 import type { NativeFailure } from '../binding/failure.js'
 import { ReapTraceError } from '../errors.js'
-import { type OptionRule, rules } from '../options.js'
 import { PAGE } from '../page.js'
 import { statDiskImage } from '../snapshot/disk-image.js'
-
-/** The option `diskImages`. */
-export const diskImagesRule: OptionRule = {
-  expected: 'an array of at the most 16 non-empty paths',
-  accepts: (value) => Array.isArray(value) && value.length <= 16 && value.every(rules.path.accepts),
-}
 
 /** The size of a disk image with its last page whole. */
 export async function paddedSize(path: string): Promise<number> {

@@ -1,6 +1,7 @@
 import { freemem } from 'node:os'
 import { native, sampleDiskPages } from '../binding/addon.js'
 import { ReapTraceError } from '../errors.js'
+import { report, type WarningEvent } from '../events.js'
 import { checkOptions, required, rules } from '../options.js'
 import { PAGE } from '../page.js'
 import {
@@ -10,59 +11,58 @@ import {
   statDiskImage,
   statMemoryFile,
 } from '../snapshot/disk-image.js'
+import { checkSnapshot, type Snapshot, snapshotRule } from '../snapshot/snapshot.js'
 import { internalsOf } from '../working-set/internals.js'
-import { readOnce } from '../working-set/open.js'
+import { openSnapshot, readOnce } from '../working-set/open.js'
 import { type WorkingSet, workingSetRule } from '../working-set/working-set.js'
-import { diskImagesRule, fileError, paddedSize } from './files.js'
-import { findResidency } from './residency.js'
+import { fileError, paddedSize } from './files.js'
 
 export interface PrefetchPageCacheOptions {
-  /** The snapshot's memory file, which the VMM maps. */
-  readonly memoryFile: string
+  /**
+   * The snapshot whose memory file the VMM maps. Without `diskImages`, none are prefetched.
+   */
+  readonly snapshot: Snapshot
   /** What to bring in: a working set, or the path of one's file. */
   readonly workingSet: WorkingSet | string
-  /** The disk images of the record, in its order. Those that are left out are not prefetched. */
-  readonly diskImages?: readonly string[] | undefined
   /**
-   * At the most this many bytes are read, over all files.
+   * At most this many bytes are read, over all files.
    * @default half of the memory that is available now
    */
   readonly maxBytes?: number | undefined
   readonly signal?: AbortSignal | undefined
+  /** Called with a `warning` for a disk image that is left out. */
+  readonly onEvent?: ((event: WarningEvent) => void) | undefined
 }
 
-/** What a prefetch into the page cache did. */
+/** Result of a prefetch into the page cache. */
 export interface PageCachePrefetchResult {
-  /** 4 KiB pages of the working set that were asked for, over all files: all, within the budget. */
-  readonly pages: number
-  /** Those that were in the page cache before; 0 where the kernel does not tell. */
-  readonly residentPages: number
+  /** Number of 4 KiB pages of the working set that were looked for, over all files. */
+  readonly pageCount: number
+  /** Number of these that were in the page cache before; 0 where the kernel does not tell. */
+  readonly residentPageCount: number
   /** Bytes that were read. */
   readonly bytes: number
-  /** Runs of pages in which they lay. */
-  readonly extents: number
-  /** From the call until the disk was asked for all, in milliseconds. */
-  readonly askedMs: number
-  /** From the call until all was there, in milliseconds. */
-  readonly thereMs: number
-  /** Whether all was brought in: not so when `maxBytes` was reached, or with an `error`. */
+  /** Number of runs of pages in which they lay. */
+  readonly extentCount: number
+  /** Time from the call until all reads were submitted, in milliseconds. */
+  readonly submittedMs: number
+  /** Time from the call until all reads were completed, in milliseconds. */
+  readonly completedMs: number
+  /** Whether all is there: false when `maxBytes` was reached, or a disk image was left out. */
   readonly complete: boolean
-  /** Why a disk image was left out. */
-  readonly error?: ReapTraceError
 }
 
 /**
  * Brings a working set into the page cache, for a VMM that maps the memory file: in first-touch order,
  * the memory file and the disk images as one plan, with the device's queue full. What is there
- * already costs one system call for each run of pages, and nothing at all where samples of the memory
- * file, up to 128 runs, are all there and no disk image is given. Nothing is evicted but what the kernel itself
+ * already costs one system call for each run of pages, and nothing where samples of the memory file, up
+ * to 128 runs, are all there and no disk image is given. Nothing is evicted but what the kernel itself
  * chooses when memory is short.
  *
  * Resolves when all is there. A guest can run meanwhile; it finds what was brought in.
  *
- * A disk image that changed since the record, or that cannot be read, is left out, and `error` says
- * so: the places are of no use then, and only time would be lost. Where nothing is brought in, nothing of
- * the working set is used, and it is not checked.
+ * A disk image that changed since the record, or that cannot be read, is left out, which a
+ * `warning` reports: the places are of no use then, and only time would be lost.
  *
  * @throws TypeError for options that make no sense, or more `diskImages` than the set has.
  * @throws ReapTraceError
@@ -75,48 +75,51 @@ export async function prefetchPageCache(
   options: PrefetchPageCacheOptions,
 ): Promise<PageCachePrefetchResult> {
   checkOptions('prefetchPageCache()', options, {
-    memoryFile: required(rules.path),
+    snapshot: snapshotRule,
     workingSet: required(workingSetRule),
-    diskImages: diskImagesRule,
     maxBytes: rules.count,
     signal: rules.signal,
+    onEvent: rules.callback,
   })
-  const { memoryFile, workingSet, diskImages = [], maxBytes, signal } = options
+  checkSnapshot('prefetchPageCache()', options.snapshot)
+  const { snapshot, workingSet, maxBytes, signal } = options
+  const { memoryFile, diskImages = [] } = snapshot
   signal?.throwIfAborted()
-  if (typeof workingSet === 'string' && diskImages.length === 0) {
-    const { pages, missingPages, memoryBytes, memoryFileBytes, pageSize } = await findResidency(
-      memoryFile,
-      workingSet,
-    )
-    const isThere = pageSize !== undefined && pages > 0 && missingPages === 0
-    if (isThere && memoryBytes === memoryFileBytes) return nothingToBring(pages)
+  const opened = await openSnapshot(memoryFile, workingSet, { wantsResidency: true })
+  native().closeFiles(opened.files)
+  const { set, residency } = opened
+  if (residency?.missingPageCount === 0 && diskImages.length === 0) {
+    return alreadyCached(residency.pageCount)
   }
-  return bringIn(workingSet, { memoryFile, diskImages, maxBytes, signal })
+  const warn = (error: ReapTraceError) => report(options, { type: 'warning', error })
+  return prefetchFiles(set!, { memoryFile, diskImages, maxBytes, signal, warn })
 }
 
 /** The result where all `pages` are there. */
-export const nothingToBring = (pages: number): PageCachePrefetchResult => ({
-  pages,
-  residentPages: pages,
+export const alreadyCached = (pageCount: number): PageCachePrefetchResult => ({
+  pageCount,
+  residentPageCount: pageCount,
   bytes: 0,
-  extents: 0,
-  askedMs: 0,
-  thereMs: 0,
+  extentCount: 0,
+  submittedMs: 0,
+  completedMs: 0,
   complete: true,
 })
 
-/** What {@link bringIn} reads: without a memory file, the disk images alone. */
-export interface BringInOptions {
+/** Options of {@link prefetchFiles}: without a memory file, the disk images alone. */
+export interface PrefetchFilesOptions {
   readonly memoryFile: string | undefined
   readonly diskImages: readonly string[]
   readonly maxBytes: number | undefined
   readonly signal: AbortSignal | undefined
+  /** Called for a disk image that is left out. */
+  readonly warn: (error: ReapTraceError) => void
 }
 
 /** {@link prefetchPageCache} for options that were checked. */
-export async function bringIn(
+export async function prefetchFiles(
   workingSet: WorkingSet | string,
-  { memoryFile, diskImages, maxBytes, signal }: BringInOptions,
+  { memoryFile, diskImages, maxBytes, signal, warn }: PrefetchFilesOptions,
 ): Promise<PageCachePrefetchResult> {
   signal?.throwIfAborted()
   const set = typeof workingSet === 'string' ? await readOnce(workingSet) : workingSet
@@ -154,20 +157,20 @@ export async function bringIn(
   signal?.addEventListener('abort', onAbort, { once: true })
   try {
     const [figures, failure] = await Promise.race([end, aborted])
-    const [pages = 0, resident = 0, fetched = 0, extents = 0, ...rest] = figures
-    const [askedUs = 0, thereUs = 0, isInBudget = 0, file = 0] = rest
+    const [pageCount = 0, residentPageCount = 0, fetched = 0, extentCount = 0, ...rest] = figures
+    const [submittedUs = 0, completedUs = 0, isInBudget = 0, file = 0] = rest
     const failed = failure ? fileError(failure, [memoryFile ?? '', ...diskImages], file) : undefined
     if (failed && file === 0) throw failed
     const error = images.error ?? failed
+    if (error) warn(error)
     return {
-      pages,
-      residentPages: resident,
+      pageCount,
+      residentPageCount,
       bytes: fetched * PAGE,
-      extents,
-      askedMs: askedUs / 1000,
-      thereMs: thereUs / 1000,
+      extentCount,
+      submittedMs: submittedUs / 1000,
+      completedMs: completedUs / 1000,
       complete: isInBudget === 1 && error === undefined,
-      ...(error && { error }),
     }
   } finally {
     signal?.removeEventListener('abort', onAbort)

@@ -1,25 +1,30 @@
 import { type NativeRecorder, native } from '../binding/addon.js'
 import { isFailure } from '../binding/failure.js'
 import { ReapTraceError } from '../errors.js'
-import { checkOptions, required, rules } from '../options.js'
+import { report, type WarningEvent } from '../events.js'
+import { checkOptions, rules } from '../options.js'
 import { PAGE } from '../page.js'
 import { statMemoryFile } from '../snapshot/disk-image.js'
+import { checkSnapshot, type Snapshot, snapshotRule } from '../snapshot/snapshot.js'
 import { Trace } from '../working-set/trace.js'
-import { diskImagesRule, fileError, paddedSize } from './files.js'
+import { fileError, paddedSize } from './files.js'
 
 export interface RecordPageCacheOptions {
-  /** The snapshot's memory file, which the VMM maps (Firecracker's `File` backend, QEMU, others). */
-  readonly memoryFile: string
-  /** Disk images that the guest reads, at the most 16; the order is that of every later restore. */
-  readonly diskImages?: readonly string[] | undefined
+  /**
+   * The snapshot whose memory file the VMM maps (Firecracker's `File` backend, QEMU, others), with the disk
+   * images to record.
+   */
+  readonly snapshot: Snapshot
   /**
    * How often to look, in milliseconds. What is new between two looks is in no order.
    * @default 2
    */
   readonly intervalMs?: number | undefined
+  /** Called with a `warning` where the page table of a process that maps the memory file may not be read. */
+  readonly onEvent?: ((event: WarningEvent) => void) | undefined
 }
 
-/** What an invocation brought into the page cache. */
+/** Result of a recording of the page cache. */
 export interface PageCacheRecord {
   /** Pages of the memory file, in the order in which they were seen first. */
   readonly trace: Trace
@@ -30,16 +35,14 @@ export interface PageCacheRecord {
    * the page cache, and that is more than the guest touched: the kernel reads ahead.
    */
   readonly mapper: { readonly pid: number } | undefined
-  /** Pages of the memory file that came into the page cache and that no process mapped. */
-  readonly trimmedPages: number
-  /** Why there is no `mapper` although one was found: its page table may not be read. */
-  readonly error: ReapTraceError | undefined
-  readonly looks: number
+  /** Number of pages of the memory file that came into the page cache and that no process mapped. */
+  readonly trimmedPageCount: number
+  readonly lookCount: number
   /** The longest time between two looks, in milliseconds. */
   readonly longestGapMs: number
 }
 
-/** A recording that goes on; see {@link recordPageCache}. */
+/** A recording in progress; see {@link recordPageCache}. */
 export interface PageCacheRecording extends AsyncDisposable {
   /**
    * Ends the recording. Call it while the VMM still runs, or at least within a few milliseconds of its
@@ -67,24 +70,27 @@ export interface PageCacheRecording extends AsyncDisposable {
  * - `ERR_SOURCE_READ`: a file cannot be opened, is empty, or is no regular file.
  *
  * @example
- * const recording = await recordPageCache({ memoryFile, diskImages: ['rootfs.img'] })
+ * const snapshot = { memoryFile, diskImages: ['rootfs.img'] }
+ * const recording = await recordPageCache({ snapshot })
  * // restore the VM with its File backend, invoke it once
  * const { trace, disks } = await recording.stop()
  * await WorkingSet.fromTraces([trace], { disks: disks.map((disk) => [disk]) })
- *   .write('vm.ws', { memoryFile, diskImages: ['rootfs.img'] })
+ *   .write('vm.ws', { snapshot })
  */
 export async function recordPageCache(
   options: RecordPageCacheOptions,
 ): Promise<PageCacheRecording> {
   checkOptions('recordPageCache()', options, {
-    memoryFile: required(rules.path),
-    diskImages: diskImagesRule,
+    snapshot: snapshotRule,
     intervalMs: {
       expected: 'a number of milliseconds from 0.1 to 1000',
       accepts: (value) => typeof value === 'number' && value >= 0.1 && value <= 1000,
     },
+    onEvent: rules.callback,
   })
-  const { memoryFile, diskImages = [], intervalMs = 2 } = options
+  checkSnapshot('recordPageCache()', options.snapshot)
+  const { intervalMs = 2 } = options
+  const { memoryFile, diskImages = [] } = options.snapshot
   const paths = [memoryFile, ...diskImages]
   const sizes = [Number((await statMemoryFile(memoryFile)).size)]
   for (const path of diskImages) sizes.push(await paddedSize(path))
@@ -93,17 +99,23 @@ export async function recordPageCache(
   if (isFailure(started)) {
     throw fileError({ ...started, offset: 0n }, paths, Number(started.offset))
   }
-  return new Recording(started, sizes)
+  return new Recording(started, sizes, options)
 }
 
 class Recording implements PageCacheRecording {
   readonly #recorder: NativeRecorder
   readonly #sizes: readonly number[]
+  readonly #listener: Pick<RecordPageCacheOptions, 'onEvent'>
   #record: Promise<PageCacheRecord> | undefined
 
-  constructor(recorder: NativeRecorder, sizes: readonly number[]) {
+  constructor(
+    recorder: NativeRecorder,
+    sizes: readonly number[],
+    listener: Pick<RecordPageCacheOptions, 'onEvent'>,
+  ) {
     this.#recorder = recorder
     this.#sizes = sizes
+    this.#listener = listener
   }
 
   stop(): Promise<PageCacheRecord> {
@@ -117,33 +129,34 @@ class Recording implements PageCacheRecording {
 
   async #stop(): Promise<PageCacheRecord> {
     const [cached, mapped, figures] = await native().stopRecording(this.#recorder)
-    const [pid = 0, errno = 0, looks = 0, longestGapUs = 0] = figures
+    const [pid = 0, errno = 0, lookCount = 0, longestGapUs = 0] = figures
     const inCache = this.#sizes.map((size, file) => traceOf(cached, file, size))
     const trace = pid > 0 ? traceOf(mapped, 0, this.#sizes[0]!) : inCache[0]!
-    const error =
-      pid === 0 && errno !== 0
-        ? new ReapTraceError(
-            'ERR_PAGE_CACHE',
-            'the page table of the process that maps the memory file may not be read',
-            {
-              errno,
-              syscall: 'open',
-              check: 'pagemap',
-              hint: 'Record as the user that runs the VMM, or as root; without, the record has what the kernel read ahead.',
-            },
-          )
-        : undefined
+    if (pid === 0 && errno !== 0) {
+      report(this.#listener, { type: 'warning', error: pageTableHidden(errno) })
+    }
     return {
       trace,
       disks: inCache.slice(1),
       mapper: pid > 0 ? { pid } : undefined,
-      trimmedPages: Math.max(0, inCache[0]!.pages.length - trace.pages.length),
-      error,
-      looks,
+      trimmedPageCount: Math.max(0, inCache[0]!.pages.length - trace.pages.length),
+      lookCount,
       longestGapMs: longestGapUs / 1000,
     }
   }
 }
+
+const pageTableHidden = (errno: number) =>
+  new ReapTraceError(
+    'ERR_PAGE_CACHE',
+    'the page table of the process that maps the memory file may not be read',
+    {
+      errno,
+      syscall: 'open',
+      check: 'pagemap',
+      hint: 'Record as the user that runs the VMM, or as root; without, the record has what the kernel read ahead.',
+    },
+  )
 
 /** The touches of one file as a trace. */
 function traceOf(touches: Uint32Array, file: number, memoryBytes: number): Trace {

@@ -1,4 +1,4 @@
-import type { Residency } from '../page-cache/residency.js'
+import type { Residency } from '../working-set/open.js'
 import type { GuestCalibration, HostCalibration, Vcpus } from './calibration.js'
 
 /** The two ways in which a snapshot's memory can reach its guest. */
@@ -13,7 +13,8 @@ export interface Evidence {
   readonly pageSize: number | undefined
   /** `unwritten`: it is in no file, so that it has places but no bytes. */
   readonly workingSet: 'file' | 'unwritten' | 'refused' | 'none'
-  readonly residency: Residency
+  /** Of a working set in a file. */
+  readonly residency: Residency | undefined
   /** Share of the recorded pages that the guest changed; `undefined` where nobody looked. */
   readonly writtenShare: number | undefined
   readonly vcpus: Vcpus
@@ -53,8 +54,10 @@ export function chooseBackend(evidence: Evidence): Choice {
   if (pageSize === 2 * 2 ** 20) {
     return { backend: 'uffd', reason: 'only a fault handler can restore a guest with 2 MiB pages' }
   }
-  if (workingSet !== 'file') return { backend: 'page-cache', reason: reasons[workingSet] }
-  const { pages, missingPages } = residency
+  if (workingSet !== 'file' || !residency) {
+    return { backend: 'page-cache', reason: reasons[workingSet === 'file' ? 'none' : workingSet] }
+  }
+  const { pageCount: pages, missingPageCount: missingPages } = residency
   const percent = pages === 0 ? 100 : Math.round((100 * (pages - missingPages)) / pages)
   const cached = `${percent} % of ${(pages / 256).toFixed(pages < 2560 ? 1 : 0)} MiB of working set in the page cache`
   if (missingPages > MAX_MISSING_SHARE * pages) {

@@ -110,7 +110,9 @@ async function makeScene(folder: string): Promise<Scene> {
     pages,
     timesUs: new Uint32Array(SET_PAGES),
   }
-  await WorkingSet.fromTraces([new Trace(order)]).write(file('working-set'), { memoryFile })
+  await WorkingSet.fromTraces([new Trace(order)]).write(file('working-set'), {
+    snapshot: { memoryFile },
+  })
   return { memoryFile, workingSet: file('working-set'), socketPath: file('socket'), traces }
 }
 
@@ -173,10 +175,10 @@ async function restoreMs(
       cost === 'installedUs'
         ? await serve({
             socketPath,
-            memoryFile,
+            snapshot: { memoryFile },
             workingSet,
             onBadWorkingSet: 'fail',
-            onFailure: 'leave-vm',
+            vm: 'leave',
           })
         : undefined
     try {

@@ -94,9 +94,11 @@ export async function keepCalibration(guests: HostCalibration['guests']): Promis
     guests,
   }
   const bytes = Buffer.from(`${JSON.stringify(calibration, undefined, 2)}\n`)
-  await replaceFile(calibrationPath(), (file) => writeWhole(file, bytes, 0)).catch((error) => {
-    throw notKept(error instanceof ReapTraceError ? error.cause : error)
-  })
+  await replaceFile('calibration', calibrationPath(), (file) => writeWhole(file, bytes, 0)).catch(
+    (error) => {
+      throw notKept(error instanceof ReapTraceError ? error.cause : error)
+    },
+  )
   return calibration
 }
 

@@ -1,12 +1,10 @@
-import { isWorkingSetError, type ReapTraceError } from '../errors.js'
-import { checkOptions, oneOf, required, rules } from '../options.js'
-import { diskImagesRule } from '../page-cache/files.js'
-import { findResidency, type Residency, type SampledSet } from '../page-cache/residency.js'
-import { checkSize } from '../snapshot/disk-image.js'
-import type { Snapshot } from '../snapshot/snapshot.js'
+import { native } from '../binding/addon.js'
+import { isMissing, isWorkingSetError, type ReapTraceError } from '../errors.js'
+import { checkOptions, oneOf, rules } from '../options.js'
+import { checkSnapshot, type Snapshot, snapshotRule } from '../snapshot/snapshot.js'
 import { internalsOf } from '../working-set/internals.js'
-import { readOnce } from '../working-set/open.js'
-import { WorkingSet, workingSetRule } from '../working-set/working-set.js'
+import { openSnapshot, type Residency } from '../working-set/open.js'
+import { type WorkingSet, workingSetRule } from '../working-set/working-set.js'
 import { type Backend, chooseBackend } from './backend.js'
 import { hostCalibration, type Vcpus } from './calibration.js'
 
@@ -21,7 +19,7 @@ export interface PlanRestoreOptions {
    */
   readonly backend?: Backend | 'auto' | undefined
   /**
-   * Whether the pages that the guest asks for are noted, for `handler.takeTrace()`. That takes a fault
+   * Whether the pages that the guest asks for are noted, for `handler.stopRecording()`. That takes a fault
    * handler.
    * @default false
    */
@@ -81,12 +79,8 @@ export function findingsOf(plan: RestorePlan): Findings {
   throw new TypeError('restore() expects a plan of planRestore()')
 }
 
-const snapshotRules = { memoryFile: required(rules.path), diskImages: diskImagesRule }
 const planRules = {
-  snapshot: required({
-    expected: 'an object with a memoryFile',
-    accepts: (value) => typeof value === 'object' && value !== null,
-  }),
+  snapshot: snapshotRule,
   workingSet: workingSetRule,
   backend: oneOf('auto', 'uffd', 'page-cache'),
   record: rules.boolean,
@@ -140,88 +134,46 @@ export async function planRestore(
 ): Promise<RestorePlan<'uffd'> | RestorePlan<'page-cache'>> {
   const startedAt = performance.now()
   checkOptions('planRestore()', options, planRules)
-  checkOptions('snapshot of planRestore()', options.snapshot, snapshotRules)
+  checkSnapshot('planRestore()', options.snapshot)
   checkTogether(options)
   const { snapshot, workingSet, record = false, vcpus = 'kvm', signal } = options
   signal?.throwIfAborted()
   const { memoryFile, diskImages = [] } = snapshot
-  const named = options.backend === 'auto' ? undefined : options.backend
-  const set = workingSet instanceof WorkingSet ? workingSet : undefined
-  const path = (set ? internalsOf(set).file?.path : (workingSet as string | undefined)) ?? ''
-  const [calibration, sampled] = await Promise.all([
-    hostCalibration(),
-    takeSamples(memoryFile, path),
-  ])
-  signal?.throwIfAborted()
-  const { samples } = sampled
-  let { refusal } = sampled
-  const decide = () =>
-    chooseBackend({
-      named,
-      record,
-      pageSize: Math.max(options.pageSize ?? 0, set?.pageSize ?? 0, samples.pageSize ?? 0),
-      workingSet: refusal ? 'refused' : path ? 'file' : set ? 'unwritten' : 'none',
-      residency: samples,
-      writtenShare: samples.writtenShare,
-      vcpus,
-      calibration,
-    })
-  let choice = decide()
-  let usable = workingSet
-  // A handler reads and checks the set in any case, and without one it is the slower backend.
-  const mustCheck =
-    options.onBadWorkingSet === 'fail' ||
-    choice.backend === 'uffd' ||
-    (path !== '' && (!samples.pageSize || samples.memoryBytes !== samples.memoryFileBytes))
-  if (workingSet !== undefined && !refusal && mustCheck) {
-    const checked = await checkSet(workingSet, memoryFile, samples.memoryFileBytes)
-    if (checked instanceof WorkingSet) usable = checked
-    else refusal = checked
-    if (refusal) choice = decide()
-    signal?.throwIfAborted()
+  let refusal: ReapTraceError | undefined
+  const look = async () => {
+    const opened = await openSnapshot(memoryFile, workingSet, { wantsResidency: true }).catch(
+      (error) => {
+        if (!isWorkingSetError(error) || options.onBadWorkingSet === 'fail') throw error
+        if (!isMissing(error)) refusal = error
+        return openSnapshot(memoryFile, undefined)
+      },
+    )
+    native().closeFiles(opened.files)
+    return opened
   }
-  if (refusal && options.onBadWorkingSet === 'fail') throw refusal
-  const { pages, missingPages, isVisible } = samples
-  const disks = refusal ? 0 : set ? internalsOf(set).disks.length : samples.disks
+  const [calibration, { set, residency }] = await Promise.all([hostCalibration(), look()])
+  signal?.throwIfAborted()
+  const choice = chooseBackend({
+    named: options.backend === 'auto' ? undefined : options.backend,
+    record,
+    pageSize: Math.max(options.pageSize ?? 0, set?.pageSize ?? 0),
+    workingSet: refusal ? 'refused' : residency ? 'file' : set ? 'unwritten' : 'none',
+    residency,
+    writtenShare: set?.writtenShare,
+    vcpus,
+    calibration,
+  })
+  const diskCount = set ? internalsOf(set).disks.length : 0
   const plan = Object.freeze({
     ...choice,
     snapshot: { ...snapshot },
     workingSet,
     refusal,
-    residency: path ? { pages, missingPages, isVisible } : undefined,
+    residency,
     record,
-    diskImages: diskImages.slice(0, disks),
+    diskImages: diskImages.slice(0, diskCount),
     decidedMs: performance.now() - startedAt,
   })
-  found.set(plan, { workingSet: usable, onBadWorkingSet: options.onBadWorkingSet })
+  found.set(plan, { workingSet: set ?? workingSet, onBadWorkingSet: options.onBadWorkingSet })
   return plan as RestorePlan<'uffd'> | RestorePlan<'page-cache'>
-}
-
-/** Of the memory file alone, where the working set cannot be opened. */
-async function takeSamples(
-  memoryFile: string,
-  workingSet: string,
-): Promise<{ samples: SampledSet; refusal: ReapTraceError | undefined }> {
-  try {
-    return { samples: await findResidency(memoryFile, workingSet), refusal: undefined }
-  } catch (error) {
-    if (workingSet === '' || !isWorkingSetError(error)) throw error
-    return { samples: await findResidency(memoryFile, ''), refusal: error }
-  }
-}
-
-/** The working set, or why it cannot be used for this memory file. */
-async function checkSet(
-  workingSet: WorkingSet | string,
-  memoryFile: string,
-  memoryFileBytes: number,
-): Promise<WorkingSet | ReapTraceError> {
-  try {
-    const set = typeof workingSet === 'string' ? await readOnce(workingSet) : workingSet
-    checkSize(memoryFile, memoryFileBytes, set.memoryBytes)
-    return set
-  } catch (error) {
-    if (!isWorkingSetError(error)) throw error
-    return error
-  }
 }

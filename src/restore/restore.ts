@@ -1,18 +1,22 @@
 import { resolve } from 'node:path'
-import { ReapTraceError } from '../errors.js'
+import { isMissing, ReapTraceError } from '../errors.js'
+import { report } from '../events.js'
 import { checkOptions, rules } from '../options.js'
-import { bringIn, nothingToBring, type PageCachePrefetchResult } from '../page-cache/prefetch.js'
+import {
+  alreadyCached,
+  type PageCachePrefetchResult,
+  prefetchFiles,
+} from '../page-cache/prefetch.js'
 import type { FaultHandler, PrefetchResult, ServeOptions } from '../uffd/fault-handler.js'
 import { serve, serveRules } from '../uffd/serve.js'
-import { report } from '../uffd/session.js'
 import type { Backend } from './backend.js'
 import { findingsOf, type RestorePlan } from './plan.js'
 
 /** What the plan has already. */
-type Planned = 'memoryFile' | 'workingSet' | 'record' | 'onBadWorkingSet'
+type Planned = 'snapshot' | 'workingSet' | 'record' | 'onBadWorkingSet'
 
 /**
- * The options of `serve()` count for a plan with a fault handler. `onStaleWorkingSet` and `snapshotId` mean
+ * The options of `serve()` count for a plan with a fault handler. `onStaleWorkingSet` means
  * nothing to the page cache, which has the memory file's own bytes.
  */
 export interface RestoreOptions extends Omit<ServeOptions, Planned | 'socketPath'> {
@@ -49,7 +53,7 @@ interface AnyRestore extends AsyncDisposable {
    * Ends a prefetch that goes on, and a fault handler as `FaultHandler.close()` does. Never rejects: what
    * failed before, `handler.closed` says.
    */
-  close(options?: { readonly vm?: 'kill' | 'leave' }): Promise<void>
+  close(options?: { readonly vm?: 'kill' | 'leave' | undefined }): Promise<void>
 }
 
 /** A restore by a fault handler. */
@@ -65,13 +69,13 @@ export interface PageCacheRestore extends AnyRestore {
   readonly backend: 'page-cache'
   readonly handler: undefined
   /**
-   * The prefetch of the memory file and of the disk images. Never rejects: an `error` says what stopped
+   * The prefetch of the memory file and of the disk images. Never rejects: a `warning` says what stopped
    * it, and the VM runs without it, more slowly.
    */
   readonly prefetched: Promise<PageCachePrefetchResult>
 }
 
-const { memoryFile: _, workingSet: __, record: ___, onBadWorkingSet: ____, ...handled } = serveRules
+const { snapshot: _, workingSet: __, record: ___, onBadWorkingSet: ____, ...handled } = serveRules
 const restoreRules = {
   ...handled,
   socketPath: rules.path,
@@ -97,6 +101,7 @@ export async function restore<B extends Backend>(
     throw new TypeError('restore() needs a "socketPath" for a plan with a fault handler')
   }
   options.signal?.throwIfAborted()
+  options.startSignal?.throwIfAborted()
   const restored =
     plan.backend === 'uffd'
       ? await restoreByHandler(plan, { ...options, socketPath: socketPath! })
@@ -104,18 +109,21 @@ export async function restore<B extends Backend>(
   return restored as B extends 'uffd' ? UffdRestore : PageCacheRestore
 }
 
-/** Aborts when the restore ends, and with the caller's signal, which it lets go of then. */
-function linkAbort(signal: AbortSignal | undefined): AbortController {
+/** Aborts when the restore ends, and with the caller's signals, which it lets go of then. */
+function linkAbort(...given: (AbortSignal | undefined)[]): AbortController {
+  const signals = given.filter((signal) => signal !== undefined)
   const ending = new AbortController()
-  const pass = () => ending.abort(signal?.reason)
-  signal?.addEventListener('abort', pass, { once: true })
-  // Not with the listener's option `signal`: Node 20 keeps one such listener of a target, and for the
+  const pass = ({ target }: Event) => ending.abort((target as AbortSignal).reason)
+  const letGo = () => {
+    for (const signal of signals) signal.removeEventListener('abort', pass)
+  }
+  for (const signal of signals) signal.addEventListener('abort', pass, { once: true })
+  // Not with the listeners' option `signal`: Node 20 keeps one such listener of a target, and for the
   // others it depends on the garbage collection whether they are taken away.
-  ending.signal.addEventListener('abort', () => signal?.removeEventListener('abort', pass), {
-    once: true,
-  })
+  ending.signal.addEventListener('abort', letGo, { once: true })
   // The caller may have aborted in a listener for the 'listening' event.
-  if (signal?.aborted) pass()
+  const aborted = signals.find((signal) => signal.aborted)
+  if (aborted) ending.abort(aborted.reason)
   return ending
 }
 
@@ -125,25 +133,24 @@ async function restoreByHandler(
 ): Promise<UffdRestore> {
   const { vmmPath, maxBytes, ...served } = options
   const { workingSet, onBadWorkingSet } = findingsOf(plan)
-  const { memoryFile } = plan.snapshot
-  const { record, diskImages } = plan
-  const handler = await serve({ ...served, memoryFile, workingSet, record, onBadWorkingSet })
+  const { snapshot, record, diskImages } = plan
+  const handler = await serve({ ...served, snapshot, workingSet, record, onBadWorkingSet })
   const ending = linkAbort(options.signal)
   handler.closed.catch(() => {}).finally(() => ending.abort(new Error('the restore has ended')))
   const disksPrefetched =
     diskImages.length > 0 && workingSet !== undefined
-      ? warnIfFailed(
-          bringIn(workingSet, {
+      ? prefetchOrWarn(options, (warn) =>
+          prefetchFiles(workingSet, {
             memoryFile: undefined,
             diskImages,
             maxBytes,
             signal: ending.signal,
+            warn,
           }),
-          options,
         )
       : Promise.resolve(undefined)
-  const close = async (how?: { readonly vm?: 'kill' | 'leave' }) => {
-    const closed = handler.close(how).catch(() => {})
+  const close = async (how?: { readonly vm?: 'kill' | 'leave' | undefined }) => {
+    const closed = handler.close(how)
     ending.abort(new Error('the restore was closed'))
     await Promise.all([disksPrefetched, closed])
   }
@@ -164,9 +171,11 @@ async function restoreByHandler(
 }
 
 function restoreFromPageCache(plan: RestorePlan, options: RestoreOptions): PageCacheRestore {
-  const ending = linkAbort(options.signal)
-  const prefetched = warnIfFailed(prefetch(plan, options.maxBytes, ending.signal), options)
-  prefetched.finally(() => ending.abort()) // lets go of the caller's signal
+  const ending = linkAbort(options.signal, options.startSignal)
+  const prefetched = prefetchOrWarn(options, (warn) =>
+    prefetch(plan, options.maxBytes, ending.signal, warn),
+  )
+  prefetched.finally(() => ending.abort()) // lets go of the caller's signals
   const close = async () => {
     ending.abort(new Error('the restore was closed'))
     await prefetched
@@ -191,26 +200,30 @@ async function prefetch(
   plan: RestorePlan,
   maxBytes: number | undefined,
   signal: AbortSignal,
+  warn: Warn,
 ): Promise<PageCachePrefetchResult> {
   const { workingSet } = findingsOf(plan)
   const { refusal, residency, snapshot, diskImages } = plan
   if (refusal) throw refusal
-  if (workingSet === undefined) return nothingToBring(0)
-  if (residency?.missingPages === 0 && diskImages.length === 0) {
-    return nothingToBring(residency.pages)
+  if (workingSet === undefined) return alreadyCached(0)
+  if (residency?.missingPageCount === 0 && diskImages.length === 0) {
+    return alreadyCached(residency.pageCount)
   }
-  return bringIn(workingSet, { memoryFile: snapshot.memoryFile, diskImages, maxBytes, signal })
+  const { memoryFile } = snapshot
+  return prefetchFiles(workingSet, { memoryFile, diskImages, maxBytes, signal, warn })
 }
 
-/** Reports a failed prefetch as a warning: the VM runs all the same. */
-async function warnIfFailed(
-  prefetched: Promise<PageCachePrefetchResult>,
+type Warn = (error: ReapTraceError) => void
+
+/** Reports the failure of a prefetch as a warning: the VM runs all the same. */
+async function prefetchOrWarn(
   options: Pick<RestoreOptions, 'onEvent'>,
+  prefetch: (warn: Warn) => Promise<PageCachePrefetchResult>,
 ): Promise<PageCachePrefetchResult> {
-  const result = await prefetched.catch((error): PageCachePrefetchResult => {
-    const known = error instanceof ReapTraceError ? { error } : {}
-    return { ...nothingToBring(0), complete: false, ...known }
+  const warn = (error: ReapTraceError) => report(options, { type: 'warning', error })
+  return prefetch(warn).catch((error) => {
+    const isMissingSet = error instanceof ReapTraceError && isMissing(error)
+    if (error instanceof ReapTraceError && !isMissingSet) warn(error)
+    return { ...alreadyCached(0), complete: isMissingSet }
   })
-  if (result.error) report(options, { type: 'warning', error: result.error })
-  return result
 }

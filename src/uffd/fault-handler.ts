@@ -1,4 +1,6 @@
 import type { ReapTraceError } from '../errors.js'
+import type { WarningEvent } from '../events.js'
+import type { Snapshot } from '../snapshot/snapshot.js'
 import type { VerifyResult } from '../working-set/comparison.js'
 import type { ProofKind } from '../working-set/open.js'
 import type { Trace, WorkingSet } from '../working-set/working-set.js'
@@ -7,22 +9,22 @@ import type { Trace, WorkingSet } from '../working-set/working-set.js'
 export interface ServeOptions {
   /** Bound by us, with mode 0600; the VMM connects to it. One restore a socket. At most 107 bytes. */
   readonly socketPath: string
-  /** The snapshot's guest memory file. It must not change while it is served. */
-  readonly memoryFile: string
+  /** What the VM is restored from. */
+  readonly snapshot: Snapshot
   /**
    * Pages to bring before the guest asks for them. A path is read and checked first. A set that is
    * in no file has places but no bytes, which then come from the memory file: right, and slower.
    */
   readonly workingSet?: WorkingSet | string | undefined
   /**
-   * Whether the pages that the guest asks for are noted, for `takeTrace()`. Beside a working set
-   * only the faults that it left are.
-   * @default true without a working set, false with one
+   * Whether to record the pages that the guest asks for, for `stopRecording()`. Beside a working set
+   * only the faults that it left are recorded.
+   * @default false
    */
   readonly record?: boolean | undefined
   /**
    * What to do when the working set is damaged, or of a memory file of another size: restore on
-   * demand and report a `warning`, or reject.
+   * demand and report a `warning`, or reject. A file that does not exist yet is no warning.
    * @default 'on-demand'
    */
   readonly onBadWorkingSet?: 'on-demand' | 'fail' | undefined
@@ -34,45 +36,55 @@ export interface ServeOptions {
    * - `'warn'`: report a `warning`; `compared` has the count, and of a set that is known to be stale
    *   the warning alone.
    * - `'rewrite'`: report it, and write the working-set file anew from the memory file, after the
-   *   prefetch. The new file has the name in `snapshotId`, or none.
+   *   prefetch. The new file has the snapshot's `id`, or none.
    * - `'fail'`: reject. A set without a proof is compared before the socket listens; the result is
    *   remembered where it can be.
    * @default 'fail' with onBadWorkingSet: 'fail', else 'warn'
    */
   readonly onStaleWorkingSet?: 'warn' | 'rewrite' | 'fail' | undefined
   /**
-   * Name of the snapshot that the memory file is part of. A working set that was written with the same
-   * name is proven by that: the caller vouches. One with another name is stale. One without a name needs
-   * another proof.
-   * @default no name
-   */
-  readonly snapshotId?: string | undefined
-  /**
    * Milliseconds in which a VMM must have connected; 0 waits for ever.
    * @default 10_000
    */
   readonly connectTimeoutMs?: number | undefined
   /**
+   * The VMM that will connect: its pid, or an object that has it, such as a `ChildProcess`. When it ends
+   * without a handshake, the session ends at once with `ERR_VMM_EXITED`.
+   * @default unknown; such a VMM is waited for until `connectTimeoutMs` is over
+   */
+  readonly vmm?: number | { readonly pid?: number | undefined } | undefined
+  /**
    * What happens to a VM whose faults cannot be served any more, because of a failure or because
    * this process ends. A VM that is left freezes at its next fault.
-   * @default 'kill-vm'
+   * @default 'kill'
    */
-  readonly onFailure?: 'kill-vm' | 'leave-vm' | undefined
+  readonly vm?: 'kill' | 'leave' | undefined
   /**
    * Another uid that the VMM may run as (a jailer's). The socket is given to it, which takes root.
    * Without it, only our own uid and root may connect.
    */
   readonly peerUid?: number | undefined
-  /** Ends the session like `close()`, by `onFailure`; what is pending rejects with its reason. */
+  /**
+   * Bounds the start: an abort before `prefetched` settles ends the session as `signal` does, a later one
+   * does nothing. `AbortSignal.timeout(4000)` fits here.
+   */
+  readonly startSignal?: AbortSignal | undefined
+  /**
+   * Ends the session whenever it aborts, and the VM with it, by `vm`; what is pending rejects with its
+   * reason.
+   */
   readonly signal?: AbortSignal | undefined
-  /** Called for each step of the session, never for a fault. */
+  /**
+   * Called for each step of the session, never for a fault. Events are plain JSON. What it throws becomes a
+   * warning of the process and harms no session.
+   */
   readonly onEvent?: ((event: ServeEvent) => void) | undefined
 }
 
 /** One mapping of guest memory in the VMM. */
 export interface GuestRegion {
-  /** Where it is in the VMM's address space. */
-  readonly baseAddress: bigint
+  /** Where it is in the VMM's address space, which has 2^47 or 2^52 bytes. */
+  readonly baseAddress: number
   /** Bytes. */
   readonly size: number
   /** Of its first byte in the memory file. */
@@ -92,10 +104,10 @@ export interface GuestInfo {
 
 /** Result of a prefetch. */
 export interface PrefetchResult {
-  /** Pages (of `pageSize`) installed before the guest asked, zero pages included. */
-  readonly pages: number
-  /** Contiguous runs that were installed. */
-  readonly extents: number
+  /** Number of 4 KiB pages installed before the guest asked, zero pages included. */
+  readonly pageCount: number
+  /** Number of contiguous runs that were installed. */
+  readonly extentCount: number
   /** Bytes read for it. */
   readonly bytes: number
   /** Time in which pages were being read, by one thread or several; others install meanwhile. */
@@ -114,12 +126,11 @@ export interface PrefetchResult {
    * changed since; or the caller named its snapshot. `undefined` without one.
    */
   readonly provenBy: ProofKind | undefined
-  /** False when it was given up; `error` says why. The guest is served on demand then. */
+  /** False when it was given up, which a `warning` explains. The guest is served on demand then. */
   readonly complete: boolean
-  readonly error?: ReapTraceError
 }
 
-/** Counters of one session. Pages are of the guest's `pageSize`. */
+/** Counters of one session. Pages are of 4 KiB, whatever the guest's are. */
 export interface FaultStats {
   /** Faults that the guest has waited for. */
   readonly faults: number
@@ -174,7 +185,7 @@ export type ServeEvent =
   | { readonly type: 'listening'; readonly socketPath: string }
   | ({ readonly type: 'connected' } & GuestInfo)
   | ({ readonly type: 'prefetched' } & PrefetchResult)
-  | { readonly type: 'warning'; readonly error: ReapTraceError }
+  | WarningEvent
   | ({ readonly type: 'compared' } & WorkingSetComparison)
   | ({ readonly type: 'closed'; readonly error?: ReapTraceError } & ServeResult)
 
@@ -182,7 +193,7 @@ export type ServeEvent =
 export interface FaultHandler extends AsyncDisposable {
   readonly socketPath: string
   /**
-   * The handshake. Rejects with `ERR_HANDSHAKE_TIMEOUT`, `ERR_HANDSHAKE_INVALID`,
+   * The handshake. Rejects with `ERR_HANDSHAKE_TIMEOUT`, `ERR_HANDSHAKE_INVALID`, `ERR_VMM_EXITED`,
    * `ERR_PEER_REFUSED`, or `ERR_CLOSED` when the session ends before it.
    */
   readonly connected: Promise<GuestInfo>
@@ -212,13 +223,14 @@ export interface FaultHandler extends AsyncDisposable {
    */
   stats(): FaultStats
   /**
-   * Ends the recording and gives its pages in first-touch order; serving goes on. Call it when the
-   * function has answered: what the guest touches later is not part of its working set.
+   * Ends the recording and returns its pages in first-touch order; serving goes on. Call it when the
+   * function has answered: what the guest touches later is not part of its working set. A second call
+   * returns the same pages.
    *
    * @throws TypeError when the session does not record.
    * @throws ReapTraceError `ERR_CLOSED` before `connected`.
    */
-  takeTrace(): Trace
+  stopRecording(): Trace
   /**
    * Installs every page that is still missing, takes the memory out of userfaultfd, and lets the VM
    * live on without a handler. Costs the VM its whole memory. Rejects with `ERR_CLOSED` when there
@@ -227,9 +239,10 @@ export interface FaultHandler extends AsyncDisposable {
    */
   detach(): Promise<ServeResult>
   /**
-   * Ends the session now and resolves as `closed` does. A VM that is alive is killed, since nobody
-   * could serve its next fault, or left frozen with `vm: 'leave'`. May be called again.
+   * Ends the session now and resolves when it has ended, whatever ended it: the failure of one that
+   * failed before is `closed`'s. A VM that is alive is killed, since nobody could serve its next fault,
+   * or left frozen with `vm: 'leave'`. May be called again.
    * @default { vm: 'kill' }
    */
-  close(options?: { readonly vm?: 'kill' | 'leave' }): Promise<ServeResult>
+  close(options?: { readonly vm?: 'kill' | 'leave' | undefined }): Promise<ServeResult>
 }

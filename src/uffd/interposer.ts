@@ -4,30 +4,35 @@ import { nativePath } from '../binding/native-path.js'
 import { ReapTraceError } from '../errors.js'
 import { checkOptions, type OptionRule, oneOf, required, rules } from '../options.js'
 import { checkShape, readError } from '../snapshot/memory-file.js'
+import { checkSnapshot, type Snapshot, snapshotRule } from '../snapshot/snapshot.js'
 
 export interface InterposerOptions {
-  /** The file that the VMM maps as guest memory, the same that `serve()` gets. */
-  readonly memoryFile: string
+  /** The snapshot whose memory file the VMM maps as guest memory, the same as for `serve()`. */
+  readonly snapshot: Snapshot
   /** Where `serve()` listens. */
   readonly socketPath: string
   /**
-   * What the VMM does when it cannot be served, because nobody listens, or it gets no userfaultfd,
-   * or the file is one that cannot be:
-   * - `'file'` (default): says why on stderr, and goes on with a plain mapping of the file,
-   * - `'stop'`: says why on stderr, and ends with status 69.
+   * What the VMM does when it cannot be served: nobody listens, it gets no userfaultfd, or the file is one
+   * that cannot be served.
+   * - `'file'`: writes the reason to stderr, and goes on with a plain mapping of the file,
+   * - `'stop'`: writes the reason to stderr, and ends with status 69.
+   * @default 'stop'
    */
-  readonly whenUnreachable?: 'file' | 'stop'
-  /** The environment to add to, of which `LD_PRELOAD` is kept. Default: `process.env`. */
-  readonly env?: Readonly<Record<string, string | undefined>>
+  readonly onUnreachable?: 'file' | 'stop' | undefined
+  /**
+   * The environment to add to, of which `LD_PRELOAD` is kept.
+   * @default process.env
+   */
+  readonly env?: Readonly<Record<string, string | undefined>> | undefined
 }
 
 const interposerRules: Record<keyof InterposerOptions, OptionRule> = {
-  memoryFile: required(rules.path),
+  snapshot: snapshotRule,
   socketPath: required({
     expected: 'a non-empty path of at most 107 bytes',
     accepts: (value) => rules.path.accepts(value) && Buffer.byteLength(resolve(`${value}`)) <= 107,
   }),
-  whenUnreachable: oneOf('file', 'stop'),
+  onUnreachable: oneOf('file', 'stop'),
   env: {
     expected: 'an object of strings',
     accepts: (value) => typeof value === 'object' && value !== null,
@@ -50,14 +55,15 @@ const interposerRules: Record<keyof InterposerOptions, OptionRule> = {
  *   `LD_PRELOAD` cannot name.
  *
  * @example
- * const handler = await serve({ socketPath, memoryFile })
- * const added = interposerEnvironment({ socketPath, memoryFile })
+ * const handler = await serve({ snapshot, socketPath })
+ * const added = interposerEnvironment({ snapshot, socketPath })
  * const vmm = spawn('qemu-system-x86_64', words, { env: { ...process.env, ...added } })
  */
 export function interposerEnvironment(options: InterposerOptions): Record<string, string> {
   checkOptions('interposerEnvironment()', options, interposerRules)
-  const { whenUnreachable = 'file', env = process.env } = options
-  const memoryFile = resolve(options.memoryFile)
+  checkSnapshot('interposerEnvironment()', options.snapshot)
+  const { onUnreachable = 'stop', env = process.env } = options
+  const memoryFile = resolve(options.snapshot.memoryFile)
   try {
     checkShape(memoryFile, statSync(memoryFile, { bigint: true }))
   } catch (error) {
@@ -67,7 +73,7 @@ export function interposerEnvironment(options: InterposerOptions): Record<string
     LD_PRELOAD: [libraryPath(), env.LD_PRELOAD].filter(Boolean).join(':'),
     REAP_TRACE_MEMORY: memoryFile,
     REAP_TRACE_SOCKET: resolve(options.socketPath),
-    REAP_TRACE_WHEN_UNREACHABLE: whenUnreachable,
+    REAP_TRACE_WHEN_UNREACHABLE: onUnreachable,
   }
 }
 

@@ -2,26 +2,34 @@ import { flags, native } from '../binding/addon.js'
 import { toError } from '../binding/explain.js'
 import { type FailureContext, isFailure } from '../binding/failure.js'
 import type { ReapTraceError } from '../errors.js'
-import { isWorkingSetError } from '../errors.js'
+import { isMissing, isWorkingSetError } from '../errors.js'
+import { report } from '../events.js'
 import { checkOptions, type OptionRule, oneOf, required, rules } from '../options.js'
+import { checkSnapshot, snapshotRule } from '../snapshot/snapshot.js'
 import { internalsOf } from '../working-set/internals.js'
 import { openSnapshot, proveByComparison } from '../working-set/open.js'
 import { workingSetRule } from '../working-set/working-set.js'
 import type { FaultHandler, ServeOptions } from './fault-handler.js'
-import { report, Session, startEngine, watchExit } from './session.js'
+import { Session, startEngine, watchExit } from './session.js'
 import { stalePolicyOf } from './stale-working-set.js'
 
+const isPid = (value: unknown): boolean => Number.isInteger(value) && (value as number) > 0
+
 export const serveRules: Record<keyof ServeOptions, OptionRule> = {
+  snapshot: snapshotRule,
   socketPath: required(rules.path),
-  memoryFile: required(rules.path),
   workingSet: workingSetRule,
   record: rules.boolean,
   onBadWorkingSet: oneOf('on-demand', 'fail'),
   onStaleWorkingSet: oneOf('warn', 'rewrite', 'fail'),
-  snapshotId: rules.name,
   connectTimeoutMs: rules.milliseconds,
-  onFailure: oneOf('kill-vm', 'leave-vm'),
+  vmm: {
+    expected: 'a pid, or an object that has one',
+    accepts: (value) => isPid(value) || isPid((value as { pid?: unknown } | null)?.pid),
+  },
+  vm: oneOf('kill', 'leave'),
   peerUid: rules.count,
+  startSignal: rules.signal,
   signal: rules.signal,
   onEvent: rules.callback,
 }
@@ -44,7 +52,7 @@ export const serveRules: Record<keyof ServeOptions, OptionRule> = {
  * - `ERR_NATIVE_UNAVAILABLE`: the addon does not load.
  *
  * @example
- * const handler = await serve({ socketPath, memoryFile, workingSet: 'vm.ws' })
+ * const handler = await serve({ snapshot: { memoryFile }, socketPath, workingSet: 'vm.ws' })
  * await firecracker.put('/snapshot/load', {
  *   snapshot_path,
  *   mem_backend: { backend_type: 'Uffd', backend_path: socketPath },
@@ -54,60 +62,76 @@ export const serveRules: Record<keyof ServeOptions, OptionRule> = {
  */
 export async function serve(options: ServeOptions): Promise<FaultHandler> {
   checkOptions('serve()', options, serveRules)
-  options.signal?.throwIfAborted()
+  checkSnapshot('serve()', options.snapshot)
+  const { socketPath, snapshot, connectTimeoutMs = 10_000, peerUid = -1, vmm = 0 } = options
+  const { memoryFile } = snapshot
+  const throwIfAborted = () => {
+    options.signal?.throwIfAborted()
+    options.startSignal?.throwIfAborted()
+  }
+  throwIfAborted()
   startEngine()
 
-  const { socketPath, memoryFile, connectTimeoutMs = 10_000, peerUid = -1, signal } = options
   let refusal: ReapTraceError | undefined
   const refuse = (error: unknown): void => {
     if (options.onBadWorkingSet === 'fail' || !isWorkingSetError(error)) throw error
+    if (isMissing(error)) return
     refusal = error
     report(options, { type: 'warning', error })
   }
-  let snapshot = await openSnapshot(memoryFile, options.workingSet, options.snapshotId).catch(
-    (error) => {
-      refuse(error)
-      return openSnapshot(memoryFile, undefined)
-    },
-  )
+  let opened = await openSnapshot(memoryFile, options.workingSet, {
+    snapshotId: snapshot.id,
+  }).catch((error) => {
+    refuse(error)
+    return openSnapshot(memoryFile, undefined)
+  })
   try {
-    signal?.throwIfAborted()
+    throwIfAborted()
     const fails = stalePolicyOf(options) === 'fail'
-    if (snapshot.stale) {
-      if (fails) throw snapshot.stale
-      report(options, { type: 'warning', error: snapshot.stale })
+    if (opened.stale) {
+      if (fails) throw opened.stale
+      report(options, { type: 'warning', error: opened.stale })
     } else if (fails) {
-      snapshot = await proveByComparison(snapshot, memoryFile, signal).catch((error) => {
+      const signal = eitherOf(options.signal, options.startSignal)
+      opened = await proveByComparison(opened, memoryFile, signal).catch((error) => {
         if (error?.check === 'stale') throw error
         refuse(error)
-        return { ...snapshot, set: undefined, provenBy: undefined }
+        return { ...opened, set: undefined, provenBy: undefined }
       })
     }
     // The listener may have aborted.
-    signal?.throwIfAborted()
+    throwIfAborted()
   } catch (error) {
-    native().closeFiles(snapshot.files)
+    native().closeFiles(opened.files)
     throw error
   }
 
-  const { set } = snapshot
-  const record = options.record ?? options.workingSet === undefined
-  const internals = set && internalsOf(set)
-  const workingSetPath = internals?.file?.path
-  const context: FailureContext = { socketPath, memoryFile, connectTimeoutMs, workingSetPath }
-  const opened = native().open(
+  const set = opened.set && internalsOf(opened.set)
+  const context: FailureContext = {
     socketPath,
-    snapshot.files,
-    internals?.handle ?? null,
-    snapshot.provenBy !== undefined,
-    (record ? flags.record : 0) | (options.onFailure === 'leave-vm' ? flags.leaveVm : 0),
+    memoryFile,
+    connectTimeoutMs,
+    workingSetPath: set?.file?.path,
+  }
+  const session = native().open(
+    socketPath,
+    opened.files,
+    set?.handle ?? null,
+    opened.provenBy !== undefined,
+    (options.record ? flags.record : 0) | (options.vm === 'leave' ? flags.leaveVm : 0),
     peerUid,
+    typeof vmm === 'number' ? vmm : vmm.pid!,
     connectTimeoutMs,
   )
-  if (isFailure(opened)) throw toError(opened, context)
+  if (isFailure(session)) throw toError(session, context)
   watchExit()
-  const [id, session] = opened
-  const handler = new Session(id, session, options, snapshot, refusal, context)
+  const handler = new Session(session, options, opened, refusal !== undefined, context)
   report(options, { type: 'listening', socketPath })
   return handler
+}
+
+/** The two that may bound a start, as one. */
+function eitherOf(...signals: (AbortSignal | undefined)[]): AbortSignal | undefined {
+  const given = signals.filter((signal) => signal !== undefined)
+  return given.length > 1 ? AbortSignal.any(given) : given[0]
 }

@@ -4,10 +4,11 @@ import { type NativeEvent, type NativeSession, native } from '../binding/addon.j
 import { toError } from '../binding/explain.js'
 import type { FailureContext } from '../binding/failure.js'
 import { ReapTraceError } from '../errors.js'
+import { report } from '../events.js'
 import { checkOptions, oneOf } from '../options.js'
 import { PAGE } from '../page.js'
 import type { OpenSnapshot } from '../working-set/open.js'
-import { Trace } from '../working-set/working-set.js'
+import { separate, Trace } from '../working-set/trace.js'
 import type {
   FaultHandler,
   FaultStats,
@@ -66,11 +67,14 @@ export class Session implements FaultHandler {
   readonly #options: ServeOptions
   readonly #snapshot: OpenSnapshot
   readonly #context: FailureContext
-  readonly #onAbort = () => this.#abort()
+  readonly #onAbort = ({ target }: Event) => this.#abort((target as AbortSignal).reason)
+  /** Another function: both signals may be the same. */
+  readonly #onStartAbort = (event: Event) => this.#onAbort(event)
+  readonly #isSetRefused: boolean
   #guest: GuestInfo | undefined
   /** Until the prefetch is over. */
   #isUnproven: boolean
-  #ended = false
+  #result: ServeResult | undefined
   #abortReason: { readonly reason: unknown } | undefined
   #detaching: { readonly end: Promise<ServeResult>; fail(error: unknown): void } | undefined
   readonly #settle: {
@@ -81,11 +85,10 @@ export class Session implements FaultHandler {
   }
 
   constructor(
-    id: number,
-    session: NativeSession,
+    [id, session]: readonly [id: number, session: NativeSession],
     options: ServeOptions,
     snapshot: OpenSnapshot,
-    refusal: ReapTraceError | undefined,
+    isSetRefused: boolean,
     context: FailureContext,
   ) {
     const connected = defer<GuestInfo>()
@@ -102,44 +105,40 @@ export class Session implements FaultHandler {
     this.#options = options
     this.#snapshot = snapshot
     this.#isUnproven = snapshot.set !== undefined && snapshot.provenBy === undefined
+    this.#isSetRefused = isSetRefused
     this.#context = context
     sessions.set(id, this)
     closed.promise.catch(() => {}).finally(() => sessions.delete(id))
-    if (!snapshot.set) {
-      connected.promise.then(
-        () => prefetched.resolve(nothingPrefetched(refusal)),
-        (error) => prefetched.reject(error),
-      )
-    }
     options.signal?.addEventListener('abort', this.#onAbort, { once: true })
+    options.startSignal?.addEventListener('abort', this.#onStartAbort, { once: true })
   }
 
   stats(): FaultStats {
-    return native().stats(this.#session) as Record<keyof FaultStats, number>
+    const counters = native().stats(this.#session) as Record<keyof FaultStats, number>
+    const step = (this.#guest?.pageSize ?? PAGE) / PAGE
+    for (const name of PAGE_COUNTERS) counters[name] *= step
+    return counters
   }
 
-  takeTrace(): Trace {
+  stopRecording(): Trace {
     const [pageSize, memoryBytes, touches] = native().takeTrace(this.#session)
     if (pageSize === 0) {
       throw this.#guest
-        ? new TypeError('takeTrace() needs a session that records: pass record: true to serve()')
-        : new ReapTraceError('ERR_CLOSED', 'takeTrace() before a VM was connected', {
+        ? new TypeError(
+            'stopRecording() needs a session that records: pass record: true to serve()',
+          )
+        : new ReapTraceError('ERR_CLOSED', 'stopRecording() before a VM was connected', {
             hint: 'Wait for `connected` first.',
           })
     }
-    const pages = new Uint32Array(touches.length / 2)
-    const timesUs = new Uint32Array(touches.length / 2)
-    for (let i = 0; i < pages.length; i++) {
-      pages[i] = touches[2 * i]!
-      timesUs[i] = touches[2 * i + 1]!
-    }
-    const { memoryFile } = this.#options
-    const writtenShare = this.#ended ? undefined : writtenShareOf(this.#guest, memoryFile, pages)
+    const { pages, timesUs } = separate(touches)
+    const { memoryFile } = this.#options.snapshot
+    const writtenShare = this.#result ? undefined : writtenShareOf(this.#guest, memoryFile, pages)
     return new Trace({ pageSize, memoryBytes, pages, timesUs, writtenShare })
   }
 
   detach(): Promise<ServeResult> {
-    if (this.#ended || !native().detach(this.#session)) {
+    if (this.#result || !native().detach(this.#session)) {
       return Promise.reject(
         new ReapTraceError('ERR_CLOSED', 'detach() needs a session that serves a VM', {
           hint: 'Wait for `connected` first; after `closed` there is nothing to detach.',
@@ -153,19 +152,19 @@ export class Session implements FaultHandler {
     return this.#detaching.end
   }
 
-  close(options: { readonly vm?: 'kill' | 'leave' } = {}): Promise<ServeResult> {
+  close(options: { readonly vm?: 'kill' | 'leave' | undefined } = {}): Promise<ServeResult> {
     checkOptions('close()', options, { vm: oneOf('kill', 'leave') })
-    if (!this.#ended) native().close(this.#session, options.vm !== 'leave')
-    return this.closed
+    if (!this.#result) native().close(this.#session, options.vm !== 'leave')
+    return this.closed.catch(() => this.#result!)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close()
   }
 
-  #abort(): void {
-    this.#abortReason ??= { reason: this.#options.signal?.reason }
-    native().close(this.#session, this.#options.onFailure !== 'leave-vm')
+  #abort(reason: unknown): void {
+    this.#abortReason ??= { reason }
+    native().close(this.#session, this.#options.vm !== 'leave')
   }
 
   deliver(event: NativeEvent): void {
@@ -186,9 +185,14 @@ export class Session implements FaultHandler {
     }
   }
 
+  /** From here on, an abort of `startSignal` does nothing. */
+  #endStart(): void {
+    this.#options.startSignal?.removeEventListener('abort', this.#onStartAbort)
+  }
+
   #onConnected({ pid, pageSize, regions: flat }: NativeEvent & { kind: 'connected' }): void {
     const regions = Array.from({ length: flat.length / 3 }, (_, i) => ({
-      baseAddress: flat[3 * i]!,
+      baseAddress: Number(flat[3 * i]),
       size: Number(flat[3 * i + 1]),
       offset: Number(flat[3 * i + 2]),
     }))
@@ -199,16 +203,21 @@ export class Session implements FaultHandler {
       regions,
     }
     this.#settle.connected.resolve(this.#guest)
+    if (!this.#snapshot.set) {
+      this.#endStart()
+      this.#settle.prefetched.resolve({ ...nothingPrefetched, complete: !this.#isSetRefused })
+    }
     this.#emit({ type: 'connected', ...this.#guest })
   }
 
   #onPrefetched(event: NativeEvent & { kind: 'prefetched' }): void {
-    const [pages = 0, extents = 0, bytes = 0, fetchUs = 0, installUs = 0, ...rest] = event.prefetch
+    const [pages = 0, extentCount = 0, bytes = 0, fetchUs = 0, installUs = 0, ...rest] =
+      event.prefetch
     const [sinceConnectUs = 0, fromWorkingSet = 0] = rest
     const error = event.failure ? toError(event.failure, this.#context) : undefined
     const result: PrefetchResult = {
-      pages,
-      extents,
+      pageCount: (pages * (this.#guest?.pageSize ?? PAGE)) / PAGE,
+      extentCount,
       bytes,
       fetchMs: fetchUs / 1000,
       installMs: installUs / 1000,
@@ -216,8 +225,8 @@ export class Session implements FaultHandler {
       source: fromWorkingSet ? 'working-set' : 'memory-file',
       provenBy: fromWorkingSet ? this.#snapshot.provenBy : undefined,
       complete: error === undefined,
-      ...(error && { error }),
     }
+    this.#endStart()
     if (error && this.#options.onBadWorkingSet === 'fail') this.#settle.prefetched.reject(error)
     else this.#settle.prefetched.resolve(result)
     if (error) this.#emit({ type: 'warning', error })
@@ -243,9 +252,10 @@ export class Session implements FaultHandler {
   }
 
   #onEnded({ state, pid, failure: cause }: NativeEvent & { kind: 'ended' }): void {
-    this.#ended = true
     this.#options.signal?.removeEventListener('abort', this.#onAbort)
+    this.#endStart()
     const result: ServeResult = { state, stats: this.stats() }
+    this.#result = result
     if (sessions.size <= 1) {
       forgetExit?.()
       forgetExit = undefined
@@ -273,18 +283,6 @@ export class Session implements FaultHandler {
   }
 }
 
-/** Tells the caller. What its listener throws is its own, and must not reach the engine's state. */
-export function report({ onEvent }: Pick<ServeOptions, 'onEvent'>, event: ServeEvent): void {
-  if (!onEvent) return
-  try {
-    onEvent(event)
-  } catch (error) {
-    queueMicrotask(() => {
-      throw error
-    })
-  }
-}
-
 interface Settle<T> {
   readonly promise: Promise<T>
   readonly resolve: (value: T | PromiseLike<T>) => void
@@ -301,15 +299,26 @@ function defer<T>(): Settle<T> {
   return { promise, ...settle! }
 }
 
-const nothingPrefetched = (error: ReapTraceError | undefined): PrefetchResult => ({
-  pages: 0,
-  extents: 0,
+const nothingPrefetched: PrefetchResult = {
+  pageCount: 0,
+  extentCount: 0,
   bytes: 0,
   fetchMs: 0,
   installMs: 0,
   sinceConnectMs: 0,
   source: undefined,
   provenBy: undefined,
-  complete: error === undefined,
-  ...(error && { error }),
-})
+  complete: true,
+}
+
+/** Those that the engine counts in pages of the guest. */
+const PAGE_COUNTERS = [
+  'installed',
+  'zero',
+  'prefetched',
+  'installedAhead',
+  'present',
+  'deferred',
+  'discarded',
+  'removed',
+] as const

@@ -26,15 +26,16 @@ export const stalePolicyOf = ({
  */
 export async function compareAfterRestore(
   { set, stale, provenBy }: OpenSnapshot,
-  options: Pick<ServeOptions, 'memoryFile' | 'snapshotId' | 'signal'>,
+  options: Pick<ServeOptions, 'snapshot' | 'signal'>,
   policy: StalePolicy,
   warn: (error: ReapTraceError) => void,
 ): Promise<WorkingSetComparison | undefined> {
+  const { memoryFile } = options.snapshot
   const file = set && internalsOf(set).file
   if (!file || provenBy === 'snapshot-id' || (stale && policy !== 'rewrite')) return undefined
-  const result = await compareInBackground(file, options.memoryFile, options.signal)
+  const result = await compareInBackground(file, memoryFile, options.signal)
   if (!result.identical && !stale) {
-    warn(staleError(file.path, options.memoryFile, result.mismatchedPages))
+    warn(staleError(file.path, memoryFile, result.mismatchedPageCount))
   }
   if (policy !== 'rewrite' || (!stale && result.identical)) return { ...result, rewritten: false }
   const rewritten = await rewrite(set, options).then(
@@ -51,19 +52,18 @@ export async function compareAfterRestore(
 /** Writes the set's file anew, with the same places and the bytes that the memory file has now. */
 async function rewrite(
   set: WorkingSet,
-  { memoryFile, snapshotId, signal }: Pick<ServeOptions, 'memoryFile' | 'snapshotId' | 'signal'>,
+  { snapshot, signal }: Pick<ServeOptions, 'snapshot' | 'signal'>,
 ): Promise<void> {
   const { file, diskTouches } = internalsOf(set)
   const { path, disks, manifest, stamp } = file!
   await writeWorkingSetFile(path, {
     order: set.order,
-    runs: set.runs,
-    memoryFile,
+    runs: set.runCount,
+    snapshot,
     disks,
     diskTouches,
     replaces: stamp,
     label: manifest.label,
-    snapshotId,
     signal,
     onProgress: undefined,
   })

@@ -27,8 +27,10 @@ export function writtenShareOf(
       const region = guest.regions.find(
         (one) => offset >= one.offset && offset < one.offset + one.size,
       )!
-      readSync(memory, now, 0, PAGE, region.baseAddress + BigInt(offset - region.offset))
-      readSync(file, before, 0, PAGE, offset)
+      const address = region.baseAddress + offset - region.offset
+      // Nothing is read from a VMM that has ended meanwhile.
+      if (readSync(memory, now, 0, PAGE, address) < PAGE) return undefined
+      if (readSync(file, before, 0, PAGE, offset) < PAGE) return undefined
       if (!now.equals(before)) changed++
     }
     return changed / samples

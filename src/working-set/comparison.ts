@@ -32,10 +32,10 @@ export interface Mismatch {
 /** What a full comparison found. */
 export interface VerifyResult {
   /** Number of 4 KiB pages compared: all of the set, also the zero ones. */
-  readonly pages: number
+  readonly pageCount: number
   readonly identical: boolean
   /** Number of `pages` that differ. */
-  readonly mismatchedPages: number
+  readonly mismatchedPageCount: number
   /** The first 16 of them in the order of the file. */
   readonly mismatches: readonly Mismatch[]
   /**
@@ -82,7 +82,9 @@ export async function compareWithMemory(
 ): Promise<ComparedFiles> {
   signal?.throwIfAborted()
   await using memory = await OpenFile.open(memoryPath, (error) => readError(memoryPath, error))
-  await using file = await OpenFile.open(set.path, (error) => ioError('read', set.path, error))
+  await using file = await OpenFile.open(set.path, (error) =>
+    ioError('working set', 'read', set.path, error),
+  )
   const [memoryStats, setStats] = [await memory.look(), await file.look()]
   checkShape(memoryPath, memoryStats)
   checkSize(memoryPath, Number(memoryStats.size), set.memoryBytes)
@@ -100,7 +102,8 @@ export async function compareWithMemory(
     {
       background: when === 'idle',
       signal,
-      onProgress: onProgress && ((pages) => onProgress({ pages, totalPages })),
+      onProgress:
+        onProgress && ((pages) => onProgress({ pageCount: pages, totalPageCount: totalPages })),
     },
   )
   const areUnchanged =
@@ -108,7 +111,7 @@ export async function compareWithMemory(
     stampKey(await file.look()) === stampKey(setStats)
   const holds = wereSettled && areUnchanged
   const states = holds ? { memory: stampOf(memoryStats), set: set.stamp } : undefined
-  const found = { mismatchedPages, mismatches: Array.from(mismatches) }
+  const found = { mismatchedPageCount: mismatchedPages, mismatches: Array.from(mismatches) }
   const finding = { memoryFile: memoryPath, how: 'compared', ...found } as const
   // Before a restore nobody waits until others can know.
   const kept = states ? remember(set, states.memory, finding, () => memory.sync()) : false
@@ -117,12 +120,15 @@ export async function compareWithMemory(
 
 const resultOf = (
   pages: number,
-  { mismatchedPages, mismatches }: Pick<Finding, 'mismatchedPages' | 'mismatches'>,
+  {
+    mismatchedPageCount: mismatchedPages,
+    mismatches,
+  }: Pick<Finding, 'mismatchedPageCount' | 'mismatches'>,
   remembered: boolean,
 ): VerifyResult => ({
-  pages,
+  pageCount: pages,
   identical: mismatchedPages === 0,
-  mismatchedPages,
+  mismatchedPageCount: mismatchedPages,
   mismatches: mismatches.map((page) => ({ page, offset: page * PAGE })),
   remembered,
 })
@@ -191,7 +197,7 @@ export function staleError(
 
 async function stampAt(path: string): Promise<string> {
   const stats = await stat(path, { bigint: true }).catch((error: unknown) => {
-    throw ioError('read', path, error)
+    throw ioError('working set', 'read', path, error)
   })
   return stampKey(stats)
 }

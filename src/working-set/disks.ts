@@ -1,5 +1,5 @@
 import { PAGE } from '../page.js'
-import { mergeTraces, Trace } from './trace.js'
+import { mergeTraces, type Trace } from './trace.js'
 
 /** A contiguous run of 4 KiB pages of a disk image that were first seen in use together. */
 export interface DiskExtent {
@@ -17,7 +17,7 @@ export interface DiskWorkingSet {
   /** Size of the image; before the set is in a file, rounded up to a multiple of 4096. */
   readonly bytes: number
   /** Number of pages of 4 KiB. */
-  readonly pages: number
+  readonly pageCount: number
   /** The pages as runs, in the order in which they were first seen in use. */
   readonly extents: readonly DiskExtent[]
 }
@@ -47,9 +47,6 @@ export function checkDiskRuns(disks: readonly (readonly Trace[])[], runs: number
     }
     const [first, ...rest] = traces as DiskRuns
     for (const trace of [first, ...rest]) {
-      if (!(trace instanceof Trace)) {
-        throw new TypeError(`Expected traces of disk ${i} to be of class Trace`)
-      }
       if (trace.pageSize !== PAGE) {
         throw new TypeError(
           `Expected traces of disk ${i} to have pages of ${PAGE} bytes, got ${trace.pageSize}`,
@@ -101,7 +98,7 @@ export function listDisks(
         if (last?.timeUs === timeUs && last.firstPage + last.pageCount === page) last.pageCount++
         else extents.push({ firstPage: page, pageCount: 1, timeUs })
       }
-      return Object.freeze({ name, bytes, pages, extents: Object.freeze(extents) })
+      return Object.freeze({ name, bytes, pageCount: pages, extents: Object.freeze(extents) })
     }),
   )
 }

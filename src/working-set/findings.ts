@@ -17,7 +17,7 @@ export interface Finding {
   /** ISO 8601, in UTC. */
   readonly at: string
   /** Number of pages of the set that are not the memory file's; 0 is a proof. */
-  readonly mismatchedPages: number
+  readonly mismatchedPageCount: number
   /** The first of them. */
   readonly mismatches: readonly number[]
 }
@@ -133,7 +133,14 @@ function merge(newer: Findings, older: Findings | undefined): Findings {
 function parse(text: string): Findings | undefined {
   try {
     const { id, stamp, findings } = JSON.parse(text) as Findings
-    const isFinding = ({ memory, memoryFile, how, at, mismatchedPages, mismatches }: Finding) =>
+    const isFinding = ({
+      memory,
+      memoryFile,
+      how,
+      at,
+      mismatchedPageCount: mismatchedPages,
+      mismatches,
+    }: Finding) =>
       [memory, memoryFile, at].every((value) => typeof value === 'string') &&
       ['written', 'compared'].includes(how) &&
       [mismatchedPages, ...mismatches].every(Number.isSafeInteger)
@@ -182,7 +189,7 @@ async function keep(name: string, findings: Findings): Promise<boolean> {
   const folder = proofFolder()
   if (!(await ensureFolder(folder))) return false
   const bytes = Buffer.from(JSON.stringify(findings))
-  await replaceFile(join(folder, name), (file) => writeWhole(file, bytes, 0))
+  await replaceFile('working set', join(folder, name), (file) => writeWhole(file, bytes, 0))
   await prune(folder)
   return true
 }
@@ -199,6 +206,18 @@ export async function ensureFolder(folder: string): Promise<boolean> {
   return (
     found?.isDirectory() === true && found.uid === process.geteuid?.() && (found.mode & 0o022) === 0
   )
+}
+
+/**
+ * The folder in which results of writes and comparisons are kept for other processes of this user, and
+ * whether it can be used: it must be this user's, and writable by nobody else.
+ */
+export async function findingsFolder(): Promise<{
+  readonly path: string
+  readonly isUsable: boolean
+}> {
+  const path = proofFolder()
+  return { path, isUsable: await ensureFolder(path) }
 }
 
 /** Files of findings, and those that a process left unfinished. Others in the folder are not ours. */

@@ -13,6 +13,16 @@ import { WorkingSet } from './working-set.js'
 /** How it is known that the memory file holds the bytes of a working set. */
 export type ProofKind = 'written' | 'compared' | 'snapshot-id'
 
+/** How much of a working set is in the page cache, in the pages of the memory file. */
+export interface Residency {
+  /** Number of 4 KiB pages of the working set. */
+  readonly pageCount: number
+  /** Number of those that would have to be read from the disk; an estimate from samples. */
+  readonly missingPageCount: number
+  /** Whether the kernel tells this user; otherwise one page of each sampled extent was tried. */
+  readonly isVisible: boolean
+}
+
 /** What a restore is made from: each file opened once, looked at and checked. */
 export interface OpenSnapshot {
   /** For the session that is opened next, or for `closeFiles()`. */
@@ -26,6 +36,8 @@ export interface OpenSnapshot {
   readonly provenBy: ProofKind | undefined
   /** Why it is known that the set holds the bytes of another snapshot. */
   readonly stale: ReapTraceError | undefined
+  /** Where it was asked for and there is a set. */
+  readonly residency: Residency | undefined
 }
 
 /**
@@ -37,11 +49,15 @@ export interface OpenSnapshot {
 export async function openSnapshot(
   memoryFile: string,
   workingSet: WorkingSet | string | undefined,
-  snapshotId?: string | undefined,
+  {
+    snapshotId,
+    wantsResidency = false,
+  }: { readonly snapshotId?: string | undefined; readonly wantsResidency?: boolean } = {},
 ): Promise<OpenSnapshot> {
   const given = workingSet instanceof WorkingSet ? workingSet : undefined
   const path = typeof workingSet === 'string' ? workingSet : given && internalsOf(given).file?.path
-  const { set, files, memoryStamp, findings, isCurrent } = await openSet(memoryFile, path, given)
+  const opened = await openSet(memoryFile, path, given, wantsResidency)
+  const { set, files, memoryStamp, findings, isCurrent } = opened
   const memory = memoryStamp!
   try {
     checkMemoryBytes(memoryFile, Number(memory[2]))
@@ -51,7 +67,12 @@ export async function openSnapshot(
     throw error
   }
   const known = set && isCurrent && proofOf(set, findings, memoryFile, memory, snapshotId)
-  return { files, memory, set, provenBy: undefined, stale: undefined, ...known }
+  const { pageCount, missingPageCount, isVisible } = opened
+  const residency =
+    pageCount === undefined
+      ? undefined
+      : { pageCount, missingPageCount: missingPageCount!, isVisible: isVisible! }
+  return { files, memory, set, provenBy: undefined, stale: undefined, residency, ...known }
 }
 
 function proofOf(
@@ -69,8 +90,8 @@ function proofOf(
     return { stale: otherSnapshot(file.path, ofSet, snapshotId) }
   // What was found out of these very files counts before a name.
   const finding = findingIn(findings, file, memory)
-  if (finding && finding.mismatchedPages > 0) {
-    return { stale: staleError(file.path, memoryFile, finding.mismatchedPages) }
+  if (finding && finding.mismatchedPageCount > 0) {
+    return { stale: staleError(file.path, memoryFile, finding.mismatchedPageCount) }
   }
   return { provenBy: hasNames ? 'snapshot-id' : finding?.how }
 }
@@ -90,7 +111,7 @@ export async function proveByComparison(
   const file = snapshot.set && internalsOf(snapshot.set).file
   if (!file || snapshot.provenBy || snapshot.set?.pageSize !== PAGE) return snapshot
   const { result, states } = await compareOnce(file, memoryFile, { when: 'now', signal })
-  if (!result.identical) throw staleError(file.path, memoryFile, result.mismatchedPages)
+  if (!result.identical) throw staleError(file.path, memoryFile, result.mismatchedPageCount)
   const isOfThese = states?.memory.join() === snapshot.memory.join()
   return isOfThese ? { ...snapshot, provenBy: 'compared' } : snapshot
 }
@@ -106,7 +127,7 @@ const otherSnapshot = (path: string, ofSet: string, given: string) =>
 const recent = new LRUCache<string, WorkingSet>({
   maxSize: 32 * 2 ** 20,
   // Of the tables: a touch and at most an extent for each page. No size may be 0.
-  sizeCalculation: (set) => 1 + 24 * set.pages,
+  sizeCalculation: (set) => 1 + 24 * set.pageCount,
 })
 
 /** A set that is given stays what it is, whatever its file is now; only then are its bytes of no use. */
@@ -114,12 +135,14 @@ async function openSet(
   memoryFile: string,
   path: string | undefined,
   given: WorkingSet | undefined,
+  wantsResidency: boolean,
 ) {
   const known = given ?? (path === undefined ? undefined : recent.get(path))
   const opened = await openFiles(memoryFile, path ?? '', {
     known: known && internalsOf(known).file?.tables,
     isGiven: given !== undefined,
     findingsFolder: path === undefined ? '' : proofFolder(),
+    wantsResidency,
   })
   if (path === undefined || !opened.set) return { ...opened, set: known }
   try {
@@ -135,7 +158,7 @@ async function openSet(
 
 /** {@link WorkingSet.read}, once for each state of a file. */
 export async function readOnce(path: string): Promise<WorkingSet> {
-  const { files, set } = await openSet('', path, undefined)
+  const { files, set } = await openSet('', path, undefined, false)
   native().closeFiles(files)
   return set!
 }

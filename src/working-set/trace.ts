@@ -1,5 +1,9 @@
+import { readFile } from 'node:fs/promises'
+import { ReapTraceError } from '../errors.js'
+import { ioError, replaceFile, writeWhole } from '../files.js'
 import { checkOptions, required, rules } from '../options.js'
 import { HUGE_PAGE, MAX_MEMORY, PAGE } from '../page.js'
+import { decodeTrace, encodeTrace } from './trace-file.js'
 
 /** What a {@link Trace} is made of. */
 export interface TraceFields {
@@ -16,7 +20,7 @@ const traceRules = {
     accepts: (value) => value === PAGE || value === HUGE_PAGE,
   }),
   memoryBytes: required({
-    expected: 'a positive multiple of 4096, at the most 2^44',
+    expected: 'a positive multiple of 4096, at most 2^44',
     accepts: (value) =>
       rules.count.accepts(value) &&
       (value as number) > 0 &&
@@ -80,17 +84,77 @@ export class Trace {
     this.timesUs = timesUs
     this.writtenShare = fields.writtenShare
   }
+
+  /**
+   * Writes the trace to a file of its own, mode 0600, that takes the place of one that is there when it is
+   * complete. To merge runs of several processes or hosts, read the files and call
+   * {@link WorkingSet.fromTraces}.
+   *
+   * @throws ReapTraceError `ERR_TRACE_IO`: the file cannot be written.
+   */
+  async write(path: string): Promise<void> {
+    checkOptions('Trace.write()', { path }, { path: required(rules.path) })
+    const touches = interleave(this.pages, this.timesUs)
+    const bytes = encodeTrace({ ...this, touches })
+    await replaceFile('trace', path, (file) => writeWhole(file, bytes, 0))
+  }
+
+  /**
+   * Reads a trace file.
+   *
+   * @throws ReapTraceError
+   * - `ERR_TRACE_INVALID`: a rule of the format is broken; `check` names it and `offset` the place,
+   * - `ERR_TRACE_IO`: the file cannot be opened or read.
+   */
+  static async read(path: string): Promise<Trace> {
+    checkOptions('Trace.read()', { path }, { path: required(rules.path) })
+    const bytes = await readFile(path).catch((error) => {
+      throw ioError('trace', 'read', path, error)
+    })
+    const { touches, ...facts } = decodeTrace(path, bytes)
+    try {
+      return new Trace({ ...facts, ...separate(touches) })
+    } catch (cause) {
+      throw new ReapTraceError(
+        'ERR_TRACE_INVALID',
+        `${path} is not a valid trace file: ${(cause as Error).message}`,
+        {
+          path,
+          check: 'touches',
+          hint: 'Record it again.',
+          cause,
+        },
+      )
+    }
+  }
 }
 
-/** Pairs of the first 4 KiB page of each of a trace's pages and its time, as the file format has them. */
-export function touchesOf({ pages, timesUs, pageSize }: Trace): Uint32Array {
+/** Pairs of a page and its time, as files and the engine have them. */
+export function interleave(pages: Uint32Array, timesUs: Uint32Array, step = 1): Uint32Array {
   const touches = new Uint32Array(2 * pages.length)
   pages.forEach((page, i) => {
-    touches[2 * i] = (page * pageSize) / PAGE
+    touches[2 * i] = page * step
     touches[2 * i + 1] = timesUs[i]!
   })
   return touches
 }
+
+export function separate(
+  touches: Uint32Array,
+  step = 1,
+): { pages: Uint32Array; timesUs: Uint32Array } {
+  const pages = new Uint32Array(touches.length / 2)
+  const timesUs = new Uint32Array(touches.length / 2)
+  for (let i = 0; i < pages.length; i++) {
+    pages[i] = touches[2 * i]! / step
+    timesUs[i] = touches[2 * i + 1]!
+  }
+  return { pages, timesUs }
+}
+
+/** Pairs of the first 4 KiB page of each of a trace's pages and its time, as the file format has them. */
+export const touchesOf = ({ pages, timesUs, pageSize }: Trace): Uint32Array =>
+  interleave(pages, timesUs, pageSize / PAGE)
 
 /** The index of the first entry that has been there before, or -1. */
 function firstRepeated(pages: Uint32Array): number {

@@ -1,6 +1,7 @@
 import { type NativeWorkingSet, native, openFiles, type WorkingSetFacts } from '../binding/addon.js'
 import { checkOptions, type OptionRule, required, rules } from '../options.js'
 import { PAGE } from '../page.js'
+import { checkSnapshot, type Snapshot, snapshotRule } from '../snapshot/snapshot.js'
 import { compareWithMemory, type VerifyResult } from './comparison.js'
 import {
   checkDiskRuns,
@@ -16,7 +17,7 @@ import { type Progress, takeDisks, writeWorkingSetFile } from './file/write.js'
 import { listFindings, type WorkingSetFinding } from './findings.js'
 import { type SetInternals, setInternals } from './internals.js'
 import { runLengths, type WorkingSetSummary } from './summary.js'
-import { mergeTraces, Trace, touchesOf } from './trace.js'
+import { mergeTraces, separate, Trace, type TraceFields, touchesOf } from './trace.js'
 
 export type { Mismatch, VerifyResult } from './comparison.js'
 export type { DiskExtent, DiskWorkingSet } from './disks.js'
@@ -38,25 +39,18 @@ export interface MergeOptions {
    * their times are on the clock of the run's other trace.
    * @default no disks
    */
-  readonly disks?: readonly (readonly Trace[])[] | undefined
+  readonly disks?: readonly (readonly (Trace | TraceFields)[])[] | undefined
 }
 
 export interface WriteOptions {
-  /** The memory file that the traces were recorded on: where the pages' bytes come from. */
-  readonly memoryFile: string
   /**
-   * The disk images, one for each of the set's `disks` and in their order, with the content that they
-   * have when a snapshot is restored. Needed exactly when the set has disks.
+   * The snapshot that the traces were recorded on: the pages' bytes come from its memory file. It needs
+   * a disk image for each of the set's `disks`, in their order, with the content that it has when a VM is
+   * restored. The file keeps its `id`.
    */
-  readonly diskImages?: readonly string[] | undefined
-  /** What the file says about itself besides when, where and from what it was made. */
-  readonly manifest?: { readonly label?: string | undefined } | undefined
-  /**
-   * Name of the snapshot that the memory file is part of, up to 1024 characters: one that no other
-   * snapshot has. The file's manifest keeps it.
-   * @default no name
-   */
-  readonly snapshotId?: string | undefined
+  readonly snapshot: Snapshot
+  /** Text for people that the file's manifest keeps, up to 1024 characters. */
+  readonly label?: string | undefined
   readonly signal?: AbortSignal | undefined
   readonly onProgress?: ((progress: Progress) => void) | undefined
 }
@@ -78,16 +72,6 @@ const diskTraces = {
     Array.isArray(value) && value.length <= MAX_DISKS && value.every(Array.isArray),
 }
 
-const imagePaths = (count: number) => ({
-  expected:
-    count === 0
-      ? 'left out, as the set has no disks'
-      : `an array with the path of each of the set's disk images, ${count}`,
-  accepts: (value: unknown) =>
-    Array.isArray(value) && value.length === count && value.every(rules.path.accepts),
-  required: count > 0,
-})
-
 const label = {
   expected: 'a string of up to 1024 characters',
   accepts: (value: unknown) => typeof value === 'string' && value.length <= 1024,
@@ -105,9 +89,9 @@ export class WorkingSet {
   /** Size of the guest's memory, and so of the memory file. */
   readonly memoryBytes: number
   /** How many runs it was made of. */
-  readonly runs: number
+  readonly runCount: number
   /** How many pages of 4 KiB, whatever `pageSize` is. */
-  readonly pages: number
+  readonly pageCount: number
   readonly #internals: SetInternals
   #order: Trace | undefined
   #extents: readonly Extent[] | undefined
@@ -118,14 +102,14 @@ export class WorkingSet {
     this.pageSize = pageSize
     this.memoryBytes = memoryBytes
     if ('order' in source) {
-      this.runs = source.runs
+      this.runCount = source.runs
       this.#order = source.order
-      this.pages = (source.order.pages.length * pageSize) / PAGE
+      this.pageCount = (source.order.pages.length * pageSize) / PAGE
       this.#internals = internalsOfRuns(source)
     } else {
       const { facts, file } = source
-      this.runs = facts.runs
-      this.pages = file.dataPages + file.zeroPages
+      this.runCount = facts.runs
+      this.pageCount = file.dataPages + file.zeroPages
       this.#internals = {
         handle: file.tables,
         file,
@@ -145,12 +129,11 @@ export class WorkingSet {
    * @throws TypeError when there is no trace, the traces differ in `memoryBytes` or `pageSize`,
    * `minRuns` is not between 1 and their number, or a disk has not a trace of each run.
    */
-  static fromTraces(traces: Iterable<Trace>, options: MergeOptions = {}): WorkingSet {
-    const [first, ...rest] = traces
+  static fromTraces(traces: Iterable<Trace | TraceFields>, options: MergeOptions = {}): WorkingSet {
+    const [first, ...rest] = Array.from(traces, asTrace)
     if (first === undefined) throw new TypeError('Expected at least one trace, got none')
     const all = [first, ...rest] as const
     for (const trace of all) {
-      if (!(trace instanceof Trace)) throw new TypeError('Expected traces to be of class Trace')
       for (const field of ['memoryBytes', 'pageSize'] as const) {
         if (trace[field] === first[field]) continue
         throw new TypeError(
@@ -163,7 +146,8 @@ export class WorkingSet {
       disks: diskTraces,
     })
     const minRuns = options.minRuns ?? all.length
-    const diskRuns = checkDiskRuns(options.disks ?? [], all.length)
+    const disks = (options.disks ?? []).map((runs) => Array.from(runs, asTrace))
+    const diskRuns = checkDiskRuns(disks, all.length)
     return new WorkingSet({
       order: mergeTraces([...all], minRuns),
       runs: all.length,
@@ -192,7 +176,7 @@ export class WorkingSet {
   }
 
   get bytes(): number {
-    return this.pages * PAGE
+    return this.pageCount * PAGE
   }
 
   /**
@@ -228,8 +212,8 @@ export class WorkingSet {
   }
 
   /**
-   * Writes a working-set file with the bytes of the pages, taken from `memoryFile`. Of disk images it
-   * has places, and no bytes.
+   * Writes a working-set file with the bytes of the pages, taken from the memory file. Of disk
+   * images it has places, and no bytes.
    *
    * The file takes the place of one that is there only when it is complete and on the disk. It is
    * readable by its owner alone (mode 0600): it holds guest memory.
@@ -246,25 +230,29 @@ export class WorkingSet {
   async write(path: string, options: WriteOptions): Promise<Manifest> {
     checkOptions('WorkingSet.write()', { path }, { path: required(rules.path) })
     checkOptions('WorkingSet.write()', options, {
-      memoryFile: required(rules.path),
-      diskImages: imagePaths(this.#internals.disks.length),
-      manifest: { expected: 'an object', accepts: (value) => typeof value === 'object' },
-      snapshotId: rules.name,
+      snapshot: snapshotRule,
+      label,
       signal: rules.signal,
       onProgress: rules.callback,
     })
-    const { memoryFile, diskImages = [], manifest = {}, signal, onProgress } = options
-    checkOptions('The manifest of WorkingSet.write()', manifest, { label })
-    const { order, runs } = this
+    const { snapshot, signal, onProgress } = options
+    checkSnapshot('WorkingSet.write()', snapshot)
+    const { diskImages = [] } = snapshot
+    const diskCount = this.#internals.disks.length
+    if (diskImages.length !== diskCount) {
+      throw new TypeError(
+        `Expected ${diskCount} diskImages in the snapshot of WorkingSet.write(), one for each of the set's disks, got ${diskImages.length}`,
+      )
+    }
+    const { order, runCount: runs } = this
     return writeWorkingSetFile(path, {
       order,
       runs,
-      memoryFile,
+      snapshot,
       disks: await takeDisks(path, this.#internals, diskImages),
       diskTouches: this.#internals.diskTouches,
       replaces: undefined,
-      label: manifest.label,
-      snapshotId: options.snapshotId,
+      label: options.label,
       signal,
       onProgress,
     })
@@ -282,15 +270,18 @@ export class WorkingSet {
    * - `ERR_SOURCE_READ`, `ERR_WORKING_SET_IO`: one of the files cannot be read.
    * @throws the reason of `signal` when it aborts.
    */
-  async verify(memoryFile: string, options: VerifyOptions = {}): Promise<VerifyResult> {
-    checkOptions('WorkingSet.verify()', { memoryFile }, { memoryFile: required(rules.path) })
+  async verify(snapshot: Snapshot, options: VerifyOptions = {}): Promise<VerifyResult> {
+    checkSnapshot('WorkingSet.verify()', snapshot)
     checkOptions('WorkingSet.verify()', options, {
       signal: rules.signal,
       onProgress: rules.callback,
     })
     const { file } = this.#internals
     if (!file) throw new TypeError('verify() needs a working set that was read from a file')
-    const { result } = await compareWithMemory(file, memoryFile, { when: 'soon', ...options })
+    const { result } = await compareWithMemory(file, snapshot.memoryFile, {
+      when: 'soon',
+      ...options,
+    })
     return result
   }
 
@@ -305,17 +296,20 @@ export class WorkingSet {
 
   /** The working set in numbers, for people and tools. */
   describe(): WorkingSetSummary {
-    const { pageSize, memoryBytes, runs, pages, bytes, extents } = this
+    const { pageSize, memoryBytes, runCount, pageCount, bytes, extents } = this
     const { file } = this.#internals
-    const disks = this.disks.map((disk) => ({ ...disk, extents: disk.extents.length }))
+    const disks = this.disks.map(({ extents, ...disk }) => ({
+      ...disk,
+      extentCount: extents.length,
+    }))
     return {
       pageSize,
       memoryBytes,
-      runs,
-      pages,
+      runCount,
+      pageCount,
       bytes,
       share: bytes / memoryBytes,
-      extents: extents.length,
+      extentCount: extents.length,
       runLengths: runLengths(extents),
       lastTouchUs: this.order.timesUs.reduce((last, time) => Math.max(last, time), 0),
       ...(disks.length > 0 && { disks }),
@@ -324,16 +318,20 @@ export class WorkingSet {
           path: file.path,
           id: Buffer.from(file.id).toString('hex'),
           fileBytes: file.fileBytes,
-          groups: file.groupCount,
-          extents: file.extentCount,
-          dataPages: file.dataPages,
-          zeroPages: file.zeroPages,
+          groupCount: file.groupCount,
+          extentCount: file.extentCount,
+          dataPageCount: file.dataPages,
+          zeroPageCount: file.zeroPages,
           manifest: file.manifest,
         },
       }),
     }
   }
 }
+
+/** A trace that came from a worker has lost its class. */
+const asTrace = (trace: Trace | TraceFields): Trace =>
+  trace instanceof Trace ? trace : new Trace({ ...trace })
 
 /** What a working set of traces is made of. */
 interface MergedRuns {
@@ -376,10 +374,12 @@ function orderOf(
   handle: NativeWorkingSet,
 ): Trace {
   const [touches] = native().touchesOf(handle)
-  const step = pageSize / PAGE
-  const pages = touches.filter((_, i) => i % 2 === 0).map((page) => page / step)
-  const timesUs = touches.filter((_, i) => i % 2 === 1)
-  return new Trace({ pageSize, memoryBytes, pages, timesUs, writtenShare })
+  return new Trace({
+    pageSize,
+    memoryBytes,
+    writtenShare,
+    ...separate(touches, pageSize / PAGE),
+  })
 }
 
 /** The option `workingSet`. */

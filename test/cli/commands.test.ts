@@ -27,8 +27,8 @@ describe('restore', () => {
     const prefetched = await restore.event('prefetched')
     expect(prefetched).toEqual({
       type: 'prefetched',
-      pages: 5,
-      extents: 3,
+      pageCount: 5,
+      extentCount: 3,
       bytes: expect.any(Number),
       fetchMs: expect.any(Number),
       installMs: expect.any(Number),
@@ -103,6 +103,34 @@ describe('restore', () => {
   })
 })
 
+describe('restore without a working set yet', () => {
+  it('goes on demand, and says nothing of it', async () => {
+    const here = await scene({ pages: 256 })
+    const words = [...serveWords(here), '--working-set', join(here.folder, 'vm.ws')]
+    const restore = new Cli(['restore', ...words])
+    await restore.event('listening')
+    await here.vmm.handshake(here.socketPath)
+    expect(await here.vmm.verify(here.memoryFile)).toMatchObject({ wrongCount: 0, pages: 256 })
+    await here.vmm.exit(0)
+    const { code, stdout, stderr } = await restore.ended
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
+    expect(events(stdout).map(({ type }) => type)).toEqual(['listening', 'connected', 'closed'])
+  })
+
+  it('is refused with --on-bad-working-set fail', async () => {
+    const here = await scene({ pages: 256 })
+    const words = [...serveWords(here), '--working-set', join(here.folder, 'vm.ws')]
+    const { code, stdout, stderr } = await run([
+      'restore',
+      ...words,
+      '--on-bad-working-set',
+      'fail',
+    ])
+    expect({ code, stdout }).toEqual({ code: 1, stdout: '' })
+    expect(stderr).toMatch(/^error: .*vm\.ws.* \[ERR_WORKING_SET_IO\]/)
+  })
+})
+
 describe('inspect and verify', () => {
   it('shows a file to people, without colours in a pipe', async () => {
     const here = await scene({ pages: 256 })
@@ -137,13 +165,13 @@ describe('inspect and verify', () => {
     expect(facts).toMatchObject({
       pageSize: 4096,
       memoryBytes: 256 * 4096,
-      pages: 5,
+      pageCount: 5,
       bytes: 5 * 4096,
-      extents: 3,
+      extentCount: 3,
       share: 5 / 256,
       runLengths: [
-        { fromPages: 1, toPages: 1, extents: 2, pages: 2 },
-        { fromPages: 2, toPages: 3, extents: 1, pages: 3 },
+        { fromPages: 1, toPages: 1, extentCount: 2, pageCount: 2 },
+        { fromPages: 2, toPages: 3, extentCount: 1, pageCount: 3 },
       ],
       order: { sequentialShare: 0.5, backwardShare: 0.25 },
       file: {
@@ -164,7 +192,7 @@ describe('inspect and verify', () => {
     ])
     const diskImages = [image, makeDisk(4097)]
     const set = setOf(memoryFile, [1], 4096, [trace, diskTrace(4097, [[1, 6]])])
-    await set.write(path, { memoryFile, diskImages })
+    await set.write(path, { snapshot: { memoryFile, diskImages } })
     const { stdout } = await run(['inspect', path])
     const lines = stdout.split('\n').filter((line) => line.startsWith('disk'))
     const [name, other] = diskImages.map((path) => basename(path))
@@ -174,8 +202,8 @@ describe('inspect and verify', () => {
     ])
     const [facts] = events((await run(['inspect', path, '--json'])).stdout)
     expect(facts.disks).toEqual([
-      { name, bytes: 2 ** 20, pages: 3, extents: 2 },
-      { name: other, bytes: 4097, pages: 1, extents: 1 },
+      { name, bytes: 2 ** 20, pageCount: 3, extentCount: 2 },
+      { name: other, bytes: 4097, pageCount: 1, extentCount: 1 },
     ])
   })
 
@@ -209,9 +237,9 @@ describe('inspect and verify', () => {
       {
         path: workingSet,
         memory: here.memoryFile,
-        pages: 5,
+        pageCount: 5,
         identical: false,
-        mismatchedPages: 1,
+        mismatchedPageCount: 1,
         mismatches: [{ page: 4, offset: 4 * 4096 }],
         remembered: true,
       },

@@ -42,7 +42,8 @@ async function recorded({ disk = true } = {}) {
       ]
     : []
   const set = setOf(s.memoryFile, order, PAGE, disks)
-  await set.write(s.output, { memoryFile: s.memoryFile, ...(disk && { diskImages: [s.image] }) })
+  const diskImages = disk ? [s.image] : []
+  await set.write(s.output, { snapshot: { memoryFile: s.memoryFile, diskImages } })
   await evict(s.memoryFile, s.image, s.output)
   return { ...s, workingSet: ['--working-set', s.output] }
 }
@@ -89,11 +90,11 @@ describe('record --backend page-cache', () => {
       {
         type: 'recorded',
         path: s.output,
-        pages: set.pages,
-        extents: set.extents.length,
+        pageCount: set.pageCount,
+        extentCount: set.extents.length,
         bytes: set.bytes,
-        diskPages: disk!.pages,
-        trimmedPages: 0,
+        diskPageCount: disk!.pageCount,
+        trimmedPageCount: 0,
         mapper: null,
       },
     ])
@@ -117,7 +118,7 @@ describe('record --backend page-cache', () => {
     expect(stdout).toMatch(/^recorded [\d,]+ pages in [\d,]+ extents? \(.*\) in .*vm\.ws$/m)
     // Whether it was seen depends on how long it lived.
     expect(stdout).toMatch(/^(pid \d+ mapped the memory|no process that may be looked into)/m)
-    expect((await WorkingSet.read(s.output)).pages).toBeGreaterThan(0)
+    expect((await WorkingSet.read(s.output)).pageCount).toBeGreaterThan(0)
   })
 
   it.skipIf(needsX64)('writes what a VM has mapped at Ctrl-C', async () => {
@@ -132,8 +133,8 @@ describe('record --backend page-cache', () => {
     record.kill('SIGINT')
     expect(await record.ended).toMatchObject({ code: 0, signal: null, stderr: '' })
     const event = await record.event('recorded')
-    expect(event).toMatchObject({ pages: 300, mapper: vm.pid })
-    expect(event.trimmedPages).toBeGreaterThan(0)
+    expect(event).toMatchObject({ pageCount: 300, mapper: vm.pid })
+    expect(event.trimmedPageCount).toBeGreaterThan(0)
     const set = await WorkingSet.read(s.output)
     expect(byNumber(set.order.pages)).toEqual(byNumber(order))
     // The VM is none of ours.
@@ -168,7 +169,7 @@ describe('record --backend page-cache', () => {
     await expect.poll(() => existsSync(join(s.folder, 'read'))).toBe(true)
     if (name === 'Ctrl-C') record.kill('SIGINT')
     expect(await record.ended).toMatchObject({ code: 0, signal: null })
-    expect((await WorkingSet.read(s.output)).pages).toBe(4096)
+    expect((await WorkingSet.read(s.output)).pageCount).toBe(4096)
   })
 
   it('needs no command with --for', async () => {
@@ -178,7 +179,7 @@ describe('record --backend page-cache', () => {
     await record.event('recording')
     readFileSync(s.memoryFile)
     expect(await record.ended).toMatchObject({ code: 0, signal: null, stderr: '' })
-    expect((await WorkingSet.read(s.output)).pages).toBe(4096)
+    expect((await WorkingSet.read(s.output)).pageCount).toBe(4096)
   })
 
   it('writes nothing when its command fails, or reads nothing', async () => {
@@ -245,12 +246,12 @@ describe('restore --backend page-cache', () => {
     })
     expect(prefetched).toEqual({
       type: 'prefetched',
-      pages: 302,
-      residentPages: expect.any(Number),
-      bytes: (302 - prefetched.residentPages) * PAGE,
-      extents: expect.any(Number),
-      askedMs: expect.any(Number),
-      thereMs: expect.any(Number),
+      pageCount: 302,
+      residentPageCount: expect.any(Number),
+      bytes: (302 - prefetched.residentPageCount) * PAGE,
+      extentCount: expect.any(Number),
+      submittedMs: expect.any(Number),
+      completedMs: expect.any(Number),
       complete: true,
     })
     expect(residentPages(s.memoryFile)).toEqual(expect.arrayContaining(order))
@@ -275,9 +276,7 @@ describe('restore --backend page-cache', () => {
     const words = ['restore', ...s.words, ...s.workingSet]
     const { code, stdout, stderr } = await run([...words, ...shell(s.folder, vm)])
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
-    expect(stdout).toMatch(
-      /^prefetched .* in \d+ extents? in .*; \d+ pages? of 300 pages were there$/m,
-    )
+    expect(stdout).toMatch(/^prefetched .* in \d+ extents? in .*; \d+ of 300 pages were there$/m)
     expect(stdout).toContain('"event":"verified"')
     expect(environment(s.folder)).toMatchObject({
       REAP_TRACE_BACKEND_TYPE: 'File',
@@ -314,6 +313,18 @@ describe('restore --backend page-cache', () => {
     const refused = await run([...words, '--on-bad-working-set', 'fail'])
     expect(refused).toMatchObject({ code: 1, stdout: '' })
     expect(refused.stderr).toMatch(/^error: .* \[ERR_WORKING_SET_INVALID\]\nhint: /)
+  })
+
+  it('runs its command, and says nothing, when there is no working set yet', async () => {
+    const s = await snapshot()
+    const words = ['restore', ...s.words, '--working-set', s.output, '--json']
+    const { code, stdout, stderr } = await run([...words, ...shell(s.folder, 'true')])
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
+    expect(events(stdout)).toMatchObject([
+      { type: 'prepared' },
+      { type: 'prefetched', pageCount: 0, bytes: 0, complete: true },
+    ])
+    expect(environment(s.folder)).toMatchObject({ REAP_TRACE_BACKEND_TYPE: 'File' })
   })
 
   it('says which disk image the working set has nothing of', async () => {
@@ -415,7 +426,7 @@ describe('advise', () => {
       {
         backend: 'uffd',
         reason: expect.stringContaining('a fault handler reads the rest faster'),
-        residency: { pages: 300, missingPages: expect.any(Number), isVisible: true },
+        residency: { pageCount: 300, missingPageCount: expect.any(Number), isVisible: true },
         vcpus: 'kvm',
         calibration,
         decidedMs: expect.any(Number),

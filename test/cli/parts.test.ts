@@ -159,7 +159,7 @@ describe('parsing', () => {
     expect(parse(served)).toMatchObject({ arguments: { backend: 'uffd', disks: ['a.img'] } })
     const advise = ['advise', 'vm.ws', '--memory', 'vm.mem']
     const asked = { name: 'advise', file: 'vm.ws', memory: 'vm.mem', json: false }
-    expect(parse(advise)).toEqual({ arguments: { ...asked, vcpus: 'kvm', measure: true } })
+    expect(parse(advise)).toEqual({ arguments: { ...asked, vcpus: 'kvm', calibrate: true } })
     expect(parse([...advise, '--no-calibrate', '--vcpus', 'threads', '--json'])).toEqual({
       arguments: { ...asked, vcpus: 'threads', calibrate: false, json: true },
     })

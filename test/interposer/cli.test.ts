@@ -35,7 +35,7 @@ describe('--interpose', () => {
     expect(first, first.stderr).toMatchObject({ code: 0 })
     expect(first.stderr).toContain('"wrongCount":0')
     const set = await WorkingSet.read(here.output)
-    expect(set.pages).toBe(PAGES)
+    expect(set.pageCount).toBe(PAGES)
 
     const restoring = [...serveWords(here), '--working-set', here.output, '--interpose']
     const second = await run(['restore', ...restoring, '--', ...vmm('9')])

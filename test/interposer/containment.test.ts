@@ -35,7 +35,12 @@ describe.skipIf(!hasCompiler)('the library in a VMM (skipped without cc)', () =>
     ['pipe', 'raises no SIGPIPE', () => ''],
     ['child', 'takes a child for the VMM whose parent only shares', () => shared() + unserved()],
   ])('%s: %s', async (habit, _, said) => {
-    const added = interposerEnvironment({ memoryFile, socketPath: join(folder, 'none'), env: {} })
+    const added = interposerEnvironment({
+      snapshot: { memoryFile },
+      socketPath: join(folder, 'none'),
+      onUnreachable: 'file',
+      env: {},
+    })
     const env = { ...process.env, ...added }
     // A VMM that waits for itself takes no other signal.
     const limits = { env, timeout: 10_000, killSignal: 'SIGKILL' } as const

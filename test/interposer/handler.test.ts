@@ -20,7 +20,12 @@ async function place() {
 type Place = Awaited<ReturnType<typeof place>>
 
 async function interposed({ memoryFile, socketPath }: Place, uid?: number) {
-  const env = interposerEnvironment({ memoryFile, socketPath, env: {} })
+  const env = interposerEnvironment({
+    snapshot: { memoryFile },
+    socketPath,
+    onUnreachable: 'file',
+    env: {},
+  })
   return fakeVmm({ env, ...(uid === undefined ? {} : { uid }) })
 }
 

@@ -27,14 +27,19 @@ interface Place {
 
 /** A VMM with the library in it, which was told of a memory file. */
 async function interposed(
-  { whenUnreachable = 'file' }: { whenUnreachable?: 'file' | 'stop' } = {},
+  { onUnreachable = 'file' }: { onUnreachable?: 'file' | 'stop' } = {},
   change: (env: Record<string, string>) => Record<string, string> = (env) => env,
 ): Promise<Place> {
   const folder = await scratchFolder()
   const memoryFile = join(folder, 'memory')
   await makeMemoryFile(memoryFile, PAGES)
   const socketPath = join(folder, 'uffd.sock')
-  const env = interposerEnvironment({ memoryFile, socketPath, whenUnreachable, env: {} })
+  const env = interposerEnvironment({
+    snapshot: { memoryFile },
+    socketPath,
+    onUnreachable,
+    env: {},
+  })
   return { folder, memoryFile, socketPath, vmm: await fakeVmm({ env: change(env) }) }
 }
 
@@ -131,7 +136,7 @@ describe('the memory file', () => {
     const trace = new Trace({ pageSize: PAGE, memoryBytes, pages, timesUs: pages.map((_, i) => i) })
     const handler = await serveScene(place, { workingSet: WorkingSet.fromTraces([trace]) })
     await mapFile(place, 0, PAGES)
-    expect(await handler.prefetched).toMatchObject({ pages: 200, complete: true })
+    expect(await handler.prefetched).toMatchObject({ pageCount: 200, complete: true })
     expect(await place.vmm.present(0, PAGES)).toMatchObject({ count: 200 })
     expect(await place.vmm.verify(place.memoryFile)).toMatchObject({ wrongCount: 0 })
     const { residualFaults, installedAhead } = (await handler.close()).stats
@@ -218,7 +223,7 @@ describe('left alone', () => {
   ] as [string, (env: Record<string, string>) => Record<string, string>][])(
     'is everything when %s',
     async (_, change) => {
-      const place = await interposed({ whenUnreachable: 'stop' }, change)
+      const place = await interposed({ onUnreachable: 'stop' }, change)
       const mapped = await mapFile(place, 0, PAGES)
       expect(mapped).toMatchObject(isFile(place))
       expect(await compare(place, mapped, 0, PAGES)).toMatchObject({ same: true })
@@ -272,7 +277,7 @@ describe('what cannot be served', () => {
   )
 
   test('ends the process where it is told so', async () => {
-    const place = await interposed({ whenUnreachable: 'stop' })
+    const place = await interposed({ onUnreachable: 'stop' })
     await expect(mapFile(place, 0, PAGES)).rejects.toThrow(`${nobody} ${place.socketPath}`)
     expect(await place.vmm.exited).toEqual({ code: 69, signal: null })
   })
@@ -398,7 +403,7 @@ describe('served memory', () => {
     const other = { ...place, memoryFile: join(place.folder, 'other') }
     await makeMemoryFile(other.memoryFile, PAGES, { seed: 2 })
     const { regions } = await place.handler.connected
-    const address = regions[0]!.baseAddress + BigInt(first * PAGE)
+    const address = regions[0]!.baseAddress + first * PAGE
     if (command !== '') await run(place.vmm, command)
     const how = command === '' ? '' : 'flag=noreplace'
     const over = await mapFile(other, 0, count, `aside=1 at=${address} ${how}`.trimEnd())
@@ -444,7 +449,7 @@ describe('served memory', () => {
       await chmod(place.memoryFile, 0o666)
       await serveScene(place, { peerUid: uid })
       const { memoryFile, socketPath } = place
-      const env = interposerEnvironment({ memoryFile, socketPath, env: {} })
+      const env = interposerEnvironment({ snapshot: { memoryFile }, socketPath, env: {} })
       const vmm = await fakeVmm({ uid, env })
       expect(await mapFile({ ...place, vmm }, 0, PAGES)).toMatchObject(isServed)
       expect(await vmm.verify(memoryFile)).toMatchObject({ wrongCount: 0 })
@@ -459,20 +464,26 @@ describe('interposerEnvironment()', () => {
     const memoryFile = join(folder, 'memory')
     await writeFile(memoryFile, Buffer.alloc(PAGE))
     const env = { LD_PRELOAD: '/lib/other.so', HOME: '/' }
-    expect(interposerEnvironment({ memoryFile, socketPath: 'uffd.sock', env })).toEqual({
+    expect(
+      interposerEnvironment({ snapshot: { memoryFile }, socketPath: 'uffd.sock', env }),
+    ).toEqual({
       LD_PRELOAD: expect.stringMatching(/\/reap-interposer\.so:\/lib\/other\.so$/),
       REAP_TRACE_MEMORY: memoryFile,
       REAP_TRACE_SOCKET: resolve('uffd.sock'),
-      REAP_TRACE_WHEN_UNREACHABLE: 'file',
+      REAP_TRACE_WHEN_UNREACHABLE: 'stop',
     })
   })
 
   test('refuses misuse with a TypeError', () => {
     const call = (options: object) => () => interposerEnvironment(options as never)
-    expect(call({ socketPath: 's' })).toThrow(/"memoryFile" of interposerEnvironment\(\)/)
-    expect(call({ memoryFile: 'm', socketPath: `/${'s'.repeat(107)}` })).toThrow(/107 bytes/)
-    const both = { memoryFile: 'm', socketPath: 's' }
-    expect(call({ ...both, whenUnreachable: 'no' })).toThrow(/"file" or "stop", got "no"/)
+    const snapshot = { memoryFile: 'm' }
+    const both = { snapshot, socketPath: 's' }
+    expect(call({ socketPath: 's' })).toThrow(/"snapshot" of interposerEnvironment\(\)/)
+    expect(call({ ...both, snapshot: {} })).toThrow(
+      /"memoryFile" of the snapshot of interposerEnvironment\(\)/,
+    )
+    expect(call({ snapshot, socketPath: `/${'s'.repeat(107)}` })).toThrow(/107 bytes/)
+    expect(call({ ...both, onUnreachable: 'no' })).toThrow(/"file" or "stop", got "no"/)
     expect(call({ ...both, env: 'PATH=/' })).toThrow(TypeError)
     expect(call({ ...both, socket: 's' })).toThrow(/no option "socket"/)
   })
@@ -480,7 +491,7 @@ describe('interposerEnvironment()', () => {
   test('says that there is no memory file', async () => {
     const folder = await scratchFolder()
     const call = (memoryFile: string) => () =>
-      interposerEnvironment({ memoryFile, socketPath: 's' })
+      interposerEnvironment({ snapshot: { memoryFile }, socketPath: 's' })
     const failure = expect.objectContaining({ code: 'ERR_SOURCE_READ' })
     expect(call(join(folder, 'nowhere'))).toThrow(failure)
     expect(call(folder)).toThrow(failure)

@@ -39,26 +39,32 @@ for (const { name, make } of guests) {
     }
 
     const at = (name: string) => ({ socketPath: join(folder, name), memoryFile })
+    const environment = (name: string, onUnreachable?: 'file') =>
+      interposerEnvironment({
+        socketPath: join(folder, name),
+        snapshot: { memoryFile },
+        onUnreachable,
+      })
     const permissions = async (vm: QemuVm) =>
       (await vm.mappings(memoryFile)).map((line) => line.split(' ')[1])
 
     test('is recorded, and the next restore finds its memory there', async () => {
       const recorder = await serveScene(at('record'))
-      const first = await restored(interposerEnvironment(at('record')))
+      const first = await restored(environment('record'))
       await first.qmp('cont')
       await first.ask()
-      const set = WorkingSet.fromTraces([recorder.takeTrace()])
-      expect(recorder.stats().faults).toBeGreaterThanOrEqual(set.pages)
+      const set = WorkingSet.fromTraces([recorder.stopRecording()])
+      expect(recorder.stats().faults).toBeGreaterThanOrEqual(set.pageCount)
       await first.kill()
 
       const handler = await serveScene(at('serve'), { workingSet: set })
-      const second = await restored(interposerEnvironment(at('serve')))
+      const second = await restored(environment('serve'))
       await handler.prefetched
       await second.qmp('cont')
       await second.ask()
       const stats = handler.stats()
-      expectBrought(stats, set.pages)
-      expect(stats.residualFaults).toBeLessThan(set.pages / 5)
+      expectBrought(stats, set.pageCount)
+      expect(stats.residualFaults).toBeLessThan(set.pageCount / 5)
       expect(said(second)).toEqual([])
       expect(await permissions(second)).toEqual([])
       await second.kill()
@@ -67,7 +73,7 @@ for (const { name, make } of guests) {
 
     test('has every byte of its memory', async () => {
       const handler = await serveScene(at('all'))
-      const vm = await restored(interposerEnvironment(at('all')))
+      const vm = await restored(environment('all'))
       expect(await vm.differingPages(folder, memoryFile)).toEqual([])
       expect(handler.stats().faults).toBeGreaterThan(0)
     })
@@ -79,7 +85,10 @@ for (const { name, make } of guests) {
         const other = join(folder, 'other')
         await writeFile(other, Buffer.alloc(4096))
         const socketPath = join(folder, 'nobody')
-        const { LD_PRELOAD, ...added } = interposerEnvironment({ memoryFile: other, socketPath })
+        const { LD_PRELOAD, ...added } = interposerEnvironment({
+          snapshot: { memoryFile: other },
+          socketPath,
+        })
         const vm = await restored(
           which === 'without variables' ? { LD_PRELOAD } : { LD_PRELOAD, ...added },
         )
@@ -91,8 +100,8 @@ for (const { name, make } of guests) {
       },
     )
 
-    test('starts from the plain file when nobody listens', async () => {
-      const vm = await restored(interposerEnvironment(at('nobody')))
+    test('starts from the plain file when nobody listens and it is told so', async () => {
+      const vm = await restored(environment('nobody', 'file'))
       await vm.qmp('cont')
       await vm.ask()
       expect(await permissions(vm)).toEqual(['rw-p'])
@@ -101,9 +110,8 @@ for (const { name, make } of guests) {
       ])
     })
 
-    test('does not start when nobody listens and it is told to stop', async () => {
-      const env = interposerEnvironment({ ...at('nobody'), whenUnreachable: 'stop' })
-      await expect(restored(env)).rejects.toThrow(
+    test('does not start when nobody listens', async () => {
+      await expect(restored(environment('nobody'))).rejects.toThrow(
         /ended \(69\): [\s\S]*reap-trace: .* this process ends/,
       )
     })

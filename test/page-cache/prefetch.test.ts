@@ -51,55 +51,56 @@ describe('a prefetch into the page cache', () => {
         pages.map((page, place) => [page, place * 9]),
       ),
     )
+    const snapshot = { memoryFile, diskImages }
     const places = setOf(memoryFile, order, PAGE, disks)
     const path = newPath('vm.ws')
-    if (name === 'file') await places.write(path, { memoryFile, diskImages })
+    if (name === 'file') await places.write(path, { snapshot })
     const workingSet = name === 'file' ? path : places
     await evict(memoryFile, ...diskImages)
-    return { memoryFile, diskImages, workingSet }
+    return { snapshot, workingSet }
   }
 
   test.each(['file', 'traces'])(
     'brings in the pages of a working set from %s, and no others',
     async (name) => {
-      const s = await recorded(name)
-      const result = await prefetchPageCache(s)
+      const { snapshot, workingSet } = await recorded(name)
+      const result = await prefetchPageCache({ snapshot, workingSet })
       expect(result).toEqual({
-        pages: 13,
-        residentPages: expect.any(Number),
+        pageCount: 13,
+        residentPageCount: expect.any(Number),
         bytes: expect.any(Number),
-        extents: expect.any(Number),
-        askedMs: expect.any(Number),
-        thereMs: expect.any(Number),
+        extentCount: expect.any(Number),
+        submittedMs: expect.any(Number),
+        completedMs: expect.any(Number),
         complete: true,
       })
-      expect(result.thereMs).toBeGreaterThanOrEqual(result.askedMs)
-      expect(result.bytes).toBe((13 - result.residentPages) * PAGE)
-      expect(residentPages(s.memoryFile)).toEqual(sorted(order))
-      expect(s.diskImages.map(residentPages)).toEqual(onDisks)
-      if (name === 'traces') expect(result).toMatchObject({ residentPages: 0, extents: 10 })
+      expect(result.completedMs).toBeGreaterThanOrEqual(result.submittedMs)
+      expect(result.bytes).toBe((13 - result.residentPageCount) * PAGE)
+      expect(residentPages(snapshot.memoryFile)).toEqual(sorted(order))
+      expect(snapshot.diskImages.map(residentPages)).toEqual(onDisks)
+      if (name === 'traces') expect(result).toMatchObject({ residentPageCount: 0, extentCount: 10 })
     },
   )
 
   test('takes a set that was read, and leaves out images that are not named', async () => {
-    const s = await recorded()
-    const workingSet = await WorkingSet.read(s.workingSet as string)
-    const diskImages = s.diskImages.slice(0, 1)
-    expect(await prefetchPageCache({ ...s, workingSet, diskImages })).toMatchObject({
-      pages: 11,
+    const { snapshot, workingSet: path } = await recorded()
+    const workingSet = await WorkingSet.read(path as string)
+    const named = { ...snapshot, diskImages: snapshot.diskImages.slice(0, 1) }
+    expect(await prefetchPageCache({ snapshot: named, workingSet })).toMatchObject({
+      pageCount: 11,
       complete: true,
     })
-    expect(s.diskImages.map(residentPages)).toEqual([onDisks[0], []])
+    expect(snapshot.diskImages.map(residentPages)).toEqual([onDisks[0], []])
   })
 
   test('has nothing to do where all is there', async () => {
     const s = await recorded()
     await prefetchPageCache(s)
     expect(await prefetchPageCache(s)).toMatchObject({
-      pages: 13,
-      residentPages: 13,
+      pageCount: 13,
+      residentPageCount: 13,
       bytes: 0,
-      extents: 0,
+      extentCount: 0,
       complete: true,
     })
   })
@@ -112,8 +113,11 @@ describe('a prefetch into the page cache', () => {
     const workingSet = setOf(memoryFile, [], PAGE, [diskTrace(pages * PAGE, touches)])
     expect(workingSet.disks[0]!.extents).toHaveLength(1)
     await evict(image)
-    const result = await prefetchPageCache({ memoryFile, workingSet, diskImages: [image] })
-    expect(result).toMatchObject({ pages: count, bytes: count * PAGE, complete: true })
+    const result = await prefetchPageCache({
+      snapshot: { memoryFile, diskImages: [image] },
+      workingSet,
+    })
+    expect(result).toMatchObject({ pageCount: count, bytes: count * PAGE, complete: true })
     expect(residentPages(image)).toEqual(range(first, count))
   })
 
@@ -123,9 +127,11 @@ describe('a prefetch into the page cache', () => {
     [3 * PAGE, [3, 700]],
     [4 * PAGE, [3, 4, 700]],
   ])('reads no more than a budget of %i bytes, what comes first first', async (maxBytes) => {
-    const s = await recorded('traces')
-    const { memoryFile, workingSet } = s
-    const result = await prefetchPageCache({ memoryFile, workingSet, maxBytes })
+    const {
+      snapshot: { memoryFile },
+      workingSet,
+    } = await recorded('traces')
+    const result = await prefetchPageCache({ snapshot: { memoryFile }, workingSet, maxBytes })
     expect(result.complete).toBe(false)
     expect(result.bytes).toBeLessThanOrEqual(maxBytes)
     expect(residentPages(memoryFile)).toHaveLength(result.bytes / PAGE)
@@ -137,7 +143,7 @@ describe('a prefetch into the page cache', () => {
     await expect(prefetchPageCache({ ...s, signal: AbortSignal.abort(reason) })).rejects.toBe(
       reason,
     )
-    expect(residentPages(s.memoryFile)).toEqual([])
+    expect(residentPages(s.snapshot.memoryFile)).toEqual([])
     const controller = new AbortController()
     const going = prefetchPageCache({ ...s, signal: controller.signal })
     controller.abort(reason)
@@ -147,7 +153,9 @@ describe('a prefetch into the page cache', () => {
   test('is refused for a memory file of another size', async () => {
     const { workingSet } = await recorded()
     const memoryFile = makeMemory(2049)
-    expect(await failureOf(prefetchPageCache({ memoryFile, workingSet }))).toMatchObject({
+    expect(
+      await failureOf(prefetchPageCache({ snapshot: { memoryFile }, workingSet })),
+    ).toMatchObject({
       code: 'ERR_SNAPSHOT_MISMATCH',
       check: 'size',
       path: memoryFile,
@@ -157,8 +165,9 @@ describe('a prefetch into the page cache', () => {
   test.each(['file', 'traces'])(
     'leaves out a disk image that is another or gone, with a set from %s',
     async (name) => {
-      const s = await recorded(name)
-      const [image, other] = s.diskImages as [string, string]
+      const { snapshot, workingSet } = await recorded(name)
+      const { memoryFile } = snapshot
+      const [image, other] = snapshot.diskImages as [string, string]
       const cases: [path: string, error: object][] = [
         [join(folder, 'nowhere.img'), { code: 'ERR_SOURCE_READ', syscall: 'stat' }],
         [makeDisk(2 ** 21), { code: 'ERR_SNAPSHOT_MISMATCH', check: 'size' }],
@@ -169,21 +178,37 @@ describe('a prefetch into the page cache', () => {
         cases.push([changed, { code: 'ERR_SNAPSHOT_MISMATCH', check: 'sample', offset: 10 * PAGE }])
       }
       for (const [path, error] of cases) {
-        await evict(s.memoryFile, image, other)
-        const result = await prefetchPageCache({ ...s, diskImages: [path, other] })
-        expect(result).toMatchObject({ pages: 9, complete: false, error: { ...error, path } })
-        expect(result.error!.message).toContain('disk image')
-        expect(residentPages(s.memoryFile)).toEqual(expect.arrayContaining(sorted(order)))
+        await evict(memoryFile, image, other)
+        const onEvent = vi.fn()
+        const result = await prefetchPageCache({
+          snapshot: { memoryFile, diskImages: [path, other] },
+          workingSet,
+          onEvent,
+        })
+        expect(result).toMatchObject({ pageCount: 9, complete: false })
+        expect(result).not.toHaveProperty('error')
+        const message = expect.stringContaining('disk image')
+        expect(onEvent.mock.calls).toMatchObject([
+          [{ type: 'warning', error: { ...error, path, message } }],
+        ])
+        expect(residentPages(memoryFile)).toEqual(expect.arrayContaining(sorted(order)))
         expect(residentPages(other)).toEqual(onDisks[1])
       }
     },
   )
 
+  const snapshot = { memoryFile: 'm' }
   test.each([
-    ['no memory file', { workingSet: 'w' }, /"memoryFile" of prefetchPageCache\(\)/],
-    ['no working set', { memoryFile: 'm' }, /a WorkingSet or the path of a working-set file/],
-    ['half a byte', { memoryFile: 'm', workingSet: 'w', maxBytes: 0.5 }, /a non-negative int/],
-    ['another spelling', { memoryFile: 'm', workingset: 'w' }, /did you mean "workingSet"\?/],
+    ['no snapshot', { workingSet: 'w' }, /"snapshot" of prefetchPageCache\(\)/],
+    [
+      'no memory file',
+      { snapshot: {}, workingSet: 'w' },
+      /"memoryFile" of the snapshot of prefetchPageCache\(\)/,
+    ],
+    ['no working set', { snapshot }, /a WorkingSet or the path of a working-set file/],
+    ['half a byte', { snapshot, workingSet: 'w', maxBytes: 0.5 }, /a non-negative int/],
+    ['no listener', { snapshot, workingSet: 'w', onEvent: {} }, /"onEvent" .* to be a function/],
+    ['another spelling', { snapshot, workingset: 'w' }, /did you mean "workingSet"\?/],
   ])('is misused with %s', async (_, options, message) => {
     const misuse = prefetchPageCache(options as never)
     await expect(misuse).rejects.toThrow(TypeError)
@@ -191,14 +216,17 @@ describe('a prefetch into the page cache', () => {
   })
 
   test('is misused with more images than the set has', async () => {
-    const s = await recorded()
-    const misuse = prefetchPageCache({ ...s, diskImages: [...s.diskImages, makeDisk(PAGE)] })
+    const { snapshot, workingSet } = await recorded()
+    const diskImages = [...snapshot.diskImages, makeDisk(PAGE)]
+    const misuse = prefetchPageCache({ snapshot: { ...snapshot, diskImages }, workingSet })
     await expect(misuse).rejects.toThrow(/no more diskImages than the working set has, 2, got 3/)
   })
 
   test('ends with its signal, and does not wait for a disk that does not answer', async () => {
-    const { memoryFile, workingSet } = await recorded()
-    await evict(memoryFile)
+    const {
+      snapshot: { memoryFile },
+      workingSet,
+    } = await recorded()
     const addon = native()
     vi.spyOn(addon, 'prefetchPageCache').mockReturnValueOnce([7, new Promise(() => {})])
     const cancelled = vi.spyOn(addon, 'cancelPrefetch')
@@ -206,7 +234,7 @@ describe('a prefetch into the page cache', () => {
     const reason = new Error('no longer needed')
     const controller = new AbortController()
     const { signal } = controller
-    const prefetched = prefetchPageCache({ memoryFile, workingSet, signal })
+    const prefetched = prefetchPageCache({ snapshot: { memoryFile }, workingSet, signal })
     await vi.waitFor(() => expect(addon.prefetchPageCache).toHaveBeenCalledOnce())
     controller.abort(reason)
     await expect(prefetched).rejects.toBe(reason)
@@ -214,7 +242,8 @@ describe('a prefetch into the page cache', () => {
   })
 
   test('may be under way when its worker thread or its process ends', async () => {
-    const { memoryFile, workingSet, diskImages } = await recorded()
+    const { snapshot, workingSet } = await recorded()
+    const { memoryFile, diskImages } = snapshot
     const moments = Array.from({ length: 12 }, (_, i) => String(i % 6))
     const words = [terminated, memoryFile, workingSet as string, diskImages[0]!, ...moments]
     // Rejects when the process was ended by a signal, as a fault in the addon does.
@@ -222,10 +251,15 @@ describe('a prefetch into the page cache', () => {
   })
 
   test('says when the working set is missing or damaged', async () => {
-    const { memoryFile } = await recorded()
-    const missing = prefetchPageCache({ memoryFile, workingSet: join(folder, 'nowhere.ws') })
+    const {
+      snapshot: { memoryFile },
+    } = await recorded()
+    const missing = prefetchPageCache({
+      snapshot: { memoryFile },
+      workingSet: join(folder, 'nowhere.ws'),
+    })
     expect(await failureOf(missing)).toMatchObject({ code: 'ERR_WORKING_SET_IO' })
-    const damaged = prefetchPageCache({ memoryFile, workingSet: memoryFile })
+    const damaged = prefetchPageCache({ snapshot: { memoryFile }, workingSet: memoryFile })
     expect(await failureOf(damaged)).toMatchObject({ code: 'ERR_WORKING_SET_INVALID' })
   })
 })

@@ -37,14 +37,14 @@ async function invoked(guest: Guest) {
 /** A working-set file of one invocation of stock QEMU, and what was recorded. */
 async function recorded(guest: Guest) {
   const { memoryFile, diskImages } = guest
-  await using recording = await recordPageCache({ memoryFile, diskImages })
+  await using recording = await recordPageCache({ snapshot: { memoryFile, diskImages } })
   const vm = await invoked(guest)
   const record = await recording.stop()
   await vm.stop()
   const workingSet = newPath('vm.ws')
   const disks = record.disks.map((disk) => [disk])
   const set = WorkingSet.fromTraces([record.trace], { disks })
-  await set.write(workingSet, { memoryFile, diskImages })
+  await set.write(workingSet, { snapshot: { memoryFile, diskImages } })
   await evict(memoryFile, ...diskImages)
   return { ...record, pid: vm.pid, workingSet, memoryFile, diskImages }
 }
@@ -53,15 +53,15 @@ describe.skipIf(missing)('stock QEMU without a handler', { timeout: buildMs }, (
   test('is recorded, and the next restore finds its memory in the page cache', async () => {
     const guest = await guestOf('helloworld')
     const record = await recorded(guest)
-    const { memoryFile, workingSet, trace, mapper, trimmedPages } = record
+    const { memoryFile, workingSet, trace, mapper, trimmedPageCount } = record
     expect(mapper).toEqual({ pid: record.pid })
     // The function touches some hundred pages, and a fault maps its neighbours too.
     expect(trace.pages.length).toBeGreaterThan(500)
     expect(trace.pages.length).toBeLessThan(guest.memoryBytes / 4096 / 2)
-    expect(trimmedPages).toBeGreaterThanOrEqual(0)
+    expect(trimmedPageCount).toBeGreaterThanOrEqual(0)
 
-    const result = await prefetchPageCache({ memoryFile, workingSet })
-    expect(result).toMatchObject({ pages: trace.pages.length, complete: true })
+    const result = await prefetchPageCache({ snapshot: { memoryFile }, workingSet })
+    expect(result).toMatchObject({ pageCount: trace.pages.length, complete: true })
     const there = new Set(residentPages(memoryFile))
     const found = trace.pages.filter((page) => there.has(page)).length
     // A host that is short of memory may take a few pages back.
@@ -90,7 +90,7 @@ describe.skipIf(missing)('stock QEMU without a handler', { timeout: buildMs }, (
     expect(alone).toBeGreaterThan(1000)
     await evict(memoryFile, image)
 
-    const result = await prefetchPageCache({ memoryFile, workingSet, diskImages })
+    const result = await prefetchPageCache({ snapshot: { memoryFile, diskImages }, workingSet })
     expect(result.complete).toBe(true)
     const before = new Set(residentPages(image))
     const found = disk!.pages.filter((page) => before.has(page)).length

@@ -6,18 +6,19 @@ import { calibrated, calibration, uncalibrated } from '../support/calibration.js
 
 uncalibrated()
 
+const cached = { pageCount: 4000, missingPageCount: 0, isVisible: true }
 const warm: Evidence = {
   named: undefined,
   record: false,
   pageSize: 4096,
   workingSet: 'file',
-  residency: { pages: 4000, missingPages: 0, isVisible: true },
+  residency: cached,
   writtenShare: undefined,
   vcpus: 'kvm',
   calibration,
 }
-const missing = (missingPages: number) => ({
-  residency: { ...warm.residency, missingPages },
+const missing = (missingPageCount: number) => ({
+  residency: { ...cached, missingPageCount },
 })
 const cold = { ...warm, ...missing(4000) }
 
@@ -96,7 +97,7 @@ describe('the backend', () => {
     expect(chooseBackend({ ...warm, calibration: undefined }).reason).toBe(
       '100 % of 16 MiB of working set in the page cache; this host is not calibrated (calibrateHost())',
     )
-    const none = { pages: 0, missingPages: 0, isVisible: true }
+    const none = { pageCount: 0, missingPageCount: 0, isVisible: true }
     expect(chooseBackend({ ...warm, residency: none, writtenShare: 0 }).reason).toBe(
       '100 % of 0.0 MiB of working set in the page cache; for a guest that only reads, a mapped page takes 0.4 us on this host, an installed one 2.8 us',
     )

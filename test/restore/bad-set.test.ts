@@ -1,9 +1,11 @@
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
+import type { PageCacheRestore, UffdRestore } from '../../src/index.js'
 import { uncalibrated } from '../support/calibration.js'
-import { file, planAndRestore, restored, snapshot, uffd } from '../support/restoring.js'
-import { eventLog } from '../support/scratch.js'
-import { failureOf, makeMemory, newPath } from '../support/working-sets.js'
+import type { FakeVmm } from '../support/fake-vmm.js'
+import { file, handlerOf, planAndRestore, restored, snapshot, uffd } from '../support/restoring.js'
+import { eventLog, fakeVmm } from '../support/scratch.js'
+import { failureOf, makeMemory, newPath, PAGE } from '../support/working-sets.js'
 
 uncalibrated()
 
@@ -15,11 +17,6 @@ describe('a working set that cannot be used', () => {
   }
   type Snapshot = Awaited<ReturnType<typeof snapshot>>
   const cases: [string, (s: Snapshot) => object, object][] = [
-    [
-      'missing',
-      () => ({ workingSet: newPath('nowhere.ws') }),
-      { code: 'ERR_WORKING_SET_IO', syscall: 'open' },
-    ],
     [
       'of another kind',
       ({ all }) => ({ workingSet: all.memoryFile }),
@@ -52,8 +49,7 @@ describe('a working set that cannot be used', () => {
       { code: 'ERR_SNAPSHOT_MISMATCH', check: 'size' },
     ],
   ]
-  describe.each(cases)('as it is %s', (name, spoil, error) => {
-    const isOnlySeenWhenUsed = name === 'damaged in its index'
+  describe.each(cases)('as it is %s', (_, spoil, error) => {
     test.each(['warm', 'cold'])(
       'leads to the page cache and a warning, when that is %s',
       async (state) => {
@@ -62,15 +58,8 @@ describe('a working set that cannot be used', () => {
         const options = { ...s.all, ...spoil(s), onEvent }
         if (state === 'cold') await s.evict()
         const restore = await restored(options)
-        if (state === 'warm' && isOnlySeenWhenUsed) {
-          // Nothing is brought, so that nothing of it is used.
-          expect(restore.memBackend).toEqual(file(options.memoryFile))
-          expect(await restore.prefetched).toMatchObject({ bytes: 0, complete: true })
-          expect(events).toEqual([])
-          return
-        }
         expect(restore.memBackend).toEqual(file(options.memoryFile))
-        expect(await restore.prefetched).toMatchObject({ complete: false, error })
+        expect(await restore.prefetched).toMatchObject({ complete: false })
         expect(events).toEqual([{ type: 'warning', error: expect.objectContaining(error) }])
       },
     )
@@ -96,4 +85,40 @@ describe('a working set that cannot be used', () => {
       ])
     })
   })
+})
+
+describe('a working set that does not exist yet', () => {
+  test.each(['auto', 'page-cache', 'uffd'] as const)(
+    'leads to a restore by %s without a warning, or is an error where that is asked for',
+    async (backend) => {
+      const s = await snapshot()
+      const { onEvent, types } = eventLog()
+      const workingSet = newPath('nowhere.ws')
+      const options = { ...s.all, workingSet, backend, onEvent }
+      const restore = await restored(options)
+      if (backend === 'uffd') await handshakeOf(restore)
+      expect(restore.backend).toBe(backend === 'uffd' ? 'uffd' : 'page-cache')
+      expect(await restore.prefetched).toMatchObject({ pageCount: 0, complete: true })
+      expect(types()).not.toContain('warning')
+      const refused = planAndRestore({ ...options, onBadWorkingSet: 'fail' })
+      const error = { code: 'ERR_WORKING_SET_IO', syscall: 'open', path: workingSet }
+      expect(await failureOf(refused)).toMatchObject(error)
+    },
+  )
+
+  test('and is recorded by the restore that misses it', async () => {
+    const s = await snapshot()
+    const options = { ...s.all, workingSet: newPath('nowhere.ws'), record: true }
+    const restore = await restored(options)
+    const vmm = await handshakeOf(restore)
+    await vmm.read(7, 3)
+    expect([...handlerOf(restore).stopRecording().pages]).toEqual([7, 3])
+  })
+
+  async function handshakeOf({ memBackend }: UffdRestore | PageCacheRestore): Promise<FakeVmm> {
+    const vmm = await fakeVmm()
+    await vmm.map(PAGE, [4096 * PAGE])
+    await vmm.handshake(memBackend.backend_path)
+    return vmm
+  }
 })

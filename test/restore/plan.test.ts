@@ -31,13 +31,13 @@ describe('a plan', () => {
     expect(restore.plan).toMatchObject({
       backend: 'page-cache',
       reason: restore.reason,
-      residency: { pages: 400, missingPages: 0, isVisible: true },
+      residency: { pageCount: 400, missingPageCount: 0, isVisible: true },
       refusal: undefined,
       diskImages: [],
       record: false,
     })
     expect(restore.plan.decidedMs).toBeGreaterThan(0)
-    const result = { pages: 400, residentPages: 400, bytes: 0, complete: true }
+    const result = { pageCount: 400, residentPageCount: 400, bytes: 0, complete: true }
     expect(await restore.prefetched).toMatchObject(result)
   })
 
@@ -50,7 +50,7 @@ describe('a plan', () => {
     expect(restore.backend).toBe('uffd')
     expect(restore.handler?.socketPath).toBe(s.all.socketPath)
     expect(restore.reason).toMatch(/ a fault handler reads the rest faster$/)
-    expect(restore.plan.residency!.missingPages).toBeGreaterThan(360)
+    expect(restore.plan.residency!.missingPageCount).toBeGreaterThan(360)
     expect(await restore.disksPrefetched).toBeUndefined()
   })
 
@@ -68,7 +68,7 @@ describe('a plan', () => {
       [0.5, 'uffd'],
     ] as const) {
       const trace = new Trace({ pageSize, memoryBytes, pages, timesUs, writtenShare })
-      await WorkingSet.fromTraces([trace]).write(workingSet, { memoryFile })
+      await WorkingSet.fromTraces([trace]).write(workingSet, { snapshot: { memoryFile } })
       expect(await backendFor({})).toBe(backend)
       expect(await backendFor({ workingSet: await WorkingSet.read(workingSet) })).toBe(backend)
     }
@@ -134,7 +134,7 @@ describe('its backend', () => {
     expect(restore.handler).toBeUndefined()
     expect(restore.plan.residency).toBeUndefined()
     expect(restore.reason).toMatch(/^without a working set/)
-    expect(await restore.prefetched).toMatchObject({ pages: 0, bytes: 0, complete: true })
+    expect(await restore.prefetched).toMatchObject({ pageCount: 0, bytes: 0, complete: true })
   })
 
   test('is the page cache for a set of traces, which is brought there', async () => {
@@ -143,7 +143,7 @@ describe('its backend', () => {
     const restore = await restored({ ...s.all, workingSet: s.set })
     expect(restore.memBackend).toEqual(file(s.all.memoryFile))
     expect(restore.plan.residency).toBeUndefined()
-    expect(await restore.prefetched).toMatchObject({ pages: 403, complete: true })
+    expect(await restore.prefetched).toMatchObject({ pageCount: 403, complete: true })
     expect(residentPages(s.all.memoryFile)).toEqual([...order].sort((a, b) => a - b))
     expect(residentPages(s.all.diskImages![0]!)).toEqual(onDisk)
   })
@@ -154,7 +154,7 @@ describe('misuse is a TypeError', () => {
   test.each([
     ['no options', undefined, /planRestore\(\) expects an options object/],
     ['no snapshot', {}, /"snapshot" of planRestore\(\)/],
-    ['no memory file', { snapshot: {} }, /"memoryFile" of snapshot of planRestore\(\)/],
+    ['no memory file', { snapshot: {} }, /"memoryFile" of the snapshot of planRestore\(\)/],
     [
       'an unknown backend',
       { snapshot: nowhere, backend: 'file' },

@@ -56,7 +56,7 @@ describe.skipIf(process.arch !== 'x64')('a guest', () => {
       expect(await handlerOf(restore).closed).toMatchObject({ state: 'vm-exited' })
       expect(handlerOf(restore).stats().residualFaults).toBe(1)
     } else {
-      expect(await restore.prefetched).toMatchObject({ pages: 400, complete: true })
+      expect(await restore.prefetched).toMatchObject({ pageCount: 400, complete: true })
     }
   })
 })
@@ -76,7 +76,7 @@ describe('the disk images', () => {
     await evict(...s.all.diskImages!)
     const restore = await restored(s.all)
     expect(restore.backend).toBe('page-cache')
-    expect(await restore.prefetched).toMatchObject({ pages: 403, complete: true })
+    expect(await restore.prefetched).toMatchObject({ pageCount: 403, complete: true })
     expect(residentPages(s.all.diskImages![0]!)).toEqual(onDisk)
   })
 
@@ -103,7 +103,7 @@ describe('the disk images', () => {
       const diskImages = [makeDisk(2 ** 21)]
       const restore = await restored({ ...s.all, diskImages, backend, onEvent })
       const error = { code: 'ERR_SNAPSHOT_MISMATCH', path: diskImages[0] }
-      expect(await restore.disksPrefetched).toMatchObject({ complete: false, error })
+      expect(await restore.disksPrefetched).toMatchObject({ complete: false })
       expect(events).toContainEqual({ type: 'warning', error: expect.objectContaining(error) })
     },
   )
@@ -203,6 +203,34 @@ describe('the end', () => {
     }
   })
 
+  test.each(['uffd', 'page-cache'] as const)(
+    'of %s comes with the signal for the start until the prefetch is over, and not later',
+    async (backend) => {
+      const s = await snapshot()
+      const reason = new Error('too late')
+      const refused = planAndRestore({ ...s.all, backend, startSignal: AbortSignal.abort(reason) })
+      await expect(refused).rejects.toBe(reason)
+
+      await s.evict()
+      const early = new AbortController()
+      const ended = await restored({ ...s.all, backend, startSignal: early.signal })
+      early.abort(reason)
+      if (backend === 'uffd') await expect(handlerOf(ended).closed).rejects.toBe(reason)
+      else expect(await ended.prefetched).toMatchObject({ complete: false })
+      expect(existsSync(s.all.socketPath)).toBe(false)
+
+      const late = new AbortController()
+      const restore = await restored({ ...s.all, backend, startSignal: late.signal })
+      const vmm = await fakeVmm()
+      await vmm.map(PAGE, [4096 * PAGE])
+      if (backend === 'uffd') await vmm.handshake(s.all.socketPath)
+      expect(await restore.prefetched).toMatchObject({ pageCount: 400, complete: true })
+      late.abort(reason)
+      expect(getEventListeners(late.signal, 'abort')).toEqual([])
+      if (backend === 'uffd') expect((await vmm.verify(s.all.memoryFile)).wrong).toEqual([])
+    },
+  )
+
   test('on an event that is told before there is a restore leaves the disk images alone', async () => {
     const s = await snapshot({ disk: true })
     await s.evict()
@@ -226,7 +254,7 @@ test('the JavaScript thread goes on meanwhile', async () => {
   const touched = Uint32Array.from(range(0, pages).map((i) => (i * 797) % pages))
   const timesUs = Uint32Array.from(touched.keys())
   const trace = new Trace({ pageSize: PAGE, memoryBytes: pages * PAGE, pages: touched, timesUs })
-  await WorkingSet.fromTraces([trace]).write(workingSet, { memoryFile })
+  await WorkingSet.fromTraces([trace]).write(workingSet, { snapshot: { memoryFile } })
   await evict(memoryFile, workingSet)
   let turns = 0
   let longest = 0
@@ -240,7 +268,7 @@ test('the JavaScript thread goes on meanwhile', async () => {
   const restore = await restored({ memoryFile, workingSet, backend: 'page-cache' })
   const before = turns
   const result = await restore.prefetched
-  expect(result).toMatchObject({ pages, complete: true })
+  expect(result).toMatchObject({ pageCount: pages, complete: true })
   await expect.poll(() => turns).toBeGreaterThan(before)
   // Far less than the reads take on any disk; a machine may be busy with something else.
   expect(longest).toBeLessThan(1000)

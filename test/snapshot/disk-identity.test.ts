@@ -63,7 +63,7 @@ describe('the identity of a disk image', () => {
     const memoryFile = makeMemory(8)
     const path = newPath('working-set')
     const set = setOf(memoryFile, [1], PAGE, [diskTrace(bytes, pages)])
-    await set.write(path, { memoryFile, diskImages: [image] })
+    await set.write(path, { snapshot: { memoryFile, diskImages: [image] } })
     return internalsOf(await WorkingSet.read(path)).file!.disks[0]!
   }
   const SIZE = 9 * PAGE + 100
@@ -160,11 +160,14 @@ describe('verify()', () => {
       ),
     )
     const progress: number[] = []
-    const first = await set.verify(memoryFile, { onProgress: ({ pages }) => progress.push(pages) })
+    const first = await set.verify(
+      { memoryFile },
+      { onProgress: ({ pageCount }) => progress.push(pageCount) },
+    )
     expect(first).toEqual({
-      pages: 1000,
+      pageCount: 1000,
       identical: true,
-      mismatchedPages: 0,
+      mismatchedPageCount: 0,
       mismatches: [],
       remembered: true,
     })
@@ -173,10 +176,10 @@ describe('verify()', () => {
     const bytes = readFileSync(memoryFile)
     for (const page of [3, 500, 2000]) bytes[page * PAGE + 17]! ^= 0x10
     writeFileSync(memoryFile, bytes)
-    expect(await set.verify(memoryFile)).toEqual({
-      pages: 1000,
+    expect(await set.verify({ memoryFile })).toEqual({
+      pageCount: 1000,
       identical: false,
-      mismatchedPages: 2,
+      mismatchedPageCount: 2,
       mismatches: [
         { page: 3, offset: 3 * PAGE },
         { page: 500, offset: 500 * PAGE },
@@ -184,8 +187,8 @@ describe('verify()', () => {
       remembered: true,
     })
     writeFileSync(memoryFile, Buffer.alloc(3000 * PAGE))
-    const result = await set.verify(memoryFile)
-    expect(result.mismatchedPages).toBe(666)
+    const result = await set.verify({ memoryFile })
+    expect(result.mismatchedPageCount).toBe(666)
     expect(result.mismatches).toHaveLength(16)
   })
 
@@ -194,7 +197,9 @@ describe('verify()', () => {
     const set = await WorkingSet.read(await write(memoryFile, [1]))
     const reason = new Error('enough')
     const signal = AbortSignal.abort(reason)
-    await expect(set.verify(memoryFile, { signal })).rejects.toBe(reason)
-    expect((await failureOf(set.verify(makeMemory(9)))).code).toBe('ERR_SNAPSHOT_MISMATCH')
+    await expect(set.verify({ memoryFile }, { signal })).rejects.toBe(reason)
+    expect((await failureOf(set.verify({ memoryFile: makeMemory(9) }))).code).toBe(
+      'ERR_SNAPSHOT_MISMATCH',
+    )
   })
 })

@@ -16,7 +16,7 @@ async function set(s: Scene): Promise<string> {
     timesUs: pages.map((_, i) => i),
   })
   const path = join(s.folder, 'set')
-  await WorkingSet.fromTraces([trace]).write(path, { memoryFile: s.memoryFile })
+  await WorkingSet.fromTraces([trace]).write(path, { snapshot: { memoryFile: s.memoryFile } })
   return path
 }
 
@@ -27,7 +27,7 @@ test('a memory file that is replaced after serve() gives the bytes of the one th
   await rename(s.memoryFile, opened)
   await makeMemoryFile(s.memoryFile, PAGES, { seed: 99 })
   await s.vmm.handshake(s.socketPath)
-  expect(await handler.prefetched).toMatchObject({ pages: 700, complete: true })
+  expect(await handler.prefetched).toMatchObject({ pageCount: 700, complete: true })
   expect((await s.vmm.verify(opened)).wrong).toEqual([])
 })
 
@@ -36,7 +36,7 @@ test('a memory file that stays is prefetched', async () => {
   const workingSet = await set(s)
   const handler = await serveScene(s, { workingSet, onBadWorkingSet: 'fail' })
   await s.vmm.handshake(s.socketPath)
-  expect(await handler.prefetched).toMatchObject({ pages: 700, complete: true })
+  expect(await handler.prefetched).toMatchObject({ pageCount: 700, complete: true })
 })
 
 test('a second detach() while one runs has the same end', async () => {

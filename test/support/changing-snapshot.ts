@@ -196,7 +196,7 @@ export class ChangingSnapshot {
   async #record(): Promise<string> {
     if (this.#random.oneIn(3)) this.#trace = this.#drawTrace()
     const { memoryFile, setFile } = this
-    await WorkingSet.fromTraces([this.#trace]).write(setFile, { memoryFile })
+    await WorkingSet.fromTraces([this.#trace]).write(setFile, { snapshot: { memoryFile } })
     if (this.#random.oneIn(2) || this.#earlier.length === 0) {
       this.#earlier.push({
         memory: Buffer.from(contentOf(memoryFile)),

@@ -36,18 +36,18 @@ export interface Pair extends Scene {
 }
 
 export async function writtenPair(
-  options: { snapshotId?: string; label?: string } = {},
+  options: { snapshotId?: string | undefined; label?: string } = {},
 ): Promise<Pair> {
   const s = await scene({ pages: PAGES })
   const workingSet = join(s.folder, 'vm.ws')
   const { snapshotId, label } = options
   const { memoryFile } = s
-  await places().write(workingSet, { memoryFile, snapshotId, manifest: { label } })
+  await places().write(workingSet, { snapshot: { memoryFile, id: snapshotId }, label })
   return { ...s, workingSet }
 }
 
 /** The same as it comes from another host: nothing is known here of these files. */
-export async function copiedPair(options: { snapshotId?: string } = {}): Promise<Pair> {
+export async function copiedPair(options: { snapshotId?: string | undefined } = {}): Promise<Pair> {
   const pair = await writtenPair(options)
   const [memoryFile, workingSet] = [join(pair.folder, 'memory-copy'), join(pair.folder, 'copy.ws')]
   await copyFile(pair.memoryFile, memoryFile)
@@ -141,7 +141,7 @@ export async function restore(
   )
   await vmm.handshake(socketPath)
   const prefetched = await handler.prefetched
-  expect(prefetched).toMatchObject({ pages: SET_PAGES, complete: true })
+  expect(prefetched).toMatchObject({ pageCount: SET_PAGES, complete: true })
   expect((await vmm.verify(expected)).wrong).toEqual([])
   const compared = await handler.compared
   await handler.close({ vm: 'leave' })
@@ -158,9 +158,9 @@ export const proven = (provenBy: PrefetchResult['provenBy']) => ({
 export const unproven = { prefetched: { source: 'memory-file', provenBy: undefined } }
 
 export const identical = {
-  pages: SET_PAGES,
+  pageCount: SET_PAGES,
   identical: true,
-  mismatchedPages: 0,
+  mismatchedPageCount: 0,
   mismatches: [],
   remembered: true,
   rewritten: false,

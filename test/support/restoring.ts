@@ -34,7 +34,7 @@ export async function snapshot({ pages = order, disk = false } = {}) {
       ]
     : []
   const set = setOf(memoryFile, pages, PAGE, traces)
-  await set.write(workingSet, { memoryFile, ...(disk && { diskImages }) })
+  await set.write(workingSet, { snapshot: { memoryFile, diskImages } })
   readPages(memoryFile, range(0, 4096))
   const files = { memoryFile, socketPath: join(folder, 'uffd.sock') }
   const all = { ...files, workingSet, ...(disk && { diskImages }) }

@@ -8,6 +8,8 @@ import {
   type ServeEvent,
   type ServeOptions,
   serve,
+  Trace,
+  WorkingSet,
 } from '../../src/index.js'
 import { FakeVmm, makeMemoryFile } from './fake-vmm.js'
 
@@ -62,15 +64,53 @@ export async function scene({
   return { folder, socketPath: join(folder, 'uffd.sock'), memoryFile, pages, vmm }
 }
 
-/** `serve()` for a scene; whatever is left of it is closed when the test ends. */
+export const range = (first: number, count: number): number[] =>
+  Array.from({ length: count }, (_, i) => first + i)
+
+/** 0 … n-1 in an order of its own. */
+export function scrambled(n: number): number[] {
+  const order = range(0, n)
+  let state = 12345
+  for (let i = n - 1; i > 0; i--) {
+    state = (Math.imul(state, 1103515245) + 12345) >>> 0
+    const j = state % (i + 1)
+    ;[order[i], order[j]] = [order[j]!, order[i]!]
+  }
+  return order
+}
+
+/** A written working set of these 4 KiB pages, in this order. */
+export async function recordedSet(
+  { folder, memoryFile, pages }: Pick<Scene, 'folder' | 'memoryFile' | 'pages'>,
+  order: readonly number[],
+): Promise<string> {
+  const trace = new Trace({
+    pageSize: 4096,
+    memoryBytes: pages * 4096,
+    pages: Uint32Array.from(order),
+    timesUs: Uint32Array.from(order.keys()),
+  })
+  const path = join(folder, 'set')
+  await WorkingSet.fromTraces([trace]).write(path, { snapshot: { memoryFile } })
+  return path
+}
+
+/**
+ * `serve()` for a scene, recording where there is no working set; whatever is left of it is closed when
+ * the test ends.
+ */
 export async function serveScene(
   { socketPath, memoryFile }: Pick<Scene, 'socketPath' | 'memoryFile'>,
   options: Partial<ServeOptions> = {},
 ): Promise<FaultHandler> {
-  const handler = await serve({ socketPath, memoryFile, connectTimeoutMs: 30_000, ...options })
-  onTestFinished(async () => {
-    await handler.close().catch(() => {})
+  const handler = await serve({
+    socketPath,
+    snapshot: { memoryFile },
+    connectTimeoutMs: 30_000,
+    record: options.workingSet === undefined,
+    ...options,
   })
+  onTestFinished(async () => void (await handler.close()))
   return handler
 }
 

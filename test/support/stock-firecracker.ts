@@ -43,8 +43,8 @@ export async function recordedSet(snapshot: Snapshot, requests: string): Promise
   const { vm, handler } = await restored(snapshot, requests)
   for (const request of requests) await vm.answer(request as Request)
   const path = join(await scratchFolder(), 'working-set')
-  const set = WorkingSet.fromTraces([handler.takeTrace()])
-  await set.write(path, { memoryFile: snapshot.memoryFile })
+  const set = WorkingSet.fromTraces([handler.stopRecording()])
+  await set.write(path, { snapshot: { memoryFile: snapshot.memoryFile } })
   await handler.close()
   await vm.kill()
   return path

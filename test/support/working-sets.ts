@@ -64,7 +64,7 @@ export const setOf = (
 
 export async function write(memoryFile: string, pages: readonly number[], pageSize = PAGE) {
   const path = newPath('working-set')
-  await setOf(memoryFile, pages, pageSize).write(path, { memoryFile })
+  await setOf(memoryFile, pages, pageSize).write(path, { snapshot: { memoryFile } })
   return path
 }
 

@@ -397,7 +397,7 @@ describe('limits', () => {
     const set = join(s.folder, 'working-set')
     const memoryBytes = 512 * 4096
     const trace = new Trace({ pageSize: 4096, memoryBytes, pages, timesUs: pages.map((_, i) => i) })
-    await WorkingSet.fromTraces([trace]).write(set, { memoryFile: s.memoryFile })
+    await WorkingSet.fromTraces([trace]).write(set, { snapshot: { memoryFile: s.memoryFile } })
     const { extents } = await WorkingSet.read(set)
     const files = ['--set', set, '--memory', s.memoryFile]
     const result = limit('limit-compare', ...files, '--repetitions', '2')

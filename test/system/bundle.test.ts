@@ -15,7 +15,7 @@ const run = promisify(execFile)
 const program = `
 import { serve } from 'reap-trace'
 const [socketPath, memoryFile] = process.argv.slice(2)
-serve({ socketPath, memoryFile })
+serve({ socketPath, snapshot: { memoryFile } })
   .then((handler) => handler.close())
   .then(() => console.log('listened'))
   .catch(({ name, code, hint }) => console.log(name, code, hint))

@@ -79,10 +79,10 @@ async function wholeLife(target: Target) {
 
   const first = await restore(target, snapshot)
   expect(first.handler.stats().faults).toBeGreaterThan(0)
-  const trace = first.handler.takeTrace()
+  const trace = first.handler.stopRecording()
   const workingSet = `${snapshot.vmstate}.ws`
   const set = WorkingSet.fromTraces([trace])
-  await set.write(workingSet, { memoryFile: snapshot.memoryFile })
+  await set.write(workingSet, { snapshot: { memoryFile: snapshot.memoryFile } })
   expect(await first.vm.state()).toBe('Running')
   expect(await first.handler.close()).toMatchObject({ state: 'vm-killed' })
   expect(await first.vm.exited).toEqual({ code: null, signal: 'SIGKILL' })
@@ -114,7 +114,7 @@ describe.each(['1.1.4', '1.7.0', '1.13.1', '1.16.0'])(
 
     test('start, pause, snapshot, restore to record, restore with the working set', async () => {
       const { set, stats, said } = await wholeLife(target)
-      expectBrought(stats, set.pages)
+      expectBrought(stats, set.pageCount)
       // The console tells what the guest reads: right bytes in each restore.
       expect(new Set(said).size).toBe(1)
       expect(stats.residualFaults).toBeLessThanOrEqual(5)
@@ -229,7 +229,7 @@ describe('Firecracker itself', () => {
     { timeout: 120_000 },
     async () => {
       const { set, stats } = await wholeLife(target)
-      console.log(`${set.pages} pages recorded, then ${stats.residualFaults} residual faults`)
+      console.log(`${set.pageCount} pages recorded, then ${stats.residualFaults} residual faults`)
     },
   )
 })

@@ -54,7 +54,7 @@ async function snapshot(pages = PAGES) {
         pages: Uint32Array.from(order),
         timesUs: Uint32Array.from(order.keys()),
       })
-      await WorkingSet.fromTraces([trace]).write(path, { memoryFile })
+      await WorkingSet.fromTraces([trace]).write(path, { snapshot: { memoryFile } })
       return path
     },
   }
@@ -194,7 +194,7 @@ describe.skipIf(missing)('a VM of KVM', () => {
     const order = scattered(PAGES).slice(0, 400)
     const trace = touches(order)
     await finished(s.start([...trace, ...trace], s), 800, 400)
-    expect([...handler.takeTrace().pages]).toEqual(order)
+    expect([...handler.stopRecording().pages]).toEqual(order)
   })
 
   test('finds its working set there', async () => {
@@ -202,7 +202,7 @@ describe.skipIf(missing)('a VM of KVM', () => {
     const order = scattered(PAGES).slice(0, 600)
     const handler = await serveScene(s, { workingSet: await s.workingSet(order) })
     const guest = s.start(touches(order), { ...s, pause: ['connected'] })
-    expect(await handler.prefetched).toMatchObject({ pages: 600, complete: true })
+    expect(await handler.prefetched).toMatchObject({ pageCount: 600, complete: true })
     guest.go()
     await finished(guest, 600)
     await handler.closed
@@ -227,7 +227,7 @@ describe.skipIf(missing)('a VM of KVM', () => {
       const order = scattered(PAGES).slice(0, 8 * 61 + 1)
       const guest = s.start(touches(order), { ...s, vcpus, deal, pause: ['done'] })
       await guest.event('done')
-      const { pages } = handler.takeTrace()
+      const { pages } = handler.stopRecording()
       expect([...pages].sort((a, b) => a - b)).toEqual([...order].sort((a, b) => a - b))
       guest.go()
       await finished(guest, order.length)
@@ -241,7 +241,7 @@ describe.skipIf(missing)('a VM of KVM', () => {
       await handler.closed
       const stats = handler.stats()
       expect(stats.installed + stats.zero).toBe(PAGES)
-      expect(stats.faults).toBeGreaterThan(PAGES)
+      expect(stats.faults).toBeGreaterThanOrEqual(PAGES)
     })
   })
 

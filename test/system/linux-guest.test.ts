@@ -272,7 +272,7 @@ describe.skipIf(missing)('a Linux guest whose root is a disk', { timeout: buildM
       const folder = await scratchFolder()
       const invokeServed = async (socketPath: string, options: { workingSet?: WorkingSet }) => {
         const handler = await serveScene({ socketPath, memoryFile }, options)
-        const env = interposerEnvironment({ socketPath, memoryFile })
+        const env = interposerEnvironment({ socketPath, snapshot: { memoryFile } })
         const vm = await restore(guest, { env })
         await handler.prefetched
         await vm.resume()
@@ -281,14 +281,14 @@ describe.skipIf(missing)('a Linux guest whose root is a disk', { timeout: buildM
         return { handler, vm }
       }
       const first = await invokeServed(join(folder, 'record'), {})
-      const set = WorkingSet.fromTraces([first.handler.takeTrace()])
+      const set = WorkingSet.fromTraces([first.handler.stopRecording()])
       await first.vm.stop()
       // Each page of its page cache is one more that it needs.
-      expect(set.pages).toBeGreaterThan((leastMiB.disk_model! * 2 ** 20) / 4096)
+      expect(set.pageCount).toBeGreaterThan((leastMiB.disk_model! * 2 ** 20) / 4096)
       const second = await invokeServed(join(folder, 'serve'), { workingSet: set })
       const stats = second.handler.stats()
-      expectBrought(stats, set.pages)
-      expect(stats.residualFaults).toBeLessThan(set.pages / 5)
+      expectBrought(stats, set.pageCount)
+      expect(stats.residualFaults).toBeLessThan(set.pageCount / 5)
     },
   )
 })

@@ -87,7 +87,7 @@ describe.skipIf(missing)('a snapshot of a VM that is still restored lazily', () 
     const { vm, handler } = await restored(base, 'sw', {}, { trackDirtyPages: true })
     await vm.answer('s')
     await vm.answer('w')
-    const trace = handler.takeTrace()
+    const trace = handler.stopRecording()
     expect(trace.pages.length).toBeLessThan(10_000)
 
     const diff = filesIn(await scratchFolder())
@@ -156,14 +156,14 @@ describe.skipIf(missing)('a working set of an earlier snapshot of the same VM', 
     const { vm, handler } = await restored(later, 'm', { workingSet, onEvent: first.onEvent })
     expect(await vm.answer('m')).toEqual({ requests: 4 })
     expect(await handler.prefetched).toMatchObject({ complete: true, source: 'memory-file' })
-    const { mismatchedPages } = (await handler.compared)!
+    const { mismatchedPageCount } = (await handler.compared)!
     // All of the chain, and a few pages of the guest's own.
-    expect(mismatchedPages).toBeGreaterThanOrEqual(7680)
+    expect(mismatchedPageCount).toBeGreaterThanOrEqual(7680)
     const warning = {
       type: 'warning',
       error: expect.objectContaining({
         code: 'ERR_SNAPSHOT_MISMATCH',
-        message: expect.stringContaining(` ${mismatchedPages} pages `),
+        message: expect.stringContaining(` ${mismatchedPageCount} pages `),
       }),
     }
     expect(first.events).toContainEqual(warning)

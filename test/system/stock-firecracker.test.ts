@@ -30,11 +30,11 @@ describe.skipIf(missing)('Firecracker itself', () => {
 
     const recording = await restored(snapshot, 'm')
     expect(await recording.vm.answer('m')).toEqual({ requests: 2 })
-    const trace = recording.handler.takeTrace()
+    const trace = recording.handler.stopRecording()
     expect(trace.pages.length).toBeGreaterThanOrEqual(7680)
     const workingSet = join(await scratchFolder(), 'set')
     const set = WorkingSet.fromTraces([trace])
-    await set.write(workingSet, { memoryFile: snapshot.memoryFile })
+    await set.write(workingSet, { snapshot: { memoryFile: snapshot.memoryFile } })
     expect(await recording.handler.close()).toMatchObject({ state: 'vm-killed' })
     expect(await recording.vm.exited).toEqual({ code: null, signal: 'SIGKILL' })
 
@@ -51,7 +51,7 @@ describe.skipIf(missing)('Firecracker itself', () => {
     expect(await handler.prefetched).toMatchObject({ complete: true, provenBy })
     const stats = handler.stats()
     expect(stats.residualFaults).toBe(0)
-    expectBrought(stats, set.pages)
+    expectBrought(stats, set.pageCount)
 
     // What is not in the set is right too, and what the guest writes stays.
     await vm.ask('l')

@@ -1,4 +1,5 @@
-import { copyFile, open, readFile, rm, truncate, writeFile } from 'node:fs/promises'
+import { existsSync } from 'node:fs'
+import { copyFile, open, readFile, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { Trace, WorkingSet } from '../../src/index.js'
@@ -19,7 +20,9 @@ function traceOf(memoryPages: number): Trace {
 
 async function set(s: Scene): Promise<string> {
   const path = join(s.folder, 'set')
-  await WorkingSet.fromTraces([traceOf(PAGES)]).write(path, { memoryFile: s.memoryFile })
+  await WorkingSet.fromTraces([traceOf(PAGES)]).write(path, {
+    snapshot: { memoryFile: s.memoryFile },
+  })
   return path
 }
 
@@ -46,11 +49,6 @@ interface Damage {
 }
 
 const damages: Damage[] = [
-  {
-    name: 'that is missing',
-    code: 'ERR_WORKING_SET_IO',
-    harm: (_, path) => rm(path),
-  },
   {
     name: 'that is something else',
     code: 'ERR_WORKING_SET_INVALID',
@@ -86,7 +84,7 @@ const damages: Damage[] = [
     harm: async (s, path) => {
       const memoryFile = join(s.folder, 'other memory')
       await makeMemoryFile(memoryFile, PAGES + 1)
-      await WorkingSet.fromTraces([traceOf(PAGES + 1)]).write(path, { memoryFile })
+      await WorkingSet.fromTraces([traceOf(PAGES + 1)]).write(path, { snapshot: { memoryFile } })
     },
   },
 ]
@@ -102,9 +100,9 @@ describe.each(damages)('a working set $name', ({ code, check, harm }) => {
     const handler = await serveScene(s, { workingSet: path, record: true, onEvent: log.onEvent })
     expect(log.events[0]).toMatchObject({ type: 'warning', error: expected })
     await s.vmm.handshake(s.socketPath)
-    expect(await handler.prefetched).toMatchObject({ pages: 0, complete: false, error: expected })
+    expect(await handler.prefetched).toMatchObject({ pageCount: 0, complete: false })
     expect((await s.vmm.verify(s.memoryFile)).wrong).toEqual([])
-    expect(handler.takeTrace().pages).toHaveLength(PAGES)
+    expect(handler.stopRecording().pages).toHaveLength(PAGES)
   })
 
   test("is refused with onBadWorkingSet 'fail'", async () => {
@@ -114,6 +112,41 @@ describe.each(damages)('a working set $name', ({ code, check, harm }) => {
     await expect(
       serveScene(s, { workingSet: path, onBadWorkingSet: 'fail' }),
     ).rejects.toMatchObject(expected)
+  })
+})
+
+describe('a working set that does not exist yet', () => {
+  test('leads to a restore on demand, complete and without a warning', async () => {
+    const s = await scene({ pages: PAGES })
+    const workingSet = join(s.folder, 'none')
+    const log = eventLog()
+    const handler = await serveScene(s, { workingSet, record: true, onEvent: log.onEvent })
+    await s.vmm.handshake(s.socketPath)
+    expect(await handler.prefetched).toMatchObject({ pageCount: 0, complete: true })
+    expect((await s.vmm.verify(s.memoryFile)).wrong).toEqual([])
+    expect(handler.stopRecording().pages).toHaveLength(PAGES)
+    await handler.close()
+    expect(log.types()).toEqual(['listening', 'connected', 'closed'])
+  })
+
+  test("is refused with onBadWorkingSet 'fail'", async () => {
+    const s = await scene({ pages: PAGES })
+    const path = join(s.folder, 'none')
+    await expect(
+      serveScene(s, { workingSet: path, onBadWorkingSet: 'fail' }),
+    ).rejects.toMatchObject({ code: 'ERR_WORKING_SET_IO', syscall: 'open', path })
+    expect(existsSync(s.socketPath)).toBe(false)
+  })
+
+  test('is not one that cannot be opened, which is reported', async () => {
+    const s = await scene({ pages: PAGES })
+    const workingSet = join(s.memoryFile, 'below a file')
+    const log = eventLog()
+    const handler = await serveScene(s, { workingSet, onEvent: log.onEvent })
+    const error = { code: 'ERR_WORKING_SET_IO', path: workingSet }
+    expect(log.events[0]).toMatchObject({ type: 'warning', error })
+    await s.vmm.handshake(s.socketPath)
+    expect(await handler.prefetched).toMatchObject({ pageCount: 0, complete: false })
   })
 })
 
@@ -127,7 +160,7 @@ describe('a working set whose data is damaged', () => {
     const handler = await serveScene(s, { workingSet: path, onEvent: log.onEvent })
     await s.vmm.handshake(s.socketPath)
     expect(await handler.prefetched).toMatchObject({
-      pages: 700,
+      pageCount: 700,
       complete: true,
       source: 'memory-file',
       provenBy: undefined,
@@ -169,5 +202,5 @@ test('a working set travels with a copy of its snapshot', async () => {
   await copyFile(path, workingSet)
   const handler = await serveScene({ ...s, memoryFile }, { workingSet, onBadWorkingSet: 'fail' })
   await s.vmm.handshake(s.socketPath)
-  expect(await handler.prefetched).toMatchObject({ pages: 700, complete: true })
+  expect(await handler.prefetched).toMatchObject({ pageCount: 700, complete: true })
 })

@@ -105,9 +105,9 @@ describe('a handshake is refused', () => {
     expect(await s.vmm.fds()).toBeGreaterThan(0)
   })
 
-  test("and with onFailure 'leave-vm' it is left as well", async () => {
+  test("and with vm: 'leave' it is left as well", async () => {
     const s = await scene({ pages: 64 })
-    const handler = await serveScene(s, { onFailure: 'leave-vm' })
+    const handler = await serveScene(s, { vm: 'leave' })
     await s.vmm.handshake(s.socketPath, { fds: 2 })
     await expect(handler.closed).rejects.toThrow(/was left without a handler/)
     expect(await s.vmm.fds()).toBeGreaterThan(0)
@@ -174,14 +174,20 @@ describe('the socket', () => {
   test('needs a path that fits into an address', async () => {
     const s = await scene({ pages: 64 })
     await expect(
-      serveScene({ memoryFile: s.memoryFile, socketPath: join(s.folder, 'x'.repeat(108)) }),
+      serveScene({
+        memoryFile: s.memoryFile,
+        socketPath: join(s.folder, 'x'.repeat(108)),
+      }),
     ).rejects.toMatchObject({ code: 'ERR_SOCKET', check: 'path-length' })
   })
 
   test('needs a folder', async () => {
     const s = await scene({ pages: 64 })
     await expect(
-      serveScene({ memoryFile: s.memoryFile, socketPath: join(s.folder, 'no', 'uffd.sock') }),
+      serveScene({
+        memoryFile: s.memoryFile,
+        socketPath: join(s.folder, 'no', 'uffd.sock'),
+      }),
     ).rejects.toMatchObject({ code: 'ERR_SOCKET', syscall: 'bind' })
   })
 
@@ -245,7 +251,11 @@ describe('the memory file', () => {
   test('must be there', async () => {
     const folder = await scratchFolder()
     await expect(
-      serve({ socketPath: join(folder, 's'), memoryFile: join(folder, 'none') }),
+      serve({
+        socketPath: join(folder, 's'),
+        snapshot: { memoryFile: join(folder, 'none') },
+        record: true,
+      }),
     ).rejects.toMatchObject({ code: 'ERR_SOURCE_READ', syscall: 'open', errno: -2 })
     await expect(stat(join(folder, 's'))).rejects.toMatchObject({ code: 'ENOENT' })
   })
@@ -253,7 +263,7 @@ describe('the memory file', () => {
   test('must be a file', async () => {
     const folder = await scratchFolder()
     await expect(
-      serve({ socketPath: join(folder, 's'), memoryFile: folder }),
+      serve({ socketPath: join(folder, 's'), snapshot: { memoryFile: folder }, record: true }),
     ).rejects.toMatchObject({ code: 'ERR_SOURCE_READ' })
   })
 

@@ -6,9 +6,18 @@ import { native } from '../../src/binding/addon.js'
 import { Trace, WorkingSet } from '../../src/index.js'
 import { makeMemoryFile } from '../support/fake-vmm.js'
 import { borrowHugePages } from '../support/huge-page-pool.js'
-import { expectCounts, type Scene, scene, scratchFolder, serveScene } from '../support/scratch.js'
+import {
+  eventLog,
+  expectCounts,
+  type Scene,
+  scene,
+  scratchFolder,
+  serveScene,
+} from '../support/scratch.js'
 
 const HUGE = 2097152
+/** What everything is counted in. */
+const SMALL_PAGES = HUGE / 4096
 const PAGES = 16
 
 const lacking = await borrowHugePages(2 * PAGES, PAGES)
@@ -17,7 +26,7 @@ if (skipped) console.log(`skipped: needs ${lacking}`)
 
 async function writtenSet(s: Scene, trace: Trace): Promise<string> {
   const path = join(s.folder, 'set')
-  await WorkingSet.fromTraces([trace]).write(path, { memoryFile: s.memoryFile })
+  await WorkingSet.fromTraces([trace]).write(path, { snapshot: { memoryFile: s.memoryFile } })
   return path
 }
 
@@ -28,7 +37,7 @@ describe.skipIf(skipped)('a guest on pages of 2 MiB', () => {
     await s.vmm.handshake(s.socketPath)
     expect(await handler.connected).toMatchObject({ pageSize: HUGE, memoryBytes: PAGES * HUGE })
     expect(await s.vmm.sweep(3, 5, s.memoryFile, { write: true })).toMatchObject({ wrongCount: 0 })
-    await expectCounts(handler, { installed: PAGES, zero: 0 })
+    await expectCounts(handler, { installed: PAGES * SMALL_PAGES, zero: 0 })
   })
 
   test('is recorded and prefetched in whole pages', async () => {
@@ -36,7 +45,7 @@ describe.skipIf(skipped)('a guest on pages of 2 MiB', () => {
     const recorder = await serveScene(s)
     await s.vmm.handshake(s.socketPath)
     await s.vmm.read(7, 3, 12)
-    const trace = recorder.takeTrace()
+    const trace = recorder.stopRecording()
     expect([...trace.pages]).toEqual([7, 3, 12])
     expect(trace.pageSize).toBe(HUGE)
     await recorder.close()
@@ -45,7 +54,7 @@ describe.skipIf(skipped)('a guest on pages of 2 MiB', () => {
     const workingSet = await writtenSet(s, trace)
     const handler = await serveScene(next, { workingSet, onBadWorkingSet: 'fail' })
     await next.vmm.handshake(next.socketPath)
-    expect(await handler.prefetched).toMatchObject({ pages: 3, complete: true })
+    expect(await handler.prefetched).toMatchObject({ pageCount: 3 * SMALL_PAGES, complete: true })
     await next.vmm.read(7, 3, 12)
     expect(handler.stats().faults).toBe(0)
     expect((await next.vmm.verify(next.memoryFile)).wrong).toEqual([])
@@ -62,7 +71,7 @@ describe.skipIf(skipped)('a guest on pages of 2 MiB', () => {
     const handler = await serveScene(s, { workingSet, onStaleWorkingSet: 'fail' })
     await s.vmm.handshake(s.socketPath)
     expect(await handler.prefetched).toMatchObject({
-      pages: 3,
+      pageCount: 3 * SMALL_PAGES,
       source: 'memory-file',
       provenBy: undefined,
     })
@@ -82,7 +91,7 @@ describe.skipIf(skipped)('a guest on pages of 2 MiB', () => {
     })
     const handler = await serveScene(s, { workingSet: await writtenSet(s, trace) })
     await s.vmm.handshake(s.socketPath)
-    expect(await handler.prefetched).toMatchObject({ pages: 2, complete: true })
+    expect(await handler.prefetched).toMatchObject({ pageCount: 2 * SMALL_PAGES, complete: true })
     expect((await s.vmm.present(0, PAGES)).runs).toEqual([
       [2, 1],
       [5, 1],
@@ -101,6 +110,33 @@ describe.skipIf(skipped)('a guest on pages of 2 MiB', () => {
     await s.vmm.remove(4, 1)
     const expected = { removed: [4, [9, 10]] as const }
     expect((await s.vmm.verify(s.memoryFile, expected)).wrong).toEqual([])
+  })
+
+  test('is counted in pages of 4 KiB: its set, its prefetch and every counter of pages', async () => {
+    const s = await scene({ pages: PAGES, pageSize: HUGE, holes: false })
+    const pages = Uint32Array.of(7, 3, 12)
+    const trace = new Trace({ pageSize: HUGE, memoryBytes: PAGES * HUGE, pages, timesUs: pages })
+    const workingSet = await WorkingSet.read(await writtenSet(s, trace))
+    expect(workingSet.pageCount).toBe(3 * SMALL_PAGES)
+    const log = eventLog()
+    const handler = await serveScene(s, { workingSet, onEvent: log.onEvent })
+    await s.vmm.handshake(s.socketPath)
+    expect((await handler.prefetched).pageCount).toBe(workingSet.pageCount)
+    await s.vmm.read(7, 0, 1)
+    await s.vmm.remove(5, 2)
+    const stats = {
+      faults: 2,
+      residualFaults: 2,
+      prefetched: 3 * SMALL_PAGES,
+      installed: 5 * SMALL_PAGES,
+      installedAhead: 0,
+      removed: 2 * SMALL_PAGES,
+      bytesRead: 5 * HUGE,
+    }
+    await expectCounts(handler, stats)
+    expect((await handler.close()).stats).toMatchObject(stats)
+    const installed = log.events.find(({ type }) => type === 'prefetched')
+    expect(installed).toMatchObject({ pageCount: workingSet.pageCount, extentCount: 3 })
   })
 
   test('can be detached', async () => {
@@ -135,7 +171,7 @@ describe.skipIf(skipped)('a guest on pages of 2 MiB', () => {
     expect(guest.error).toBeUndefined()
     expect(await guest.event('verified')).toMatchObject({ pages: 9, wrong: 0 })
     await handler.closed
-    expect(handler.stats()).toMatchObject({ faults: 9, removed: 2 })
+    expect(handler.stats()).toMatchObject({ faults: 9, removed: 2 * SMALL_PAGES })
   })
 })
 
@@ -149,6 +185,6 @@ test('a set recorded on 2 MiB pages serves a guest on 4 KiB pages', async () => 
   })
   const handler = await serveScene(s, { workingSet: await writtenSet(s, trace) })
   await s.vmm.handshake(s.socketPath)
-  expect(await handler.prefetched).toMatchObject({ pages: 1024, complete: true })
+  expect(await handler.prefetched).toMatchObject({ pageCount: 1024, complete: true })
   expect((await s.vmm.verify(s.memoryFile)).wrong).toEqual([])
 })

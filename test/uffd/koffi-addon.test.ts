@@ -97,7 +97,7 @@ async function listen(
 ): Promise<{ handler: FaultHandler; socketPath: string }> {
   const socketPath = join(snapshot.directory, 'uffd.sock')
   const { memoryFile } = snapshot
-  const handler = await serve({ socketPath, memoryFile, onFailure: 'leave-vm', ...options })
+  const handler = await serve({ socketPath, snapshot: { memoryFile }, vm: 'leave', ...options })
   onTestFinished(async () => {
     await handler.close({ vm: 'leave' }).catch(() => {})
   })
@@ -215,8 +215,8 @@ describe.skipIf(noUffd)(noUffd ?? 'the addon, seen by a client over koffi', () =
       pageSize,
       memoryBytes: pages * pageSize,
       regions: [
-        { baseAddress: guest.low.address, size: guest.low.size, offset: 0 },
-        { baseAddress: guest.high.address, size: guest.high.size, offset: guest.low.size },
+        { baseAddress: Number(guest.low.address), size: guest.low.size, offset: 0 },
+        { baseAddress: Number(guest.high.address), size: guest.high.size, offset: guest.low.size },
       ],
     })
     const order = Array.from({ length: pages }, (_, i) => (i * 29) % pages)
@@ -234,7 +234,7 @@ describe.skipIf(noUffd)(noUffd ?? 'the addon, seen by a client over koffi', () =
         removed: 0,
         bytesRead: (pages - holes.length) * pageSize,
       })
-    expect([...handler.takeTrace().pages]).toEqual(order)
+    expect([...handler.stopRecording().pages]).toEqual(order)
   })
 
   test('a page that the guest gives back reads as zeros, touched before or not', async () => {
@@ -257,7 +257,7 @@ describe.skipIf(noUffd)(noUffd ?? 'the addon, seen by a client over koffi', () =
     const recorded = await restore(snapshot, { record: true })
     for (const page of touched) await recorded.guest.read(page)
     await expect.poll(() => recorded.handler.stats().faults).toBe(touched.length)
-    const workingSet = WorkingSet.fromTraces([recorded.handler.takeTrace()])
+    const workingSet = WorkingSet.fromTraces([recorded.handler.stopRecording()])
     await recorded.handler.close({ vm: 'leave' })
 
     const { guest, handler } = await restore(snapshot, { workingSet })

@@ -27,20 +27,15 @@ async function someSet(s: Scene): Promise<string> {
     timesUs: pages,
   })
   const path = join(s.folder, 'set')
-  await WorkingSet.fromTraces([trace]).write(path, { memoryFile: s.memoryFile })
+  await WorkingSet.fromTraces([trace]).write(path, { snapshot: { memoryFile: s.memoryFile } })
   return path
 }
 
 /** Runs a process that serves up to a stage and then ends, with the VM connecting when it may. */
-async function endAt(
-  s: Scene,
-  stage: Stage,
-  ending: Ending,
-  onFailure: 'kill-vm' | 'leave-vm',
-): Promise<End> {
+async function endAt(s: Scene, stage: Stage, ending: Ending, vm: 'kill' | 'leave'): Promise<End> {
   const { socketPath, memoryFile } = s
   const workingSet = stage === 'prefetched' ? await someSet(s) : undefined
-  const task = { socketPath, memoryFile, workingSet, stage, ending, onFailure }
+  const task = { socketPath, memoryFile, workingSet, stage, ending, vm }
   const child: ChildProcess = fork(script, [JSON.stringify(task)], { silent: true })
   onTestFinished(() => void child.kill('SIGKILL'))
   const messages: Record<string, unknown>[] = []
@@ -71,7 +66,7 @@ const cases = stages.flatMap((stage) => endings.map(([ending, end]) => ({ stage,
 describe('a process that ends', () => {
   test.each(cases)('when $stage, by $ending, kills its VM and leaves nothing', async (c) => {
     const s = await scene({ pages: 512 })
-    const { messages, ...end } = await endAt(s, c.stage, c.ending, 'kill-vm')
+    const { messages, ...end } = await endAt(s, c.stage, c.ending, 'kill')
     expect(end).toEqual(c.end)
     expect(existsSync(s.socketPath)).toBe(false)
     if (c.ending === 'worker') {
@@ -86,14 +81,14 @@ describe('a process that ends', () => {
     'by %s, leaves the VM when that is the choice',
     async (ending) => {
       const s = await scene({ pages: 512 })
-      await endAt(s, 'connected', ending, 'leave-vm')
+      await endAt(s, 'connected', ending, 'leave')
       expect(await s.vmm.fds()).toBeGreaterThan(0)
     },
   )
 
   test('by SIGKILL, cannot do anything: the VM is frozen, not fed zeros', async () => {
     const s = await scene({ pages: 512, holes: false })
-    await endAt(s, 'connected', 'SIGKILL', 'kill-vm')
+    await endAt(s, 'connected', 'SIGKILL', 'kill')
     await s.vmm.bg('stuck', 'read 7')
     expect(await s.vmm.wait('stuck', 100)).toBeUndefined()
   })
@@ -108,7 +103,7 @@ test('a session leaves no thread or descriptor behind', async () => {
     const s = await scene({ pages: 512 })
     const set = workingSet ?? (await someSet(s))
     const { socketPath, memoryFile } = s
-    const handler = await serve({ socketPath, memoryFile, workingSet: set })
+    const handler = await serve({ socketPath, snapshot: { memoryFile }, workingSet: set })
     await s.vmm.handshake(s.socketPath)
     await handler.prefetched
     await s.vmm.verify(s.memoryFile)
@@ -129,6 +124,6 @@ test('a session leaves no thread or descriptor behind', async () => {
 
 test('nothing of a session keeps the process alive once it has ended', async () => {
   const s = await scene({ pages: 64 })
-  const end = await endAt(s, 'connected', 'close', 'kill-vm')
+  const end = await endAt(s, 'connected', 'close', 'kill')
   expect(end).toMatchObject({ code: 0, signal: null })
 })

@@ -2,48 +2,22 @@ import { chmod, link, readdir, rename, truncate, unlink, utimes } from 'node:fs/
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
-import { type FaultHandler, serve, Trace, WorkingSet } from '../../src/index.js'
+import { type FaultHandler, serve, WorkingSet } from '../../src/index.js'
 import { FakeVmm, makeMemoryFile } from '../support/fake-vmm.js'
 import {
-  eventLog,
   expectCounts,
-  type Scene,
+  range,
+  recordedSet,
   scene,
+  scrambled,
   scratchFolder,
   serveScene,
 } from '../support/scratch.js'
-
-/** A written working set of these pages, in this order. */
-async function recordedSet(s: Scene, pages: number[], pageSize = 4096): Promise<string> {
-  const trace = new Trace({
-    pageSize,
-    memoryBytes: s.pages * pageSize,
-    pages: Uint32Array.from(pages),
-    timesUs: Uint32Array.from(pages.keys()),
-  })
-  const path = join(s.folder, 'set')
-  await WorkingSet.fromTraces([trace]).write(path, { memoryFile: s.memoryFile })
-  return path
-}
-
-const range = (first: number, count: number) => Array.from({ length: count }, (_, i) => first + i)
 
 /** Pages installed so far, by fault and prefetch. */
 function pagesIn(handler: FaultHandler): number {
   const { installed, zero } = handler.stats()
   return installed + zero
-}
-
-/** 0 … n-1 in an order of its own. */
-function scrambled(n: number): number[] {
-  const order = range(0, n)
-  let state = 12345
-  for (let i = n - 1; i > 0; i--) {
-    state = (Math.imul(state, 1103515245) + 12345) >>> 0
-    const j = state % (i + 1)
-    ;[order[i], order[j]] = [order[j]!, order[i]!]
-  }
-  return order
 }
 
 describe('on demand', () => {
@@ -82,7 +56,7 @@ describe('on demand', () => {
     await s.vmm.handshake(s.socketPath)
     const order = scrambled(300)
     await s.vmm.read(...order, ...order.slice(0, 50))
-    const trace = handler.takeTrace()
+    const trace = handler.stopRecording()
     expect([...trace.pages]).toEqual(order)
     expect(trace).toMatchObject({ pageSize: 4096, memoryBytes: 300 * 4096 })
     expect([...trace.timesUs]).toEqual([...trace.timesUs].sort((a, b) => a - b))
@@ -93,18 +67,18 @@ describe('on demand', () => {
     const handler = await serveScene(s)
     await s.vmm.handshake(s.socketPath)
     await s.vmm.read(5, 6)
-    expect([...handler.takeTrace().pages]).toEqual([5, 6])
+    expect([...handler.stopRecording().pages]).toEqual([5, 6])
     expect((await s.vmm.verify(s.memoryFile)).wrong).toEqual([])
-    expect([...handler.takeTrace().pages]).toEqual([5, 6])
+    expect([...handler.stopRecording().pages]).toEqual([5, 6])
   })
 
   test('a session that does not record has no trace to take', async () => {
     const s = await scene({ pages: 64 })
     const handler = await serveScene(s, { record: false })
-    expect(() => handler.takeTrace()).toThrow(expect.objectContaining({ code: 'ERR_CLOSED' }))
+    expect(() => handler.stopRecording()).toThrow(expect.objectContaining({ code: 'ERR_CLOSED' }))
     await s.vmm.handshake(s.socketPath)
     await handler.connected
-    expect(() => handler.takeTrace()).toThrow(TypeError)
+    expect(() => handler.stopRecording()).toThrow(TypeError)
   })
 })
 
@@ -116,7 +90,7 @@ describe('with a working set', () => {
     const handler = await serveScene(s, { workingSet })
     await s.vmm.handshake(s.socketPath)
     const result = await handler.prefetched
-    expect(result).toMatchObject({ pages: 900, complete: true })
+    expect(result).toMatchObject({ pageCount: 900, complete: true })
     expect((await s.vmm.present(0, 2048)).count).toBe(900)
 
     await s.vmm.read(...order)
@@ -138,7 +112,7 @@ describe('with a working set', () => {
     const handler = await serveScene(s, { workingSet: await recordedSet(s, scrambled(512)) })
     await vmm.handshake(s.socketPath)
     const data = kinds.filter((kind) => kind === 'data').length
-    expect(await handler.prefetched).toMatchObject({ pages: 512, bytes: data * 4096 })
+    expect(await handler.prefetched).toMatchObject({ pageCount: 512, bytes: data * 4096 })
     expect(handler.stats()).toMatchObject({ installed: data, zero: 512 - data })
     expect((await vmm.verify(memoryFile)).wrong).toEqual([])
   })
@@ -148,13 +122,13 @@ describe('with a working set', () => {
     const recorder = await serveScene(s)
     await s.vmm.handshake(s.socketPath)
     await s.vmm.read(...scrambled(512).slice(0, 100))
-    const workingSet = WorkingSet.fromTraces([recorder.takeTrace()])
+    const workingSet = WorkingSet.fromTraces([recorder.stopRecording()])
     await recorder.close()
 
     const next = await scene({ pages: 512 })
     const handler = await serveScene(next, { workingSet })
     await next.vmm.handshake(next.socketPath)
-    expect(await handler.prefetched).toMatchObject({ pages: 100, complete: true })
+    expect(await handler.prefetched).toMatchObject({ pageCount: 100, complete: true })
     await next.vmm.read(...scrambled(512).slice(0, 100))
     expect(handler.stats().faults).toBe(0)
     expect((await next.vmm.verify(next.memoryFile)).wrong).toEqual([])
@@ -176,14 +150,14 @@ describe('with a working set', () => {
     await s.vmm.handshake(s.socketPath)
     await handler.prefetched
     await s.vmm.read(3, 40, 4, 50)
-    expect([...handler.takeTrace().pages]).toEqual([40, 50])
+    expect([...handler.stopRecording().pages]).toEqual([40, 50])
   })
 
   test('an empty one prefetches nothing', async () => {
     const s = await scene({ pages: 64 })
     const handler = await serveScene(s, { workingSet: await recordedSet(s, []) })
     await s.vmm.handshake(s.socketPath)
-    expect(await handler.prefetched).toMatchObject({ pages: 0, complete: true })
+    expect(await handler.prefetched).toMatchObject({ pageCount: 0, complete: true })
     expect((await s.vmm.verify(s.memoryFile)).wrong).toEqual([])
   })
 })
@@ -230,133 +204,7 @@ describe('a page that the guest gave back is zero from then on', () => {
     await s.vmm.remove(20, 4)
     const { zero } = await s.vmm.read(19, 20, 21, 24)
     expect(zero).toEqual([false, true, true, false])
-    expect([...handler.takeTrace().pages]).toEqual([19, 24])
-  })
-})
-
-describe('leaving', () => {
-  test('detach() gives the guest all its memory and lets it live', async () => {
-    const s = await scene({ pages: 2048, regions: 2, gap: 4096 })
-    const handler = await serveScene(s)
-    await s.vmm.handshake(s.socketPath)
-    await handler.connected
-    await s.vmm.remove(50, 10)
-    await s.vmm.read(3, 2000)
-    await expect(handler.detach()).resolves.toMatchObject({ state: 'detached' })
-    await expect(handler.closed).resolves.toMatchObject({ state: 'detached' })
-    const expected = { removed: [[50, 59]] as const }
-    expect((await s.vmm.verify(s.memoryFile, expected)).wrong).toEqual([])
-    await s.vmm.remove(100, 5)
-    expect((await s.vmm.read(100)).zero).toEqual([true])
-  })
-
-  test('detach() while the guest touches everything', async () => {
-    const s = await scene({ pages: 4096 })
-    const handler = await serveScene(s)
-    await s.vmm.handshake(s.socketPath)
-    await handler.connected
-    const sweep = s.vmm.sweep(4, 11, s.memoryFile)
-    await handler.detach()
-    expect(await sweep).toMatchObject({ wrongCount: 0 })
-  })
-
-  test('detach() needs a VM', async () => {
-    const s = await scene({ pages: 64 })
-    const handler = await serveScene(s)
-    await expect(handler.detach()).rejects.toMatchObject({ code: 'ERR_CLOSED' })
-    await handler.close()
-    await expect(handler.detach()).rejects.toMatchObject({ code: 'ERR_CLOSED' })
-  })
-
-  test('close() kills a VM that is alive, and says so', async () => {
-    const s = await scene({ pages: 64 })
-    const handler = await serveScene(s)
-    await s.vmm.handshake(s.socketPath)
-    await handler.connected
-    const closed = handler.close()
-    expect(handler.close()).toBe(closed)
-    expect(await closed).toMatchObject({ state: 'vm-killed', stats: { faults: 0 } })
-    expect(await s.vmm.exited).toEqual({ code: null, signal: 'SIGKILL' })
-  })
-
-  test("close({ vm: 'leave' }) leaves it, frozen at its next fault", async () => {
-    const s = await scene({ pages: 64 })
-    const handler = await serveScene(s)
-    await s.vmm.handshake(s.socketPath)
-    await s.vmm.read(1)
-    expect(await handler.close({ vm: 'leave' })).toMatchObject({ state: 'vm-left' })
-    await s.vmm.bg('stuck', 'read 2')
-    expect(await s.vmm.wait('stuck', 100)).toBeUndefined()
-    expect((await s.vmm.present(1, 1)).count).toBe(1)
-  })
-
-  test('close() before anybody connected', async () => {
-    const s = await scene({ pages: 64 })
-    const handler = await serveScene(s)
-    expect(await handler.close()).toMatchObject({ state: 'closed' })
-    await expect(handler.connected).rejects.toMatchObject({ code: 'ERR_CLOSED' })
-    await expect(handler.prefetched).rejects.toMatchObject({ code: 'ERR_CLOSED' })
-  })
-
-  test('a VM that exits is a result, not an error', async () => {
-    const s = await scene({ pages: 64 })
-    const handler = await serveScene(s)
-    await s.vmm.handshake(s.socketPath)
-    await s.vmm.read(1, 2)
-    await s.vmm.exit(0)
-    expect(await handler.closed).toMatchObject({ state: 'vm-exited', stats: { faults: 2 } })
-  })
-
-  test('a VM killed at any moment ends its session, and only that', async () => {
-    const others = await scene({ pages: 1024 })
-    const other = await serveScene(others)
-    await others.vmm.handshake(others.socketPath)
-    for (let round = 0; round < 12; round++) {
-      const s = await scene({ pages: 2048 })
-      const workingSet = round % 2 ? await recordedSet(s, scrambled(2048)) : undefined
-      const handler = await serveScene(s, { workingSet })
-      await s.vmm.handshake(s.socketPath)
-      // One that is gone before it is accepted is a refused peer.
-      await handler.connected
-      const sweep = s.vmm.sweep(2, round, s.memoryFile).catch(() => {})
-      while (handler.stats().installed < round * 100) {
-        await new Promise((resolve) => setImmediate(resolve))
-      }
-      await s.vmm.kill()
-      await sweep
-      expect((await handler.closed).state).toBe('vm-exited')
-    }
-    expect((await others.vmm.verify(others.memoryFile)).wrong).toEqual([])
-    expect((await other.close()).state).toBe('vm-killed')
-  })
-
-  test('a signal ends the session with its reason', async () => {
-    const s = await scene({ pages: 64 })
-    const controller = new AbortController()
-    const handler = await serveScene(s, { signal: controller.signal })
-    await s.vmm.handshake(s.socketPath)
-    await handler.connected
-    const reason = new Error('enough')
-    controller.abort(reason)
-    await expect(handler.closed).rejects.toBe(reason)
-    expect(await s.vmm.exited).toMatchObject({ signal: 'SIGKILL' })
-    await expect(serve(optionsOf(s, controller.signal))).rejects.toBe(reason)
-  })
-
-  test('await using closes', async () => {
-    const s = await scene({ pages: 64 })
-    {
-      await using handler = await serve(optionsOf(s))
-      await s.vmm.handshake(s.socketPath)
-      await handler.connected
-    }
-    expect(await s.vmm.exited).toMatchObject({ signal: 'SIGKILL' })
-  })
-
-  const optionsOf = ({ socketPath, memoryFile }: Scene, signal?: AbortSignal) => ({
-    socketPath,
-    memoryFile,
-    signal,
+    expect([...handler.stopRecording().pages]).toEqual([19, 24])
   })
 })
 
@@ -403,38 +251,6 @@ describe('when something goes wrong', () => {
     expect((await s.vmm.verify(join(s.folder, 'link'))).wrong).toEqual([])
     await unlink(join(s.folder, 'link'))
   })
-
-  test('a listener that throws is the process’s problem, not the session’s', async () => {
-    const s = await scene({ pages: 64 })
-    const thrown: unknown[] = []
-    const listeners = process.listeners('uncaughtException')
-    process.removeAllListeners('uncaughtException')
-    process.once('uncaughtException', (error) => thrown.push(error))
-    const handler = await serveScene(s, {
-      onEvent: ({ type }) => {
-        if (type === 'connected') throw new Error('mine')
-      },
-    })
-    await s.vmm.handshake(s.socketPath)
-    await handler.connected
-    expect((await s.vmm.verify(s.memoryFile)).wrong).toEqual([])
-    for (const listener of listeners) process.on('uncaughtException', listener)
-    expect(thrown).toEqual([expect.objectContaining({ message: 'mine' })])
-  })
-})
-
-test('events tell the story in order', async () => {
-  const s = await scene({ pages: 64 })
-  const log = eventLog()
-  const workingSet = await recordedSet(s, [1, 2, 3])
-  const handler = await serveScene(s, { workingSet, onEvent: log.onEvent })
-  await s.vmm.handshake(s.socketPath)
-  await handler.prefetched
-  await handler.close()
-  expect(log.types()).toEqual(['listening', 'connected', 'prefetched', 'closed'])
-  expect(log.events[1]).toMatchObject({ pid: s.vmm.pid, pageSize: 4096, memoryBytes: 64 * 4096 })
-  expect(log.events[2]).toMatchObject({ pages: 3, complete: true })
-  expect(log.events[3]).toMatchObject({ state: 'vm-killed', stats: { prefetched: 3 } })
 })
 
 describe('many VMs', () => {
@@ -444,13 +260,18 @@ describe('many VMs', () => {
     const pages = 1024
     await makeMemoryFile(memoryFile, pages)
     const workingSet = await recordedSet(
-      { folder, memoryFile, pages, socketPath: '', vmm: undefined as never },
+      { folder, memoryFile, pages },
       scrambled(pages).slice(0, 700),
     )
     const threadsBefore = await threads()
     const restores = Array.from({ length: 64 }, async (_, i) => {
       const socketPath = join(folder, `${i}.sock`)
-      const handler = await serve({ socketPath, memoryFile, workingSet, connectTimeoutMs: 0 })
+      const handler = await serve({
+        socketPath,
+        snapshot: { memoryFile },
+        workingSet,
+        connectTimeoutMs: 0,
+      })
       await using vmm = await FakeVmm.start()
       await vmm.map(4096, pages * 4096)
       await vmm.handshake(socketPath)

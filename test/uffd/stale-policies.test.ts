@@ -32,6 +32,9 @@ const changed = [3, 50, 51, 90, 149].map((place) => order[place]!)
 const mismatchesIn = (pages: readonly number[]) =>
   pages.map((page) => ({ page, offset: page * PAGE }))
 
+/** The pair's snapshot with this name. */
+const named = ({ memoryFile }: Pair, id?: string) => ({ snapshot: { memoryFile, id } })
+
 const staleWarning = (pair: Pair, pages: number) => ({
   code: 'ERR_SNAPSHOT_MISMATCH',
   check: 'stale',
@@ -49,9 +52,9 @@ describe('a working set whose pages have changed in the memory file', () => {
     expect(first).toMatchObject({ ...unproven, warnings: [staleWarning(pair, 5)] })
     const { mismatches, ...compared } = first.compared!
     expect(compared).toEqual({
-      pages: SET_PAGES,
+      pageCount: SET_PAGES,
       identical: false,
-      mismatchedPages: 5,
+      mismatchedPageCount: 5,
       remembered: true,
       rewritten: false,
     })
@@ -72,7 +75,7 @@ describe('a working set whose pages have changed in the memory file', () => {
     const pair = await copiedPair()
     await changePages(pair.memoryFile, order.slice(0, count))
     const { compared, warnings } = await restore(pair)
-    expect(compared).toMatchObject({ mismatchedPages: count })
+    expect(compared).toMatchObject({ mismatchedPageCount: count })
     expect(compared!.mismatches).toHaveLength(Math.min(count, 16))
     expect(warnings).toMatchObject([staleWarning(pair, count)])
   })
@@ -88,7 +91,7 @@ describe('a working set whose pages have changed in the memory file', () => {
     const pair = await writtenPair()
     const bytes = await readFile(pair.memoryFile)
     await changePages(pair.memoryFile, changed)
-    expect(await restore(pair)).toMatchObject({ compared: { mismatchedPages: 5 } })
+    expect(await restore(pair)).toMatchObject({ compared: { mismatchedPageCount: 5 } })
     await writeFile(pair.memoryFile, bytes, { flag: 'r+' })
     expect(await restore(pair)).toMatchObject({ ...unproven, compared: identical, warnings: [] })
     expect(await restore(pair)).toMatchObject(proven('compared'))
@@ -112,7 +115,7 @@ describe('a change that neither size nor time of writing shows', () => {
     await withTimeSetBack(pair.memoryFile, () => change(pair.memoryFile))
     expect(await restore(pair)).toMatchObject({
       ...unproven,
-      compared: { mismatchedPages: 5 },
+      compared: { mismatchedPageCount: 5 },
       warnings: [staleWarning(pair, 5)],
     })
   })
@@ -126,12 +129,12 @@ describe('a change that neither size nor time of writing shows', () => {
     await copyFile(pair.memoryFile, memoryFile)
     await changePages(memoryFile, changed)
     const other = join(pair.folder, 'other.ws')
-    await places().write(other, { memoryFile })
+    await places().write(other, { snapshot: { memoryFile } })
     expect(await restore(pair)).toMatchObject(proven('written'))
     await withTimeSetBack(pair.workingSet, () => change(other, pair.workingSet))
     expect(await restore(pair)).toMatchObject({
       ...unproven,
-      compared: { mismatchedPages: 5 },
+      compared: { mismatchedPageCount: 5 },
       warnings: [staleWarning(pair, 5)],
     })
   })
@@ -217,7 +220,7 @@ describe("onStaleWorkingSet: 'fail'", () => {
     const spy = comparisons()
     await expectRefusal(
       pair,
-      { onStaleWorkingSet: 'fail', snapshotId: 'vm-8' },
+      { onStaleWorkingSet: 'fail', ...named(pair, 'vm-8') },
       { code: 'ERR_SNAPSHOT_MISMATCH', check: 'snapshot-id', path: pair.workingSet },
     )
     expect(spy).not.toHaveBeenCalled()
@@ -239,10 +242,8 @@ describe("onStaleWorkingSet: 'rewrite'", () => {
     })
     const workingSet = join(s.folder, 'vm.ws')
     await merged.write(workingSet, {
-      memoryFile,
-      diskImages: [image],
-      manifest: { label: 'a label' },
-      snapshotId,
+      snapshot: { memoryFile, diskImages: [image], id: snapshotId },
+      label: 'a label',
     })
     return { ...s, workingSet }
   }
@@ -271,7 +272,7 @@ describe("onStaleWorkingSet: 'rewrite'", () => {
     const restored = await restore(pair, options)
     expect(restored).toMatchObject({
       ...unproven,
-      compared: { identical: false, mismatchedPages: 5, rewritten: true },
+      compared: { identical: false, mismatchedPageCount: 5, rewritten: true },
       warnings: [staleWarning(pair, 5)],
     })
     await expectRewritten(pair, before)
@@ -290,7 +291,7 @@ describe("onStaleWorkingSet: 'rewrite'", () => {
     const restored = await restore(pair, { onStaleWorkingSet: 'rewrite' })
     expect(restored.types[0]).toBe('warning')
     expect(restored.warnings).toHaveLength(1)
-    expect(restored.compared).toMatchObject({ mismatchedPages: 5, rewritten: true })
+    expect(restored.compared).toMatchObject({ mismatchedPageCount: 5, rewritten: true })
     expect(spy).not.toHaveBeenCalled()
     await expectRewritten(pair, before)
     expect(await restore(pair)).toMatchObject(proven('written'))
@@ -300,7 +301,7 @@ describe("onStaleWorkingSet: 'rewrite'", () => {
     const pair = await fullPair('vm-7')
     await changePages(pair.memoryFile, changed)
     const before = readSet(pair.workingSet)
-    const options = { onStaleWorkingSet: 'rewrite', snapshotId: 'vm-8' } as const
+    const options = { onStaleWorkingSet: 'rewrite', ...named(pair, 'vm-8') } as const
     const restored = await restore(pair, options)
     expect(restored).toMatchObject({
       ...unproven,
@@ -327,7 +328,7 @@ describe("onStaleWorkingSet: 'rewrite'", () => {
     expect(restored.some(({ compared }) => compared?.rewritten)).toBe(true)
     await expectRewritten(pair, before)
     expect(readdirSync(pair.folder).filter((name) => name.endsWith('.tmp'))).toEqual([])
-    // Which of them it is, another may have noted last: that costs a comparison at the most.
+    // Which of them it is, another may have noted last: that costs a comparison at most.
     expect((await restore(pair)).warnings).toEqual([])
     expect((await restore(pair)).prefetched.source).toBe('working-set')
   })
@@ -352,10 +353,10 @@ describe("onStaleWorkingSet: 'rewrite'", () => {
     await vmm.handshake(socketPath)
     await handler.prefetched
     await held.begun()
-    await places().write(workingSet, { memoryFile, manifest: { label: 'newer' } })
+    await places().write(workingSet, { snapshot: { memoryFile }, label: 'newer' })
     const newer = await readFile(workingSet)
     held.release()
-    expect(await handler.compared).toMatchObject({ mismatchedPages: 1, rewritten: false })
+    expect(await handler.compared).toMatchObject({ mismatchedPageCount: 1, rewritten: false })
     expect(log.events).toContainEqual({
       type: 'warning',
       error: expect.objectContaining({ code: 'ERR_WORKING_SET_INVALID', check: 'changed' }),
@@ -369,7 +370,7 @@ describe('a name of a snapshot', () => {
     const snapshotId = 'vm-7'
     const spy = comparisons()
     for (const pair of [await writtenPair({ snapshotId }), await copiedPair({ snapshotId })]) {
-      expect(await restore(pair, { snapshotId })).toMatchObject(proven('snapshot-id'))
+      expect(await restore(pair, named(pair, snapshotId))).toMatchObject(proven('snapshot-id'))
     }
     expect(spy).not.toHaveBeenCalled()
   })
@@ -378,7 +379,7 @@ describe('a name of a snapshot', () => {
     const pair = await writtenPair({ snapshotId: 'vm-7' })
     const spy = comparisons()
     for (let i = 0; i < 2; i++) {
-      const restored = await restore(pair, { snapshotId: 'vm-8' })
+      const restored = await restore(pair, named(pair, 'vm-8'))
       expect(restored).toMatchObject({ ...unproven, warnings: [{ check: 'snapshot-id' }] })
       expect(restored.compared).toBeUndefined()
       expect(restored.types[0]).toBe('warning')
@@ -387,33 +388,32 @@ describe('a name of a snapshot', () => {
   })
 
   test.each([
-    ['the set has none', {}, { snapshotId: 'vm-7' }],
-    ['none is given', { snapshotId: 'vm-7' }, {}],
-  ])('changes nothing where %s', async (_, ofSet, given) => {
-    expect(await restore(await writtenPair(ofSet), given)).toMatchObject(proven('written'))
-    const pair = await copiedPair(ofSet)
-    expect(await restore(pair, given)).toMatchObject({ ...unproven, compared: identical })
-    expect(await restore(pair, given)).toMatchObject(proven('compared'))
+    ['the set has none', undefined, 'vm-7'],
+    ['none is given', 'vm-7', undefined],
+  ])('changes nothing where %s', async (_, snapshotId, given) => {
+    const written = await writtenPair({ snapshotId })
+    expect(await restore(written, named(written, given))).toMatchObject(proven('written'))
+    const copied = await copiedPair({ snapshotId })
+    const options = named(copied, given)
+    expect(await restore(copied, options)).toMatchObject({ ...unproven, compared: identical })
+    expect(await restore(copied, options)).toMatchObject(proven('compared'))
   })
 
-  test.each(['', 'x'.repeat(1025), 7])('is misused as %j', async (snapshotId) => {
+  test.each(['', 'x'.repeat(1025), 7])('is misused as %j', async (id) => {
     const pair = await writtenPair()
-    const misuses = [
-      serveScene(pair, { snapshotId: snapshotId as string }),
-      places().write(pair.workingSet, {
-        memoryFile: pair.memoryFile,
-        snapshotId: snapshotId as string,
-      }),
-    ]
+    const options = named(pair, id as string)
+    const misuses = [serveScene(pair, options), places().write(pair.workingSet, options)]
     for (const misuse of misuses) {
       await expect(misuse).rejects.toThrow(TypeError)
-      await expect(misuse).rejects.toThrow(/"snapshotId" .* a string of 1 to 1024 characters/)
+      await expect(misuse).rejects.toThrow(
+        /"id" of the snapshot of .* a string of 1 to 1024 characters/,
+      )
     }
   })
 
   test('may have 1024 characters', async () => {
     const snapshotId = 'é'.repeat(1024)
     const pair = await copiedPair({ snapshotId })
-    expect(await restore(pair, { snapshotId })).toMatchObject(proven('snapshot-id'))
+    expect(await restore(pair, named(pair, snapshotId))).toMatchObject(proven('snapshot-id'))
   })
 })

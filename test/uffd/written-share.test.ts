@@ -16,7 +16,7 @@ describe.skipIf(process.arch !== 'x64')('a recording', () => {
   ])('says which share of its pages was changed by %s', async (_, kind, least, most) => {
     const memoryFile = makeMemory(4096)
     const socketPath = join(await scratchFolder(), 's')
-    const handler = await serve({ socketPath, memoryFile })
+    const handler = await serve({ socketPath, snapshot: { memoryFile }, record: true })
     onTestFinished(() => void handler.close({ vm: 'leave' }).catch(() => {}))
     const touches = touched.flatMap((page, i) => {
       if (kind === 3) return [{ page }, { page, write: true }]
@@ -29,12 +29,12 @@ describe.skipIf(process.arch !== 'x64')('a recording', () => {
       socketPath,
     })
     await guest.event('done')
-    const trace = handler.takeTrace()
+    const trace = handler.stopRecording()
     expect(trace.writtenShare).toBeGreaterThanOrEqual(least)
     expect(trace.writtenShare).toBeLessThanOrEqual(most)
     const path = newPath('set')
     const set = WorkingSet.fromTraces([trace])
-    await set.write(path, { memoryFile })
+    await set.write(path, { snapshot: { memoryFile } })
     expect((await WorkingSet.read(path)).writtenShare).toBeCloseTo(trace.writtenShare!, 2)
     expect(readSet(path).writtenTouches).toBe(Math.round(trace.writtenShare! * touched.length))
     await guest.kill()
@@ -62,7 +62,7 @@ describe('the share of written pages', () => {
   test('is kept as unknown where nobody looked', async () => {
     const memoryFile = makeMemory(8)
     const path = newPath('set')
-    await WorkingSet.fromTraces([trace()]).write(path, { memoryFile })
+    await WorkingSet.fromTraces([trace()]).write(path, { snapshot: { memoryFile } })
     expect((await WorkingSet.read(path)).writtenShare).toBeUndefined()
     expect(readSet(path).writtenTouches).toBeUndefined()
   })

@@ -110,7 +110,12 @@ async function serveNobody(lane: Lane, snapshot: ChangingSnapshot): Promise<void
   const { socketPath } = lane
   const { memoryFile } = snapshot
   const workingSet = await snapshot.workingSet()
-  const handler = await serve({ socketPath, memoryFile, workingSet, connectTimeoutMs: 0 })
+  const handler = await serve({
+    socketPath,
+    snapshot: { memoryFile },
+    workingSet,
+    connectTimeoutMs: 0,
+  })
   await handler.close()
   snapshot.history.push('- served to nobody -')
 }
@@ -124,7 +129,13 @@ async function restore(lane: Lane, snapshot: ChangingSnapshot): Promise<Prefetch
     ? undefined
     : await snapshot.workingSet()
   const [handler] = await Promise.all([
-    serve({ socketPath, memoryFile, workingSet, connectTimeoutMs: 0 }),
+    serve({
+      socketPath,
+      snapshot: { memoryFile },
+      workingSet,
+      record: records,
+      connectTimeoutMs: 0,
+    }),
     mapAnew(lane, snapshot),
   ])
   const seed = random.below(2 ** 31)
@@ -149,7 +160,7 @@ async function restore(lane: Lane, snapshot: ChangingSnapshot): Promise<Prefetch
     ])
     check(found.wrong, `a sweep of ${threads} threads`)
     await handler.connected
-    if (records) snapshot.touched(handler.takeTrace())
+    if (records) snapshot.touched(handler.stopRecording())
     await leave(lane, handler)
   }
   if (random.oneIn(8)) {
@@ -197,7 +208,12 @@ test('a guest has the bytes of one memory file or is ended, whatever changes bef
     const opened = openSync(memoryFile, 'r')
     try {
       const workingSet = await snapshot.workingSet()
-      const handler = await serve({ socketPath, memoryFile, workingSet, connectTimeoutMs: 0 })
+      const handler = await serve({
+        socketPath,
+        snapshot: { memoryFile },
+        workingSet,
+        connectTimeoutMs: 0,
+      })
       snapshot.history.push('- served -')
       const changes = 1 + random.below(2)
       for (let i = 0; i < changes; i++) {

@@ -4,7 +4,7 @@ import { copyFile, mkdtemp, rm, utimes } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
-import { beforeAll, describe, expect, onTestFinished, test } from 'vitest'
+import { beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest'
 import {
   planRestore,
   prefetchPageCache,
@@ -100,10 +100,10 @@ describe('`compared`', () => {
     const onProgress = () => {
       throw error
     }
-    await expect(set.verify(pair.memoryFile, { onProgress })).rejects.toBe(error)
+    await expect(set.verify({ memoryFile: pair.memoryFile }, { onProgress })).rejects.toBe(error)
     const controller = new AbortController()
     const spy = comparisons()
-    const verified = set.verify(pair.memoryFile, { signal: controller.signal })
+    const verified = set.verify({ memoryFile: pair.memoryFile }, { signal: controller.signal })
     controller.abort(error)
     await expect(verified).rejects.toBe(error)
     expect(spy).not.toHaveBeenCalled()
@@ -149,11 +149,14 @@ describe('`compared`', () => {
 describe('a working set that was read before its file changed', () => {
   const changes: [name: string, change: (pair: Pair) => Promise<unknown>][] = [
     ['touched', ({ workingSet }) => utimes(workingSet, new Date(), new Date())],
-    ['written anew', ({ workingSet, memoryFile }) => places().write(workingSet, { memoryFile })],
+    [
+      'written anew',
+      ({ workingSet, memoryFile }) => places().write(workingSet, { snapshot: { memoryFile } }),
+    ],
     [
       'replaced by one of other places',
       async ({ workingSet, memoryFile }) =>
-        setOf(memoryFile, [1, 2, 3]).write(workingSet, { memoryFile }),
+        setOf(memoryFile, [1, 2, 3]).write(workingSet, { snapshot: { memoryFile } }),
     ],
   ]
   test.each(changes)('gives the order alone, and a warning: %s', async (_, change) => {
@@ -190,7 +193,7 @@ describe('a memory file on tmpfs', () => {
   test('proves nothing, and is compared once', async ({ skip }) => {
     skip(!isTmpfs(), 'needs a tmpfs at /dev/shm')
     const pair = await onTmpfs()
-    await places().write(pair.workingSet, { memoryFile: pair.memoryFile })
+    await places().write(pair.workingSet, { snapshot: { memoryFile: pair.memoryFile } })
     const spy = comparisons()
     for (let i = 0; i < 3; i++) {
       const restored = await restore(pair)
@@ -223,7 +226,7 @@ describe('a memory file on tmpfs', () => {
     for (let i = 0; i < 2; i++) {
       expect(await restore(pair)).toMatchObject({
         ...unproven,
-        compared: { mismatchedPages: 4, remembered: false },
+        compared: { mismatchedPageCount: 4, remembered: false },
         warnings: [{ check: 'stale' }],
       })
     }
@@ -233,9 +236,9 @@ describe('a memory file on tmpfs', () => {
   test('is restored from by name', async ({ skip }) => {
     skip(!isTmpfs(), 'needs a tmpfs at /dev/shm')
     const pair = await onTmpfs()
-    const snapshotId = 'vm-7'
-    await places().write(pair.workingSet, { memoryFile: pair.memoryFile, snapshotId })
-    expect(await restore(pair, { snapshotId })).toMatchObject(proven('snapshot-id'))
+    const snapshot = { memoryFile: pair.memoryFile, id: 'vm-7' }
+    await places().write(pair.workingSet, { snapshot })
+    expect(await restore(pair, { snapshot })).toMatchObject(proven('snapshot-id'))
   })
 })
 
@@ -246,7 +249,7 @@ describe('a stale working set in the page cache', () => {
     const memoryFile = makeMemory(1024)
     const workingSet = newPath('vm.ws')
     const pages = [700, 3, 4, 5, 90]
-    await setOf(memoryFile, pages).write(workingSet, { memoryFile })
+    await setOf(memoryFile, pages).write(workingSet, { snapshot: { memoryFile } })
     await changePages(memoryFile, [3, 700])
     await evict(memoryFile, workingSet)
     const set = readFileSync(workingSet)
@@ -261,9 +264,10 @@ describe('a stale working set in the page cache', () => {
 
   test('brings in the pages of the memory file itself', async () => {
     const { memoryFile, workingSet, expectUntouched } = await stale()
-    const result = await prefetchPageCache({ memoryFile, workingSet })
-    expect(result).toMatchObject({ pages: 5, complete: true })
-    expect(result.error).toBeUndefined()
+    const onEvent = vi.fn()
+    const result = await prefetchPageCache({ snapshot: { memoryFile }, workingSet, onEvent })
+    expect(result).toMatchObject({ pageCount: 5, complete: true })
+    expect(onEvent).not.toHaveBeenCalled()
     expectUntouched()
   })
 
@@ -273,7 +277,7 @@ describe('a stale working set in the page cache', () => {
     const plan = await planRestore({ snapshot: { memoryFile }, workingSet, backend: 'page-cache' })
     const prepared = await restorePlanned(plan, { onStaleWorkingSet: 'fail', onEvent: log.onEvent })
     onTestFinished(() => prepared.close())
-    expect(await prepared.prefetched).toMatchObject({ pages: 5, complete: true })
+    expect(await prepared.prefetched).toMatchObject({ pageCount: 5, complete: true })
     expect(log.events).toEqual([])
     expectUntouched()
   })
@@ -288,7 +292,7 @@ describe('a worker thread', () => {
     await setOf(
       memoryFile,
       Array.from({ length: 8192 }, (_, i) => i),
-    ).write(workingSet, { memoryFile })
+    ).write(workingSet, { snapshot: { memoryFile } })
     // Rejects when the process was ended by a signal, as a fault in the addon does.
     await promisify(execFile)(process.execPath, [terminated, memoryFile, workingSet, '8'])
   })

@@ -205,7 +205,7 @@ describe('a file that is not sound', () => {
         const set = await WorkingSet.read(path).catch((error: ReapTraceError) => error)
         if (place < at.manifest) expect(set).toBeInstanceOf(Error)
         if (set instanceof WorkingSet) {
-          const result = await set.verify(memoryFile).catch((error: ReapTraceError) => error)
+          const result = await set.verify({ memoryFile }).catch((error: ReapTraceError) => error)
           if (place >= at.data) expect(result).toMatchObject({ check: 'group-checksum' })
           else expect(result).toMatchObject({ identical: true })
         } else {
@@ -245,7 +245,7 @@ describe('a file that is not sound', () => {
         writeFileSync(path, bytes)
         const second = outcomeOf(() => readSet(path))
         const ours = await WorkingSet.read(path)
-          .then((set) => set.verify(memoryFile))
+          .then((set) => set.verify({ memoryFile }))
           .then(
             () => 'accepted',
             (error: ReapTraceError) =>

@@ -38,7 +38,7 @@ describe('a file whose disks are not sound', () => {
       ]),
     ])
     const file = newPath('working-set')
-    await set.write(file, { memoryFile, diskImages: SIZES.map(makeDisk) })
+    await set.write(file, { snapshot: { memoryFile, diskImages: SIZES.map(makeDisk) } })
     sound = readFileSync(file)
     const touches =
       PAGE + 32 * sound.readUInt32LE(64) + 16 * sound.readUInt32LE(68) + 8 * sound.readUInt32LE(72)
@@ -125,7 +125,7 @@ describe('a file whose disks are not sound', () => {
       }
     })
     writeFileSync(path, emptied)
-    expect((await WorkingSet.read(path)).disks.map(({ pages }) => pages)).toEqual([6, 0])
+    expect((await WorkingSet.read(path)).disks.map(({ pageCount }) => pageCount)).toEqual([6, 0])
     expect(readSet(path).disks.map(({ samples }) => samples.length)).toEqual([4, 0])
   })
 

@@ -2,6 +2,7 @@ import { readFileSync, statSync, truncateSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
+import type { Snapshot } from '../../src/snapshot/snapshot.js'
 import { dataOffsetFor, shortName } from '../../src/working-set/file/format.js'
 import { internalsOf } from '../../src/working-set/internals.js'
 import { Trace, WorkingSet } from '../../src/working-set/working-set.js'
@@ -31,7 +32,7 @@ async function written(images: readonly string[], traces: readonly Trace[]) {
   const memoryFile = makeMemory(16)
   const set = setOf(memoryFile, [3, 1], PAGE, traces)
   const path = newPath('working-set')
-  await set.write(path, { memoryFile, diskImages: images })
+  await set.write(path, { snapshot: { memoryFile, diskImages: images } })
   return { set, path, memoryFile, back: await WorkingSet.read(path) }
 }
 
@@ -71,7 +72,7 @@ describe('the disks of a working set', () => {
       {
         name: undefined,
         bytes: 32 * PAGE,
-        pages: 6,
+        pageCount: 6,
         extents: [
           { firstPage: 4, pageCount: 3, timeUs: 20 },
           { firstPage: 8, pageCount: 1, timeUs: 20 },
@@ -82,7 +83,7 @@ describe('the disks of a working set', () => {
       {
         name: undefined,
         bytes: 16 * PAGE,
-        pages: 2,
+        pageCount: 2,
         extents: [
           { firstPage: 2, pageCount: 1, timeUs: 10 },
           { firstPage: 1, pageCount: 1, timeUs: 20 },
@@ -153,8 +154,8 @@ describe('the disks of a working set', () => {
     expect(touchesOf(back)).toEqual(touchesOf(set))
     expect(back.order).toEqual(set.order)
     expect(back.describe().disks).toEqual([
-      { name: basename(images[0]!), bytes: 20 * PAGE, pages: 2, extents: 2 },
-      { name: basename(images[1]!), bytes: 5 * PAGE + 1, pages: 1, extents: 1 },
+      { name: basename(images[0]!), bytes: 20 * PAGE, pageCount: 2, extentCount: 2 },
+      { name: basename(images[1]!), bytes: 5 * PAGE + 1, pageCount: 1, extentCount: 1 },
     ])
     expect(
       internalsOf(back).file!.disks.map(({ bytes, samples }) => [bytes, [...samples.pages]]),
@@ -181,7 +182,7 @@ describe('the disks of a working set', () => {
     ])
     const { back, memoryFile } = await written([image], [trace])
     const path = newPath('again')
-    await back.write(path, { memoryFile, diskImages: [image] })
+    await back.write(path, { snapshot: { memoryFile, diskImages: [image] } })
     expect((await WorkingSet.read(path)).disks).toEqual(back.disks)
   })
 
@@ -189,7 +190,9 @@ describe('the disks of a working set', () => {
     const images = Array.from({ length: 16 }, () => makeDisk(PAGE))
     const traces = images.map((_, i) => diskTrace(PAGE, i === 3 ? [] : [[0, i]]))
     const { back, path } = await written(images, traces)
-    expect(back.disks.map(({ pages }) => pages)).toEqual(images.map((_, i) => (i === 3 ? 0 : 1)))
+    expect(back.disks.map(({ pageCount }) => pageCount)).toEqual(
+      images.map((_, i) => (i === 3 ? 0 : 1)),
+    )
     expect(readSet(path).disks[3]).toMatchObject({ pages: 0, samples: [] })
   })
 
@@ -251,14 +254,16 @@ describe('writing a set with disks', () => {
       const image = makeDisk(SIZE)
       truncateSync(image, bytes)
       const path = newPath('set')
-      const error = await failureOf(set().write(path, { memoryFile, diskImages: [image] }))
+      const error = await failureOf(
+        set().write(path, { snapshot: { memoryFile, diskImages: [image] } }),
+      )
       expect(error).toMatchObject({ code: 'ERR_SNAPSHOT_MISMATCH', check: 'size', path: image })
       expect(error.message).toContain(`${SIZE}`)
       expect(() => statSync(path)).toThrow('ENOENT')
     }
     const image = makeDisk(SIZE - PAGE + 1)
     const path = newPath('set')
-    await set().write(path, { memoryFile, diskImages: [image] })
+    await set().write(path, { snapshot: { memoryFile, diskImages: [image] } })
     expect((await WorkingSet.read(path)).disks[0]!.bytes).toBe(SIZE - PAGE + 1)
   })
 
@@ -269,7 +274,7 @@ describe('writing a set with disks', () => {
       [join(folder, 'none'), { errno: -2 }],
     ] as const) {
       const error = await failureOf(
-        set().write(newPath('set'), { memoryFile, diskImages: [image] }),
+        set().write(newPath('set'), { snapshot: { memoryFile, diskImages: [image] } }),
       )
       expect(error).toMatchObject({ code: 'ERR_SOURCE_READ', path: image, ...details })
       expect(error.message).toContain('disk image')
@@ -281,8 +286,7 @@ describe('writing a set with disks', () => {
     const bytes = readFileSync(image)
     await expect(
       set().write(`${folder}/./${basename(image)}`, {
-        memoryFile: makeMemory(16),
-        diskImages: [image],
+        snapshot: { memoryFile: makeMemory(16), diskImages: [image] },
       }),
     ).rejects.toThrow(TypeError)
     expect(readFileSync(image).equals(bytes)).toBe(true)
@@ -295,13 +299,13 @@ describe('writing a set with disks', () => {
     expect(() => indexOf(max + 1)).toThrow('and those of its disks, is too large')
   })
 
-  test.each<[string, object, string]>([
-    ['no images', {}, '"diskImages"'],
-    ['one too many', { diskImages: ['a', 'b'] }, 'an array with the path of each'],
+  test.each<[string, Partial<Snapshot>, string]>([
+    ['no images', {}, 'Expected 1 diskImages in the snapshot of WorkingSet.write()'],
+    ['one too many', { diskImages: ['a', 'b'] }, "one for each of the set's disks, got 2"],
     ['an empty path', { diskImages: [''] }, '"diskImages"'],
-    ['a path instead of a list', { diskImages: 'a' }, '"diskImages"'],
-  ])('is a TypeError before anything is opened: %s', async (_, options, sentence) => {
-    const work = set().write('/nowhere/set', { memoryFile: 'm', ...options } as never)
+    ['a path instead of a list', { diskImages: 'a' as never }, '"diskImages"'],
+  ])('is a TypeError before anything is opened: %s', async (_, images, sentence) => {
+    const work = set().write('/nowhere/set', { snapshot: { memoryFile: 'm', ...images } })
     const error = await work.catch((reason: unknown) => reason)
     expect(error).toBeInstanceOf(TypeError)
     expect((error as Error).message).toContain(sentence)
@@ -309,8 +313,11 @@ describe('writing a set with disks', () => {
 
   test('is a TypeError with images and no disks', async () => {
     const memoryFile = makeMemory(16)
-    const work = setOf(memoryFile, [1]).write(newPath('set'), { memoryFile, diskImages: ['a'] })
-    await expect(work).rejects.toThrow('left out, as the set has no disks')
+    const work = setOf(memoryFile, [1]).write(newPath('set'), {
+      snapshot: { memoryFile, diskImages: ['a'] },
+    })
+    await expect(work).rejects.toThrow(TypeError)
+    await expect(work).rejects.toThrow('Expected 0 diskImages')
   })
 })
 
@@ -328,7 +335,7 @@ describe('misuse of traces of disks', () => {
     ['17 disks', Array(17).fill([one, one]), 'up to 16'],
     ['a trace too few', [[one]], 'disk 0 for each of 2 runs, got 1'],
     ['a disk without traces', [[one, one], []], 'disk 1 for each of 2 runs, got 0'],
-    ['things that are no traces', [[one, {}]], 'class Trace'],
+    ['things that are no traces', [[one, {}]], '"pageSize" of Trace'],
     ['pages of 2 MiB', [[huge, huge]], 'pages of 4096 bytes, got 2097152'],
     ['two sizes', [[one, diskTrace(2 * PAGE, [])]], 'got memoryBytes 4096 and 8192'],
   ])('is a TypeError: %s', (_, disks, sentence) => {

@@ -12,21 +12,21 @@ describe('a written working set', () => {
     const memoryFile = makeMemory(64)
     const set = setOf(memoryFile, [40, 3, 4, 63, 0, 5])
     const path = newPath('working-set')
-    const manifest = await set.write(path, { memoryFile, manifest: { label: 'hello' } })
+    const manifest = await set.write(path, { snapshot: { memoryFile }, label: 'hello' })
     const back = await WorkingSet.read(path)
     expect(back.order).toEqual(set.order)
     expect(back.extents).toEqual(set.extents)
-    expect(back).toMatchObject({ pages: 6, bytes: 24576, runs: 1, memoryBytes: 64 * PAGE })
+    expect(back).toMatchObject({ pageCount: 6, bytes: 24576, runCount: 1, memoryBytes: 64 * PAGE })
     expect(back.manifest).toEqual(manifest)
     expect(manifest).toMatchObject({ label: 'hello', createdBy: 'reap-trace' })
     expect(back.describe()).toMatchObject({
       file: {
         path,
         fileBytes: statSync(path).size,
-        groups: 1,
-        extents: 4,
-        dataPages: 6,
-        zeroPages: 0,
+        groupCount: 1,
+        extentCount: 4,
+        dataPageCount: 6,
+        zeroPageCount: 0,
       },
     })
   })
@@ -44,12 +44,14 @@ describe('a written working set', () => {
   })
 
   test.each([1, 1024])('keeps the name of its snapshot, of %i characters', async (length) => {
-    const snapshotId = 'é'.repeat(length)
+    const id = 'é'.repeat(length)
     const memoryFile = makeMemory(8)
     const path = newPath('working-set')
-    const manifest = await setOf(memoryFile, [1]).write(path, { memoryFile, snapshotId })
-    expect(manifest.snapshotId).toBe(snapshotId)
-    expect(readSet(path).manifest.snapshotId).toBe(snapshotId)
+    const manifest = await setOf(memoryFile, [1]).write(path, {
+      snapshot: { memoryFile, id },
+    })
+    expect(manifest.snapshotId).toBe(id)
+    expect(readSet(path).manifest.snapshotId).toBe(id)
     expect((await WorkingSet.read(path)).manifest).toEqual(manifest)
   })
 
@@ -72,8 +74,8 @@ describe('a written working set', () => {
     expect([...read.zeroPages].sort((a, b) => a - b)).toEqual([10, 11, 50, 150])
     expect(read.groups).toEqual([{ pages: 6, dataBytes: 2 * PAGE, extents: 4 }])
     expect((await WorkingSet.read(path)).describe().file).toMatchObject({
-      dataPages: 2,
-      zeroPages: 4,
+      dataPageCount: 2,
+      zeroPageCount: 4,
     })
   })
 
@@ -106,7 +108,7 @@ describe('a written working set', () => {
       { pages: 4096, dataBytes: 0, extents: 1 },
       { pages: 904, dataBytes: 0, extents: 1 },
     ])
-    expect((await (await WorkingSet.read(path)).verify(memoryFile)).identical).toBe(true)
+    expect((await (await WorkingSet.read(path)).verify({ memoryFile })).identical).toBe(true)
   })
 
   test('may have no pages', async () => {
@@ -114,8 +116,8 @@ describe('a written working set', () => {
     const path = await write(memoryFile, [])
     expect(readSet(path)).toMatchObject({ touches: [], groups: [] })
     const back = await WorkingSet.read(path)
-    expect(back.pages).toBe(0)
-    expect(await back.verify(memoryFile)).toMatchObject({ pages: 0, identical: true })
+    expect(back.pageCount).toBe(0)
+    expect(await back.verify({ memoryFile })).toMatchObject({ pageCount: 0, identical: true })
   })
 
   test('of a 2 MiB guest has all 512 pages of a block', async () => {
@@ -130,7 +132,7 @@ describe('a written working set', () => {
     expect(read.pages.size).toBe(1024)
     const back = await WorkingSet.read(path)
     expect([...back.order.pages]).toEqual([3, 1])
-    expect(await back.verify(memoryFile)).toMatchObject({ pages: 1024, identical: true })
+    expect(await back.verify({ memoryFile })).toMatchObject({ pageCount: 1024, identical: true })
   })
 
   test('gives a second reader, written from the specification, every page of the memory file', async () => {
@@ -169,8 +171,8 @@ describe('a written working set', () => {
       memoryFile,
       Array.from({ length: 2500 }, (_, i) => i),
     ).write(newPath('working-set'), {
-      memoryFile,
-      onProgress: ({ pages, totalPages }) => seen.push(pages, totalPages),
+      snapshot: { memoryFile },
+      onProgress: ({ pageCount, totalPageCount }) => seen.push(pageCount, totalPageCount),
     })
     expect(seen).toEqual([1024, 2500, 2048, 2500, 2500, 2500])
   })
@@ -215,13 +217,13 @@ describe('the specification', () => {
     ])
     const set = await WorkingSet.read(path)
     expect([...set.order.pages]).toEqual([5, 2, 3, 4])
-    expect((await set.verify(memoryFile)).identical).toBe(true)
+    expect((await set.verify({ memoryFile })).identical).toBe(true)
 
     // The writer gives these very bytes.
     const manifest = encodeManifest(set.manifest!)
     const dataOffset = dataOffsetFor(4, 4, 0, manifest.length)
     const group = { dataOffset, dataBytes: 3 * PAGE, firstExtent: 0, extentCount: 3, firstRank: 0 }
-    const { dataPages, zeroPages } = set.describe().file!
+    const { dataPageCount: dataPages, zeroPageCount: zeroPages } = set.describe().file!
     const head = encodeHead(
       {
         ...read,

@@ -51,7 +51,7 @@ async function stored() {
   }
   const memoryFile = join(parent, 'memory')
   writeFileSync(memoryFile, 'memory')
-  const finding = { memoryFile, how: 'compared', mismatchedPages: 0, mismatches: [] } as const
+  const finding = { memoryFile, how: 'compared', mismatchedPageCount: 0, mismatches: [] } as const
   await remember(set, memory, finding, synced)
   const file = join(folder, `77-${inode}.json`)
   return { parent, folder, file, set, finding }
@@ -207,8 +207,8 @@ describe('findings in a file', () => {
     },
     { name: 'of another state of the memory file', change: inFinding({ memory: '1:2:4096:5:7' }) },
     { name: 'found in another way', change: inFinding({ how: 'guessed' }) },
-    { name: 'without a count', change: inFinding({ mismatchedPages: undefined }) },
-    { name: 'with half a page', change: inFinding({ mismatchedPages: 0.5 }) },
+    { name: 'without a count', change: inFinding({ mismatchedPageCount: undefined }) },
+    { name: 'with half a page', change: inFinding({ mismatchedPageCount: 0.5 }) },
     { name: 'without a list', change: inFinding({ mismatches: undefined }) },
   ]
   test.each(bad)(
@@ -252,8 +252,8 @@ describe('findings in a file', () => {
     const { set, finding } = await stored()
     await remember(set, stampAt(5), finding, synced)
     expect(await foundElsewhere(set)).toBeUndefined()
-    await remember(set, memory, { ...finding, mismatchedPages: 2, mismatches: [4, 7] }, synced)
-    expect(await foundElsewhere(set)).toMatchObject({ mismatchedPages: 2, mismatches: [4, 7] })
+    await remember(set, memory, { ...finding, mismatchedPageCount: 2, mismatches: [4, 7] }, synced)
+    expect(await foundElsewhere(set)).toMatchObject({ mismatchedPageCount: 2, mismatches: [4, 7] })
   })
 
   test('go when the set is written anew in the same inode', async () => {

@@ -92,7 +92,7 @@ describe('a working set that was written on this host', () => {
     await changePages(memoryFile, [order[7]!])
     expect(await restore({ ...pair, memoryFile })).toMatchObject({
       ...unproven,
-      compared: { mismatchedPages: 1, rewritten: false },
+      compared: { mismatchedPageCount: 1, rewritten: false },
     })
     expect(await restore(pair)).toMatchObject(proven('written'))
   })
@@ -139,7 +139,7 @@ describe('a working set that comes with its memory file from elsewhere', () => {
     const pair = await copiedPair()
     const set = await WorkingSet.read(pair.workingSet)
     const { rewritten, ...result } = identical
-    expect(await set.verify(pair.memoryFile)).toEqual(result)
+    expect(await set.verify({ memoryFile: pair.memoryFile })).toEqual(result)
     expect(await restore(pair)).toMatchObject(proven('compared'))
   })
 })
@@ -222,7 +222,7 @@ describe('a memory file that somebody has open for writing', () => {
     const s = await scene({ pages: 256 })
     const pair = { ...s, workingSet: join(s.folder, 'vm.ws') }
     const writer = await open(pair.memoryFile, 'r+')
-    await places().write(pair.workingSet, { memoryFile: pair.memoryFile })
+    await places().write(pair.workingSet, { snapshot: { memoryFile: pair.memoryFile } })
     for (let i = 0; i < 2; i++) {
       expect(await restore(pair)).toMatchObject({
         ...unproven,
@@ -257,7 +257,7 @@ describe('verify()', () => {
       writeSync(file, 'changed', others[0]! * PAGE)
       closeSync(file)
     }
-    expect(await set.verify(pair.memoryFile, { onProgress })).toMatchObject({
+    expect(await set.verify({ memoryFile: pair.memoryFile }, { onProgress })).toMatchObject({
       identical: true,
       remembered: false,
     })
@@ -267,8 +267,8 @@ describe('verify()', () => {
   test('refuses a set whose file was written anew since it was read', async () => {
     const pair = await writtenPair()
     const set = await WorkingSet.read(pair.workingSet)
-    await places().write(pair.workingSet, { memoryFile: pair.memoryFile })
-    await expect(set.verify(pair.memoryFile)).rejects.toMatchObject({
+    await places().write(pair.workingSet, { snapshot: { memoryFile: pair.memoryFile } })
+    await expect(set.verify({ memoryFile: pair.memoryFile })).rejects.toMatchObject({
       code: 'ERR_WORKING_SET_INVALID',
       check: 'changed',
       path: pair.workingSet,
@@ -280,8 +280,11 @@ describe('verify()', () => {
     await changePages(pair.memoryFile, [order[3]!, others[0]!])
     const set = await WorkingSet.read(pair.workingSet)
     const mismatches = [{ page: order[3], offset: order[3]! * PAGE }]
-    const result = { pages: SET_PAGES, identical: false, mismatchedPages: 1, mismatches }
-    expect(await set.verify(pair.memoryFile)).toEqual({ ...result, remembered: true })
+    const result = { pageCount: SET_PAGES, identical: false, mismatchedPageCount: 1, mismatches }
+    expect(await set.verify({ memoryFile: pair.memoryFile })).toEqual({
+      ...result,
+      remembered: true,
+    })
     const spy = comparisons()
     const { warnings } = await restore(pair)
     expect(warnings).toMatchObject([{ check: 'stale' }])

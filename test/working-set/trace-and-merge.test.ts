@@ -76,7 +76,7 @@ describe('a working set of traces', () => {
     const set = WorkingSet.fromTraces([trace([9, 3, 200, 4])])
     expect(orderOf(set)).toEqual([9, 3, 200, 4])
     expect([...set.order.timesUs]).toEqual([0, 10, 20, 30])
-    expect(set).toMatchObject({ pages: 4, bytes: 16384, pageSize: 4096, memoryBytes: MEMORY })
+    expect(set).toMatchObject({ pageCount: 4, bytes: 16384, pageSize: 4096, memoryBytes: MEMORY })
   })
 
   test('keeps only what every run has, unless told otherwise', () => {
@@ -84,7 +84,7 @@ describe('a working set of traces', () => {
     expect(orderOf(WorkingSet.fromTraces(all))).toEqual([2, 3])
     expect(byAddress(orderOf(WorkingSet.fromTraces(all, { minRuns: 1 })))).toEqual([1, 2, 3, 4, 9])
     expect(byAddress(orderOf(WorkingSet.fromTraces(all, { minRuns: 2 })))).toEqual([2, 3])
-    expect(WorkingSet.fromTraces(all).runs).toBe(3)
+    expect(WorkingSet.fromTraces(all).runCount).toBe(3)
   })
 
   test('is not led astray by a run that had other things to do first', () => {
@@ -107,7 +107,7 @@ describe('a working set of traces', () => {
 
   test('may be empty', () => {
     const set = WorkingSet.fromTraces([trace([1]), trace([2])])
-    expect(set).toMatchObject({ pages: 0, bytes: 0, extents: [] })
+    expect(set).toMatchObject({ pageCount: 0, bytes: 0, extents: [] })
     expect(set.describe()).toMatchObject({ share: 0, runLengths: [], lastTouchUs: 0 })
   })
 
@@ -165,7 +165,7 @@ describe('a working set of traces', () => {
       timesUs: Uint32Array.of(1, 2, 3),
     })
     const set = WorkingSet.fromTraces([huge])
-    expect(set).toMatchObject({ pageSize: 2097152, pages: 1536, bytes: 6 << 20 })
+    expect(set).toMatchObject({ pageSize: 2097152, pageCount: 1536, bytes: 6 << 20 })
     expect(orderOf(set)).toEqual([9, 3, 4])
     expect(set.extents).toEqual([
       { firstPage: 1536, pageCount: 1024, rank: 512 },
@@ -178,16 +178,16 @@ describe('a working set of traces', () => {
     expect(set.describe()).toEqual({
       pageSize: 4096,
       memoryBytes: MEMORY,
-      runs: 1,
-      pages: 11,
+      runCount: 1,
+      pageCount: 11,
       bytes: 45056,
       share: 11 / PAGES,
-      extents: 5,
+      extentCount: 5,
       lastTouchUs: 100,
       runLengths: [
-        { fromPages: 1, toPages: 1, extents: 2, pages: 2 },
-        { fromPages: 2, toPages: 3, extents: 2, pages: 5 },
-        { fromPages: 4, toPages: 7, extents: 1, pages: 4 },
+        { fromPages: 1, toPages: 1, extentCount: 2, pageCount: 2 },
+        { fromPages: 2, toPages: 3, extentCount: 2, pageCount: 5 },
+        { fromPages: 4, toPages: 7, extentCount: 1, pageCount: 4 },
       ],
     })
   })
@@ -195,7 +195,7 @@ describe('a working set of traces', () => {
   test('is not for the engine before it is in a file', async () => {
     const set = WorkingSet.fromTraces([trace([1])])
     expect(set.manifest).toBeUndefined()
-    await expect(set.verify('/dev/null')).rejects.toThrow(TypeError)
+    await expect(set.verify({ memoryFile: '/dev/null' })).rejects.toThrow(TypeError)
   })
 })
 
@@ -208,7 +208,11 @@ describe('misuse', () => {
   })
   test.each<[string, () => unknown, string]>([
     ['no traces', () => WorkingSet.fromTraces([]), 'at least one trace'],
-    ['things that are no traces', () => WorkingSet.fromTraces([{}] as never), 'class Trace'],
+    [
+      'things that are no traces',
+      () => WorkingSet.fromTraces([{}] as never),
+      '"pageSize" of Trace',
+    ],
     [
       'two memory sizes',
       () => WorkingSet.fromTraces([trace([1]), other]),
@@ -232,42 +236,56 @@ describe('misuse', () => {
 
   test.each<[string, (set: WorkingSet) => Promise<unknown>, string]>([
     [
-      'write() without a memory file',
+      'write() without a snapshot',
       (set) => set.write('/nowhere/ws', {} as never),
-      '"memoryFile"',
+      '"snapshot" of WorkingSet.write() to be an object with a memoryFile',
     ],
-    ['write() without a path', (set) => set.write('', { memoryFile: 'm' }), '"path"'],
+    [
+      'write() without a memory file',
+      (set) => set.write('/nowhere/ws', { snapshot: {} as never }),
+      '"memoryFile" of the snapshot of WorkingSet.write()',
+    ],
+    ['write() without a path', (set) => set.write('', { snapshot: { memoryFile: 'm' } }), '"path"'],
     [
       'a label that is a number',
-      (set) => set.write('p', { memoryFile: 'm', manifest: { label: 7 as never } }),
+      (set) => set.write('p', { snapshot: { memoryFile: 'm' }, label: 7 as never }),
       '"label"',
     ],
     [
       'a snapshot without a name',
-      (set) => set.write('p', { memoryFile: 'm', snapshotId: '' }),
-      '"snapshotId" of WorkingSet.write() to be a string of 1 to 1024 characters',
+      (set) => set.write('p', { snapshot: { memoryFile: 'm', id: '' } }),
+      '"id" of the snapshot of WorkingSet.write() to be a string of 1 to 1024 characters',
     ],
     [
       'a snapshot with too long a name',
-      (set) => set.write('p', { memoryFile: 'm', snapshotId: 's'.repeat(1025) }),
-      '"snapshotId"',
+      (set) => set.write('p', { snapshot: { memoryFile: 'm', id: 's'.repeat(1025) } }),
+      '"id"',
     ],
     [
       'a name of a snapshot that is a number',
-      (set) => set.write('p', { memoryFile: 'm', snapshotId: 7 as never }),
-      '"snapshotId"',
+      (set) => set.write('p', { snapshot: { memoryFile: 'm', id: 7 as never } }),
+      '"id"',
     ],
     [
-      'an unknown manifest member',
-      (set) => set.write('p', { memoryFile: 'm', manifest: { name: 'x' } as never }),
-      '"name"',
+      'a misspelled member of the snapshot',
+      (set) => set.write('p', { snapshot: { memoryFile: 'm', diskImage: 'd' } as never }),
+      'did you mean "diskImages"?',
     ],
     [
       'a signal that is none',
-      (set) => set.write('p', { memoryFile: 'm', signal: {} as never }),
+      (set) => set.write('p', { snapshot: { memoryFile: 'm' }, signal: {} as never }),
       '"signal"',
     ],
-    ['verify() without a path', (set) => set.verify(undefined as never), '"memoryFile"'],
+    [
+      'verify() without a snapshot',
+      (set) => set.verify(undefined as never),
+      '"snapshot" of WorkingSet.verify()',
+    ],
+    [
+      'verify() without a memory file',
+      (set) => set.verify({ memoryFile: undefined as never }),
+      '"memoryFile" of the snapshot of WorkingSet.verify()',
+    ],
     ['read() without a path', () => WorkingSet.read(undefined as never), '"path"'],
   ])('is a TypeError before anything is opened: %s', async (_, use, sentence) => {
     const error = await use(WorkingSet.fromTraces([trace([1])])).catch((reason: unknown) => reason)

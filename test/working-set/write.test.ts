@@ -50,7 +50,7 @@ describe('writing', () => {
   test('replaces the file that is there', async () => {
     const memoryFile = makeMemory(8)
     const path = await write(memoryFile, [1])
-    await setOf(memoryFile, [2, 3]).write(path, { memoryFile })
+    await setOf(memoryFile, [2, 3]).write(path, { snapshot: { memoryFile } })
     expect([...(await WorkingSet.read(path)).order.pages]).toEqual([2, 3])
   })
 
@@ -66,7 +66,7 @@ describe('writing', () => {
     const error = await failsCleanly(newFolder(), async (path) => {
       limit('1000000')
       try {
-        await set.write(path, { memoryFile })
+        await set.write(path, { snapshot: { memoryFile } })
       } finally {
         limit('unlimited')
       }
@@ -81,7 +81,7 @@ describe('writing', () => {
     try {
       const memoryFile = makeMemory(2000)
       const error = await failsCleanly(disk, (path) =>
-        setOf(memoryFile, all(2000)).write(path, { memoryFile }),
+        setOf(memoryFile, all(2000)).write(path, { snapshot: { memoryFile } }),
       )
       expect(error).toMatchObject({ code: 'ERR_WORKING_SET_IO', syscall: 'write', errno: -28 })
     } finally {
@@ -98,9 +98,9 @@ describe('writing', () => {
       if (pages === 0) abort.abort(reason)
       const error = await failsCleanly(newFolder(), (path) =>
         set.write(path, {
-          memoryFile,
+          snapshot: { memoryFile },
           signal: abort.signal,
-          onProgress: (progress) => progress.pages === pages && abort.abort(reason),
+          onProgress: (progress) => progress.pageCount === pages && abort.abort(reason),
         }),
       )
       expect(error).toBe(reason)
@@ -111,29 +111,37 @@ describe('writing', () => {
     const memoryFile = makeMemory(3000)
     const set = setOf(memoryFile, all(3000))
     const cut = await failsCleanly(newFolder(), (path) =>
-      set.write(path, { memoryFile, onProgress: () => truncateSync(memoryFile, 1500 * PAGE + 5) }),
+      set.write(path, {
+        snapshot: { memoryFile },
+        onProgress: () => truncateSync(memoryFile, 1500 * PAGE + 5),
+      }),
     )
     expect(cut).toMatchObject({ code: 'ERR_SOURCE_READ', check: 'short-read', path: memoryFile })
 
     const other = makeMemory(3000)
     const changed = await failsCleanly(newFolder(), (path) =>
-      set.write(path, { memoryFile: other, onProgress: () => utimesSync(other, 1, 2) }),
+      set.write(path, {
+        snapshot: { memoryFile: other },
+        onProgress: () => utimesSync(other, 1, 2),
+      }),
     )
     expect(changed).toMatchObject({ code: 'ERR_SOURCE_READ', check: 'changed', path: other })
   })
 
   test('refuses to replace the memory file itself', async () => {
     const memoryFile = makeMemory(8)
-    await expect(setOf(memoryFile, [1]).write(memoryFile, { memoryFile })).rejects.toThrow(
-      TypeError,
-    )
+    await expect(
+      setOf(memoryFile, [1]).write(memoryFile, { snapshot: { memoryFile } }),
+    ).rejects.toThrow(TypeError)
     expect(statSync(memoryFile).size).toBe(8 * PAGE)
   })
 
   test('refuses a memory file of another size', async () => {
     const set = setOf(makeMemory(8), [1])
     const memoryFile = makeMemory(9)
-    const error = await failsCleanly(newFolder(), (path) => set.write(path, { memoryFile }))
+    const error = await failsCleanly(newFolder(), (path) =>
+      set.write(path, { snapshot: { memoryFile } }),
+    )
     expect(error).toMatchObject({ code: 'ERR_SNAPSHOT_MISMATCH', check: 'size', path: memoryFile })
     expect((error as Error).message).toContain('32768')
     expect((error as Error).message).toContain('36864')
@@ -143,14 +151,16 @@ describe('writing', () => {
     const memoryFile = makeMemory(8)
     const set = setOf(memoryFile, [1])
     const missing = join(folder, 'no-such-folder', 'set')
-    expect(await failureOf(set.write(missing, { memoryFile }))).toMatchObject({
+    expect(await failureOf(set.write(missing, { snapshot: { memoryFile } }))).toMatchObject({
       code: 'ERR_WORKING_SET_IO',
       errno: -2,
       syscall: 'open',
       path: missing,
     })
     const into = newFolder()
-    expect(await failureOf(set.write(into, { memoryFile }))).toMatchObject({ syscall: 'rename' })
+    expect(await failureOf(set.write(into, { snapshot: { memoryFile } }))).toMatchObject({
+      syscall: 'rename',
+    })
     expect(readdirSync(into)).toEqual([])
     expect(readdirSync(folder).filter((name) => name.endsWith('.tmp'))).toEqual([])
   })
@@ -169,7 +179,7 @@ describe('writing', () => {
       ['/dev/zero', { check: 'regular-file' }],
       [join(folder, 'none'), { errno: -2, syscall: 'open' }],
     ] as const) {
-      const error = await failureOf(set.write(path, { memoryFile }))
+      const error = await failureOf(set.write(path, { snapshot: { memoryFile } }))
       expect(error).toMatchObject({ code: 'ERR_SOURCE_READ', path: memoryFile, ...details })
     }
   })

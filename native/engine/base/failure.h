@@ -11,6 +11,7 @@ namespace reap {
   X(none, "")                                       \
   X(socket, "ERR_SOCKET")                           \
   X(handshake_timeout, "ERR_HANDSHAKE_TIMEOUT")     \
+  X(vmm_exited, "ERR_VMM_EXITED")                   \
   X(handshake_invalid, "ERR_HANDSHAKE_INVALID")     \
   X(peer_refused, "ERR_PEER_REFUSED")               \
   X(source_read, "ERR_SOURCE_READ")                 \

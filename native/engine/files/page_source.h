@@ -52,6 +52,8 @@ class PageSource {
 
   explicit operator bool() const { return static_cast<bool>(fd_); }
   uint64_t bytes() const { return bytes_; }
+  // A path of the very file that is open, whatever its name has become (proc_pid_fd(5)).
+  std::string path() const { return "/proc/self/fd/" + std::to_string(fd_.get()); }
 
   // The state of the file when it was opened, and now.
   const FileStamp& stamp() const { return stamp_; }

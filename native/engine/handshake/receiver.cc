@@ -20,7 +20,7 @@ namespace reap {
 namespace {
 
 constexpr size_t kReceiveBytes = 64 << 10;
-constexpr size_t kMostDescriptors = 16;
+constexpr size_t kMaxDescriptors = 16;
 
 Failure socket_failure(const char* syscall, int error, const char* check = "") {
   Failure failure;
@@ -148,7 +148,7 @@ HandshakeReceiver::State HandshakeReceiver::refuse(const char* check, uint64_t o
 
 HandshakeReceiver::State HandshakeReceiver::receive(int connection, const HandshakeLimits& limits) {
   char bytes[kReceiveBytes];
-  alignas(cmsghdr) char control[CMSG_SPACE(kMostDescriptors * sizeof(int))];
+  alignas(cmsghdr) char control[CMSG_SPACE(kMaxDescriptors * sizeof(int))];
   for (;;) {
     iovec part{bytes, sizeof bytes};
     msghdr header{};

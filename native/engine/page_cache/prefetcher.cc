@@ -24,13 +24,13 @@ uint64_t since_us(Clock::time_point start) {
 
 constexpr size_t kPagesInWindow = 256;
 // What is asked for, counted and cancelled at once: 1 MiB.
-constexpr uint32_t kMostPages = 256;
+constexpr uint32_t kMaxPages = 256;
 
 void add(std::vector<FileExtent>* extents, FileExtent extent) {
-  while (extent.page_count > kMostPages) {
-    extents->push_back({extent.file, extent.first_page, kMostPages});
-    extent.first_page += kMostPages;
-    extent.page_count -= kMostPages;
+  while (extent.page_count > kMaxPages) {
+    extents->push_back({extent.file, extent.first_page, kMaxPages});
+    extent.first_page += kMaxPages;
+    extent.page_count -= kMaxPages;
   }
   extents->push_back(extent);
 }

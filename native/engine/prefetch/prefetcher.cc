@@ -21,9 +21,9 @@ using Filled = FaultHandler::Filled;
 constexpr size_t kPoolBuffers = 24;
 // A restore's share of these once its VM is connected, or while its reads do not wait: enough for a
 // disk that answers unevenly. A buffer costs most at its first use.
-constexpr size_t kMostAhead = 8;
+constexpr size_t kMaxAhead = 8;
 // In nanoseconds. One of 2 GiB to a slow disk takes as long.
-constexpr uint64_t kLongestWrite = 60'000'000'000;
+constexpr uint64_t kMaxWrite = 60'000'000'000;
 constexpr auto kNoMemoryPatience = std::chrono::seconds(2);
 
 }  // namespace
@@ -57,7 +57,7 @@ void Prefetcher::start(std::shared_ptr<PrefetchClient> client, std::shared_ptr<c
   job->proof_is_void = !job->proven;
   // Nor does a write() that began before this show any more, while it goes on.
   const bool has_writers = job->client->memory_file().writers() == Writers::some;
-  job->waits_for_handshake = !is_settled(job->memory_stamp[4], has_writers ? kLongestWrite : 0);
+  job->waits_for_handshake = !is_settled(job->memory_stamp[4], has_writers ? kMaxWrite : 0);
   std::lock_guard<std::mutex> lock(mutex_);
   join_others(*job);
   jobs_.push_back(std::move(job));
@@ -246,7 +246,7 @@ bool Prefetcher::read_ahead_of(Job& job, Task* task) {
 
 bool Prefetcher::fetch_ahead(Job& job, Task* task) {
   if (job.waits_for_handshake) return false;
-  const bool has_enough = fetched_ahead(job) >= kMostAhead;
+  const bool has_enough = fetched_ahead(job) >= kMaxAhead;
   if (has_enough && (job.connected || !job.waits || reads_for_others(job))) return false;
   const std::optional<uint64_t> unit = next_to_fetch(job);
   if (!unit || !(task->buffer = take_buffer())) return false;

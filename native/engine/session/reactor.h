@@ -21,6 +21,7 @@ class Reactor {
   // What an event or a timer of a session is about.
   enum class Role : uint8_t {
     listener,
+    vmm,
     connection,
     uffd,
     process,

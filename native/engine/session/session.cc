@@ -57,6 +57,7 @@ Session::~Session() {
 
 Failure Session::start() {
   std::lock_guard<std::mutex> lock(mutex_);
+  if (Failure failure = watch_vmm()) return failure;
   if (Failure failure = listener_.open(options_.socket_path, options_.peer_uid)) return failure;
   if (!reactor_.watch(id_, Role::listener, listener_.fd(), EPOLLIN)) {
     Failure failure;
@@ -66,6 +67,7 @@ Failure Session::start() {
     return failure;
   }
   phase_ = Phase::listening;
+  if (vmm_) reactor_.watch(id_, Role::vmm, vmm_.get(), EPOLLIN);
   if (options_.plan) {
     environment_.prefetcher.start(shared_from_this(), options_.plan, std::move(options_.proven));
   }
@@ -87,6 +89,9 @@ void Session::on_event(Role role, ServeBuffers& buffers) {
       return;
     case Role::listener:
       accept_peer();
+      return;
+    case Role::vmm:
+      on_vmm_exit();
       return;
     case Role::connection:
       receive_handshake();
@@ -260,6 +265,7 @@ void Session::end_locked(EndState state, const Failure& failure, Vm vm) {
   failure_ = failure;
   if (listener_.fd() >= 0) reactor_.unwatch(listener_.fd());
   listener_.close();
+  forget_vmm();
   if (connection_) reactor_.unwatch(connection_.get());
   watch_.stop();
   environment_.prefetcher.cancel(this);

@@ -30,6 +30,7 @@ struct SessionOptions {
   bool record = false;
   bool kill_vm = true;  // when the session fails or the process ends while the VM is alive
   std::optional<uid_t> peer_uid;
+  pid_t vmm = 0;  // the process that will connect, or whose children will; 0: unknown
   std::chrono::milliseconds connect_timeout{0};  // 0: none
 };
 
@@ -106,6 +107,9 @@ class Session : public PrefetchClient, public std::enable_shared_from_this<Sessi
   enum class Phase { idle, listening, handshaking, serving, ending };
   enum class Vm { leave, kill };
 
+  Failure watch_vmm();
+  void on_vmm_exit();
+  void forget_vmm();
   void accept_peer();
   void receive_handshake();
   void begin_serving();
@@ -137,6 +141,7 @@ class Session : public PrefetchClient, public std::enable_shared_from_this<Sessi
   std::mutex mutex_;
   Phase phase_ = Phase::idle;
   Listener listener_;
+  UniqueFd vmm_;  // a pidfd, until a peer connects
   UniqueFd connection_;
   HandshakeReceiver receiver_;
   Peer peer_;

@@ -1,5 +1,7 @@
 // The part of a session's life up to its first fault.
+#include <poll.h>
 #include <sys/epoll.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -16,6 +18,13 @@ namespace {
 // From connect() to the last byte of the message, which Firecracker sends in one call.
 constexpr auto kMessageTimeout = std::chrono::seconds(5);
 
+Failure vmm_exited(pid_t pid) {
+  Failure failure;
+  failure.code = ErrorCode::vmm_exited;
+  failure.got = static_cast<uint64_t>(pid);
+  return failure;
+}
+
 }  // namespace
 
 void Session::time_out(Phase phase, const char* check) {
@@ -26,6 +35,28 @@ void Session::time_out(Phase phase, const char* check) {
   failure.code = ErrorCode::handshake_timeout;
   failure.check = check;
   refuse(failure, meet_waiting_peer());
+}
+
+// A kernel without pidfds (before 5.3), or one that refuses, leaves the VMM to the connect timeout.
+Failure Session::watch_vmm() {
+  if (options_.vmm == 0) return {};
+  vmm_.reset(static_cast<int>(::syscall(SYS_pidfd_open, options_.vmm, 0)));
+  return !vmm_ && errno == ESRCH ? vmm_exited(options_.vmm) : Failure{};
+}
+
+// A peer that waits in the backlog is the VMM or its child, of a VMM that is a jailer and has made
+// itself a daemon. Test: "a peer that connected before the named process ended is served".
+void Session::on_vmm_exit() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (phase_ != Phase::listening) return;
+  pollfd waiting{listener_.fd(), POLLIN, 0};
+  if (::poll(&waiting, 1, 0) > 0) return;
+  refuse(vmm_exited(options_.vmm), false);
+}
+
+void Session::forget_vmm() {
+  if (vmm_) reactor_.unwatch(vmm_.get());
+  vmm_.reset();
 }
 
 void Session::accept_peer() {
@@ -45,6 +76,7 @@ void Session::accept_peer() {
     reactor_.rearm(id_, Role::listener, listener_.fd(), EPOLLIN);
     return;
   }
+  forget_vmm();
   // One restore a socket: nobody else may connect from here on.
   reactor_.unwatch(listener_.fd());
   listener_.close();

@@ -26,7 +26,7 @@ class UffdWatch {
   // Serves once more after `delay`; one timer at a time.
   void serve_again(std::chrono::nanoseconds delay) { schedule(again_, delay); }
   // Faults that are held wake with their pages; this is for those whose page does not come.
-  void serve_held() { schedule(held_, FaultHandler::kLongestHold / 2); }
+  void serve_held() { schedule(held_, FaultHandler::kMaxHold / 2); }
   // A timer of this role has fired, and the caller serves.
   void fired(Reactor::Role role);
 

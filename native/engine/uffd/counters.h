@@ -67,9 +67,9 @@ class TraceRecorder {
     if (!active_.load(std::memory_order_relaxed)) return;
     std::lock_guard<std::mutex> lock(mutex_);
     if (!active_.load(std::memory_order_relaxed) || !seen_.set(page)) return;
-    constexpr uint64_t kLongest = UINT32_MAX;
+    constexpr uint64_t kMaxTime = UINT32_MAX;
     trace_->touches.push_back({static_cast<uint32_t>(page),
-                               static_cast<uint32_t>(time_us < kLongest ? time_us : kLongest)});
+                               static_cast<uint32_t>(time_us < kMaxTime ? time_us : kMaxTime)});
   }
   // Ends the recording; the trace does not change from then on. May be called again.
   std::shared_ptr<const Trace> take() {

@@ -245,7 +245,7 @@ void FaultHandler::note_faults(const std::vector<uint64_t>& faults) {
 // A page that the prefetch is about to bring costs less in its batch than alone: its UFFDIO_COPY
 // wakes who waits for it. Served one by one, such faults took most of the time from the batches
 // that would have answered them. So they are held: until their page is there, it is given back, the
-// prefetch is over, or kLongestHold has passed, after which they are served like others. Test: "a
+// prefetch is over, or kMaxHold has passed, after which they are served like others. Test: "a
 // late fault is answered by the batch that brings its page".
 //
 // No wake is lost: the kernel queues a fault before it looks whether the page has come, and an
@@ -279,7 +279,7 @@ void FaultHandler::hold_late(std::vector<uint64_t>* faults) {
 // answered.
 void FaultHandler::take_overdue(std::vector<uint64_t>* faults) {
   if (!holding_.load(std::memory_order_relaxed)) return;
-  const auto limit = Clock::now() - kLongestHold;
+  const auto limit = Clock::now() - kMaxHold;
   std::lock_guard<std::mutex> lock(mutex_);
   const auto is_done = [&](const Held& held) {
     uint64_t offset = 0;

@@ -67,9 +67,9 @@ class FaultHandler {
   // For a thread that has other work: answers what is there now and waits for no disk.
   Served serve_once(ServeBuffers& buffers);
   // Whether late faults are left to the installs that are about to answer them: serve() is to be
-  // called again within kLongestHold.
+  // called again within kMaxHold.
   bool holds_faults() const { return holding_.load(std::memory_order_relaxed); }
-  static constexpr auto kLongestHold = std::chrono::milliseconds(10);
+  static constexpr auto kMaxHold = std::chrono::milliseconds(10);
   // Whether faults that were read wait for another try; held ones do not count.
   bool has_waiting() const;
   Failure failure() const;

@@ -12,7 +12,7 @@ namespace reap {
 namespace {
 
 // Bounds how long one install can keep the demand thread out of the gate: about 40 us.
-constexpr uint64_t kLongestInstall = 128 << 10;
+constexpr uint64_t kMaxInstall = 128 << 10;
 
 }  // namespace
 
@@ -41,7 +41,7 @@ uffd::Result FaultHandler::install_zeros(uint64_t address, uint64_t length) {
 // How far from `offset` pages are missing that may be installed; 0 when the first is not.
 uint64_t FaultHandler::next_run(uint64_t offset, uint64_t end) const {
   const uint64_t page_size = memory_.page_size();
-  const uint64_t longest = std::max(page_size, kLongestInstall);
+  const uint64_t longest = std::max(page_size, kMaxInstall);
   const uint64_t limit = std::min({end - offset, memory_.host_range(offset).length, longest});
   uint64_t run = 0;
   while (run < limit) {

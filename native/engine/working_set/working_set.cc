@@ -42,6 +42,16 @@ bool has_magic(const WorkingSetHeader& header) {
   return std::memcmp(header.magic, "REAPWSET", sizeof header.magic) == 0;
 }
 
+// Whether the checksum of these kHeaderBytes is right. Gives the fields.
+bool read_sealed_header(const uint8_t* bytes, WorkingSetHeader* header) {
+  std::memcpy(header, bytes, sizeof *header);
+  uint8_t unsealed[kHeaderBytes];
+  std::memcpy(unsealed, bytes, sizeof unsealed);
+  std::memset(unsealed + offsetof(WorkingSetHeader, header_checksum), 0,
+              sizeof header->header_checksum);
+  return crc32c(unsealed, sizeof unsealed) == header->header_checksum;
+}
+
 Failure read_header(const PageSource& file, WorkingSetHeader* header) {
   uint8_t bytes[kHeaderBytes] = {};
   const uint64_t length = std::min(file.bytes(), kHeaderBytes);
@@ -66,16 +76,6 @@ Failure read_header(const PageSource& file, WorkingSetHeader* header) {
 }
 
 }  // namespace
-
-bool read_sealed_header(const uint8_t* bytes, WorkingSetHeader* header) {
-  std::memcpy(header, bytes, sizeof *header);
-  if (!has_magic(*header)) return false;
-  uint8_t unsealed[kHeaderBytes];
-  std::memcpy(unsealed, bytes, sizeof unsealed);
-  std::memset(unsealed + offsetof(WorkingSetHeader, header_checksum), 0,
-              sizeof header->header_checksum);
-  return crc32c(unsealed, sizeof unsealed) == header->header_checksum;
-}
 
 Failure read_working_set(const PageSource& file, std::shared_ptr<const WorkingSet>* found) {
   const auto set = std::make_shared<WorkingSet>();

@@ -34,15 +34,6 @@ constexpr uint64_t first_bytes(uint64_t file_bytes) {
   return std::clamp<uint64_t>(file_bytes / 128 / 4096 * 4096, 32 << 10, 512 << 10);
 }
 
-// Of that, what a choice waits for: a read of 512 KiB takes twice as long.
-constexpr uint64_t least_bytes(uint64_t file_bytes) {
-  return std::min<uint64_t>(first_bytes(file_bytes), 128 << 10);
-}
-
-// Whether these kHeaderBytes begin as a working set's do and their checksum is right. Gives the
-// fields.
-bool read_sealed_header(const uint8_t* bytes, WorkingSetHeader* header);
-
 // Reads all but the data, and checks every rule of the format but those of the manifest's JSON and
 // of the data. Of a broken rule the failure has the name and the place in the file. The tables of a
 // set of 1 GiB take some milliseconds.

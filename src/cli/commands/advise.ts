@@ -18,7 +18,7 @@ export async function advise(args: AdviseArguments, terminal: Terminal): Promise
   terminal.emit({ backend, reason, residency, vcpus, calibration, decidedMs })
   terminal.print(`${terminal.style('bold', backend)}: ${reason}`)
   terminal.print()
-  const { pages, missingPages } = residency!
+  const { pageCount: pages, missingPageCount: missingPages } = residency!
   terminal.print(
     `memory file   ${formatPlural(pages - missingPages, 'page')} of ${formatPlural(pages, 'page')} in the page cache`,
   )

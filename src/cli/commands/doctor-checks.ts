@@ -3,10 +3,7 @@ import { access, mkdtemp, open, readFile, rm, unlink, writeFile } from 'node:fs/
 import { release, tmpdir, userInfo } from 'node:os'
 import { join, resolve } from 'node:path'
 import { getSystemErrorName } from 'node:util'
-import { native } from '../../binding/addon.js'
-import { probeUserfaultfd } from '../../binding/userfaultfd.js'
-import { interposerEnvironment, serve } from '../../index.js'
-import { ensureFolder, proofFolder } from '../../working-set/findings.js'
+import { findingsFolder, interposerEnvironment, probeUserfaultfd, serve } from '../../index.js'
 import { GuestProcess } from '../demo/guest-process.js'
 import { formatCount } from '../terminal/units.js'
 
@@ -75,7 +72,7 @@ function node(): Finding {
 
 function addon(): Finding {
   try {
-    native()
+    probeUserfaultfd()
     return ok('the native addon loads')
   } catch (error) {
     const { message, hint = 'reinstall reap-trace' } = error as Error & { hint?: string }
@@ -135,11 +132,11 @@ function userfaultfdOfDemo(): Finding {
       )
 }
 
-const EVENT_REMOVE = 1n << 3n
+const EVENT_REMOVE = 1 << 3
 
 function features(): Finding {
   const { features: bits } = probeUserfaultfd()
-  return (bits & EVENT_REMOVE) !== 0n
+  return (bits & EVENT_REMOVE) !== 0
     ? ok(`userfaultfd features 0x${bits.toString(16)}, with the balloon's REMOVE event`)
     : warn(`userfaultfd features 0x${bits.toString(16)}`, 'run Linux 4.11 or later')
 }
@@ -184,11 +181,11 @@ async function hugePages(): Promise<Finding> {
 }
 
 async function proofs(): Promise<Finding> {
-  const folder = proofFolder()
-  return (await ensureFolder(folder))
-    ? ok(`results of comparisons are kept in ${folder}`)
+  const { path, isUsable } = await findingsFolder()
+  return isUsable
+    ? ok(`results of comparisons are kept in ${path}`)
     : warn(
-        `${folder} cannot be created, or others may write to it: each process compares working sets again`,
+        `${path} cannot be created, or others may write to it: each process compares working sets again`,
         'set REAP_TRACE_PROOFS to a folder that only you can write to',
       )
 }
@@ -249,7 +246,12 @@ async function serveTinyVm(
     const socketPath = join(folder, 'socket')
     await writeFile(memoryFile, Buffer.alloc(PAGES * 4096, 'reap'), { mode: 0o600 })
     vm = await GuestProcess.start(environment(socketPath, memoryFile))
-    const handler = await serve({ socketPath, memoryFile, connectTimeoutMs: 5000 })
+    const handler = await serve({
+      socketPath,
+      snapshot: { memoryFile },
+      connectTimeoutMs: 5000,
+      record: true,
+    })
     try {
       await begin(vm, socketPath, memoryFile)
       const { wrongCount } = await vm.send<{ wrongCount: number }>(`verify ${memoryFile}`)
@@ -287,7 +289,7 @@ async function endToEnd(): Promise<Finding> {
 async function interposer(): Promise<Finding> {
   const failure = await serveTinyVm(
     (vm, _, memoryFile) => vm.send(`map-file ${memoryFile} 0 ${PAGES * 4096}`),
-    (socketPath, memoryFile) => interposerEnvironment({ socketPath, memoryFile }),
+    (socketPath, memoryFile) => interposerEnvironment({ socketPath, snapshot: { memoryFile } }),
   )
   // It is for VMMs without a backend of their own: a warning.
   if (failure) {

@@ -73,17 +73,22 @@ function printFacts(
     ['label', manifest.label],
     ['snapshot', manifest.snapshotId],
     ['made', madeBy(manifest)],
-    ['of', manifest.memoryFile && `${manifest.memoryFile}, ${formatPlural(summary.runs, 'run')}`],
+    [
+      'of',
+      manifest.memoryFile && `${manifest.memoryFile}, ${formatPlural(summary.runCount, 'run')}`,
+    ],
     ['memory', `${formatBytes(summary.memoryBytes)} in ${formatBytes(summary.pageSize)} pages`],
     [
       'pages',
-      `${formatCount(summary.pages)} (${formatBytes(summary.bytes)}, ${formatShare(summary.share)} of the memory)` +
-        (file ? `, ${formatCount(file.zeroPages)} of them zero and not stored` : ''),
+      `${formatCount(summary.pageCount)} (${formatBytes(summary.bytes)}, ${formatShare(summary.share)} of the memory)` +
+        (file ? `, ${formatCount(file.zeroPageCount)} of them zero and not stored` : ''),
     ],
     [
       'extents',
-      `${formatCount(summary.extents)}, ${(summary.pages / Math.max(1, summary.extents)).toFixed(1)} pages each` +
-        (file ? ` (${formatCount(file.extents)} in ${formatPlural(file.groups, 'group')})` : ''),
+      `${formatCount(summary.extentCount)}, ${(summary.pageCount / Math.max(1, summary.extentCount)).toFixed(1)} pages each` +
+        (file
+          ? ` (${formatCount(file.extentCount)} in ${formatPlural(file.groupCount, 'group')})`
+          : ''),
     ],
     [
       'order',
@@ -93,9 +98,9 @@ function printFacts(
       '',
       `${formatShare(order.sequentialShare)} went on with the next page, ${formatShare(order.backwardShare)} went back`,
     ],
-    ...(summary.disks ?? []).map(({ name, bytes, pages, extents }): [string, string] => [
+    ...(summary.disks ?? []).map(({ name, bytes, pageCount, extentCount }): [string, string] => [
       'disk',
-      `${name}, ${formatBytes(bytes)}: ${formatPlural(pages, 'page')} (${formatBytes(pages * 4096)}) in ${formatPlural(extents, 'extent')}`,
+      `${name}, ${formatBytes(bytes)}: ${formatPlural(pageCount, 'page')} (${formatBytes(pageCount * 4096)}) in ${formatPlural(extentCount, 'extent')}`,
     ]),
     ['id', file?.id],
     ...proofRows(findings),
@@ -111,12 +116,15 @@ function proofRows(findings: readonly WorkingSetFinding[]): [string, string][] {
     const none = 'none on this host: bytes come from the memory file, and the set is compared'
     return [['proof', none]]
   }
-  return findings.map(({ how, memoryFile, at, mismatchedPages, isCurrent }, i) => {
-    const found = mismatchedPages > 0 ? `stale in ${formatPlural(mismatchedPages, 'page')}` : 'good'
-    const state = isCurrent ? `${found}, unchanged since` : 'void, as that file has changed since'
-    const verb = how === 'written' ? 'written from' : 'compared with'
-    return [i === 0 ? 'proof' : '', `${verb} ${memoryFile}, ${at}: ${state}`]
-  })
+  return findings.map(
+    ({ how, memoryFile, at, mismatchedPageCount: mismatchedPages, isCurrent }, i) => {
+      const found =
+        mismatchedPages > 0 ? `stale in ${formatPlural(mismatchedPages, 'page')}` : 'good'
+      const state = isCurrent ? `${found}, unchanged since` : 'void, as that file has changed since'
+      const verb = how === 'written' ? 'written from' : 'compared with'
+      return [i === 0 ? 'proof' : '', `${verb} ${memoryFile}, ${at}: ${state}`]
+    },
+  )
 }
 
 function madeBy({ createdAt, createdBy, host, kernel }: Manifest): string {
@@ -132,16 +140,16 @@ function madeBy({ createdAt, createdBy, host, kernel }: Manifest): string {
 const BAR = 30
 
 function printRunLengths(set: WorkingSet, terminal: Terminal): void {
-  const { runLengths, pages } = set.describe()
+  const { runLengths, pageCount: pages } = set.describe()
   if (runLengths.length === 0) return
   terminal.print()
   terminal.print(terminal.style('bold', '    run length   extents     pages'))
   for (const range of runLengths) {
     const { fromPages, toPages } = range
     const name = fromPages === toPages ? `${fromPages}` : `${fromPages}–${toPages}`
-    const share = range.pages / pages
+    const share = range.pageCount / pages
     terminal.print(
-      `${name.padStart(14)} ${formatCount(range.extents).padStart(9)} ${formatCount(range.pages).padStart(9)}  ` +
+      `${name.padStart(14)} ${formatCount(range.extentCount).padStart(9)} ${formatCount(range.pageCount).padStart(9)}  ` +
         `${'█'.repeat(Math.ceil(share * BAR))} ${formatShare(share)}`,
     )
   }
@@ -163,7 +171,7 @@ function printMap(set: WorkingSet, map: ReturnType<typeof mapMemory>, terminal: 
       : shade(cell),
   )
   for (const line of lines) terminal.print(line)
-  if (set.pages === 0) return
+  if (set.pageCount === 0) return
   if (terminal.hasColors) {
     const legend = COLORS.map((color) => terminal.style(color, '█')).join('')
     terminal.print(`  needed early ${legend} late`)

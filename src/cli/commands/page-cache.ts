@@ -6,6 +6,7 @@ import {
   type RestorePlan,
   recordPageCache,
   restore,
+  type Snapshot,
   WorkingSet,
 } from '../../index.js'
 import type { RecordArguments, RestoreArguments, ServeArguments } from '../arguments/program.js'
@@ -14,7 +15,7 @@ import { stopwatch } from '../session/served-session.js'
 import { abortOnSignal, Signals } from '../session/signals.js'
 import { CliError, errorFields, Interrupted } from '../terminal/failure.js'
 import type { Terminal } from '../terminal/terminal.js'
-import { formatBytes, formatMs, formatPlural, formatShare } from '../terminal/units.js'
+import { formatBytes, formatCount, formatMs, formatPlural, formatShare } from '../terminal/units.js'
 
 const startCommand = async (args: ServeArguments): Promise<ChildCommand | undefined> => {
   const memoryFile = resolve(args.memory)
@@ -69,7 +70,14 @@ export async function recordByPageCache(args: RecordArguments, terminal: Termina
   const signals = new Signals()
   let command: ChildCommand | undefined
   try {
-    const recording = await recordPageCache({ memoryFile: memory, diskImages: disks })
+    const snapshot = { memoryFile: memory, diskImages: disks, id: snapshotId }
+    const recording = await recordPageCache({
+      snapshot,
+      onEvent: ({ error }) => {
+        terminal.emit({ type: 'warning', error: errorFields(error) })
+        terminal.warn(error, 'the record has what the kernel read ahead as well')
+      },
+    })
     const time = stopwatch()
     const files = formatPlural(1 + disks.length, 'file')
     terminal.emit({ type: 'recording', memoryFile: memory, diskImages: disks })
@@ -89,7 +97,7 @@ export async function recordByPageCache(args: RecordArguments, terminal: Termina
       live.stop()
       record = await recording.stop()
     }
-    await write(record, { memory, disks, output, label, snapshotId }, signals, terminal)
+    await write(record, { snapshot, output, label }, signals, terminal)
   } finally {
     await command?.stop()
     signals.dispose()
@@ -97,25 +105,18 @@ export async function recordByPageCache(args: RecordArguments, terminal: Termina
 }
 
 async function write(
-  { trace, disks, mapper, trimmedPages, error }: PageCacheRecord,
-  {
-    memory,
-    disks: diskImages,
-    output,
-    label,
-    snapshotId,
-  }: Pick<RecordArguments, 'memory' | 'disks' | 'output' | 'label' | 'snapshotId'>,
+  { trace, disks, mapper, trimmedPageCount }: PageCacheRecord,
+  { snapshot, output, label }: { snapshot: Snapshot } & Pick<RecordArguments, 'output' | 'label'>,
   signals: Signals,
   terminal: Terminal,
 ): Promise<void> {
   if (trace.pages.length === 0) {
     throw new CliError(
       'ERR_NOTHING_RECORDED',
-      `no page of ${memory} came into the page cache: ${output} is not written`,
+      `no page of ${snapshot.memoryFile} came into the page cache: ${output} is not written`,
       'Does the VMM map this file (Firecracker: a File backend), and did the guest run?',
     )
   }
-  if (error) terminal.warn(error, 'the record has what the kernel read ahead as well')
   const set = WorkingSet.fromTraces([trace], { disks: disks.map((disk) => [disk]) })
   let share = 0
   const live = terminal.live(() => `writing ${output} · ${formatShare(share)}`)
@@ -124,12 +125,10 @@ async function write(
   stop.addEventListener('abort', () => interrupted.abort(stop.reason), { once: true })
   try {
     await set.write(output, {
-      memoryFile: memory,
-      ...(diskImages.length > 0 && { diskImages }),
-      manifest: { label },
-      snapshotId,
+      snapshot,
+      label,
       signal: interrupted.signal,
-      onProgress: ({ pages, totalPages }) => {
+      onProgress: ({ pageCount: pages, totalPageCount: totalPages }) => {
         share = pages / totalPages
       },
     })
@@ -139,26 +138,26 @@ async function write(
   } finally {
     live.stop()
   }
-  const { pages, bytes } = set
-  const onDisks = set.disks.reduce((sum, disk) => sum + disk.pages, 0)
-  const extents = set.extents.length
+  const { pageCount, bytes } = set
+  const onDisks = set.disks.reduce((sum, disk) => sum + disk.pageCount, 0)
+  const extentCount = set.extents.length
   terminal.emit({
     type: 'recorded',
     path: output,
-    pages,
-    extents,
+    pageCount,
+    extentCount,
     bytes,
-    diskPages: onDisks,
-    trimmedPages,
+    diskPageCount: onDisks,
+    trimmedPageCount,
     mapper: mapper?.pid ?? null,
   })
   const images = onDisks > 0 ? ` and ${formatPlural(onDisks, 'page')} of disk images` : ''
   terminal.print(
-    `recorded ${formatPlural(pages, 'page')} in ${formatPlural(extents, 'extent')} (${formatBytes(bytes)}, ${formatShare(bytes / set.memoryBytes)} of the memory)${images} in ${output}`,
+    `recorded ${formatPlural(pageCount, 'page')} in ${formatPlural(extentCount, 'extent')} (${formatBytes(bytes)}, ${formatShare(bytes / set.memoryBytes)} of the memory)${images} in ${output}`,
   )
   terminal.print(
     mapper
-      ? `pid ${mapper.pid} mapped the memory: ${formatPlural(trimmedPages, 'page')} that the kernel read besides are left out`
+      ? `pid ${mapper.pid} mapped the memory: ${formatPlural(trimmedPageCount, 'page')} that the kernel read besides are left out`
       : 'no process that may be looked into mapped the memory: what the kernel read ahead is in the record',
   )
 }
@@ -184,18 +183,14 @@ export async function restoreFromPageCache(
       terminal.note(`load the snapshot now: "mem_backend": ${JSON.stringify(backend)}`)
     command = await startCommand(args)
     const brought = restored.prefetched.then((result) => {
-      if (!('thereMs' in result)) return
-      const { pages, residentPages, bytes, extents, thereMs } = result
-      terminal.emit({
-        type: 'prefetched',
-        ...result,
-        ...(result.error && { error: errorFields(result.error) }),
-      })
-      if (pages === 0 && result.error) return
+      const { pageCount, residentPageCount, bytes, extentCount, completedMs } = result
+      terminal.emit({ type: 'prefetched', ...result })
+      if (pageCount === 0 && !result.complete) return
+      const pages = formatPlural(pageCount, 'page')
       terminal.print(
-        residentPages === pages
-          ? `prefetched nothing: ${formatPlural(pages, 'page')} in the page cache already`
-          : `prefetched ${formatBytes(bytes)} in ${formatPlural(extents, 'extent')} in ${formatMs(thereMs)}; ${formatPlural(residentPages, 'page')} of ${formatPlural(pages, 'page')} were there`,
+        residentPageCount === pageCount
+          ? `prefetched nothing: ${pages} in the page cache already`
+          : `prefetched ${formatBytes(bytes)} in ${formatPlural(extentCount, 'extent')} in ${formatMs(completedMs)}; ${formatCount(residentPageCount)} of ${pages} were there`,
       )
     })
     const done = Promise.all([brought, command?.ended])

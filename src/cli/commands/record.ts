@@ -1,7 +1,7 @@
 import { access, constants, stat } from 'node:fs/promises'
 import { dirname, resolve } from 'node:path'
+import type { Progress } from '../../index.js'
 import { ReapTraceError, serve, WorkingSet } from '../../index.js'
-import type { Progress } from '../../working-set/working-set.js'
 import type { RecordArguments } from '../arguments/program.js'
 import {
   progress,
@@ -19,7 +19,7 @@ export async function record(args: RecordArguments, terminal: Terminal): Promise
   if (args.backend === 'page-cache') return recordByPageCache(args, terminal)
   let failure: unknown
   const open = (options: SessionOptions) =>
-    serve({ ...options, memoryFile: args.memory, record: true })
+    serve({ ...options, snapshot: { memoryFile: args.memory }, record: true })
   await ServedSession.run(args, open, terminal, async (session) => {
     await untilRecorded(session, args, terminal)
     let share: number | undefined = 0
@@ -32,7 +32,7 @@ export async function record(args: RecordArguments, terminal: Terminal): Promise
     // A file that cannot be written is no reason to take the VM away.
     const written = writeTrace(session, args, terminal, {
       signal: writing.signal,
-      onProgress: ({ pages, totalPages }) => {
+      onProgress: ({ pageCount: pages, totalPageCount: totalPages }) => {
         share = pages / totalPages
       },
     })
@@ -111,7 +111,7 @@ async function writeTrace(
   terminal: Terminal,
   control: { signal: AbortSignal; onProgress: (progress: Progress) => void },
 ): Promise<void> {
-  const trace = session.handler.takeTrace()
+  const trace = session.handler.stopRecording()
   if (trace.pages.length === 0) {
     throw new CliError(
       'ERR_NOTHING_RECORDED',
@@ -120,12 +120,12 @@ async function writeTrace(
     )
   }
   const set = WorkingSet.fromTraces([trace])
-  await set.write(output, { memoryFile: memory, manifest: { label }, snapshotId, ...control })
-  const { pages, bytes } = set
-  const extents = set.extents.length
-  terminal.emit({ type: 'recorded', path: output, pages, extents, bytes })
+  await set.write(output, { snapshot: { memoryFile: memory, id: snapshotId }, label, ...control })
+  const { pageCount, bytes } = set
+  const extentCount = set.extents.length
+  terminal.emit({ type: 'recorded', path: output, pageCount, extentCount, bytes })
   terminal.print(
-    `recorded ${formatPlural(pages, 'page')} in ${formatPlural(extents, 'extent')} (${formatBytes(bytes)}, ${formatShare(bytes / set.memoryBytes)} of the memory) in ${output}`,
+    `recorded ${formatPlural(pageCount, 'page')} in ${formatPlural(extentCount, 'extent')} (${formatBytes(bytes)}, ${formatShare(bytes / set.memoryBytes)} of the memory) in ${output}`,
   )
 }
 

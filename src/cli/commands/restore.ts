@@ -6,9 +6,17 @@ import type { Terminal } from '../terminal/terminal.js'
 import { restoreFromPageCache } from './page-cache.js'
 
 export async function restore(args: RestoreArguments, terminal: Terminal): Promise<void> {
-  const { memory: memoryFile, disks, workingSet, backend, vcpus, onBadWorkingSet } = args
+  const {
+    memory: memoryFile,
+    disks,
+    workingSet,
+    backend,
+    vcpus,
+    onBadWorkingSet,
+    snapshotId: id,
+  } = args
   const plan = await planRestore({
-    snapshot: { memoryFile, diskImages: disks },
+    snapshot: { memoryFile, diskImages: disks, id },
     workingSet,
     backend,
     vcpus,
@@ -27,7 +35,7 @@ export async function restore(args: RestoreArguments, terminal: Terminal): Promi
 
 async function restoreByHandler(
   plan: RestorePlan<'uffd'>,
-  { onStaleWorkingSet, snapshotId, ...args }: RestoreArguments,
+  { onStaleWorkingSet, ...args }: RestoreArguments,
   terminal: Terminal,
 ): Promise<void> {
   await ServedSession.run(
@@ -36,7 +44,6 @@ async function restoreByHandler(
       const restored = await restorePlanned(plan, {
         ...options,
         onStaleWorkingSet,
-        snapshotId,
         onEvent: (event) => {
           if (event.type !== 'warning' || !plan.diskImages.includes(event.error.path ?? '')) {
             return onEvent(event)

@@ -14,26 +14,29 @@ export async function verify({ file, memory }: VerifyArguments, terminal: Termin
   const live = terminal.live(() => `comparing ${file} with ${memory} · ${formatShare(share)}`)
   try {
     const set = await WorkingSet.read(file)
-    const result = await set.verify(memory, {
-      signal,
-      onProgress: ({ pages, totalPages }) => {
-        share = pages / totalPages
+    const result = await set.verify(
+      { memoryFile: memory },
+      {
+        signal,
+        onProgress: ({ pageCount: pages, totalPageCount: totalPages }) => {
+          share = pages / totalPages
+        },
       },
-    })
+    )
     terminal.emit({ path: file, memory, ...result })
     if (result.identical) {
       const next = result.remembered ? '; restores on this host install them' : ''
-      terminal.print(`identical: all of ${formatPlural(result.pages, 'page')}${next}`)
+      terminal.print(`identical: all of ${formatPlural(result.pageCount, 'page')}${next}`)
       return
     }
     for (const { page, offset } of result.mismatches.slice(0, SHOWN)) {
       terminal.print(`differs: page ${page}, at 0x${offset.toString(16)} of the memory file`)
     }
-    const more = result.mismatchedPages - Math.min(SHOWN, result.mismatches.length)
+    const more = result.mismatchedPageCount - Math.min(SHOWN, result.mismatches.length)
     if (more > 0) terminal.print(`and ${formatPlural(more, 'page')} more`)
     throw new CliError(
       'ERR_SNAPSHOT_MISMATCH',
-      `${result.mismatchedPages} of ${formatPlural(result.pages, 'page')} of ${file} differ from ${memory}`,
+      `${result.mismatchedPageCount} of ${formatPlural(result.pageCount, 'page')} of ${file} differ from ${memory}`,
       'Record the working set again from this snapshot.',
     )
   } catch (error) {

@@ -60,12 +60,12 @@ export const embeddedSubject: Subject = {
     withGuest(scene.signal, async (guest) => {
       const { memoryFile, memoryBytes } = scene
       const socketPath = scene.socketPath()
-      const handler = await serve({ socketPath, memoryFile })
+      const handler = await serve({ socketPath, snapshot: { memoryFile }, record: true })
       return whileServed(handler, async () => {
         const { response } = await guest.send<{ response: string }>(
           `invoke uffd ${socketPath} ${memoryBytes} ${input}`,
         )
-        return { trace: handler.takeTrace(), response }
+        return { trace: handler.stopRecording(), response }
       })
     }),
   sample: (scene, arm, cache, input) =>
@@ -124,7 +124,7 @@ async function restoreThroughHandler(
   const socketPath = scene.socketPath()
   const options = arm === 'working-set' ? prefetching(workingSet) : { record: false }
   const start = performance.now()
-  const handler = await serve({ socketPath, memoryFile, ...options })
+  const handler = await serve({ socketPath, snapshot: { memoryFile }, ...options })
   return whileServed(handler, async () => {
     const { response } = await guest.send<{ response: string }>(
       `invoke uffd ${socketPath} ${memoryBytes} ${input}`,

@@ -1,8 +1,7 @@
 import { mkdir, mkdtemp, rm, statfs, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
-import { requireUserfaultfd } from '../../binding/userfaultfd.js'
-import { type Trace, WorkingSet } from '../../index.js'
+import { requireUserfaultfd, type Trace, WorkingSet } from '../../index.js'
 import type { DemoArguments } from '../arguments/program.js'
 import { abortOnSignal, Signals } from '../session/signals.js'
 import { CliError, Interrupted } from '../terminal/failure.js'
@@ -88,8 +87,8 @@ async function tell(stage: Stage, onStep: (text: string) => void): Promise<DemoR
   const { trace, response } = await subject.record(scene, input)
   const set = WorkingSet.fromTraces([trace])
   await set.write(scene.workingSet, {
-    memoryFile: scene.memoryFile,
-    manifest: { label: `reap-trace demo, request "${input}"` },
+    snapshot: { memoryFile: scene.memoryFile },
+    label: `reap-trace demo, request "${input}"`,
     signal,
   })
   await writeFile(scene.pageList, pageWords(trace))
@@ -112,7 +111,7 @@ async function tell(stage: Stage, onStep: (text: string) => void): Promise<DemoR
     await subject.sample(scene, 'working-set', 'warm', otherInput),
     await subject.sample(scene, 'on-demand', 'warm', otherInput),
   ] as const
-  const { pages, bytes } = set
+  const { pageCount: pages, bytes } = set
   const workingSet = { pages, extents: set.extents.length, bytes }
   return makeReport({
     vmm,

@@ -1,7 +1,6 @@
 import { accessSync, constants } from 'node:fs'
 import { performance } from 'node:perf_hooks'
-import { nativePath } from '../../binding/native-path.js'
-import { serve } from '../../index.js'
+import { programPath, serve } from '../../index.js'
 import { CliError } from '../terminal/failure.js'
 import { formatBytes } from '../terminal/units.js'
 import {
@@ -42,10 +41,14 @@ export function firecrackerSubject(binary: string): Subject {
     record: (scene, input) =>
       withFirecracker(binary, scene, async (vm) => {
         const socketPath = scene.socketPath()
-        const handler = await serve({ socketPath, memoryFile: scene.memoryFile })
+        const handler = await serve({
+          socketPath,
+          snapshot: { memoryFile: scene.memoryFile },
+          record: true,
+        })
         return whileServed(handler, async () => {
           const response = await request(vm, scene, input, ['Uffd', socketPath])
-          return { trace: handler.takeTrace(), response }
+          return { trace: handler.stopRecording(), response }
         })
       }),
     sample: (scene, arm, cache, input) => sample(binary, scene, arm, cache, input),
@@ -74,7 +77,7 @@ function build(binary: string, scene: Scene) {
   return withFirecracker(binary, scene, async (vm) => {
     const mib = scene.memoryBytes / 2 ** 20
     await vm.call('PUT', '/machine-config', { vcpu_count: 1, mem_size_mib: mib })
-    const kernel = nativePath('reap-microvm')
+    const kernel = programPath('reap-microvm')
     await vm.call('PUT', '/boot-source', { kernel_image_path: kernel, boot_args: 'console=ttyS0' })
     await vm.call('PUT', '/actions', { action_type: 'InstanceStart' })
     await vm.line('ready')
@@ -137,7 +140,7 @@ function sample(
     const start = performance.now()
     const handler = await serve({
       socketPath,
-      memoryFile,
+      snapshot: { memoryFile },
       ...(arm === 'working-set' ? prefetching(workingSet) : { record: false }),
     })
     return whileServed(handler, async () => {

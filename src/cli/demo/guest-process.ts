@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import { readFile, rm } from 'node:fs/promises'
 import { createInterface } from 'node:readline'
 import { promisify } from 'node:util'
-import { nativePath } from '../../binding/native-path.js'
+import { programPath } from '../../index.js'
 import { CliError } from '../terminal/failure.js'
 
 type Answer = { readonly ok: boolean; readonly error?: string } & Record<string, unknown>
@@ -21,7 +21,7 @@ export async function buildSnapshot(
   signal: AbortSignal,
 ): Promise<{ dataPages: number; documents: number }> {
   const words = ['build', '--memory-size', String(memoryBytes), '--snapshot', path]
-  const building = promisify(execFile)(nativePath('reap-guest'), words, { signal })
+  const building = promisify(execFile)(programPath('reap-guest'), words, { signal })
   const closed = once(building.child, 'close').catch(() => {})
   try {
     const { stdout } = await building
@@ -47,7 +47,7 @@ export class GuestProcess {
   readonly #exited: Promise<void>
 
   static async start(environment: Record<string, string> = {}): Promise<GuestProcess> {
-    const path = nativePath('reap-guest')
+    const path = programPath('reap-guest')
     const env = { ...process.env, ...environment }
     const child = spawn(path, ['vmm'], { stdio: 'pipe', env })
     await once(child, 'spawn').catch((error: Error) => {

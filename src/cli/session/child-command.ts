@@ -14,7 +14,11 @@ const STOP_MS = 2000
 /** Somebody waits for this VM, so it stops when it cannot be served, unless the user says else. */
 function interposed(socketPath: string, memoryFile: string): Record<string, string> {
   const whenUnreachable = process.env.REAP_TRACE_WHEN_UNREACHABLE === 'file' ? 'file' : 'stop'
-  return interposerEnvironment({ socketPath, memoryFile, whenUnreachable })
+  return interposerEnvironment({
+    socketPath,
+    snapshot: { memoryFile },
+    onUnreachable: whenUnreachable,
+  })
 }
 
 /** The COMMAND after `--`. */

@@ -26,9 +26,9 @@ function toText(event: Exclude<ServeEvent, { type: 'warning' }>): string {
       return `connected: pid ${pid}, ${formatBytes(memoryBytes)} in ${formatPlural(regions.length, 'region')} of ${formatBytes(pageSize)} pages`
     }
     case 'prefetched': {
-      const { pages, extents, bytes, sinceConnectMs, source } = event
+      const { pageCount, extentCount, bytes, sinceConnectMs, source } = event
       const from = source === 'working-set' ? 'the working set' : 'the memory file'
-      return `prefetched ${formatPlural(pages, 'page')} in ${formatPlural(extents, 'extent')} (${formatBytes(bytes)} read from ${from}), ${formatMs(sinceConnectMs)} after the connection`
+      return `prefetched ${formatPlural(pageCount, 'page')} in ${formatPlural(extentCount, 'extent')} (${formatBytes(bytes)} read from ${from}), ${formatMs(sinceConnectMs)} after the connection`
     }
     case 'compared':
       return describeComparison(event)
@@ -38,7 +38,13 @@ function toText(event: Exclude<ServeEvent, { type: 'warning' }>): string {
 }
 
 function describeComparison(result: WorkingSetComparison): string {
-  const { pages, mismatchedPages, identical, remembered, rewritten } = result
+  const {
+    pageCount: pages,
+    mismatchedPageCount: mismatchedPages,
+    identical,
+    remembered,
+    rewritten,
+  } = result
   const set = rewritten ? '; the set was rewritten' : ''
   if (!identical) {
     const differ = mismatchedPages === 1 ? 'differs' : 'differ'
@@ -70,15 +76,6 @@ function describeEnd({ state, stats }: ServeResult): string {
   return `${endings[state]} (${parts.join(', ')})`
 }
 
-/** An event as JSON has it: addresses in hexadecimal, since they may not fit a number. */
-function toJson(event: ServeEvent): object {
-  if (event.type === 'connected') {
-    const regions = event.regions.map(({ baseAddress, size, offset }) => ({
-      baseAddress: `0x${baseAddress.toString(16)}`,
-      size,
-      offset,
-    }))
-    return { ...event, regions }
-  }
-  return 'error' in event && event.error ? { ...event, error: errorFields(event.error) } : event
-}
+/** An event as JSON has it: of errors, what a program may want to know. */
+const toJson = (event: ServeEvent): object =>
+  'error' in event && event.error ? { ...event, error: errorFields(event.error) } : event

@@ -10,7 +10,8 @@ import { ChildCommand, type CommandEnd } from './child-command.js'
 import { reportEvent } from './serve-events.js'
 import { Signals } from './signals.js'
 
-const NEWS_MS = 100
+/** Time after COMMAND's end in which the connection of its VM may still be reported. */
+const CONNECT_EVENT_GRACE_MS = 100
 const INTERPOSED_MS = 10_000
 const interposedHint =
   'Its VMM must be dynamically linked, not setuid, and map the memory file privately (share=off).'
@@ -31,7 +32,7 @@ interface Also {
 /** What a session gives whoever opens its handler. */
 export type SessionOptions = Pick<
   ServeOptions,
-  'socketPath' | 'connectTimeoutMs' | 'onFailure' | 'peerUid' | 'signal'
+  'socketPath' | 'connectTimeoutMs' | 'vm' | 'peerUid' | 'signal'
 > & { readonly onEvent: NonNullable<ServeOptions['onEvent']> }
 
 /** One fault handler of the command line: with a command beside it, and signals as its remote control. */
@@ -76,7 +77,7 @@ export class ServedSession {
       handler = await open({
         socketPath: args.socket,
         connectTimeoutMs: args.connectTimeoutMs,
-        onFailure: args.leaveVm ? 'leave-vm' : 'kill-vm',
+        vm: args.leaveVm ? 'leave' : 'kill',
         ...(args.peerUid !== undefined && { peerUid: args.peerUid }),
         onEvent: (event) => {
           if (event.type === 'closed') end = event
@@ -167,11 +168,11 @@ export class ServedSession {
   async checkCommand(end: CommandEnd, consequence: string): Promise<void> {
     // A terminal's Ctrl-C ends the command too: that is what the user wanted.
     if (this.signals.wasInterrupted) return
-    // The news of a connection may be behind that of the command's end.
+    // The connected event can arrive after the command has exited.
     if (!this.isConnected) {
       await Promise.race([
         this.handler.connected.catch(() => {}),
-        sleep(NEWS_MS, undefined, { ref: false }),
+        sleep(CONNECT_EVENT_GRACE_MS, undefined, { ref: false }),
       ])
     }
     const failure = this.command?.failure(end)

@@ -1,4 +1,4 @@
-import { ReapTraceError, type ReapTraceErrorCode } from '../../errors.js'
+import { ReapTraceError, type ReapTraceErrorCode } from '../../index.js'
 
 /** What only the command line can get wrong, beside the codes of {@link ReapTraceError}. */
 export type CliErrorCode =

@@ -19,12 +19,12 @@ export interface MapCell {
 }
 
 const PAGE = 4096
-const MOST_ROWS = 16
+const MAX_ROWS = 16
 
 /** Draws the working set into at most `columns` × 16 cells. */
 export function mapMemory(set: WorkingSet, columns: number): MemoryMap {
   let cellBytes = PAGE
-  while (Math.ceil(set.memoryBytes / cellBytes) > columns * MOST_ROWS) cellBytes *= 2
+  while (Math.ceil(set.memoryBytes / cellBytes) > columns * MAX_ROWS) cellBytes *= 2
   const count = Math.ceil(set.memoryBytes / cellBytes)
   const pages = new Float64Array(count)
   const places = new Float64Array(count)

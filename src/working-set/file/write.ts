@@ -9,6 +9,7 @@ import { PAGE } from '../../page.js'
 import { checkSize, chooseDiskPages, takeDiskIdentity } from '../../snapshot/disk-image.js'
 import { type FileStamp, keyOfStamp, stampKey, stampOf } from '../../snapshot/file-stamp.js'
 import { MemoryFile } from '../../snapshot/memory-file.js'
+import type { Snapshot } from '../../snapshot/snapshot.js'
 import { remember } from '../findings.js'
 import type { SetInternals } from '../internals.js'
 import { type Trace, touchesOf } from '../trace.js'
@@ -29,21 +30,20 @@ import {
 /** Progress of a write or a comparison. */
 export interface Progress {
   /** 4 KiB pages done. */
-  readonly pages: number
-  readonly totalPages: number
+  readonly pageCount: number
+  readonly totalPageCount: number
 }
 
 export interface WriteJob {
   readonly order: Trace
   readonly runs: number
-  readonly memoryFile: string
+  readonly snapshot: Snapshot
   readonly disks: readonly StoredDisk[]
   /** The touches of {@link disks}. */
   readonly diskTouches: Uint32Array
   /** The state of the file that this one is made from and may take the place of; any if `undefined`. */
   readonly replaces: FileStamp | undefined
   readonly label: string | undefined
-  readonly snapshotId: string | undefined
   readonly signal: AbortSignal | undefined
   readonly onProgress: ((progress: Progress) => void) | undefined
 }
@@ -57,21 +57,22 @@ const WINDOW_PAGES = 1024
  */
 export async function writeWorkingSetFile(path: string, job: WriteJob): Promise<Manifest> {
   const { order, runs, disks, diskTouches, signal, onProgress } = job
+  const { memoryFile, id: snapshotId } = job.snapshot
   const manifest: Manifest = {
     createdAt: new Date().toISOString(),
     createdBy: 'reap-trace',
     host: hostname(),
     kernel: release(),
-    memoryFile: basename(job.memoryFile),
+    memoryFile: basename(memoryFile),
     ...(job.label !== undefined && { label: job.label }),
-    ...(job.snapshotId !== undefined && { snapshotId: job.snapshotId }),
+    ...(snapshotId !== undefined && { snapshotId }),
   }
   const manifestBytes = encodeManifest(manifest)
   signal?.throwIfAborted()
 
-  const memory = await MemoryFile.open(job.memoryFile)
+  const memory = await MemoryFile.open(memoryFile)
   try {
-    checkSize(job.memoryFile, memory.bytes, order.memoryBytes)
+    checkSize(memoryFile, memory.bytes, order.memoryBytes)
     if (await memory.isAt(path)) {
       throw new TypeError(`The working set would replace its own memory file, ${path}`)
     }
@@ -90,7 +91,7 @@ export async function writeWorkingSetFile(path: string, job: WriteJob): Promise<
     const id = randomBytes(ID_BYTES)
     let state: FileStamp | undefined
     let inode: bigint | undefined
-    await replaceFile(path, async (file) => {
+    await replaceFile('working set', path, async (file) => {
       const groups = new GroupWriter(file, dataOffset)
       const bytes = Buffer.allocUnsafe(WINDOW_PAGES * PAGE)
       for (let rank = 0; rank < totalPages; rank += WINDOW_PAGES) {
@@ -101,7 +102,7 @@ export async function writeWorkingSetFile(path: string, job: WriteJob): Promise<
         for (let i = 0; i < count; i++) {
           await groups.add(pages[i]!, bytes.subarray(i * PAGE, (i + 1) * PAGE))
         }
-        onProgress?.({ pages: rank + count, totalPages })
+        onProgress?.({ pageCount: rank + count, totalPageCount: totalPages })
       }
       await groups.end()
       state = await memory.checkUnchanged()
@@ -139,9 +140,9 @@ export async function writeWorkingSetFile(path: string, job: WriteJob): Promise<
     if (state && isSettled && written && written.ino === inode) {
       const set = { path, id, stamp: stampOf(written) }
       const finding = {
-        memoryFile: job.memoryFile,
+        memoryFile,
         how: 'written',
-        mismatchedPages: 0,
+        mismatchedPageCount: 0,
         mismatches: [],
       } as const
       await remember(set, state, finding, () => memory.sync())

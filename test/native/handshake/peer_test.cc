@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -299,4 +300,91 @@ TEST(a_session_that_cannot_open_says_why) {
     CHECK_EQ(session.failure.err, row.err);
   }
   CHECK_EQ(fixture::descriptors_here(), descriptors);
+}
+
+namespace {
+
+// A process that ends when it is asked to.
+class Bystander {
+ public:
+  Bystander() {
+    int ends[2];
+    CHECK_EQ(::pipe2(ends, O_CLOEXEC), 0);
+    pid_ = ::fork();
+    if (pid_ == 0) {
+      ::close(ends[1]);
+      char byte;
+      ::_exit(::read(ends[0], &byte, 1) == 0 ? 0 : 1);
+    }
+    ::close(ends[0]);
+    until_.reset(ends[1]);
+  }
+  ~Bystander() {
+    end();
+    ::waitpid(pid_, nullptr, 0);
+  }
+  pid_t pid() const { return pid_; }
+  // It stays a zombie.
+  void end() { until_.reset(); }
+
+ private:
+  pid_t pid_ = -1;
+  reap::UniqueFd until_;
+};
+
+}  // namespace
+
+TEST(a_session_ends_at_once_with_the_vmm_that_was_named) {
+  const Restore restore;
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  for (const bool before : {true, false}) {
+    check::about = before ? "before the session" : "while it listens";
+    Bystander vmm;
+    if (before) vmm.end();
+    fixture::SessionOptions options = options_of(restore);
+    options.vmm = vmm.pid();
+    options.connect_timeout = std::chrono::hours(1);
+    EngineRun run;
+    const EngineRun::Opened session = run.open(options);
+    vmm.end();
+    const Event ended = run.wait_for_end(session.id);
+    CHECK(ended.state == reap::EndState::closed);
+    CHECK_EQ(ended.failure.code, ErrorCode::vmm_exited);
+    CHECK_EQ(ended.failure.got, static_cast<uint64_t>(vmm.pid()));
+    CHECK(!exists(options.socket_path));
+  }
+}
+
+TEST(a_vmm_that_is_no_process_is_refused_before_anything_listens) {
+  const Restore restore;
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  fixture::SessionOptions options = options_of(restore);
+  {
+    Bystander vmm;
+    options.vmm = vmm.pid();
+  }
+  EngineRun run;
+  CHECK_EQ(run.open(options).failure.code, ErrorCode::vmm_exited);
+  CHECK(!exists(options.socket_path));
+}
+
+TEST(a_peer_that_connected_before_the_named_process_ended_is_served) {
+  const Restore restore;
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  fixture::Hooks hooks;
+  fixture::Hold hold;
+  reap::hooks::before_event = hold.hook();
+  Bystander jailer;
+  fixture::SessionOptions options = options_of(restore);
+  options.vmm = jailer.pid();
+  EngineRun run;
+  const EngineRun::Opened session = run.open(options);
+  const reap::UniqueFd connection = connect_to(options.socket_path);
+  hold.wait_until_held();
+  jailer.end();
+  hold.release();
+  CHECK(fixture::send(connection.get(), fixture::handshake_text(restore.guest, restore.page_size()),
+                      {restore.guest.uffd()}));
+  CHECK_EQ(run.wait(Event::Kind::connected, session.id).failure.code, ErrorCode::none);
+  CHECK(restore.has_file_bytes(3));
 }

@@ -149,6 +149,7 @@ EngineRun::Opened EngineRun::open(const SessionOptions& options) {
   all.record = options.record;
   all.kill_vm = options.kill_vm;
   all.peer_uid = options.peer_uid;
+  all.vmm = options.vmm;
   all.connect_timeout = options.connect_timeout;
   all.plan = options.plan;
   all.proven = options.proven;

@@ -60,6 +60,7 @@ struct SessionOptions {
   bool record = false;
   bool kill_vm = true;
   std::optional<uid_t> peer_uid;
+  pid_t vmm = 0;
   std::chrono::milliseconds connect_timeout{0};
   std::shared_ptr<const reap::Plan> plan;
   std::shared_ptr<const reap::ProvenFile> proven;

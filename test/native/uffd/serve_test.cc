@@ -346,7 +346,7 @@ class HeldFault {
           reap::FaultHandler::Served::failed);
   }
   bool is_within_its_time() const {
-    return std::chrono::steady_clock::now() - since_ < reap::FaultHandler::kLongestHold;
+    return std::chrono::steady_clock::now() - since_ < reap::FaultHandler::kMaxHold;
   }
   const std::vector<uint64_t>& wanted() const { return wanted_; }
 

@@ -1,0 +1,18 @@
+// @ts-check
+
+/** Warnings of a measured restore: one that went on without its working set is no sample of its arm. */
+export class Warnings {
+  /** @type {Error | undefined} */
+  #first
+
+  /** @param {{ readonly type: string, readonly error?: Error }} event */
+  onEvent = ({ type, error }) => {
+    if (type === 'warning') this.#first ??= error
+  }
+
+  /** @param {{ readonly complete: boolean }} result of its prefetch */
+  expectComplete({ complete }) {
+    if (this.#first) throw this.#first
+    if (!complete) throw new Error('a prefetch ended before its end')
+  }
+}

@@ -1,0 +1,28 @@
+import type { ReapTraceError } from './errors.js'
+
+/** A failure that leaves the work going on. */
+export interface WarningEvent {
+  readonly type: 'warning'
+  readonly error: ReapTraceError
+}
+
+/**
+ * Calls the listener. What it throws, or rejects with, must not reach the state of any work, nor end the
+ * process.
+ */
+export function report<T>(
+  { onEvent }: { readonly onEvent?: ((event: T) => unknown) | undefined },
+  event: T,
+): void {
+  const warn = (error: unknown) =>
+    process.emitWarning(`onEvent of reap-trace has thrown: ${String(error)}`, {
+      type: 'ReapTraceWarning',
+      ...(error instanceof Error && error.stack && { detail: error.stack }),
+    })
+  try {
+    const returned = onEvent?.(event)
+    if (returned instanceof Promise) returned.catch(warn)
+  } catch (error) {
+    warn(error)
+  }
+}
