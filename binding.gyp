@@ -1,5 +1,5 @@
-# Everything that is compiled, for scripts/build-native.mjs, which names the targets that it wants.
-# node-gyp brings the flags of Release (-O3) and of nothing else; the tests have configurations of
+# All compiled targets, for scripts/build-native.mjs, which selects among them.
+# node-gyp defines flags only for Release (-O3); the tests have configurations of
 # their own, each with its folder in build/.
 {
   'target_defaults': {
@@ -42,14 +42,14 @@
       'sources': ["<!@(ls native/addon/*.cc)"],
       'dependencies': ['engine'],
       'include_dirs': ["<!(node -p \"require('node-addon-api').include_dir\")"],
-      # In a worker thread that is being terminated no exception can be thrown; without the last one that
+      # In a worker thread that is being terminated no exception can be thrown; without the last define this
       # ends the process.
       'defines': [
         'NODE_ADDON_API_DISABLE_DEPRECATED',
         'NAPI_DISABLE_CPP_EXCEPTIONS',
         'NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS',
       ],
-      # The last worker thread to end that has loaded it unloads it, and the prefetchers' threads stay.
+      # The last worker thread that has loaded it would unload it, while the prefetchers' threads still run.
       'ldflags': ['-Wl,-z,nodelete'],
     },
     {
@@ -58,12 +58,12 @@
       'sources': ["<!@(ls native/guest/*.cc)"],
     },
     {
-      # Loaded into processes of others: no C++ library, and no symbols but those that it replaces.
+      # Loaded into other programs: no C++ library, and only the symbols that it replaces.
       'target_name': 'reap-interposer',
       'type': 'shared_library',
       'product_prefix': '',
       'sources': ["<!@(ls native/interposer/*.cc)"],
-      # It makes mmap() another name for mmap64(), and both are defined here.
+      # It would make mmap() an alias of mmap64(), and both are defined here.
       'defines!': ['_FILE_OFFSET_BITS=64'],
       'cflags_cc': ['-fno-rtti', '-fno-threadsafe-statics'],
       'ldflags': ['-nodefaultlibs', '-Wl,--no-undefined', '-Wl,-z,now'],
@@ -71,7 +71,7 @@
     },
     {
       # For measurements only. It shares the sockets, the handshake and the ioctls with the package,
-      # and is no part of it.
+      # and is not part of it.
       'target_name': 'reap-bench',
       'type': 'executable',
       'sources': [
@@ -98,8 +98,8 @@
     ['target_arch=="x64"', {
       'targets': [
         {
-          # What a Firecracker boots: no kernel below it and no C library, and the processor's registers
-          # for floating point are nobody's.
+          # Booted by Firecracker: it has neither a kernel nor a C library, and never saves the processor's
+          # floating-point registers.
           'target_name': 'reap-microvm',
           'type': 'executable',
           'sources': ["<!@(ls native/guest/microvm/*.cc native/guest/microvm/*.S)"],

@@ -1,10 +1,10 @@
 // @ts-check
-// What a restore costs on Firecracker itself, in each way there is, alone and many at once.
+// Time of a restore on Firecracker itself, with each arm, alone and many at once.
 //
 //   npm run bench:firecracker [-- --rounds 7 --arms reap,working-set --at-once 1,8 --quick --json]
 //
 // One snapshot of our own guest, restored in turns (bench/firecracker), from `snapshot/load` to the
-// guest's answer. bench/README.md says what each figure means.
+// guest's answer. bench/README.md defines the figures.
 import { randomInt } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
@@ -43,21 +43,21 @@ const usage = `usage: npm run bench:firecracker -- [options]
 Restores a snapshot of 256 MiB on Firecracker, whose guest then asks for 30 MiB of it, in turns:
 
   file         Firecracker's File backend: it maps the memory file
-  example      the plainest handler, as Firecracker's example has it: one thread, one page a fault
+  example      the minimal handler of Firecracker's example: one thread, one page per fault
   reap         REAP: the set is read before the load, and installed before a fault is answered
-  on-demand    ours, without a working set
-  record       the same, which notes the pages
-  working-set  ours, of a proven set
-  held         the same, the guest resumed when the set is there
-  before       working-set by another build (--before)
-  page-cache   ours without a handler: prefetchPageCache() beside File
+  on-demand    reap-trace without a working set
+  record       the same, with recording
+  working-set  reap-trace with a proven set
+  held         the same, with the guest resumed when the set is installed
+  before       working-set of another build (--before)
+  page-cache   reap-trace without a handler: prefetchPageCache() beside File
   auto         planRestore() and restore(), which choose
 
   --rounds N     samples of each kind (7; with --quick 3)
   --arms a,b     of these (all)
   --caches a,b   of ${caches.join(', ')} (all)
   --hosts a,b    of ${hosts.join(', ')} (all): busy has an endless loop on each core, one restore at a time
-  --at-once N,M  so many restores at once (1,8)
+  --at-once N,M  numbers of concurrent restores (1,8)
   --set-mib N    MiB that the guest asks for: ${Object.keys(requestByMib).join(', ')} (30)
   --writes       the guest writes to each page that it asks for (30 MiB)
   --before DIST  the dist folder of another build, for the arm before
@@ -190,7 +190,7 @@ async function measure(options, context, { cache, progress, seed }) {
     }
   }
   try {
-    // The first round is for code that is not compiled yet, and threads and buffers that are not there.
+    // The first round warms up: code is not compiled, threads and buffers are not allocated yet.
     for (let round = -1; round < options.rounds; round++) {
       if (round === 0) startedAt = performance.now()
       if (round >= 0 && options.hosts.includes('idle')) await measureOncePerRound(round)
@@ -209,7 +209,7 @@ async function measure(options, context, { cache, progress, seed }) {
       }
     }
   } catch (error) {
-    // A Ctrl-C on a terminal reaches what it has started, too.
+    // Ctrl-C on a terminal also reaches the child processes.
     if (!signal.aborted) throw error
   }
   return measured
@@ -229,7 +229,7 @@ async function firecrackerVersion() {
 async function run(options, signal) {
   const progress = new Progress(process.stderr)
   await mkdir(options.cache, { recursive: true })
-  // Of this bench alone, and read with the first restore.
+  // Only for this bench; read with the first restore.
   process.env.REAP_TRACE_PROOFS = join(options.cache, 'proofs')
   process.env.REAP_TRACE_CALIBRATION = join(options.cache, 'calibration.json')
   /** @type {typeof current | undefined} */

@@ -1,13 +1,13 @@
-// What a cold start of a real Linux guest costs, function by function, arm by arm.
+// Cost of a cold start of a real Linux guest, by function and arm.
 //
 //   npm run bench:guests [-- --functions pyaes,sqlite --arms auto,reap --caches warm --rounds 7 --quick --json]
 //
 // Each function is snapshotted once (native/guest/linux), recorded once with its first input, and then
 // restored in each way (bench/guests/arms.mjs), with a cold, a half-warm and a warm page cache, with the
-// recorded input and with another one, in turns, `--rounds` times. --quick is two functions, cold and
+// recorded input and with another one, in turns, `--rounds` times. --quick measures two functions, cold and
 // warm, and two rounds. Prints a table, or with --json one object with every sample. Exits with 1 when
 // an answer was wrong, or when more than 1 % of a recorded set was still missing for the same input (in
-// the median round; with --quick 3 % in the best one, since a guest's timers go on in a busy host).
+// the median round; with --quick 3 % in the best one, since a guest's timers keep running on a busy host).
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
@@ -43,7 +43,7 @@ function parseOptions() {
     process.stdout.write(
       `usage: npm run bench:guests -- [options]\n\n` +
         `  --functions a,b  of ${functionNames.join(', ')},\n` +
-        `                   and of those whose root is a disk, ${diskFunctionNames.join(', ')} (all)\n` +
+        `                   and of those with their root on a disk, ${diskFunctionNames.join(', ')} (all)\n` +
         `  --arms a,b       of ${arms.join(', ')} (all)\n` +
         `  --caches a,b     of ${caches.join(', ')} (all; with --quick cold and warm)\n` +
         `  --rounds N       restores of each kind (7; with --quick 2)\n` +
@@ -66,7 +66,7 @@ function parseOptions() {
   }
 }
 
-/** What of `known` an option names, in its order. */
+/** The names of an option's value that are in `known`, in its order. */
 function listOf(what, option, known, all = known) {
   const named = option?.split(',')
   const unknown = named?.filter((name) => !known.includes(name)) ?? []
@@ -152,7 +152,7 @@ async function main() {
   const options = parseOptions()
   const signal = abortOnInterrupt()
   const progress = new Progress(process.stderr)
-  // Of these restores alone, and read when the first of them is prepared.
+  // For these restores only; read when the first of them is prepared.
   process.env.REAP_TRACE_CALIBRATION = join(options.cache, 'calibration.json')
   let folder
   let cache
@@ -163,7 +163,7 @@ async function main() {
       onProgress: ({ name, step }) => progress.say(`${name}: ${step}`),
       signal,
     })
-    // Beside the snapshots, so that all is read from the same disk.
+    // Beside the snapshots, so that everything is read from the same disk.
     folder = await mkdtemp(join(options.cache, 'bench-'))
     let sockets = 0
     const run = () => ({ folder, socketPath: join(folder, `${++sockets}.sock`), signal })

@@ -1,11 +1,11 @@
 // @ts-check
-// How near a restore comes to what the machine can do at best, and how far it is from the others.
+// How close a restore is to the limits of the machine, and how far the alternatives are.
 //
 //   npm run bench [-- --rounds 15 --only linux --quick --json --chart chart.svg]
 //
-// A guest replays a trace (bench/replay): arms in turns, one process a sample, with a warm and a cold
-// page cache. Between them stand limits (bench/native), which do nothing but the system calls.
-// bench/README.md says what each figure means.
+// A guest replays a trace (bench/replay): arms in turns, one process per sample, with a warm and a
+// cold page cache. Between them run limits (bench/native), which only make the system calls.
+// bench/README.md defines the figures.
 import { randomInt } from 'node:crypto'
 import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -23,15 +23,15 @@ const usage = `usage: npm run bench -- [options]
 
   --rounds N     samples of each kind (15; with --quick 3); of sets above 64 MiB a third of them
   --only TEXT    cells with that in their name, such as linux-64 or kvm
-  --quick        few rounds, and a part of the cells: four minutes
-  --choice       the cells that auto chooses between alone
-  --list         print the names of the cells, and do nothing
+  --quick        few rounds, and a part of the cells: about four minutes
+  --choice       only the cells with the arms that auto chooses between
+  --list         only print the names of the cells
   --cache DIR    where memory files are kept between runs (build/scenes; 9 GB)
   --json         one object with every sample on stdout
   --chart FILE   write the time to response against the size of the working set as an SVG
-  --from FILE    print or draw what --json has written, and measure nothing
+  --from FILE    print or draw the output of --json, and measure nothing
 
-Ctrl-C ends it with what was measured so far, if anything was.
+Ctrl-C ends the run with a report of the samples so far, if there are any.
 `
 
 function parseOptions() {
@@ -67,7 +67,7 @@ async function run(options, signal) {
   await mkdir(options.cache, { recursive: true })
   const folder = await mkdtemp(join(options.cache, 'run-'))
   const cache = await PageCache.open()
-  // Of the scenes alone, and found by the processes that take the samples.
+  // Only for the bench's scenes; the sampling processes read it.
   process.env.REAP_TRACE_PROOFS = join(options.cache, 'proofs')
   try {
     const { rounds, cache: scenesFolder } = options

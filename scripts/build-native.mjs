@@ -67,8 +67,8 @@ function fail(output) {
 }
 
 /**
- * Writes the Makefile, unless all that it is made from is older. A folder's time changes with its
- * list of files.
+ * Writes the Makefile unless it is newer than all its inputs. A folder's time changes with its list
+ * of files.
  */
 function configure() {
   const folders = ['native', 'bench/native', 'test/native'].flatMap((folder) => [
@@ -87,17 +87,17 @@ function configure() {
   ) {
     return
   }
-  // Headers that came with this Node save a download. Node-API is the same in every version, so
-  // whichever Node they belong to will do.
+  // The headers of this Node save a download. Node-API is the same in every version, so those of
+  // any Node work.
   const prefix = dirname(dirname(process.execPath))
   const headers = existsSync(join(prefix, 'include/node/node_api.h')) ? [`--nodedir=${prefix}`] : []
   const cli = createRequire(import.meta.url).resolve('node-gyp/bin/node-gyp.js')
   rmSync(makefile, { force: true })
-  // make would leave the object of a deleted file in it.
+  // make would keep the object of a deleted source in the library.
   for (const configuration of ['Release', 'Test', 'Address', 'Thread']) {
     rmSync(join(build, configuration, 'obj.target/engine.a'), { force: true })
   }
-  // Without the names of tools, which it would write into the Makefile for all later runs.
+  // Without CXX and the like, which gyp would write into the Makefile for all later runs.
   const result = spawnSync(
     process.execPath,
     [cli, 'configure', '--release', `--arch=${options.arch}`, ...headers],
@@ -106,10 +106,10 @@ function configure() {
   if (result.status !== 0) fail(result.stdout + result.stderr)
 }
 
-/** Whether make's output names a file that it compiles. */
+/** True if a line of make's output names a file that it compiles. */
 const compiles = (line) => / {2}C(C|XX)\(target\)/.test(line)
 
-/** Shows how many of the files are compiled: on a terminal in one line, else every few seconds. */
+/** Shows the number of compiled files: on a terminal in one line, otherwise every few seconds. */
 async function make() {
   const args = ['-C', build, `BUILDTYPE=${options.configuration}`, ...targets]
   const env = { ...environment, ...tools }

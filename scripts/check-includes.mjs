@@ -1,12 +1,12 @@
-// Checks the rules between the rooms of native/: who includes whom, and who touches which interface
-// of the kernel or of Node. Part of `npm run lint`.
+// Checks the rules between the rooms of native/: includes, and access to kernel and Node
+// interfaces. Part of `npm run lint`.
 import { readdirSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 
-/** What each room may include besides itself: rooms, or single headers. */
+/** Rooms or single headers that each room may include in addition to its own. */
 const rooms = {
   'native/engine/base': [],
   'native/engine/files': ['base'],
@@ -17,14 +17,15 @@ const rooms = {
   'native/engine/page_cache': ['base', 'files', 'working_set'],
   'native/engine/session': ['base', 'files', 'uffd', 'handshake', 'working_set', 'prefetch'],
   'native/addon': ['base', 'files', 'uffd', 'working_set', 'page_cache', 'session'],
-  // They run in other processes, or on none of their own: of the engine, its owners of descriptors.
+  // They run in other processes, or without an operating system: of the engine, only its owners of
+  // descriptors.
   'native/guest': ['base/posix.h'],
   'native/guest/microvm': [],
   'native/interposer': ['base/posix.h'],
   'bench/native': ['base', 'files', 'uffd', 'handshake', 'working_set', 'native/guest'],
 }
 
-/** What code may say in some places only. */
+/** Interfaces that only some places may use. */
 const interfaces = [
   {
     pattern: /#include <(napi|node_api|js_native_api)/,
@@ -48,7 +49,7 @@ const files = new Map(
     .map((file) => [file, readFileSync(join(root, file), 'utf8').split('\n')]),
 )
 
-/** The file that an include names, as the compiler finds it. */
+/** Resolves an include as the compiler does. */
 const resolve = (from, name) =>
   [dirname(from), 'native/engine', 'native', 'bench/native']
     .map((folder) => `${folder}/${name}`)
@@ -71,7 +72,7 @@ for (const [file, lines] of files) {
       includes.get(file).push({ to: included, at })
       const target = dirname(included)
       if (target !== room && !allowed?.some((a) => [target, included].includes(full(a)))) {
-        const what = allowed?.length ? allowed.join(', ') : 'nothing but itself'
+        const what = allowed?.length ? allowed.join(', ') : 'only itself'
         problems.push(`${at}: "${name}": ${room} may include ${what}`)
       }
     }

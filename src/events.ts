@@ -1,14 +1,14 @@
 import type { ReapTraceError } from './errors.js'
 
-/** A failure that leaves the work going on. */
+/** A failure that does not stop the operation. */
 export interface WarningEvent {
   readonly type: 'warning'
   readonly error: ReapTraceError
 }
 
 /**
- * Calls the listener. What it throws, or rejects with, must not reach the state of any work, nor end the
- * process.
+ * Calls the listener. An exception or rejection from it becomes a process warning, so that it
+ * neither corrupts the caller's state nor ends the process.
  */
 export function report<T>(
   { onEvent }: { readonly onEvent?: ((event: T) => unknown) | undefined },

@@ -4,11 +4,11 @@ import { dirname } from 'node:path'
 import { ReapTraceError, type ReapTraceErrorCode } from './errors.js'
 
 /**
- * Makes the file at `path` anew: `fill` writes it under another name in the same folder, and it takes
- * its place, mode 0600, only when all of it is on the disk. On any failure the folder is as it was.
+ * Replaces the file at `path` atomically: `fill` writes a temporary file in the same folder, mode
+ * 0600, which is renamed once its data is on the disk. A failure leaves the folder unchanged.
  *
- * @throws ReapTraceError with the code for this kind of file, for a failed system call; what `fill` throws
- * otherwise.
+ * @throws ReapTraceError with the code for this kind of file when a system call fails; other
+ * exceptions of `fill` as they are.
  */
 export async function replaceFile<T>(
   kind: FileKind,
@@ -16,10 +16,10 @@ export async function replaceFile<T>(
   fill: (file: FileHandle) => Promise<T>,
 ): Promise<T> {
   const temporary = `${path}.${randomBytes(6).toString('hex')}.tmp`
-  let made = false
+  let exists = false
   try {
     const file = await open(temporary, 'wx', 0o600)
-    made = true
+    exists = true
     let result: T
     try {
       result = await fill(file)
@@ -28,38 +28,42 @@ export async function replaceFile<T>(
       await file.close()
     }
     await rename(temporary, path)
-    made = false
+    exists = false
     await syncFolder(dirname(path))
     return result
   } catch (error) {
-    if (made) await unlink(temporary).catch(() => {})
+    if (exists) await unlink(temporary).catch(() => {})
     throw ioError(kind, 'write', path, error)
   }
 }
 
-/** Makes the new name last over a power failure. */
+/** Makes the rename survive a power failure. */
 async function syncFolder(path: string): Promise<void> {
   let folder: FileHandle | undefined
   try {
     folder = await open(path, 'r')
     await folder.sync()
   } catch (error) {
-    // The file is in place. EACCES: a folder that may not be listed; EINVAL: a file system without
-    // that notion, as some FUSE ones.
+    // The file is in place. EACCES: the folder may not be listed; EINVAL: the file system, such as
+    // some FUSE ones, cannot sync folders.
     if (!['EACCES', 'EINVAL'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error
   } finally {
     await folder?.close()
   }
 }
 
-/** Whether both paths name one file that is there. */
+/** Whether both paths name the same existing file. */
 export async function isSameFile(a: string, b: string): Promise<boolean> {
-  const look = (path: string) => stat(path, { bigint: true }).catch(() => undefined)
-  const [one, other] = [await look(a), await look(b)]
-  return one !== undefined && one.dev === other?.dev && one.ino === other.ino
+  const [first, second] = await Promise.all(
+    [a, b].map((path) => stat(path, { bigint: true }).catch(() => undefined)),
+  )
+  return first !== undefined && first.dev === second?.dev && first.ino === second.ino
 }
 
-/** Fills `bytes` from the file. Returns the number of bytes read: fewer only where the file ends. */
+/**
+ * Fills `bytes` from the file. Returns the number of bytes read, smaller only at the end of the
+ * file.
+ */
 export async function readWhole(
   file: FileHandle,
   bytes: Uint8Array,
@@ -74,7 +78,7 @@ export async function readWhole(
   return done
 }
 
-/** Writes all of `bytes`, in as many calls as that takes. */
+/** Writes all of `bytes`, in as many calls as needed. */
 export async function writeWhole(
   file: FileHandle,
   bytes: Uint8Array,
@@ -85,7 +89,7 @@ export async function writeWhole(
   }
 }
 
-/** Names of what a file holds, and the codes of failed system calls. */
+/** Kinds of files, and the error codes for their failed system calls. */
 const KINDS = {
   'working set': 'ERR_WORKING_SET_IO',
   trace: 'ERR_TRACE_IO',
@@ -93,7 +97,10 @@ const KINDS = {
 } as const satisfies Record<string, ReapTraceErrorCode>
 export type FileKind = keyof typeof KINDS
 
-/** A failed system call as an error with the code for this kind of file; anything else as it is. */
+/**
+ * Wraps a failed system call in an error with the code for this kind of file; returns other errors
+ * unchanged.
+ */
 export function ioError(
   kind: FileKind,
   verb: 'read' | 'write',

@@ -1,4 +1,4 @@
-/** What an option must be, for the sentence of a `TypeError`. */
+/** A validation rule; `expected` completes the message of a `TypeError`. */
 export interface OptionRule {
   readonly expected: string
   readonly accepts: (value: unknown) => boolean
@@ -12,7 +12,7 @@ const print = (value: unknown): string =>
       ? (value.constructor?.name ?? 'an object')
       : String(value)
 
-/** Letters that one name needs to become the other, up to 3. */
+/** Edit distance, capped at 3. */
 function distance(a: string, b: string): number {
   let row = Array.from({ length: b.length + 1 }, (_, i) => i)
   for (let i = 1; i <= a.length; i++) {
@@ -27,10 +27,10 @@ function distance(a: string, b: string): number {
 }
 
 /**
- * Checks an options object before anything is done with it.
+ * Validates an options object.
  *
- * @throws TypeError naming the option, what was expected and what came; for an unknown option, the
- * known one that looks like it.
+ * @throws TypeError naming the option, the expected and the actual value; for an unknown option,
+ * the most similar known one.
  */
 export function checkOptions(
   caller: string,
@@ -59,7 +59,7 @@ export function checkOptions(
   }
 }
 
-/** Rules that more than one function has. */
+/** Rules shared by several functions. */
 export const rules = {
   path: {
     expected: 'a non-empty path',
@@ -83,11 +83,11 @@ export const rules = {
   signal: { expected: 'an AbortSignal', accepts: (value) => value instanceof AbortSignal },
 } as const satisfies Record<string, OptionRule>
 
-/** A rule for one of a few words. */
+/** A rule that accepts any of these words. */
 export const oneOf = (...words: readonly string[]): OptionRule => ({
   expected: words.map((word) => `"${word}"`).join(' or '),
   accepts: (value) => words.includes(value as string),
 })
 
-/** The same rule for an option that must be given. */
+/** The same rule for a mandatory option. */
 export const required = (rule: OptionRule): OptionRule => ({ ...rule, required: true })

@@ -1,11 +1,11 @@
 import { pathToFileURL } from 'node:url'
 
-/** This file, as source or in dist/, or the bundle that it went into. */
+/** URL of this file, in src/ or dist/, or of the bundle that contains it. */
 // esbuild leaves import.meta empty in a CommonJS bundle, which has a __filename instead.
 const here = import.meta.url ?? pathToFileURL(__filename).href
 
-/** The package, one folder above this file; anything when the package was bundled. */
+/** Root of the package, one folder above this file; meaningless in a bundle. */
 export const packageRoot = new URL('..', here)
 
-/** The folder of this file. Next to a bundle, it is where its native parts can be. */
+/** Folder of this file; the native parts may be next to a bundle. */
 export const ownFolder = new URL('.', here)

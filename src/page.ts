@@ -1,7 +1,7 @@
-/** Bytes in a page of working-set files, memory files and disk images, whatever the guest's: 4 KiB. */
+/** Page size of working-set files, memory files and disk images, whatever the guest uses: 4 KiB. */
 export const PAGE = 4096
 
-/** Bytes in a huge page of a guest: 2 MiB. */
+/** Size of a huge page of a guest: 2 MiB. */
 export const HUGE_PAGE = 2 ** 21
 
 /** Maximum size of a guest's memory in bytes: page numbers are 32 bits wide. */

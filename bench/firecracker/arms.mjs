@@ -1,6 +1,6 @@
 // @ts-check
-// One restore, in each way. What an arm does before it returns is outside of the measured time, `load`
-// is inside.
+// One restore with each arm. An arm's work before it returns is outside of the measured time,
+// `load` is inside.
 import * as current from '../../dist/index.js'
 import { PlainHandler, ReapHandler } from '../lib/reap-handler.mjs'
 import { Warnings } from '../lib/warnings.mjs'
@@ -22,10 +22,10 @@ import { Warnings } from '../lib/warnings.mjs'
  *
  * @typedef {object} Restore
  * @property {() => Promise<void>} load until Firecracker has loaded the snapshot, and the guest runs
- * @property {() => Promise<void>} [settled] what goes on for a guest that has answered
- * @property {() => Promise<Counts> | Counts} counts asked once, and last
+ * @property {() => Promise<void>} [settled] work that continues after the guest has answered
+ * @property {() => Promise<Counts> | Counts} counts called once, at the end
  * @property {() => Promise<unknown>} end
- * @property {number} [pid] of a process that works for it besides Firecracker and this one
+ * @property {number} [pid] of an additional process, other than Firecracker and this one
  */
 
 /** @param {Place} place */
@@ -84,7 +84,7 @@ async function reap(place) {
 }
 
 /**
- * What is asked of a handler of ours.
+ * Reads the counters of a reap-trace handler.
  *
  * @param {import('../../dist/index.js').FaultHandler} handler
  * @returns {Counts}
@@ -119,7 +119,7 @@ function ours(place, { held = false, ...options }, { serve } = current) {
         ...options,
         onBadWorkingSet: 'fail',
       })
-      // A failure ends the VM, and with it the wait for its answer.
+      // A failure kills the VM, and so ends the wait for its answer.
       handler.closed.catch(() => {})
       await loadUffd(place, !held)
       if (!held) return

@@ -1,6 +1,6 @@
 // @ts-check
-// A burst of restores, as an SVG: how many VMs had answered after which time, in two panels, one for each
-// state of the page cache.
+// A burst of restores, as an SVG: number of VMs that have answered against time, in one panel for
+// each state of the page cache.
 import { median } from '../lib/statistics.mjs'
 import { captionOf, colours, rounded, svg } from '../lib/svg.mjs'
 
@@ -16,7 +16,7 @@ const ARMS = /** @type {const} */ ([
 ])
 
 /**
- * When the first, the second, … VM had answered, in the median of the rounds.
+ * Median time over the rounds until the first, the second, … VM has answered.
  *
  * @param {readonly import('./sample.mjs').Sample[]} samples of one arm in one place
  */
@@ -65,7 +65,7 @@ export function drawBurst(report) {
     /** @type {{ arm: string, colour: string, x: number, y: number }[]} */
     const labels = []
     lines.forEach(({ arm, colour, times }, number) => {
-      // A step up when each VM answers.
+      // A step up for each VM that answers.
       const corners = times.flatMap((ms, k) => [`${xOf(ms)},${yOf(k)}`, `${xOf(ms)},${yOf(k + 1)}`])
       out.push(`<polyline data-arm="${arm}" points="${corners.join(' ')}" stroke="${colour}"/>`)
       labels.push({ arm, colour, x: right + 9, y: PANEL.top + 14 * number + 4 })

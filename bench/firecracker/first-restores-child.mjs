@@ -1,5 +1,5 @@
 // @ts-check
-// The process of first-restores.mjs: restores one snapshot ten times, and sends how long each took.
+// Process of first-restores.mjs: restores one snapshot ten times, and sends the time of each.
 import { join } from 'node:path'
 import { performance } from 'node:perf_hooks'
 import { serve } from '../../dist/index.js'

@@ -1,5 +1,5 @@
 // @ts-check
-// How much longer the first restore of a process takes than its tenth.
+// Time of a process's first restore over that of its tenth.
 import { fork } from 'node:child_process'
 import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'

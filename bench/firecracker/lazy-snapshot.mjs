@@ -1,5 +1,5 @@
 // @ts-check
-// The full snapshot of a VM that was restored on demand, against that of one whose memory is there.
+// Full snapshot of a VM that was restored on demand, compared with one whose memory is present.
 import { open, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { performance } from 'node:perf_hooks'
@@ -12,7 +12,7 @@ import { MicroVm } from '../../native/guest/driver/microvm.mjs'
  * @typedef {object} SnapshotTimes
  * @property {number} lazyMs of a full snapshot of a VM that has touched nothing yet: Firecracker writes its
  *   memory from one end to the other, and asks the handler for it
- * @property {number} residentMs of the next one, when all of it is there
+ * @property {number} residentMs of the next one, with all memory present
  */
 
 /** @param {Context} context @returns {Promise<SnapshotTimes>} */
@@ -28,7 +28,7 @@ export async function lazySnapshot({ scene: { vmstate, memoryFile }, folder }) {
       const startedAt = performance.now()
       await vm.snapshot(files)
       const ms = performance.now() - startedAt
-      // What is still to be written would slow the next one down.
+      // Pending write-back would slow the next snapshot down.
       const written = await open(files.memoryFile)
       await written.sync()
       await written.close()

@@ -1,5 +1,5 @@
 // @ts-check
-// A report as text.
+// Prints a report as text.
 import { figure, ratioLines } from '../lib/figures.mjs'
 
 /**
@@ -56,7 +56,10 @@ export function printReport(report, stream) {
   )
 }
 
-/** The fastest first. @template {{ allMs: Record<string, number> | undefined }} T @param {Record<string, T>} arms */
+/**
+ * Sorts the arms, fastest first. @template {{ allMs: Record<string, number> | undefined }} T @param
+ * {Record<string, T>} arms
+ */
 const byTime = (arms) =>
   Object.entries(arms).sort(
     ([, a], [, b]) => (a.allMs?.median ?? Infinity) - (b.allMs?.median ?? Infinity),

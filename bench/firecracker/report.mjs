@@ -1,5 +1,5 @@
 // @ts-check
-// From samples to figures. Ratios are taken round by round, since a machine with neighbours drifts.
+// Computes figures from samples. Ratios are per round, since a machine with neighbours drifts.
 import { ratioOf } from '../lib/figures.mjs'
 import { median, summary } from '../lib/statistics.mjs'
 import { pairedRatio } from '../replay/report.mjs'
@@ -12,7 +12,7 @@ import { pairedRatio } from '../replay/report.mjs'
  * @typedef {{ machine: Record<string, unknown>, scene: { memoryMib: number, pages: number, extents: number }, samples: readonly Sample[], limits: readonly { round: number, installMs: number }[], lazySnapshots: readonly ({ round: number } & import('./lazy-snapshot.mjs').SnapshotTimes)[], firstRestores: readonly ({ round: number } & import('./first-restores.mjs').FirstRestoreTimes)[] }} Measured
  */
 
-/** What each ratio should be (bench/README.md says what it is of); none where nothing is promised. */
+/** Target of each ratio (defined in bench/README.md), if it has one. */
 const targets = /** @type {const} */ ({
   onDemandOverExampleCold: ['at most', 0.55],
   onDemandOverExampleWarm: ['at most', 0.4],
@@ -71,18 +71,18 @@ function placesOf(samples) {
   })
 }
 
-/** A figure of an arm, by round. @param {readonly Sample[]} samples @param {string} arm */
+/** A figure of one arm, by round. @param {readonly Sample[]} samples @param {string} arm */
 const byRound = (samples, arm, field = untilAll) =>
   new Map(
     samples.filter((sample) => sample.arm === arm).map((sample) => [sample.round, field(sample)]),
   )
 
-/** `auto` over the arm with the lowest median of the others, where that comes to most. */
+/** `auto` over the other arm with the lowest median; the place with the highest ratio. */
 function autoOverBest(/** @type {ReturnType<typeof placesOf>} */ places) {
   const idle = places.filter(({ busy }) => !busy)
   const found = idle.flatMap((place) => {
     const { samples } = place
-    // `before` and `held` are not among the choices of `auto`.
+    // `before` and `held` are not candidates of `auto`.
     const others = distinct(samples.map(({ arm }) => arm)).filter(
       (arm) => !['auto', 'before', 'held'].includes(arm),
     )
@@ -188,7 +188,7 @@ function ratiosOf({ samples, limits, lazySnapshots, firstRestores }) {
   return Object.fromEntries(auto ? [...ratios, ['autoOverBest', auto]] : ratios)
 }
 
-/** Of one arm in one place. @param {readonly Sample[]} samples */
+/** Figures of one arm in one place. @param {readonly Sample[]} samples */
 function summarize(samples) {
   const counts = samples.flatMap((sample) => sample.counts)
   const choices = /** @type {Record<string, number>} */ ({})
@@ -207,7 +207,7 @@ function summarize(samples) {
 }
 
 /**
- * Samples of a run that was ended early are reported too: each figure says of how many it is.
+ * Samples of an interrupted run are reported too: each figure has its sample count.
  *
  * @param {Measured} measured
  */
@@ -243,10 +243,10 @@ export function makeReport({ machine, scene, samples, limits, lazySnapshots, fir
 
 /** @typedef {ReturnType<typeof makeReport>} Report */
 
-/** Of the recorded pages of a set, those that the guest may still have to ask for in the median. */
+/** Maximum share of a set's recorded pages that the guest may fault on in the median. */
 const RESIDUAL_SHARE = 0.01
 
-/** What must hold whatever the machine does; empty when it does. @param {Report} report */
+/** Violated invariants that hold on any machine; empty if there are none. @param {Report} report */
 export function checks({ results, wrong, scene }) {
   const failed = wrong > 0 ? [`${wrong} wrong answers`] : []
   for (const [place, arms] of Object.entries(results)) {

@@ -1,6 +1,6 @@
 // @ts-check
-// Restores of one snapshot at once, in one way. Firecracker's processes, and those of the handlers that
-// are processes of their own, are there before the clock starts.
+// Concurrent restores of one snapshot with one arm. The processes of Firecracker, and of handlers
+// in separate processes, run before the clock starts.
 import { join } from 'node:path'
 import { performance } from 'node:perf_hooks'
 import { MicroVm } from '../../native/guest/driver/microvm.mjs'
@@ -38,14 +38,14 @@ import { prepare } from './arms.mjs'
 
 let sockets = 0
 
-/** Awaits all, also where one fails, so that nothing goes on behind the error. */
+/** Awaits all, even if one fails, so that nothing runs on after the error. */
 async function every(/** @type {readonly (Promise<unknown> | undefined)[]} */ promises) {
   const failed = (await Promise.allSettled(promises)).find(({ status }) => status === 'rejected')
   if (failed?.status === 'rejected') throw failed.reason
 }
 
 /**
- * Whether the guest found its memory right, and is the one that was snapshotted.
+ * Checks that the guest found its memory right, and is the one of the snapshot.
  *
  * @param {MicroVm} vm
  * @param {import('./scene.mjs').Scene} scene
@@ -116,14 +116,15 @@ export async function takeSample(what, context, setCache) {
 }
 
 /**
- * The least time in which the kernel installs a set of these pages, when nothing else is done.
+ * Minimum time for the kernel to install a set of these pages without other work.
  *
  * @param {import('./scene.mjs').Scene} scene
  * @param {AbortSignal} signal
  */
 export async function installLimitMs({ memoryFile, pageList }, signal) {
   const files = ['--memory', memoryFile, '--pages', pageList]
-  // The first one gets its memory from the machine's hypervisor; later ones tell of the kernel.
+  // The first repetition gets its memory from the machine's hypervisor; later ones measure the
+  // kernel.
   const limit = await runLimit(['limit-install', ...files, '--repetitions', '5'], signal)
   return limit.best.medianUs / 1000
 }

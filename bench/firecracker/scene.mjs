@@ -1,6 +1,6 @@
 // @ts-check
-// What is restored: a snapshot of our own guest, made by the Firecracker that restores it, and what each
-// arm needs of its working set.
+// The restored snapshot: that of our own guest, made by the Firecracker that restores it, and each
+// arm's form of its working set.
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { serve, WorkingSet } from '../../dist/index.js'
@@ -8,9 +8,9 @@ import { MicroVm } from '../../native/guest/driver/microvm.mjs'
 import { cachedSnapshot } from '../../native/guest/driver/microvm-snapshot.mjs'
 import { packReapPages } from '../lib/reap-handler.mjs'
 
-/** Requests of the guest (native/guest/microvm), by the MiB of memory that each walks. */
+/** Requests of the guest (native/guest/microvm), by the number of MiB that each walks. */
 export const requestByMib = /** @type {const} */ ({ 10: 's', 30: 'm', 64: 'l' })
-/** Of 30 MiB, each page of which is written. */
+/** Walks 30 MiB and writes to each page. */
 export const WRITE_REQUEST = /** @type {const} */ ('w')
 const MEMORY_MIB = 256
 
@@ -29,7 +29,8 @@ const MEMORY_MIB = 256
  */
 
 /**
- * The snapshot is kept between runs, the working set of a request recorded in each: into `folder`.
+ * The snapshot is kept between runs; the working set of a request is recorded in each run, into
+ * `folder`.
  *
  * @param {string} folder
  * @param {import('../../native/guest/driver/microvm.mjs').Request} request
@@ -37,7 +38,7 @@ const MEMORY_MIB = 256
  */
 export async function prepareScene(folder, request) {
   const boot = { memoryMib: MEMORY_MIB }
-  // Filled: what no request asks for has to be read from somewhere, too.
+  // Filled: pages that no request reads must come from the disk, too.
   const { vmstate, memoryFile } = await cachedSnapshot('bench', { boot, filled: true })
   const { trace, requests } = await recorded({ vmstate, memoryFile, folder, request })
   const set = WorkingSet.fromTraces([trace])
@@ -78,8 +79,8 @@ async function recorded({ vmstate, memoryFile, folder, request }) {
 }
 
 /**
- * Has each build remember that the memory file holds the set's bytes: without that, they would come from
- * there.
+ * Makes each build remember that the memory file holds the set's bytes; otherwise they would come
+ * from the memory file.
  *
  * @param {Scene} scene
  * @param {readonly (typeof import('../../dist/index.js'))[]} builds
@@ -96,7 +97,7 @@ export async function proveSet({ workingSet, memoryFile }, builds) {
   }
 }
 
-/** Files whose place in the page cache is part of a sample. @param {Scene} scene */
+/** Files whose residency in the page cache is part of a sample. @param {Scene} scene */
 export const filesOf = ({ vmstate, memoryFile, workingSet, reapPages }) => [
   vmstate,
   memoryFile,

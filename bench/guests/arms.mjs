@@ -1,5 +1,5 @@
-// One restore of a Linux guest, in six ways. All times are milliseconds of one clock,
-// performance.now() of this process, from the restore request.
+// One restore of a Linux guest with each of six arms. All times are milliseconds of
+// performance.now() in this process, from the restore request.
 import { readFileSync } from 'node:fs'
 import { performance } from 'node:perf_hooks'
 import {
@@ -16,7 +16,10 @@ import { Warnings } from '../lib/warnings.mjs'
 export const arms = ['kernel-file', 'on-demand', 'reap', 'working-set', 'page-cache', 'auto']
 export const caches = ['cold', 'half-warm', 'warm']
 
-/** Files of a function's snapshot and of its record, whose place in the page cache is part of a sample. */
+/**
+ * Files of a function's snapshot and recording, whose residency in the page cache is part of a
+ * sample.
+ */
 export const filesOf = ({ guest, record }) => [
   guest.memoryFile,
   guest.stateFile,
@@ -25,7 +28,7 @@ export const filesOf = ({ guest, record }) => [
   record.reapPages,
 ]
 
-// Page faults that the kernel has counted for a process: fields minflt and majflt of its stat, which
+// Page faults of a process, counted by the kernel: fields minflt and majflt of its stat, which
 // follow the name in parentheses.
 function kernelFaults(pid) {
   const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
@@ -33,7 +36,7 @@ function kernelFaults(pid) {
   return Number(fields[7]) + Number(fields[9])
 }
 
-/** Restores, invokes once with `input`, and says what that cost. */
+/** Restores, invokes once with `input`, and returns the measured times. */
 async function invokeRestored({ guest, input, signal }, env, startedAt) {
   const vm = await guest.restore({ env, signal })
   try {
@@ -75,11 +78,14 @@ const sampleOf = ({ vm: _, phases, ...rest }, more) => ({
 
 const snapshotOf = ({ memoryFile, diskImages }) => ({ memoryFile, diskImages })
 
-/** What a VMM of `run` connects to, and with which environment. */
+/** Socket and environment for the VMM of `run`. */
 const backend = ({ guest, socketPath }) => ({ socketPath, snapshot: snapshotOf(guest) })
 const vmmEnvironment = (run) => interposerEnvironment(backend(run))
 
-/** When a prefetch that goes on beside a VM is over; whoever waits for it is told of its failure. */
+/**
+ * Completion of a prefetch that runs beside a VM; its failure is reported only to an awaiting
+ * caller.
+ */
 function watchPrefetch(prefetched, startedAt) {
   const watched = { prefetchedMs: undefined }
   prefetched.then(
@@ -89,7 +95,7 @@ function watchPrefetch(prefetched, startedAt) {
   return watched
 }
 
-/** Restores with no handler, beside what comes into the page cache. */
+/** Restores without a handler, beside a prefetch into the page cache. */
 async function mapped(run, startedAt, prefetched, warnings) {
   const watched = prefetched && watchPrefetch(prefetched, startedAt)
   const done = await invokeRestored(run, {}, startedAt)
@@ -101,7 +107,7 @@ async function mapped(run, startedAt, prefetched, warnings) {
   return sampleOf(done, { prefetched: pageCount, phases: { fetchMs: completedMs, ...watched } })
 }
 
-/** Restores under a handler of ours, and takes its trace where it records. */
+/** Restores with a reap-trace handler, and takes its trace if it records. */
 async function served(run, startedAt, handler, { records = false, brings = false }) {
   const watched = watchPrefetch(handler.prefetched, startedAt)
   const done = await Promise.race([
@@ -175,7 +181,7 @@ async function auto(run) {
 }
 
 async function reap(run) {
-  // Its orchestrator is there already: the clock starts when the handler does, not its process.
+  // Its orchestrator runs already: the clock starts with the handler, not with its process.
   const handler = await ReapHandler.start({
     socketPath: run.socketPath,
     memoryFile: run.guest.memoryFile,
@@ -203,7 +209,8 @@ async function reap(run) {
 
 /**
  * Restores a function on demand and records its memory, page by page; then, for one whose root is a
- * disk, with no handler, and records what comes into the page cache: `{ trace, disks, right }`.
+ * disk, without a handler, and records the pages that enter the page cache: `{ trace, disks, right
+ * }`.
  */
 export async function record(run) {
   const { trace, right } = await throughOurs(run, { record: true })
@@ -231,7 +238,9 @@ const restores = {
 /** `run` is `{ guest, record, input, cache, socketPath, signal }`. */
 export const restore = (arm, run) => restores[arm](run)
 
-/** What a call costs in a VM that has answered it before: the median of a few, in milliseconds. */
+/**
+ * Time of a warm call, in a VM that has answered it before: the median of a few, in milliseconds.
+ */
 export async function warmCalls({ guest, input, signal }, calls = 5) {
   const vm = await guest.restore({ signal })
   try {

@@ -39,7 +39,7 @@ function ratioOf(over, under) {
   return ratios && { value: ratios.median, p25: ratios.p25, p75: ratios.p75, pairs: ratios.samples }
 }
 
-/** How `auto` stands in one cell beside the others, and what it chose there. */
+/** `auto` in one cell compared with the other arms, and its choices. */
 function autoOf(samples, cache) {
   const auto = timesOf(samples, 'auto')
   const others = [...new Set(samples.map(({ arm }) => arm))].filter((arm) => arm !== 'auto')
@@ -59,11 +59,11 @@ function autoOf(samples, cache) {
 }
 
 /**
- * One object with all: per function what was recorded, what a warm call costs, the cells (page cache ×
- * input × arm) in medians and quantiles, what `auto` came to in each, and every sample.
+ * One object with everything: per function the recording, the time of a warm call, the cells (page
+ * cache × input × arm) in medians and quantiles, the result of `auto` in each, and every sample.
  *
- * A cell's overhead is its response time less that of a warm call with the same input; `gone` is the
- * share of on-demand's overhead that the working-set arm does not have.
+ * A cell's overhead is its response time minus that of a warm call with the same input; `gone` is
+ * the share of on-demand's overhead that the working-set arm saves.
  */
 export function makeReport(results, machine, { arms, caches }) {
   const functions = results.map(({ guest, record, warm, samples }) => {
@@ -110,7 +110,7 @@ export function makeReport(results, machine, { arms, caches }) {
   return { machine, arms, caches, functions }
 }
 
-/** What must hold whatever the machine does; empty when it does. */
+/** Violated invariants that hold on any machine; empty if there are none. */
 export function checks({ functions, arms, caches }, { quick }) {
   const failed = []
   for (const { name, wrong, pages, cells } of functions) {
@@ -242,13 +242,13 @@ const phaseTable = ({ functions, arms }, cache) =>
     ),
   )
 
-/** Whether the faults of an arm are those of a handler, and not all that the kernel counts. */
+/** True if the faults of an arm are counted by a handler, not by the kernel. */
 const isServed = (arm, auto) =>
   arm === 'auto'
     ? Object.keys(auto?.choices ?? {}).every((choice) => choice === 'uffd')
     : !['kernel-file', 'page-cache'].includes(arm)
 
-/** The report for people. */
+/** Prints the report as text. */
 export function printReport(report, stream) {
   const { machine, functions, caches } = report
   stream.write(functionTable(report))

@@ -7,7 +7,10 @@ import { root } from './machine.mjs'
 
 const program = join(root, 'build/Release/reap-bench')
 
-/** An endless loop beside each core, which ends with this process. Resolves to what ends them before. */
+/**
+ * Starts one endless loop per core, which ends with this process. Resolves to a function that ends
+ * them earlier.
+ */
 export async function keepCoresBusy() {
   const loops = Array.from({ length: availableParallelism() }, () =>
     spawn(program, ['spin'], { stdio: ['ignore', 'pipe', 'inherit'] }),
@@ -18,7 +21,7 @@ export async function keepCoresBusy() {
     await Promise.all(ended)
   }
   try {
-    // A loop that has not begun by then never will.
+    // A loop that has not started by then never will.
     await Promise.all(loops.map((loop) => once(loop.stdout, 'data')))
     return stop
   } catch (error) {

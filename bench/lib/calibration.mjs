@@ -1,8 +1,8 @@
 import { calibrateHost, hostCalibration } from '../../dist/index.js'
 
 /**
- * What `auto` goes by, in the file that REAP_TRACE_CALIBRATION names: kept by an earlier run, or measured
- * where that cannot be believed.
+ * Calibration for `auto`, in the file named by REAP_TRACE_CALIBRATION: that of an earlier run, or a
+ * new one if that is invalid.
  *
  * @param {{ folder: string, progress: import('./progress.mjs').Progress, signal: AbortSignal }} run
  */

@@ -2,9 +2,9 @@
 import { readdirSync, readFileSync } from 'node:fs'
 
 /**
- * Milliseconds that the threads of a process have run, those of a guest's vCPUs included: the first
- * figure of each one's schedstat, in nanoseconds where the clock ticks of its stat are 10 ms. A thread
- * that has ended does not count.
+ * CPU time of a process's threads in milliseconds, including a guest's vCPUs: the first figure of
+ * each thread's schedstat, in nanoseconds (the clock ticks of stat are 10 ms). Threads that have
+ * exited do not count.
  *
  * @param {number} pid
  */
@@ -14,12 +14,12 @@ export function cpuMsOf(pid) {
     try {
       return sum + Number.parseInt(readFileSync(`${tasks}/${task}/schedstat`, 'utf8'), 10) / 1e6
     } catch {
-      return sum // it has ended since
+      return sum // it has exited since
     }
   }, 0)
 }
 
-/** The same of this process, and with the threads that have ended. */
+/** The same for this process, including threads that have exited. */
 export function ownCpuMs() {
   const { user, system } = process.cpuUsage()
   return (user + system) / 1000

@@ -1,9 +1,9 @@
 // @ts-check
-// Figures as text, and ratios with what they are held to.
+// Figures as text, and ratios with their targets.
 import { summary } from './statistics.mjs'
 
 /**
- * @typedef {readonly ['at least' | 'at most', number] | undefined} Aim none where nothing is promised
+ * @typedef {readonly ['at least' | 'at most', number] | undefined} Aim undefined: no target
  *
  * @typedef {object} Ratio the median of `pairs` ratios and their quartiles
  * @property {number} value
@@ -25,7 +25,7 @@ export const figure = (value, digits = 1) =>
       })
 
 /**
- * `undefined` when there is none.
+ * Ratio with its quartiles; `undefined` if there are no values.
  *
  * @param {readonly number[]} values
  * @param {Aim} [aim]

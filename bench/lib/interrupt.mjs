@@ -1,11 +1,11 @@
 // @ts-check
 
 /**
- * A signal that the first Ctrl-C or SIGTERM aborts, so that what was started can be ended. The second one
- * ends the process.
+ * An AbortSignal for the first Ctrl-C or SIGTERM, so that the run can clean up. The second one ends
+ * the process.
  *
- * The listeners stay: with one that has removed itself, reap-trace would take it that nobody handles the
- * signal, and end the process with its own sessions.
+ * The listeners stay: without one, reap-trace would assume that nobody handles the signal, and end
+ * the process together with its sessions.
  *
  * @returns {AbortSignal}
  */

@@ -14,10 +14,10 @@ const read = (path) => {
   }
 }
 
-/** The block device under a file, and what the kernel takes it for: `vda, rotational`. */
+/** Block device of a file, and its kind according to the kernel: `vda, rotational`. */
 export function storageOf(path) {
   const { dev } = statSync(path)
-  // The kernel's layout of a device number: 12 bits of major between two parts of the minor.
+  // The kernel's encoding of a device number: 12 bits of major between two parts of the minor.
   const major = (dev >> 8) & 0xfff
   const minor = (dev & 0xff) | ((dev >>> 12) & 0xfff00)
   const folder = `/sys/dev/block/${major}:${minor}`
@@ -31,7 +31,7 @@ export function storageOf(path) {
   }
 }
 
-/** What a figure was measured on. */
+/** Description of the machine. */
 export function describeMachine(folder) {
   const git = (...words) => spawnSync('git', words, { cwd: root, encoding: 'utf8' }).stdout?.trim()
   const changed = git('status', '--porcelain', '--untracked-files=no') ? ' with changes' : ''

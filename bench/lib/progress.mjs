@@ -1,7 +1,7 @@
 const CLEAR = '\r\x1b[K'
 const QUIET_MS = 15_000
 
-/** What is being done, in one line of a terminal; elsewhere a line now and then. */
+/** Current activity, in one line of a terminal; elsewhere as an occasional line. */
 export class Progress {
   #stream
   #lastAt = 0
@@ -11,7 +11,7 @@ export class Progress {
     this.#stream = stream
   }
 
-  /** `share` of the whole, from 0 to 1, and the milliseconds that are left, where they are known. */
+  /** Shows the finished `share`, from 0 to 1, and the remaining milliseconds if they are known. */
   say(text, share, leftMs) {
     const left = leftMs === undefined ? '' : `, ${this.#duration(leftMs)} left`
     const line =
@@ -27,7 +27,7 @@ export class Progress {
     }
   }
 
-  /** A line that stays. */
+  /** Prints a permanent line. */
   note(text) {
     this.end()
     this.#stream.write(`${text}\n`)

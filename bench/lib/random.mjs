@@ -1,7 +1,7 @@
 // @ts-check
 
 /**
- * Numbers from 0 up to 1 (mulberry32).
+ * Random numbers in [0, 1) (mulberry32).
  * @param {number} seed
  */
 export function randomNumbers(seed) {
@@ -15,7 +15,7 @@ export function randomNumbers(seed) {
 }
 
 /**
- * In place.
+ * Shuffles in place.
  * @template T
  * @param {T[]} list
  * @param {() => number} random

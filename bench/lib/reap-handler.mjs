@@ -23,7 +23,7 @@ export const packReapPages = ({ memoryFile, pageList, output }) =>
 const offsetMs = performance.now() - Number(process.hrtime.bigint()) / 1e6
 export const onOurClock = ({ us }) => us / 1000 + offsetMs
 
-/** A handler of bench/native, which is another process. */
+/** A handler of bench/native, in a separate process. */
 class NativeHandler {
   #child
   #events = new Map()
@@ -46,7 +46,7 @@ class NativeHandler {
 
   constructor(child) {
     this.#child = child
-    // One that has ended needs no word to begin any more.
+    // Writing to an exited handler is harmless.
     child.stdin.on('error', () => {})
     this.#ended = new Promise((resolve) => {
       child.once('error', resolve)
@@ -84,7 +84,7 @@ class NativeHandler {
     this.#child.kill('SIGTERM')
   }
 
-  /** When its process listened. */
+  /** Time at which its process listened. */
   get listeningAt() {
     return onOurClock(this.#events.get('listening'))
   }
@@ -96,7 +96,7 @@ class NativeHandler {
   }
 }
 
-/** REAP's algorithm as it was published. */
+/** REAP's algorithm as published. */
 export class ReapHandler extends NativeHandler {
   /**
    * @param {object} options
@@ -119,7 +119,7 @@ export class ReapHandler extends NativeHandler {
     this.sendInput()
   }
 
-  /** The working set is in memory: the VMM may be started. */
+  /** Resolves when the working set is in memory, so that the VMM may be started. */
   get fetched() {
     return this.event('fetched')
   }
@@ -139,7 +139,7 @@ export class ReapHandler extends NativeHandler {
   }
 }
 
-/** The plainest handler there is: the memory file mapped, one thread, one page a fault. */
+/** The minimal handler: the memory file mapped, one thread, one page per fault. */
 export class PlainHandler extends NativeHandler {
   /**
    * @param {{ socketPath: string, memoryFile: string, signal?: AbortSignal }} options

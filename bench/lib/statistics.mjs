@@ -6,7 +6,9 @@ export function quantile(sorted, share) {
   return sorted[low] + (sorted[high] - sorted[low]) * (rank - low)
 }
 
-/** Median, quartiles, p99 and the least of the numbers among `values`; `undefined` when there is none. */
+/**
+ * Median, quartiles, p99 and minimum of the numbers among `values`; `undefined` if there are none.
+ */
 export function summary(values) {
   const sorted = values.filter(Number.isFinite).sort((a, b) => a - b)
   if (sorted.length === 0) return undefined
@@ -21,5 +23,5 @@ export function summary(values) {
   }
 }
 
-/** The median alone. */
+/** Only the median. */
 export const median = (values) => summary(values)?.median

@@ -1,6 +1,6 @@
 // @ts-check
-// What the charts have in common. Their colours can be read on white and on black, and told apart by people
-// who do not tell red from green (after Okabe and Ito).
+// Common parts of the charts. Their colours are readable on white and on black, and distinguishable
+// with red-green colour blindness (after Okabe and Ito).
 
 export const colours = Object.freeze({
   grey: '#8a8a8a',
@@ -17,7 +17,7 @@ export const rounded = (value) => Math.round(value * 10) / 10
 export const escaped = (text) =>
   text.replace(/[&<>]/g, (sign) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;' })[sign] ?? sign)
 
-/** Moves labels apart that would stand on each other. @param {{ y: number }[]} labels */
+/** Moves overlapping labels apart. @param {{ y: number }[]} labels */
 export function spread(labels) {
   labels.sort((a, b) => a.y - b.y)
   for (let i = 1; i < labels.length; i++) {
@@ -26,7 +26,7 @@ export function spread(labels) {
   }
 }
 
-/** Which machine, when, and of how many rounds. @param {Record<string, unknown>} machine */
+/** Machine, date and number of rounds. @param {Record<string, unknown>} machine */
 export const captionOf = ({ kernel, cpu, node, commit, date }, /** @type {string} */ rounds) =>
   escaped(`${kernel}, ${cpu}, Node ${node}, ${commit}, ${String(date).slice(0, 10)}; ${rounds}`)
 

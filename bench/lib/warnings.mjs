@@ -1,6 +1,9 @@
 // @ts-check
 
-/** Warnings of a measured restore: one that went on without its working set is no sample of its arm. */
+/**
+ * Warnings of a measured restore: if it continued without its working set, it is not a sample of
+ * its arm.
+ */
 export class Warnings {
   /** @type {Error | undefined} */
   #first

@@ -17,19 +17,19 @@ struct Extent {
   uint64_t bytes;
 };
 
-// A file's pages mapped as the published handlers map them: privately, and read by nobody yet.
+// Maps a file as the published handlers do: privately, without reading it.
 Mapping map_file(const std::string& path);
 
-// The pages of a list in ascending order, each once, neighbours joined. All of them lie within
+// Pages of a list in ascending order, without duplicates, neighbours merged. All of them lie within
 // `memory_bytes`.
 std::vector<Extent> read_page_list(const std::string& path, uint64_t memory_bytes);
 uint64_t total_bytes(const std::vector<Extent>& extents);
 
 UniqueFd open_file(const std::string& path);
-// A file opened for O_DIRECT, or without where the file system has none; `direct` says which.
+// Opens a file for O_DIRECT, or without if the file system lacks it; `direct` tells which.
 UniqueFd open_direct(const std::string& path, bool* direct);
 uint64_t file_bytes(int fd, const std::string& path);
-// Reads all of it or fails: a short read never becomes zeros.
+// Reads everything or fails: a short read never becomes zeros.
 void read_fully(int fd, const std::string& path, uint64_t offset, uint8_t* buffer, uint64_t bytes);
 
 }  // namespace reap::bench

@@ -1,6 +1,6 @@
-// How fast one thread can read what a comparison has to: the data of a working-set file front to
-// back, and the same pages of the memory file, whose reads are asked for some groups ahead. Nothing
-// is compared, and no checksum is made.
+// Read rate of one thread for the reads of a comparison: the data of a working-set file front to
+// back, and the same pages of the memory file, requested some groups ahead. Nothing is compared,
+// and no checksum is computed.
 #include <fcntl.h>
 
 #include <algorithm>
@@ -90,7 +90,7 @@ const Command kLimitCompare{
      {"--memory", "FILE", nullptr, "the snapshot's memory file"},
      {"--ahead", "N", "4",
       "groups whose pages of the memory file are asked for before they are read"},
-     {"--repetitions", "N", "5", "with a cold page cache only the first is"}},
+     {"--repetitions", "N", "5", "with a cold page cache only the first one reads the disk"}},
     run};
 
 }  // namespace reap::bench

@@ -1,5 +1,5 @@
-// How long a guest waits for one page: a process touches pages one by one, and the plainest handler
-// of another process serves them from memory that is resident.
+// Wait of a guest for one page: a process touches pages one by one, and a minimal handler in
+// another process serves them from resident memory.
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
@@ -18,7 +18,7 @@ namespace reap::bench {
 
 namespace {
 
-// A folder for the socket that goes with the process.
+// A folder for the socket, removed with the process.
 class Folder {
  public:
   Folder() {
@@ -32,7 +32,7 @@ class Folder {
   char path_[32] = "/tmp/reap-bench-XXXXXX";
 };
 
-// The child.
+// Runs in the child.
 [[noreturn]] void touch_pages(const std::string& socket, uint64_t pages, uint64_t* waited_ns) {
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (const guest::Error error = touch_each(socket, pages * kPageBytes, pages, waited_ns)) {
@@ -43,7 +43,7 @@ class Folder {
   ::_exit(0);
 }
 
-// What each page took, as the toucher saw it; nothing when told to end.
+// Wait per page, measured by the touching process; empty when interrupted.
 std::vector<uint64_t> measure(const Mapping& source, bool spinning) {
   const uint64_t pages = source.size() / kPageBytes;
   void* data = ::mmap(nullptr, pages * sizeof(uint64_t), PROT_READ | PROT_WRITE,
@@ -108,7 +108,7 @@ const Command kLimitFault{
     "limit-fault",
     "times served faults as a touching process sees them; the handler sleeps between, or spins",
     {{"--pages", "N", "2000", "touched one by one, in ascending order"},
-     {"--repetitions", "N", "5", "of each way, interleaved, a new process each"}},
+     {"--repetitions", "N", "5", "of each variant, interleaved, a new process each"}},
     run};
 
 }  // namespace reap::bench

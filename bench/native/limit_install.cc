@@ -1,5 +1,5 @@
-// How fast the kernel installs these extents when nothing else is done: UFFDIO_COPY from memory
-// that is resident into a new mapping that nobody touches.
+// Rate at which the kernel installs these extents without other work: UFFDIO_COPY from resident
+// memory into a new mapping that nobody touches.
 #include <pthread.h>
 
 #include <algorithm>
@@ -21,7 +21,7 @@ struct Piece {
   uint64_t bytes;
 };
 
-// One share of the extents for each thread, of about the same size, cut between pages.
+// One share of the extents per thread, of about equal size, split at page boundaries.
 std::vector<std::vector<Piece>> share_out(const std::vector<Extent>& extents, const uint8_t* source,
                                           size_t threads) {
   const uint64_t total_pages = total_bytes(extents) / kPageBytes;
@@ -51,7 +51,7 @@ void install(int uffd, uint8_t* memory, const std::vector<Piece>& pieces) {
   }
 }
 
-// From the moment that all threads set off together to the end of the last one.
+// From the common start of all threads to the end of the last one.
 uint64_t measure(const std::vector<std::vector<Piece>>& shares, uint64_t memory_bytes) {
   const Mapping memory = Mapping::anonymous(memory_bytes);
   if (!memory) fail("map " + std::to_string(memory_bytes) + " bytes", ENOMEM);
@@ -93,7 +93,7 @@ int run(const Options& options) {
     to = std::copy_n(file.data() + extent.offset, extent.bytes, to);
   }
 
-  // Rounds outside and arms inside, so that a noisy moment meets all of them.
+  // Rounds outside and arms inside, so that noise affects all of them alike.
   std::vector<std::vector<uint64_t>> samples(most);
   for (uint64_t round = options.number("--repetitions"); round > 0; round--) {
     for (size_t threads = 1; threads <= most; threads++) {
@@ -125,7 +125,7 @@ int run(const Options& options) {
 const Command kLimitInstall{
     "limit-install",
     "times bare UFFDIO_COPY of these pages from resident memory into a new mapping",
-    {{"--memory", "FILE", nullptr, "the memory file they are in"},
+    {{"--memory", "FILE", nullptr, "the memory file with these pages"},
      {"--pages", "FILE", nullptr, "the pages, in any order; one call for each contiguous run"},
      {"--threads", "N", "2", "tries 1 to N threads"},
      {"--repetitions", "N", "7", "of each, interleaved"}},

@@ -1,5 +1,5 @@
-// How fast a file can be read past the page cache: front to back, in blocks, by threads that each
-// have one read under way.
+// Read rate of a file past the page cache: front to back, in blocks, by threads with one
+// outstanding read each.
 #include <fcntl.h>
 #include <pthread.h>
 
@@ -22,7 +22,7 @@ struct Arm {
 };
 
 uint64_t measure(int fd, const std::string& path, const Mapping& buffer, const Arm& arm) {
-  // Pages that are cached would be read from the device as well, but first written where dirty.
+  // O_DIRECT would also read cached pages from the device, but write dirty ones back first.
   ::posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
   std::atomic<uint64_t> next{0};
   pthread_barrier_t barrier;
@@ -53,7 +53,7 @@ int run(const Options& options) {
   const std::string& path = options.text("--file");
   bool direct = false;
   const UniqueFd fd = open_direct(path, &direct);
-  // The part of a page at the end cannot be read this way.
+  // A partial page at the end cannot be read with O_DIRECT.
   const uint64_t bytes = file_bytes(fd.get(), path) / kPageBytes * kPageBytes;
   if (bytes == 0) fail(path + " has not one page");
   ::fdatasync(fd.get());
@@ -101,8 +101,8 @@ int run(const Options& options) {
 const Command kLimitRead{
     "limit-read",
     "times O_DIRECT reads of a whole file, front to back",
-    {{"--file", "FILE", nullptr, "the file, say REAP's working set"},
-     {"--threads", "LIST", "1,2,4,8", "each with one read under way: the depth of the queue"},
+    {{"--file", "FILE", nullptr, "the file, such as REAP's working set"},
+     {"--threads", "LIST", "1,2,4,8", "each with one outstanding read: the queue depth"},
      {"--blocks", "LIST", "131072,1048576,8388608", "bytes of one read"},
      {"--repetitions", "N", "5", "of each, interleaved"}},
     run};

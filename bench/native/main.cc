@@ -1,4 +1,4 @@
-// reap-bench: what reap-trace is measured against.
+// reap-bench: baselines and limits for reap-trace.
 #include <sys/prctl.h>
 
 #include <csignal>
@@ -52,7 +52,7 @@ int run(const std::vector<std::string>& words) {
 }  // namespace reap::bench
 
 int main(int argc, char** argv) {
-  // Whoever started this must not leave it behind, however it ends.
+  // Exits with its parent, however that ends.
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   return reap::bench::run({argv + 1, argv + argc});
 }

@@ -1,4 +1,4 @@
-// The command line: one table of options for each command, from which --help is made too.
+// Command line: one table of options per command, from which --help is generated.
 #pragma once
 
 #include <cstdint>
@@ -10,14 +10,14 @@ namespace reap::bench {
 
 struct Option {
   const char* name;      // with its dashes
-  const char* value;     // what to write behind it
-  const char* fallback;  // null: it must be given
+  const char* value;     // its placeholder in --help
+  const char* fallback;  // default; null: required
   const char* help;
 };
 
 class Options {
  public:
-  // Ends the process with status 2 when the words are not what the table says.
+  // Exits with status 2 if the words do not match the table.
   Options(const std::vector<Option>& table, const std::vector<std::string>& words);
 
   const std::string& text(const char* name) const { return values_.at(name); }

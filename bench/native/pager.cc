@@ -77,7 +77,7 @@ bool Pager::connect() {
 
   watch(uffd_.get(), EPOLLIN);
   watch(signals_.get(), EPOLLIN);
-  // The socket tells of the VMM's end only where the VMM keeps it open (Firecracker from 1.12 on).
+  // The socket shows the VMM's exit only if the VMM keeps it open (Firecracker since 1.12).
   if (peer_.pidfd) {
     watch(peer_.pidfd.get(), EPOLLIN);
   } else {
@@ -124,7 +124,7 @@ void Pager::read_one() {
     counters_.faults++;
     pending_.push_back(message.arg.pagefault.address & ~(memory_.page_size() - 1));
   } else if (message.event == UFFD_EVENT_REMOVE) {
-    // What the guest gave back is the kernel's from here on, which fills it with zeros.
+    // The kernel fills removed pages with zeros from here on.
     counters_.removed++;
     uffd::unregister(uffd_.get(), message.arg.remove.start,
                      message.arg.remove.end - message.arg.remove.start);
@@ -137,7 +137,7 @@ void Pager::answer_pending() {
                  pending_.end());
 }
 
-// False where an unread REMOVE is in the way, which step() reads next.
+// False if an unread REMOVE prevents it, which step() reads next.
 bool Pager::answer(uint64_t address) {
   const Region* region = memory_.region_at(address);
   if (!region) fail_vm("a fault outside of guest memory");
@@ -148,12 +148,12 @@ bool Pager::answer(uint64_t address) {
       counters_.installed++;
       return true;
     case uffd::Outcome::present:
-      // EEXIST wakes nobody. The published handlers leave it at that, and a thread that had met an
-      // install without wake waits for ever; that bug is not part of the algorithm.
+      // EEXIST wakes nobody. The published handlers do not wake either, and a thread that met an
+      // install without a wake-up waits for ever; that bug is not part of the algorithm.
       counters_.present++;
       uffd::wake(uffd_.get(), address, memory_.page_size());
       return true;
-    case uffd::Outcome::unregistered:  // removed meanwhile
+    case uffd::Outcome::unregistered:  // removed concurrently
       uffd::wake(uffd_.get(), address, memory_.page_size());
       return true;
     case uffd::Outcome::deferred:

@@ -1,4 +1,4 @@
-// The plainest fault handler across processes: wait, read one message, copy one page; one thread.
+// Minimal fault handler across processes: wait, read one message, copy one page; one thread.
 #pragma once
 
 #include <cstdint>
@@ -13,17 +13,17 @@ namespace reap::bench {
 
 class Pager {
  public:
-  // Serves from `bytes`, which lie one after the other as in the memory file. From here on SIGTERM
-  // and SIGINT end connect() and serve() instead of the process.
+  // Serves from `bytes`, laid out as in the memory file. From here on SIGTERM and SIGINT end
+  // connect() and serve() instead of the process.
   Pager(const std::string& socket_path, const uint8_t* bytes, uint64_t byte_count);
 
-  // Waits for a VMM and its handshake: false when told to end before.
+  // Waits for a VMM and its handshake; false when interrupted before.
   bool connect();
-  // Serves until the VMM is gone or a signal says so, and returns which: "vm-exited", "terminated".
+  // Serves until the VMM exits or a signal arrives, and returns which: "vm-exited", "terminated".
   const char* serve();
-  // As serve(), but never sleeps: how fast a fault can be when nobody has to be woken for it.
+  // Like serve(), but never sleeps: the cost of a fault without a wake-up.
   const char* serve_spinning();
-  // Handles what is there within `timeout_ms`; false when serving has come to its end.
+  // Handles pending messages within `timeout_ms`; false if serving has ended.
   bool step(int timeout_ms);
 
   int uffd() const { return uffd_.get(); }
@@ -34,8 +34,8 @@ class Pager {
 
   struct Counters {
     uint64_t faults = 0;     // messages
-    uint64_t installed = 0;  // pages that serving a fault brought
-    uint64_t present = 0;    // faults on a page that was there already
+    uint64_t installed = 0;  // pages installed to serve a fault
+    uint64_t present = 0;    // faults on a present page
     uint64_t removed = 0;    // events
   };
   const Counters& counters() const { return counters_; }
@@ -56,7 +56,7 @@ class Pager {
   Peer peer_;
   UniqueFd uffd_;
   GuestMemory memory_{{}, 4096};
-  std::vector<uint64_t> pending_;  // addresses of faults that are read and not answered
+  std::vector<uint64_t> pending_;  // addresses of faults read and not answered
   const char* ended_ = nullptr;
   Counters counters_;
 };

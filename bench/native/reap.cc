@@ -1,10 +1,10 @@
 // REAP as published (Ustiugov et al., ASPLOS'21, section 5.2, and its first implementation in
-// vHive): the working-set file is read as a whole, past the page cache, before the VMM is asked to
-// load; its pages are installed as a whole, in ascending order, one call for each contiguous run,
-// before the guest runs; what is missing then is served one page at a time. One thread does it all.
+// vHive): the whole working-set file is read past the page cache before the VMM is asked to load;
+// its pages are installed in ascending order, one call per contiguous run, before the guest runs;
+// missing pages are then served one at a time. One thread does everything.
 //
-// Where the original differs, this is kinder to it: runs are found before the restore begins, a
-// fault on a page that is there already is woken, and a removed page reads as zero.
+// Differences from the original are in its favour: runs are computed before the restore begins, a
+// fault on a present page is woken, and a removed page reads as zeros.
 #include <fcntl.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -25,11 +25,11 @@ namespace {
 
 struct Installed {
   uint64_t pages = 0;
-  uint64_t present = 0;  // or removed: not brought by this
+  uint64_t present = 0;  // or removed: not installed by this program
   uint64_t calls = 0;
 };
 
-// As uffd::copy(), and wakes nobody: a thread that waits already is woken when its fault is read.
+// Like uffd::copy(), without waking: a waiting thread is woken when its fault is read.
 uffd::Result copy_without_wake(int uffd, uint64_t address, const void* source, uint64_t bytes) {
   uffdio_copy request{};
   request.dst = address;
@@ -40,9 +40,9 @@ uffd::Result copy_without_wake(int uffd, uint64_t address, const void* source, u
   return uffd::classify(error, request.copy, bytes);
 }
 
-// False when serving has come to its end before.
+// Returns false if serving has ended.
 bool install(Pager& pager, const Extent& extent, const uint8_t* source, Installed* total) {
-  uint64_t most = extent.bytes;  // in one call
+  uint64_t most = extent.bytes;  // maximum of one call
   for (uint64_t done = 0; done < extent.bytes;) {
     const auto range = pager.memory().host_range(extent.offset + done);
     const uint64_t bytes = std::min({most, extent.bytes - done, range.length});
@@ -54,7 +54,7 @@ bool install(Pager& pager, const Extent& extent, const uint8_t* source, Installe
         total->pages += result.bytes / kPageBytes;
         done += result.bytes;
         break;
-      case uffd::Outcome::unregistered:  // in part: removed pages are among them
+      case uffd::Outcome::unregistered:  // in part: the range includes removed pages
         most = kPageBytes;
         if (bytes > kPageBytes) break;
         [[fallthrough]];
@@ -62,7 +62,7 @@ bool install(Pager& pager, const Extent& extent, const uint8_t* source, Installe
         total->present++;
         done += kPageBytes;
         break;
-      case uffd::Outcome::deferred:  // by a REMOVE that is not read yet
+      case uffd::Outcome::deferred:  // a REMOVE is unread
         if (!pager.step(1)) return false;
         break;
       case uffd::Outcome::gone:
@@ -93,7 +93,7 @@ void print_end(const Pager& pager, const char* reason) {
             .number("removed", counters.removed));
 }
 
-// Several handlers begin in the same moment only where none has its process still to start.
+// Several handlers can begin at the same moment only if all their processes run already.
 void wait_for_input() {
   char byte = 0;
   ssize_t got = 0;
@@ -122,8 +122,8 @@ int run_reap(const Options& options) {
   if (begin == "on-input") wait_for_input();
 
   const uint64_t began = now_ns();
-  // Small pages, as the published program's memory has them where the kernel leaves huge ones to
-  // madvise(2): a read with O_DIRECT takes longer into those.
+  // Small pages, like the published program's memory if the kernel uses huge pages only with
+  // madvise(2): O_DIRECT reads into small pages take longer.
   const Mapping pages = Mapping::anonymous(bytes);
   if (!pages) fail("allocate " + std::to_string(bytes) + " bytes", ENOMEM);
   read_fully(file.get(), path, 0, pages.data(), bytes);

@@ -1,4 +1,4 @@
-// What reap-bench says: a line of JSON for each event on stdout, errors on stderr.
+// Output of reap-bench: one line of JSON per event on stdout, errors on stderr.
 #pragma once
 
 #include <cstdint>
@@ -7,13 +7,13 @@
 
 namespace reap::bench {
 
-// CLOCK_MONOTONIC, as process.hrtime() of Node.
+// CLOCK_MONOTONIC, like process.hrtime() in Node.
 uint64_t now_ns();
 
 class Json {
  public:
   Json& number(const char* name, uint64_t value);
-  Json& micros(const char* name, uint64_t ns);  // with three digits behind the point
+  Json& micros(const char* name, uint64_t ns);  // with three decimal places
   Json& boolean(const char* name, bool value);
   Json& text(const char* name, const char* value);
   Json& json(const char* name, const std::string& value);
@@ -26,10 +26,10 @@ class Json {
 std::string json_list(const std::vector<std::string>& values);
 
 void print(const Json& line);
-// A line with the event's name and the time, "us" in microseconds.
+// A line with the event's name and its time, "us" in microseconds.
 Json event(const char* name, uint64_t at_ns);
 
-// The middle and the spread of repeated measurements in nanoseconds.
+// Median and spread of repeated measurements in nanoseconds.
 struct Summary {
   uint64_t median, p25, p75, least, most;
 };

@@ -1,4 +1,4 @@
-// A neighbour that wants a core for itself.
+// A neighbour that occupies a core.
 #include "options.h"
 #include "report.h"
 

@@ -1,4 +1,4 @@
-// How long a guest waits for one page, whoever serves it.
+// Wait of a guest for one page, with any handler.
 #include "touch.h"
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// A VMM that does nothing but touch its pages, one by one.
+// A VMM that only touches its pages, one by one.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@
 namespace reap::bench {
 
 // Connects to the fault handler at `socket` with `memory_bytes` of empty memory, touches the first
-// `pages` pages, and writes down how long it waited for each.
+// `pages` pages, and records the wait for each.
 guest::Error touch_each(const std::string& socket, uint64_t memory_bytes, uint64_t pages,
                         uint64_t* waited_ns);
 

@@ -1,7 +1,7 @@
 // @ts-check
-// What a guest waits for a page while sets of another snapshot are compared in the background, and while
-// nothing is: faults on demand, one after the other. Restores of sets that are not proven, whose guests
-// are through, leave the comparisons to do.
+// Wait of a guest for a page while sets of another snapshot are compared in the background, and
+// without comparisons: faults on demand, one after the other. Restores of unproven sets whose
+// guests have finished leave the comparisons to do.
 import { execFile } from 'node:child_process'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -26,11 +26,11 @@ const { scene, warmUp, copies, folder, pages, isAloneFirst } = JSON.parse(proces
 const noProofs = await mkdtemp(join(folder, 'proofs-'))
 process.env.REAP_TRACE_PROOFS = noProofs
 
-/** The p99 of faults of a guest that has no working set. */
+/** p99 of the faults of a guest without a working set. */
 async function faults(/** @type {number} */ pages) {
   const { memoryFile } = scene
   const socketPath = join(folder, `${process.pid}-faults.sock`)
-  // Recording, so that no page comes with another one's fault.
+  // With recording, so that each fault brings one page only.
   const handler = await serve({ socketPath, snapshot: { memoryFile }, record: true })
   try {
     const words = ['touch', '--socket', socketPath, '--memory', memoryFile, '--pages', `${pages}`]
@@ -73,7 +73,7 @@ try {
     besideP99Us: beside.p99Us,
     besideP50Us: beside.p50Us,
     comparisons: throughAfter - throughBefore,
-    // Else the last faults had the machine to themselves.
+    // False if the last faults ran without a comparison.
     wentOn: throughAfter < copies.length,
   }
   process.stdout.write(`${JSON.stringify(sample)}\n`)

@@ -1,13 +1,13 @@
 // @ts-check
-// Several restores of one snapshot at once, as a platform does them: their VMMs start with them, and their
-// guests compute as they go through their memory.
+// Concurrent restores of one snapshot, as on a platform: their VMMs start with them, and their
+// guests compute between page touches.
 import { join } from 'node:path'
 import { performance } from 'node:perf_hooks'
 import { prefetchPageCache, serve } from '../../dist/index.js'
 import { KvmGuest } from '../../native/guest/driver/kvm-guest.mjs'
 import { onOurClock } from '../lib/reap-handler.mjs'
 
-/** Work after each page: about as much as a warm fault takes. */
+/** Work after each page, about as long as a warm fault. */
 const SPINS = 2000
 
 /** @type {import('./sample.mjs').Request & { burst: number }} */
@@ -17,14 +17,14 @@ const { scene, warmUp, arm, folder, burst } = JSON.parse(process.argv[2] ?? '{}'
 const guests = []
 
 /**
- * One restore, from the request to the guest's end.
+ * One restore, from the request until the guest has finished.
  *
  * @param {import('./scene.mjs').Scene} scene
  * @param {number} i
  */
 async function restored({ memoryFile, workingSet, trace }, i) {
   const socketPath = join(folder, `burst-${i}.sock`)
-  // A guest that is through stays until its prefetch is over, too.
+  // A guest that has finished waits until its prefetch is over, too.
   const options = { memoryFile, trace, threads: true, spins: SPINS, pause: ['done'] }
   const start = (/** @type {{ socketPath?: string }} */ more) => {
     const guest = new KvmGuest({ ...options, ...more })

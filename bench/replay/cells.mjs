@@ -1,5 +1,5 @@
 // @ts-check
-// What is measured: one cell is one scene, guest, arm and state of the page cache.
+// The measured cells: one scene, guest, arm and page-cache state each.
 import { sceneName } from './scene.mjs'
 
 const MIB = 2 ** 20
@@ -19,11 +19,11 @@ export const [small, middle, large, huge] = /** @type {[string, string, string, 
 /** Scenes of one trace in several sizes, for the chart. */
 export const sizes = [small, middle, large, huge]
 const runs3 = 'runs-3-64-of-512'
-/** Where the same restore is measured of a set that is not proven. */
+/** Scenes in which restores with an unproven set are measured as well. */
 const unprovenScenes = [middle, 'runs-1-64-of-512', runs3]
 const isLarge = (/** @type {string} */ scene) => scene === large || scene === huge
 
-/** What a process restores before it is measured. */
+/** Scene that a process restores before it is measured. */
 export const warmUpScene = /** @type {const} */ ({
   pattern: 'linux',
   setBytes: 32 * MIB,
@@ -65,12 +65,12 @@ export const nameOf = (wanted) =>
 
 export const caches = /** @type {const} */ (['cold', 'warm'])
 export const arms = /** @type {const} */ (['kernel-file', 'on-demand', 'reap', 'working-set'])
-/** The ways between which `auto` chooses, and what it is held against. */
+/** Arms that `auto` chooses between, and its baseline. */
 export const choosable = /** @type {const} */ (['kernel-file', 'page-cache', 'working-set'])
 /** States of the page cache in which `auto` is measured. */
 export const choiceCaches = /** @type {const} */ (['cold', 'half-warm', 'warm'])
 
-/** Cells that are compared stand side by side, and so come one after the other. */
+/** Compared cells are adjacent, and so run one after the other. */
 const ofScene = (/** @type {string} */ scene, /** @type {Cell['guest']} */ guest) =>
   caches.flatMap((cache) => [
     cell({ scene, guest, arm: 'page-cache', cache }),
@@ -90,23 +90,23 @@ const ofScene = (/** @type {string} */ scene, /** @type {Cell['guest']} */ guest
     ...(scene === middle && guest === 'process' && cache === 'warm'
       ? [cell({ scene, guest, arm: 'working-set', busy: true, cache })]
       : []),
-    // The engine alone: the guest does not run before its working set is there.
+    // Measures the engine alone: the guest does not run before its working set is installed.
     ...(guest === 'process' && sizes.includes(scene)
       ? [cell({ scene, guest, arm: 'working-set', paused: true, cache })]
       : []),
   ])
 
-/** Restores of one snapshot at once, for what they take of the machine's memory. */
+/** Concurrent restores of one snapshot, measured for their use of the machine's memory. */
 export const sharedBy = (/** @type {'page-cache' | 'working-set'} */ arm) =>
   cell({ scene: middle, guest: 'process', arm, shared: 8, cache: 'warm' })
 
-/** Restores of one snapshot at once, with VMMs that start and guests that compute. */
+/** Concurrent restores of one snapshot, with VMMs that start and guests that compute. */
 export const burstBy = (
   /** @type {'kernel-file' | 'page-cache' | 'working-set'} */ arm,
   /** @type {'cold' | 'warm'} */ cache,
 ) => cell({ scene: small, guest: 'process', arm, burst: 8, cache })
 
-/** What is not in one of the two states is of interest for the choice alone. */
+/** A state between the two matters only for the choice. */
 const halfWarm = (/** @type {string} */ scene, /** @type {Cell['guest']} */ guest) =>
   [...choosable, /** @type {const} */ ('auto')].map((arm) =>
     cell({ scene, guest, arm, cache: 'half-warm' }),
@@ -131,17 +131,20 @@ export const cells = [
   }),
 ]
 
-/** The part of them that shows what `auto` chooses between, and how well. */
+/** The cells that show how well `auto` chooses. */
 export const isOfChoice = (/** @type {Cell} */ { arm, paused, busy, concurrent, shared, burst }) =>
   [...choosable, 'auto'].includes(arm) && !paused && !busy && !concurrent && !shared && !burst
 
-/** The part of them that has every ratio but that of 1 GiB, in two minutes. */
+/** The cells for every ratio except that of 1 GiB. */
 export const isQuick = (/** @type {Cell} */ { scene, guest, arm }) =>
   scene === small ||
   scene === middle ||
   (scene === runs3 && guest === 'process' && !arm.startsWith('reap'))
 
-/** Cells that differ by less than their samples do, which are taken several times a round. */
+/**
+ * Cells whose difference is smaller than the spread of their samples: measured several times a
+ * round.
+ */
 export const closeCells = [
   [{ arm: 'kernel-file' }, { arm: 'auto' }],
   [{ arm: 'record' }, { arm: 'on-demand' }],
@@ -149,6 +152,6 @@ export const closeCells = [
 ].map((close) => close.map((one) => nameOf({ scene: middle, ...one, cache: 'warm' })))
 export const MORE_PAIRS = 3
 
-/** How often: those that take long are measured in each third round. */
+/** Number of samples per round: large sets are measured in every third round. */
 export const isInRound = (/** @type {string} */ scene, /** @type {number} */ round) =>
   !isLarge(scene) || round % 3 === 0

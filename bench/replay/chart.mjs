@@ -1,6 +1,6 @@
 // @ts-check
-// The time to response against the size of the working set, as an SVG: two panels, one for each state
-// of the page cache, both axes logarithmic.
+// Time to response against the size of the working set, as an SVG: one panel for each state of the
+// page cache, both axes logarithmic.
 import { captionOf, colours, rounded, spread, svg } from '../lib/svg.mjs'
 import { arms, caches, nameOf, sizes } from './cells.mjs'
 

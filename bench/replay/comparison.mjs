@@ -1,21 +1,21 @@
 // @ts-check
-// What a comparison of a working set with its memory file costs, and what it costs others: one sample
-// of each, to be taken in turns with the arms.
+// Cost of a comparison of a working set with its memory file, and its effect on others: one sample
+// of each, in turns with the arms.
 import { constants } from 'node:fs'
 import { copyFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { runLimit } from './limits.mjs'
 import { runProgram } from './run.mjs'
 
-/** Faults of a guest beside comparisons. */
+/** Number of faults of a guest beside comparisons. */
 const FAULTS = 30_000
-/** Sets that are compared meanwhile: more than those faults take. */
+/** Number of sets compared meanwhile: enough to outlast those faults. */
 const COPIES = 24
 const GROUPS_AHEAD = 4
 
 /**
- * A comparison, and the plainest program that reads as much. Which of them is first alternates; with a warm
- * page cache an untimed one comes before both, as the first after the files were read takes longer.
+ * A comparison, and a minimal program with the same reads, in alternating order. With a warm page
+ * cache an untimed one precedes both, since the first one after the files were read takes longer.
  *
  * @param {import('./scene.mjs').Scene} scene
  * @param {object} context
@@ -47,7 +47,7 @@ export async function comparisonOf(scene, { warmUp, round, state, cache }, signa
 }
 
 /**
- * Copies of a set: each has to be proven by itself.
+ * Copies of a set, each of which has to be proven separately.
  *
  * @param {import('./scene.mjs').Scene} scene
  * @param {string} folder

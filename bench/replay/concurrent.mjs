@@ -1,6 +1,6 @@
 // @ts-check
-// Many restores of one snapshot at once, in one process: how fast the engine brings them their
-// working sets, and what a session costs in memory. The guests do not run.
+// Many concurrent restores of one snapshot in one process: prefetch rate of the engine, and memory
+// of a session. The guests do not run.
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { performance } from 'node:perf_hooks'
@@ -12,7 +12,7 @@ import { KvmGuest } from '../../native/guest/driver/kvm-guest.mjs'
 const { scene, folder, concurrent } = JSON.parse(process.argv[2] ?? '{}')
 const { memoryFile, workingSet, trace } = scene
 
-/** Bytes that only this process has. */
+/** Private bytes of this process. */
 const privateBytes = () =>
   [
     ...readFileSync('/proc/self/smaps_rollup', 'utf8').matchAll(/^Private_\w+:\s+(\d+) kB/gm),
@@ -22,7 +22,7 @@ const socketOf = (/** @type {number} */ i) => join(folder, `concurrent-${i}.sock
 const start = (/** @type {number} */ i) =>
   serve({ socketPath: socketOf(i), snapshot: { memoryFile }, workingSet, onBadWorkingSet: 'fail' })
 
-/** Brings the engine's buffers into memory, which are bounded: what is fetched before a VM comes. */
+/** Allocates the engine's bounded buffers by fetching before a VM connects. */
 async function fillBuffers() {
   const ahead = await Promise.all(Array.from({ length: 4 }, (_, i) => start(i)))
   for (let before = -1, now = 0; now > before; ) {
@@ -68,7 +68,7 @@ async function restoreAll() {
 }
 
 await fillBuffers()
-// The first time shows what a session takes. The second time it and the guests' memory are there: to
-// get memory from the machine's hypervisor costs more than to install pages in it.
+// The first pass measures the memory of a session. In the second pass sessions and guest memory are
+// allocated: to get memory from the machine's hypervisor costs more than to install pages in it.
 const { sessionBytes } = await restoreAll()
 process.stdout.write(`${JSON.stringify({ ...(await restoreAll()), sessionBytes })}\n`)

@@ -1,6 +1,6 @@
 // @ts-check
-// What the machine can do at best, and the cost of one served fault against the plainest handler:
-// one sample of each, to be taken in turns with the arms.
+// Limits of the machine, and the cost of one served fault compared with the minimal handler: one
+// sample of each, in turns with the arms.
 import { execFile } from 'node:child_process'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
@@ -27,7 +27,8 @@ export async function runLimit(words, signal) {
  * @returns {Promise<{ install: Record<string, number>, read: Record<string, number> }>}
  */
 export async function limitsOf({ memoryFile, pageList, reapPages, pages }, signal) {
-  // The first one gets its memory from the machine's hypervisor; later ones tell of the kernel.
+  // The first repetition gets its memory from the machine's hypervisor; later ones measure the
+  // kernel.
   const repetitions = pages > MANY_PAGES ? '3' : '5'
   const install = await runLimit(
     ['limit-install', '--memory', memoryFile, '--pages', pageList, '--repetitions', repetitions],
@@ -44,7 +45,7 @@ export async function limitsOf({ memoryFile, pageList, reapPages, pages }, signa
 }
 
 /**
- * The same process touches the same pages: served by the plainest handler, and by ours.
+ * The same process touches the same pages, served by the minimal handler and by reap-trace.
  * @param {import('./scene.mjs').Scene} scene
  * @param {string} folder
  * @param {AbortSignal} signal
@@ -52,7 +53,7 @@ export async function limitsOf({ memoryFile, pageList, reapPages, pages }, signa
 export async function faultCostOf({ memoryFile }, folder, signal) {
   const bare = await runLimit(['limit-fault', '--repetitions', '1'], signal)
   const socketPath = join(folder, 'fault.sock')
-  // Recording, so that no page comes with another one's fault.
+  // With recording, so that each fault brings one page only.
   const handler = await serve({ socketPath, snapshot: { memoryFile }, record: true })
   try {
     const ours = await runLimit(['touch', '--socket', socketPath, '--memory', memoryFile], signal)

@@ -1,5 +1,5 @@
 // @ts-check
-// Takes the samples: arms and limits in turns, round after round.
+// Takes the samples: arms and limits in turns, round by round.
 import { constants } from 'node:fs'
 import { access } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -33,12 +33,12 @@ export function chooseCells({ only, quick, choice }) {
 }
 
 /**
- * Cells that are compared, those of one guest and one state of the page cache, stay together. Which of
- * them comes first is drawn: what an arm leaves behind (memory just freed, a disk still busy) must not
- * always meet the same one.
+ * Compared cells (same guest, same state of the page cache) stay together. Their order is random:
+ * the after-effects of an arm (memory just freed, a disk still busy) must not always hit the same
+ * one.
  *
  * @param {readonly import('./cells.mjs').Cell[]} ofScene
- * @param {number} seed of its own for each round and scene of a run
+ * @param {number} seed different for each round and scene of a run
  */
 export function orderOf(ofScene, seed) {
   /** @type {Map<string, import('./cells.mjs').Cell[]>} */
@@ -60,7 +60,7 @@ const mayOpen = (path) =>
   )
 
 /**
- * Ends early, with what it has, when `signal` is aborted.
+ * Returns the samples so far when `signal` is aborted.
  *
  * @param {readonly import('./cells.mjs').Cell[]} chosen
  * @param {object} context
@@ -100,7 +100,7 @@ export async function measure(chosen, context) {
   }
   if (wanted.some(({ arm }) => arm === 'auto')) {
     progress.say('calibrating this host, for the arm that chooses')
-    // Of this run alone, and found by the processes that take the samples.
+    // Only for this run; the sampling processes read it.
     process.env.REAP_TRACE_CALIBRATION = join(folder, 'calibration.json')
     await calibrateHost({ folder: scenesFolder, signal })
   }
@@ -118,7 +118,7 @@ export async function measure(chosen, context) {
   /** @param {import('./cells.mjs').Cell} cell @param {number} round */
   const sampleCell = async (cell, round) => {
     const scene = /** @type {import('./scene.mjs').Scene} */ (prepared.get(cell.scene))
-    // All arms of a round find the same half.
+    // All arms of a round have the same half cached.
     await cache.set(cell.cache, filesOf(scene), Math.floor(round) + 1)
     const sample = await takeSample(cell, { scene, warmUp, folder }, signal)
     measured.samples.push({ cell: cell.name, round, ...sample })
@@ -138,7 +138,7 @@ export async function measure(chosen, context) {
     measured.besides.push({ round, ...beside })
   }
 
-  /** Their rounds are parts of this one. @param {number} round */
+  /** Measures the cells that are sampled several times in this round. @param {number} round */
   const closeSteps = (round) =>
     Array.from({ length: MORE_PAIRS }, (_, i) => i).flatMap((i) =>
       closeCells.flatMap((close) => {
@@ -161,7 +161,7 @@ export async function measure(chosen, context) {
         { name: `limits of ${scene.name}`, take: () => sampleLimits(scene, round) },
         ...(scene.name === middle ? closeSteps(round) : []),
       ])
-    // Cold before warm in one round and behind it in the next.
+    // Cold before warm in one round and after it in the next.
     return round % 2 === 0 ? steps : steps.reverse()
   }
   const draw = randomNumbers(seed)

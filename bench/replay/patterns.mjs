@@ -1,13 +1,14 @@
 // @ts-check
-// Which pages a replayed guest touches, in which order. A pattern is a list of runs, in first-touch
-// order, over memory of a given size; the same arguments give the same pattern.
+// Pages that a replayed guest touches. A pattern is a list of runs in first-touch order over memory
+// of a given size; the same arguments give the same pattern.
 import { readFileSync } from 'node:fs'
 import { randomNumbers, shuffle } from '../lib/random.mjs'
 
 /** @typedef {{ first: number, pages: number }} Run in pages of the memory */
 
 /**
- * Runs of geometrically distributed lengths around `meanRun`, evenly spread, touched in no order.
+ * Runs of geometrically distributed lengths with mean `meanRun`, evenly spread, touched in random
+ * order.
  * @param {{ pages: number, meanRun: number, memoryPages: number }} wanted
  * @returns {Run[]}
  */
@@ -22,7 +23,7 @@ export function syntheticPattern({ pages, meanRun, memoryPages }) {
     const length = Math.min(left, drawn)
     runs.push({ first: at, pages: length })
     left -= length
-    // At least one page apart, or two runs would be one.
+    // At least one page apart, or two runs would merge.
     at += length + 1 + Math.floor(random() * 2 * Math.max(0, gap - 1))
   }
   shuffle(runs, random)
@@ -30,9 +31,9 @@ export function syntheticPattern({ pages, meanRun, memoryPages }) {
 }
 
 /**
- * What a Linux guest touched in a real first invocation, as often as it takes to have `pages`: each
- * copy has the recorded runs in the recorded order, the copies follow each other in time and lie
- * anywhere in memory. Gaps between runs are made smaller, so that the copies fit.
+ * Touches of a Linux guest in a real first invocation, repeated up to `pages`: each copy has the
+ * recorded runs in the recorded order, the copies follow each other in time and are placed at
+ * random in memory. Gaps between runs are reduced so that the copies fit.
  * @param {{ pages: number, memoryPages: number, recorded?: Recorded }} wanted
  * @returns {Run[]}
  */

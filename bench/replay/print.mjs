@@ -1,5 +1,5 @@
 // @ts-check
-// A report as text.
+// Prints a report as text.
 import { figure, ratioLines } from '../lib/figures.mjs'
 import { middle } from './cells.mjs'
 
@@ -36,7 +36,7 @@ export function printReport({ machine, ratios, limits, results, choices }, strea
     `a served fault, p50 (p99): ours ${figure(oursUs?.median)} (${figure(oursP99Us?.median)}) µs, ` +
       `the plainest handler ${figure(bareUs?.median)} (${figure(bareP99Us?.median)}) µs`,
   )
-  // A report of before has none of both.
+  // Older reports have neither.
   const { comparison = {}, beside = {} } = limits
   for (const [cache, { verifyMs, readsMs }] of Object.entries(comparison)) {
     if (!verifyMs) continue

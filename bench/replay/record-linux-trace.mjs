@@ -1,5 +1,5 @@
 // @ts-check
-// Makes linux-trace.json, the trace that replays of a Linux guest are made of:
+// Writes linux-trace.json, the source of the Linux replays:
 //
 //   node bench/replay/record-linux-trace.mjs FUNCTION
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'

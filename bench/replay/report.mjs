@@ -1,5 +1,5 @@
 // @ts-check
-// From samples to figures. Ratios are taken round by round, since a machine with neighbours drifts.
+// Computes figures from samples. Ratios are per round, since a machine with neighbours drifts.
 import { ratioOf } from '../lib/figures.mjs'
 import { median, summary } from '../lib/statistics.mjs'
 import {
@@ -33,7 +33,7 @@ import {
  * @property {readonly FaultsBeside[]} besides
  */
 
-/** What each ratio should be (bench/README.md says what it is of); none where nothing is promised. */
+/** Target of each ratio (defined in bench/README.md), if it has one. */
 const targets = /** @type {const} */ ({
   installEfficiency: ['at least', 0.9],
   coldEfficiency: ['at least', 0.8],
@@ -64,10 +64,10 @@ const targets = /** @type {const} */ ({
   faultP99DuringCompare: ['at most', 1.1],
 })
 
-/** What the arm that chooses is held to in every cell: the best arm, and the kernel's when warm. */
+/** Baselines of `auto` in every cell: the best arm, and the kernel's when warm. */
 export const autoBounds = /** @type {const} */ ({ best: 1.1, kernelFileWarm: 1.03 })
 
-/** The way that was the fastest in the median: `{ '1': …, '2': … }` in each round. */
+/** The variant with the lowest median: `{ '1': …, '2': … }` in each round. */
 function bestWay(/** @type {readonly Record<string, number>[]} */ rounds) {
   const ways = Object.keys(rounds[0] ?? {})
   const time = (/** @type {string} */ way) => median(rounds.map((times) => times[way])) ?? Infinity
@@ -87,7 +87,7 @@ function bestLimits(limits) {
   return best
 }
 
-/** The ratio of each round that has both. */
+/** Ratios of the rounds that have both. */
 export function pairedRatio(
   /** @type {ReadonlyMap<number, number>} */ over,
   /** @type {ReadonlyMap<number, number>} */ under,
@@ -109,8 +109,8 @@ function valuesIn(samples, cell, field = 'responseMs') {
 }
 
 /**
- * The arm that chooses in each place where it was measured, over the arm that was the fastest there in
- * the median, and over the kernel's.
+ * `auto` in each place where it was measured, over the arm with the lowest median there, and over
+ * the kernel's.
  *
  * @param {readonly Sample[]} samples
  */
@@ -254,7 +254,7 @@ const FIELDS = [
 ]
 
 /**
- * Samples of a run that was ended early are reported too: each figure says of how many it is.
+ * Samples of an interrupted run are reported too: each figure has its sample count.
  * @param {Measured} measured
  */
 export function makeReport(measured) {

@@ -24,7 +24,7 @@ export async function runProgram(program, request, signal) {
 }
 
 /**
- * One sample of a cell, measured by a process of its own.
+ * One sample of a cell, measured in a separate process.
  * @param {import('./cells.mjs').Cell} cell
  * @param {{ scene: import('./scene.mjs').Scene, warmUp: import('./scene.mjs').Scene, folder: string }} parts
  * @param {AbortSignal} signal

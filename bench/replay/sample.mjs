@@ -1,7 +1,7 @@
 // @ts-check
-// One restore of a replayed guest, in a process of its own: the scene and the arm come as JSON in the
-// argument, the sample goes to stdout. Times are milliseconds from the restore request, which finds
-// the VMM started and waiting for its snapshot, as pooled ones are.
+// One restore of a replayed guest, in a separate process: scene and arm are JSON in the argument,
+// the sample goes to stdout. Times are milliseconds from the restore request, when the VMM runs and
+// waits for its snapshot, as in a pool.
 import { mkdtemp, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { performance } from 'node:perf_hooks'
@@ -21,11 +21,11 @@ import { Warnings } from '../lib/warnings.mjs'
  * @property {string} folder for sockets
  * @property {'cold' | 'half-warm' | 'warm'} cache
  * @property {'kvm' | 'process'} guest
- * @property {boolean} [paused] the guest does not run before its working set is there
+ * @property {boolean} [paused] the guest does not run before its working set is installed
  * @property {boolean} [busy] the JavaScript thread is blocked for a second from the request on
  */
 
-/** Restores after which the next takes no longer than the one before; those without a handler are short. */
+/** Number of restores after which further ones are no faster; those without a handler are short. */
 const WARM_UPS = 8
 const CHOICES = 60
 const COLD_CHOICES = 8
@@ -40,9 +40,10 @@ const { memoryFile } = scene
 const vm = new KvmGuest({
   memoryFile,
   trace: scene.trace,
-  // Alive until all is counted: the guest may be through before the last page of its set is there.
+  // Alive until everything is counted: the guest may finish before the last page of its set is
+  // installed.
   pause: paused ? ['ready', 'connected', 'done'] : ['ready', 'done'],
-  // A VMM learns its backend with the request: those that have two are told then.
+  // A VMM learns its backend from the request; arms with two backends decide then.
   ...(!['kernel-file', 'page-cache', 'auto'].includes(arm) && { socketPath }),
   ...(guest === 'process' && { threads: true }),
 })
@@ -59,13 +60,13 @@ const prepare = async ({ memoryFile, workingSet }, wishes, options) => {
 }
 
 /**
- * An orchestrator has restored before, though not this snapshot: its code is compiled, and the
- * engine's threads and buffers are there.
+ * An orchestrator has restored other snapshots before: its code is compiled, and the engine's
+ * threads and buffers are allocated.
  */
 async function warmUp() {
   const { memoryFile, trace, workingSet } = request.warmUp
   for (let i = 0; i < WARM_UPS; i++) {
-    // A file that was read before is known, one of another snapshot is not.
+    // A long-running service knows a file that it has read before, but not one of another snapshot.
     await WorkingSet.read(workingSet)
     const handler = await serve({ socketPath, snapshot: { memoryFile }, workingSet })
     if (i < WARM_UP_GUESTS) {
@@ -80,7 +81,7 @@ async function warmUp() {
     }
     await prefetchPageCache({ snapshot: { memoryFile }, workingSet })
   }
-  // A service has met sets that are cold, too: choosing on a pool thread is nothing new to it.
+  // A service has also chosen for cold sets before, so the pool thread exists.
   const cache = await PageCache.open()
   for (let i = 0; i < COLD_CHOICES; i++) {
     await cache.set('cold', [workingSet])
@@ -103,14 +104,14 @@ const options = {
     onStaleWorkingSet: /** @type {const} */ ('warn'),
   },
 }
-/** Where the bytes of a prefetch must have come from. */
+/** Expected source of a prefetch's bytes. */
 /** @type {Partial<Record<Arm, string>>} */
 const sources = { 'working-set': 'working-set', unproven: 'memory-file' }
-/** A host that remembers nothing of this scene; of that of the warm-up it did. */
+/** A host without findings about this scene, but with those of the warm-up. */
 const noProofs = arm === 'unproven' ? await mkdtemp(join(folder, 'proofs-')) : undefined
 
 async function run() {
-  // Whatever the arm: it leaves the caches and the cores in another state.
+  // For all arms alike: it changes the state of the caches and the cores.
   await warmUp()
   if (noProofs) process.env.REAP_TRACE_PROOFS = noProofs
   if (arm === 'reap' || arm === 'reap-cached') {
@@ -148,7 +149,7 @@ async function run() {
   }
   if (arm === 'auto') {
     const vcpus = guest === 'kvm' ? 'kvm' : 'threads'
-    // Not 'fail', which makes a restore wait for a check that one from the page cache can do without.
+    // Not 'fail', which makes a restore wait for a check that is unnecessary for the page cache.
     const warnings = new Warnings()
     const restored = await prepare(scene, { vcpus }, warnings)
     const prepareMs = performance.now() - startedAt

@@ -1,6 +1,6 @@
 // @ts-check
-// What is restored in a replay: a memory file, the trace that its guest replays, and what each arm
-// needs of it. Made once, kept in a folder whose name says what is in it.
+// The restored scene of a replay: a memory file, the trace that its guest replays, and each arm's
+// form of it. Made once, in a folder named after its content.
 import { randomFillSync } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { mkdir, open, rename, rm, writeFile } from 'node:fs/promises'
@@ -14,7 +14,7 @@ import { linuxPattern, pagesOf, syntheticPattern } from './patterns.mjs'
 const PAGE = 4096
 const MIB = 2 ** 20
 const WRITE_SHARE = 0.4
-/** Of what is in a scene's folder; it is that of working-set files. */
+/** Version of a scene's folder: that of working-set files. */
 const FORMAT = 3
 
 /**
@@ -82,8 +82,8 @@ export async function prepareScene(options, cacheFolder) {
 }
 
 /**
- * Has it remembered, in the folder of this bench, that the memory file holds the set's bytes: the scene
- * may be of another day.
+ * Records in the folder of this bench that the memory file holds the set's bytes: the scene may be
+ * from an earlier run.
  *
  * @param {Scene} scene
  */
@@ -104,7 +104,7 @@ async function proveSet({ memoryFile, workingSet }) {
  */
 async function makeScene(folder, pages, memoryBytes) {
   const memoryFile = join(folder, 'memory')
-  // No holes and no zeros: every page has to be read from somewhere.
+  // No holes and no zeros: every page must be read from the disk.
   const file = await open(memoryFile, 'wx', 0o600)
   try {
     const block = Buffer.alloc(8 * MIB)
@@ -135,7 +135,7 @@ async function makeScene(folder, pages, memoryBytes) {
   await packReapPages({ memoryFile, pageList, output: join(folder, 'reap') })
 }
 
-/** Files whose place in the page cache is part of a sample. @param {Scene} scene */
+/** Files whose residency in the page cache is part of a sample. @param {Scene} scene */
 export const filesOf = ({ memoryFile, workingSet, reapPages }) => [
   memoryFile,
   workingSet,

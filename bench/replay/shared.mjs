@@ -1,6 +1,6 @@
 // @ts-check
-// Several restores of one snapshot at once, to the end: what they take of the machine's memory. A page
-// that processes share counts once.
+// Memory of concurrent restores of one snapshot that have finished. A page shared by several
+// processes counts once.
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { performance } from 'node:perf_hooks'
@@ -13,7 +13,7 @@ const { scene, arm, folder, shared } = JSON.parse(process.argv[2] ?? '{}')
 const { memoryFile, workingSet, trace } = scene
 const backend = arm === 'page-cache' ? 'page-cache' : 'uffd'
 
-/** Bytes of a process, those that it shares divided by the processes that do. */
+/** Proportional set size of a process: shared bytes are divided by the number of sharers. */
 function proportionalBytes(/** @type {number | undefined} */ pid) {
   const found = /^Pss:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/smaps_rollup`, 'utf8'))
   return Number(found?.[1]) * 1024

@@ -1,5 +1,5 @@
 // @ts-check
-// One comparison of a working set with its memory file, as `WorkingSet.verify()` makes it, in a process
+// One comparison of a working set with its memory file, as in `WorkingSet.verify()`, in a process
 // that has made one before.
 import { performance } from 'node:perf_hooks'
 import { WorkingSet } from '../../dist/index.js'

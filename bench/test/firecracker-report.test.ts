@@ -14,7 +14,7 @@ const scene = { memoryMib: 256, pages: 1000, extents: 500 }
 type Place = Pick<Sample, 'cache' | 'atOnce' | 'busy'>
 const place = (cache: 'cold' | 'warm', atOnce = 1, busy = false): Place => ({ cache, atOnce, busy })
 
-/** A sample of each time: that of the last VM, of which the middle one takes half. */
+/** One sample per time, which is that of the last VM; the median VM takes half of it. */
 const samplesOf = (
   arm: string,
   where: Place,
@@ -45,7 +45,7 @@ const printed = (report: object) => {
 }
 
 describe('the report of restores on Firecracker', () => {
-  test('takes its ratios round by round, and holds them to what they should be', () => {
+  test('takes its ratios round by round, and compares them with their targets', () => {
     const { ratios } = reportOf([
       ...samplesOf('reap', place('warm'), [20, 400, 3000]),
       ...samplesOf('working-set', place('warm'), [10, 100, 1000]),
@@ -56,7 +56,7 @@ describe('the report of restores on Firecracker', () => {
     })
   })
 
-  test('tells restores beside endless loops from those of an idle host', () => {
+  test('separates restores beside endless loops from those on an idle host', () => {
     const { ratios } = reportOf([
       ...samplesOf('on-demand', place('cold'), [10]),
       ...samplesOf('example', place('cold'), [20]),
@@ -67,7 +67,7 @@ describe('the report of restores on Firecracker', () => {
     expect(ratios.busyOnDemandOverExampleCold).toMatchObject({ value: 3, met: false })
   })
 
-  test('has the largest burst, until all are through and of its middle VM', () => {
+  test('shows the largest burst until its last VM and until its median VM has answered', () => {
     const { ratios } = reportOf([
       ...[2, 8].flatMap((atOnce) => samplesOf('working-set', place('cold', atOnce), [100])),
       ...samplesOf('reap', place('cold', 2), [100]),
@@ -96,7 +96,7 @@ describe('the report of restores on Firecracker', () => {
     expect(installLimitMs?.median).toBe(10)
   })
 
-  test('has snapshots of lazily restored VMs, and first restores of processes', () => {
+  test('includes snapshots of lazily restored VMs, and first restores of processes', () => {
     const report = reportOf(samplesOf('working-set', place('warm'), [10]), {
       lazySnapshots: [{ round: 0, lazyMs: 300, residentMs: 200 }],
       firstRestores: [{ round: 0, firstMs: 26, tenthMs: 20 }],
@@ -108,7 +108,7 @@ describe('the report of restores on Firecracker', () => {
     )
   })
 
-  test('sets auto against the best arm of the place where it is worst, and not another build', () => {
+  test('compares auto with the best arm in its worst place, and not with another build', () => {
     const { ratios } = reportOf([
       ...samplesOf('auto', place('cold'), [11]),
       ...samplesOf('file', place('cold'), [10]),
@@ -138,7 +138,7 @@ describe('the report of restores on Firecracker', () => {
     expect(text).toContain('32 of 32 answers right; 1,000 pages in 500 runs')
   })
 
-  test('is drawn as a burst, a step for each VM that has answered', () => {
+  test('is drawn as a burst with one step for each VM that has answered', () => {
     const chart = drawBurst(
       reportOf([
         ...samplesOf('reap', place('warm', 2), [40, 40], { vmMs: [20, 40] }),
@@ -155,7 +155,7 @@ describe('the report of restores on Firecracker', () => {
     expect(() => drawBurst(reportOf(samplesOf('reap', place('cold'), [9])))).toThrow(TypeError)
   })
 
-  test('fails for wrong answers and residual faults, and for nothing that is slow', () => {
+  test('fails for wrong answers and residual faults, and never for slowness', () => {
     const slow = samplesOf('working-set', place('cold'), [9000])
     expect(checks(reportOf(slow))).toEqual([])
     const wrong = samplesOf('file', place('warm', 8), [10, 10], { wrong: 3 })
@@ -174,7 +174,7 @@ describe('the report of restores on Firecracker', () => {
 })
 
 describe('the CPU time of a process', () => {
-  test('is that of its threads, and about what the kernel says of this one', () => {
+  test('is that of its threads, and close to the figure of the kernel for this process', () => {
     const [before, ownBefore] = [cpuMsOf(process.pid), ownCpuMs()]
     const until = performance.now() + 100
     while (performance.now() < until);
@@ -191,7 +191,7 @@ describe('npm run bench:firecracker', () => {
       env: { ...process.env, ...env },
     })
 
-  test('says what it can do, and measures nothing where there is no Firecracker', () => {
+  test('prints its usage, and measures nothing without Firecracker', () => {
     const help = bench(['--help'])
     expect(help).toMatchObject({ status: 0, stderr: '' })
     expect(help.stdout).toMatch(/--before DIST .*\n.*--quick/)

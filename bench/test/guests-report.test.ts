@@ -68,7 +68,7 @@ describe('the report of the guests', () => {
     ...timesOf('auto', [22, 220, 2200], { choice: 'uffd' }),
   ]
 
-  test('sets auto against the best other arm and kernel-file, round by round', () => {
+  test('compares auto with the best other arm and kernel-file, round by round', () => {
     const { auto } = reportOf(warm, { arms, caches: ['warm'] }).functions[0]!
     expect(auto.warm.same).toEqual({
       best: 'working-set',
@@ -79,7 +79,7 @@ describe('the report of the guests', () => {
     })
   })
 
-  test('counts what auto chose, and has no ratio of kernel-file where reading counts', () => {
+  test('counts the choices of auto, and has no ratio over kernel-file where reading dominates', () => {
     const caches = ['half-warm']
     const samples = [
       ...timesOf('kernel-file', [30, 30], { cache: 'half-warm' }),
@@ -99,7 +99,7 @@ describe('the report of the guests', () => {
     expect(text).toContain('18 of 18 answers right')
   })
 
-  test('is printed of one arm in one state, and has no figures of the others', () => {
+  test('can be printed for one arm in one state, without figures of the others', () => {
     const report = reportOf(timesOf('page-cache', [10, 12], { cache: 'cold' }), {
       arms: ['page-cache'],
       caches: ['cold'],
@@ -128,7 +128,7 @@ describe('the report of the guests', () => {
 describe('the page cache of the benches', () => {
   const mebibyte = 2 ** 20
 
-  // Beside the build, since what is on a tmpfs cannot be evicted.
+  // Beside the build, since files on a tmpfs cannot be evicted.
   async function scene(bytes: number) {
     const folder = await mkdtemp(join(root, 'build/page-cache-'))
     onTestFinished(() => rm(folder, { recursive: true, force: true }))
@@ -139,7 +139,7 @@ describe('the page cache of the benches', () => {
     return { cache, file }
   }
 
-  test('has about a half of a half-warm file, whether that was cold or warm before', async () => {
+  test('holds about half of a half-warm file, whether that was cold or warm before', async () => {
     const { cache, file } = await scene(16 * mebibyte)
     for (const before of ['cold', 'warm', 'half-warm']) {
       await cache.set(before, [file], 3)
@@ -150,7 +150,7 @@ describe('the page cache of the benches', () => {
     }
   })
 
-  test('leaves a file of one block as it is, and refuses a state that it does not know', async () => {
+  test('does not change a file of one block, and refuses an unknown state', async () => {
     const { cache, file } = await scene(5000)
     await cache.set('half-warm', [file])
     expect(await cache.resident(file)).toBe(8192)

@@ -42,7 +42,7 @@ describe('the order of a round', () => {
   const isWarm = ({ guest, cache }: (typeof cells)[number]) =>
     guest === 'process' && cache === 'warm'
 
-  test('has each cell once, and those that are compared one after the other', () => {
+  test('contains each cell once, with compared cells one after the other', () => {
     const order = orderOf(ofMiddle, 4)
     expect([...order].sort((a, b) => a.name.localeCompare(b.name))).toEqual(
       [...ofMiddle].sort((a, b) => a.name.localeCompare(b.name)),
@@ -52,7 +52,7 @@ describe('the order of a round', () => {
     expect(order.slice(first, first + warm.length).every(isWarm)).toBe(true)
   })
 
-  test('lets each come first and last, and is the same again for a round', () => {
+  test('puts each cell first and last at times, and is reproducible for a round', () => {
     const warm = ofMiddle.filter(isWarm)
     const orders = Array.from({ length: 200 }, (_, round) => orderOf(warm, round))
     for (const at of [0, warm.length - 1]) {
@@ -63,7 +63,7 @@ describe('the order of a round', () => {
 })
 
 describe('the report of the bench', () => {
-  test('takes ratios round by round, so that a machine that drifts does not show in them', () => {
+  test('takes ratios round by round, so that a drifting machine does not distort them', () => {
     const warm = { scene: middle, cache: 'warm' } as const
     const report = makeReport(
       measured([
@@ -102,7 +102,7 @@ describe('the report of the bench', () => {
     expect(pairedRatio(over, new Map())).toEqual([])
   })
 
-  test('takes the limit in the way that was the fastest in the median', () => {
+  test('takes the limit of the variant with the lowest median', () => {
     const limit = (round: number, one: number, two: number) => ({
       scene: middle,
       round,
@@ -118,7 +118,7 @@ describe('the report of the bench', () => {
     expect(report.ratios.installEfficiency).toMatchObject({ value: 0.9, pairs: 3, met: true })
   })
 
-  test('holds a comparison against its reads, cold and warm, and faults beside one against others', () => {
+  test('compares a comparison with its reads, cold and warm, and faults beside one with faults alone', () => {
     const beside = (round: number, besideP99Us: number, wentOn = true) => ({
       round,
       aloneP50Us: 8,
@@ -134,7 +134,7 @@ describe('the report of the bench', () => {
         { round: 0, cache: 'cold', verifyMs: 110, readsMs: 100 },
         { round: 0, cache: 'warm', verifyMs: 26, readsMs: 20 },
       ],
-      // The last one had the machine to itself before it was through.
+      // The comparisons of the last one ended before its faults.
       besides: [beside(0, 50), beside(1, 54), beside(2, 500, false)],
     })
     expect(report.ratios.compareOverReadsCold).toMatchObject({ value: 1.1, pairs: 1, met: true })
@@ -146,7 +146,7 @@ describe('the report of the bench', () => {
     expect(text).toContain('beside comparisons 9.0 (52.0) µs, alone 8.0 (50.0) µs')
   })
 
-  test('has nothing of cells that were not measured, and says of how many rounds a figure is', () => {
+  test('omits cells that were not measured, and shows the number of rounds of each figure', () => {
     const cold = { scene: small, arm: 'reap', cache: 'cold' } as const
     const { results, ratios } = makeReport(measured(timesOf(cold, [5])))
     expect(Object.keys(results)).toEqual([nameOf(cold)])
@@ -154,7 +154,7 @@ describe('the report of the bench', () => {
     expect(ratios).toEqual({})
   })
 
-  test('is printed with what is missed', () => {
+  test('is printed with its missed targets', () => {
     const warm = { scene: middle, cache: 'warm' } as const
     const report = makeReport(
       measured([
@@ -186,7 +186,7 @@ describe('the chart of the bench', () => {
       ([, points]) => points!.split(' ').map((point) => point.split(',').map(Number)),
     )
 
-  test('has a line for each arm that was measured, in both panels, larger times higher', () => {
+  test('has a line for each measured arm in both panels, with larger times higher', () => {
     for (const arm of ['working-set', 'on-demand']) expect(linesOf(arm)).toHaveLength(2)
     expect(linesOf('reap')).toHaveLength(0)
     const [ours, demand] = [linesOf('working-set')[0]!, linesOf('on-demand')[0]!]
@@ -196,7 +196,7 @@ describe('the chart of the bench', () => {
     expect(demand[0]![1]).toBeLessThan(ours[0]![1]!)
   })
 
-  test('stays inside its frame, and says on what it was measured', () => {
+  test('stays inside its frame, and names the machine', () => {
     for (const [, x, y] of chart.matchAll(/c[xy]="([\d.]+)" cy="([\d.]+)"/g)) {
       expect(Number(x)).toBeLessThan(900)
       expect(Number(y)).toBeLessThan(430)
@@ -205,7 +205,7 @@ describe('the chart of the bench', () => {
     expect(chart).toContain('2026-11-24')
   })
 
-  test('cannot be drawn of nothing', () => {
+  test('cannot be drawn without samples', () => {
     expect(() => drawChart(makeReport(measured([])))).toThrow(TypeError)
   })
 })

@@ -1,4 +1,4 @@
-// Node-API only: arguments in, events out. src/binding/addon.ts has the other side of this seam.
+// Node-API only: arguments in, events out. The other side of the seam is src/binding/addon.ts.
 #include "addon/addon.h"
 
 #include <cstring>
@@ -79,7 +79,7 @@ Napi::Object to_js(Napi::Env env, const Event& event) {
   return object;
 }
 
-// One per JavaScript environment: a worker thread has its own engine.
+// One per JavaScript environment: each worker thread has a separate engine.
 class Environment {
  public:
   explicit Environment(Napi::Env env) : env_(env) {}
@@ -88,7 +88,7 @@ class Environment {
     return *info.Env().GetInstanceData<Environment>();
   }
 
-  // 0 or a negative errno.
+  // Returns 0 or a negative errno.
   int start(Napi::Function listener) {
     shutdown();
     events_ = Events::New(env_, listener, "reap-trace", 0, 1, this);
@@ -104,8 +104,8 @@ class Environment {
       events_.Release();
       return error;
     }
-    // Hooks run last in, first out: this one stops our threads before Node ends the function that
-    // they call.
+    // Hooks run last in, first out: this one stops our threads before Node releases the function
+    // that they call.
     env_.AddCleanupHook([](Environment* self) { self->shutdown(); }, this);
     return 0;
   }
@@ -119,7 +119,7 @@ class Environment {
 
   Engine* engine() { return engine_.get(); }
 
-  // An open session keeps the process alive, as a listening server does.
+  // An open session keeps the process alive, like a listening server.
   void opened() {
     if (open_sessions_++ == 0) events_.Ref(env_);
   }
@@ -130,7 +130,7 @@ class Environment {
  private:
   static void deliver(Napi::Env env, Napi::Function listener, Environment* self, Event* event) {
     const std::unique_ptr<Event> owned(event);
-    if (env == nullptr) return;  // the environment is going away
+    if (env == nullptr) return;  // the environment is being torn down
     if (owned->kind == Event::Kind::ended) self->ended();
     listener.Call({to_js(env, *owned)});
   }
@@ -160,8 +160,8 @@ Napi::Value start(const Napi::CallbackInfo& info) {
 
 // open(socketPath, files, set | null, isProven, flags, peerUid | -1, vmmPid | 0, connectTimeoutMs)
 //   => failure | [id, session]
-// Takes the files whether it succeeds or not. isProven: the memory file holds the bytes of the
-// set's file, each in the state in which it was opened.
+// Takes ownership of the files, whether it succeeds or not. isProven: the memory file holds the
+// bytes of the set's file, each in the state in which it was opened.
 Napi::Value open(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   Environment& environment = Environment::of(info);
@@ -224,7 +224,7 @@ void close(const Napi::CallbackInfo& info) {
   }
 }
 
-// detach(session) => whether a VM is being served
+// detach(session) => true if a VM is being served
 Napi::Value detach(const Napi::CallbackInfo& info) {
   SessionHandle* handle = session_of(info);
   Engine* engine = Environment::of(info).engine();
@@ -233,7 +233,7 @@ Napi::Value detach(const Napi::CallbackInfo& info) {
   return Napi::Boolean::New(info.Env(), session && session->detach());
 }
 
-// stats(session) => a number by the name of each counter
+// stats(session) => the counters by name
 Napi::Value stats(const Napi::CallbackInfo& info) {
   SessionHandle* handle = session_of(info);
   if (!handle) return info.Env().Undefined();
@@ -261,10 +261,10 @@ Napi::Value take_trace(const Napi::CallbackInfo& info) {
   return result;
 }
 
-// shutdown(): ends every session as its options say and joins the threads
+// shutdown(): ends every session as its options specify and joins the threads
 void shutdown(const Napi::CallbackInfo& info) { Environment::of(info).shutdown(); }
 
-// probe() => [device, syscall, userModeOnly: 0 or a negative errno each; features: bigint]
+// probe() => [device, syscall, userModeOnly: each 0 or a negative errno; features: bigint]
 Napi::Value probe(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   const reap::uffd::Availability found = reap::uffd::probe();
@@ -283,7 +283,7 @@ Napi::Array list(Napi::Env env, const char* const (&names)[N]) {
   return strings;
 }
 
-// Every name that may cross, for the test that compares them with the types in TypeScript.
+// All names that may cross the seam, for the test that compares them with the types in TypeScript.
 Napi::Value names(const Napi::CallbackInfo& info) {
   Napi::Object all = Napi::Object::New(info.Env());
   all["errors"] = list(info.Env(), reap::kErrorCodes);

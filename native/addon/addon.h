@@ -1,5 +1,5 @@
-// What the files of the seam share: addon.cc (sessions), addon_comparison.cc, addon_files.cc and
-// addon_page_cache.cc.
+// Declarations shared by the files of the seam: addon.cc (sessions), comparison.cc, files.cc,
+// page_cache.cc and working_set.cc.
 #pragma once
 
 #ifndef NAPI_VERSION
@@ -15,11 +15,11 @@
 
 namespace reap {
 
-// An object, or null for none.
+// An object, or null for no failure.
 Napi::Value to_js(Napi::Env env, const Failure& failure);
 
-// Copies into an array that was just made. It has no room in a worker thread that is being
-// terminated, where nothing can be made and ends of work are told all the same.
+// Copies into an array that was just made. The array has no storage in a worker thread that is
+// being terminated, where nothing can be allocated but completions still arrive.
 template <typename Array>
 void fill(Array& array, const void* from) {
   if (array.Data() != nullptr && array.ByteLength() > 0) {
@@ -46,7 +46,7 @@ class Task : public Napi::AsyncWorker {
   Napi::Promise::Deferred deferred_;
 };
 
-// The entries of a table that crosses as a typed array.
+// Entries of a table that is passed as a typed array.
 template <typename Record>
 std::vector<Record> records(Napi::Value value) {
   const auto bytes = value.As<Napi::TypedArray>();

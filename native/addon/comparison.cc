@@ -1,5 +1,5 @@
-// Node-API only: comparisons of working sets with memory files. src/binding/addon.ts has the other
-// side.
+// Node-API only: comparisons of working sets with memory files. The other side is
+// src/binding/addon.ts.
 #include "working_set/comparison.h"
 
 #include <fcntl.h>
@@ -19,8 +19,8 @@ namespace reap {
 
 namespace {
 
-// The thread runs when no other wants the core, and reads when no other wants the disk (where the
-// disk's scheduler has classes). Both need no privilege, and go on without where they are refused.
+// Lowers the thread to idle priority for the CPU and for the disk (if the disk's scheduler has
+// classes). Neither needs a privilege; a refusal is ignored.
 void take_lowest_priority() {
   constexpr int kIoprioWhoProcess = 1;  // with id 0, the calling thread (ioprio_set(2))
   constexpr int kIoprioIdle = 3 << 13;
@@ -29,7 +29,7 @@ void take_lowest_priority() {
   ::syscall(SYS_ioprio_set, kIoprioWhoProcess, 0, kIoprioIdle);
 }
 
-// One comparison, from its start to the event that tells its end, on its own thread.
+// One comparison on a separate thread, from its start to its completion event.
 class ComparisonJob {
  public:
   using Stop = std::atomic<bool>;
@@ -42,7 +42,7 @@ class ComparisonJob {
     if (on_progress.IsFunction()) on_progress_ = Napi::Persistent(on_progress.As<Napi::Function>());
   }
 
-  // 0 or a negative errno.
+  // Returns 0 or a negative errno.
   int open(int working_set, int memory_file) {
     const int error = working_set_.adopt(copy_of(working_set));
     return error != 0 ? error : memory_file_.adopt(copy_of(memory_file));
@@ -50,7 +50,7 @@ class ComparisonJob {
 
   bool fits() const { return set_->header.memory_bytes == memory_file_.bytes(); }
 
-  // Owns itself from here on. 0 or a negative errno.
+  // The job owns itself from here on. Returns 0 or a negative errno.
   int start(Napi::Env env) {
     events_ = Events::New(env, "reap-trace", 0, 1, this);
     const int error = ::pthread_create(&thread_, nullptr, run, this);
@@ -83,8 +83,8 @@ class ComparisonJob {
     return nullptr;
   }
 
-  // The JavaScript thread waits for this one, and shares a lock with it, so that it has the usual
-  // priority: one that runs when no other wants the core could keep both from a busy machine's.
+  // The JavaScript thread waits for this one and shares a lock with it, so this thread keeps its
+  // normal priority: an idle one could block both on a busy machine.
   void work() {
     pthread_setname_np(pthread_self(), "reap-compare");
     pthread_t idle{};
@@ -95,7 +95,7 @@ class ComparisonJob {
     } else {
       ::pthread_join(idle, nullptr);
     }
-    // The descriptors go first: whoever hears of the end may count them.
+    // Close descriptors before the completion event: listeners may count open ones.
     working_set_ = PageSource();
     memory_file_ = PageSource();
     Events events = events_;
@@ -121,7 +121,7 @@ class ComparisonJob {
     const std::unique_ptr<Event> owned(event);
     if (event->is_end) {
       const std::unique_ptr<ComparisonJob> ended(self);
-      if (env == nullptr) return;  // the environment is going away, and end() has joined
+      if (env == nullptr) return;  // the environment is being torn down, and end() has joined
       napi_remove_env_cleanup_hook(env, end, self);
       ::pthread_join(self->thread_, nullptr);
       self->resolve(env);
@@ -142,8 +142,8 @@ class ComparisonJob {
     deferred_.Resolve(result);
   }
 
-  // Hooks of an environment that ends run last in, first out: this one before that which deletes
-  // the function that the thread calls.
+  // Cleanup hooks run last in, first out: this one before the one that deletes the function called
+  // by the thread.
   static void end(void* data) {
     auto* self = static_cast<ComparisonJob*>(data);
     *self->stop_ = true;

@@ -1,5 +1,4 @@
-// Node-API only: what is read of files, apart from sessions. src/binding/addon.ts has the other
-// side.
+// Node-API only: file reads outside of sessions. The other side is src/binding/addon.ts.
 #include <memory>
 #include <string>
 #include <utility>
@@ -52,13 +51,13 @@ Napi::Value start_sampling(const Napi::CallbackInfo& info) {
   return task->run();
 }
 
-// The bytes themselves where JavaScript may have memory of others, as in Node, and else a copy.
+// The bytes themselves if JavaScript may use external memory, as in Node; otherwise a copy.
 Napi::Value give(Napi::Env env, std::vector<uint8_t> bytes) {
   if (bytes.empty()) return Napi::Uint8Array::New(env, 0);
   using Owner = std::shared_ptr<std::vector<uint8_t>>;
   const auto owned = std::make_shared<std::vector<uint8_t>>(std::move(bytes));
-  // What cannot be made, in a worker thread that is being terminated, stays allocated: whether the
-  // finalizer was called then is not told.
+  // In a worker thread that is being terminated the buffer cannot be made and the bytes leak:
+  // Node-API does not report whether the finalizer was called.
   return Napi::Buffer<uint8_t>::NewOrCopy(
       env, owned->data(), owned->size(), [](Napi::Env, uint8_t*, Owner* owner) { delete owner; },
       new Owner(owned));
@@ -70,16 +69,16 @@ class ReadPrivateFile : public Task {
       : Task(env), folder_(std::move(folder)), name_(std::move(name)) {}
 
  protected:
-  void Execute() override { is_there_ = read_private_file(folder_, name_, &bytes_); }
+  void Execute() override { found_ = read_private_file(folder_, name_, &bytes_); }
   Napi::Value result(Napi::Env env) override {
-    return is_there_ ? give(env, std::move(bytes_)) : env.Null();
+    return found_ ? give(env, std::move(bytes_)) : env.Null();
   }
 
  private:
   const std::string folder_;
   const std::string name_;
   std::vector<uint8_t> bytes_;
-  bool is_there_ = false;
+  bool found_ = false;
 };
 
 // readPrivateFile(folder, name) => Promise<Uint8Array | null>
@@ -97,7 +96,7 @@ Napi::Value settled(const Napi::CallbackInfo& info) {
   return Napi::Boolean::New(info.Env(), is_settled(changed_at, age));
 }
 
-// mayHaveWriters(fd) => boolean; true also where the kernel does not tell
+// mayHaveWriters(fd) => boolean; true also if the kernel does not report it
 Napi::Value file_may_have_writers(const Napi::CallbackInfo& info) {
   return Napi::Boolean::New(info.Env(),
                             writers_of(info[0].As<Napi::Number>().Int32Value()) != Writers::none);

@@ -1,4 +1,4 @@
-// Node-API only: the page cache's part of the seam. src/binding/addon.ts has the other side.
+// Node-API only: the page cache's part of the seam. The other side is src/binding/addon.ts.
 #include <chrono>
 #include <cstring>
 #include <map>
@@ -33,9 +33,9 @@ std::vector<std::string> strings(Napi::Value value) {
   return found;
 }
 
-// Those of the whole process, one for each disk, so that one that hangs does not hold up the
-// others: worker threads of JavaScript share a disk's queue as they share the disk. Their threads
-// end with the process. Called on any JavaScript thread.
+// Prefetchers of the whole process, one per disk, so that a hung disk does not delay the others:
+// JavaScript worker threads share a disk's queue as they share the disk. Their threads end with the
+// process. Called on any JavaScript thread.
 PageCachePrefetcher& prefetcher_of(uint64_t device) {
   static std::mutex mutex;
   static auto* all = new std::map<uint64_t, std::unique_ptr<PageCachePrefetcher>>;
@@ -45,7 +45,7 @@ PageCachePrefetcher& prefetcher_of(uint64_t device) {
   return *prefetcher;
 }
 
-// One prefetch, from its start to the event that tells its end.
+// One prefetch, from its start to its completion event.
 struct Prefetch {
   Prefetch(Napi::Env env, uint64_t device_)
       : device(device_), deferred(Napi::Promise::Deferred::New(env)) {}
@@ -53,23 +53,23 @@ struct Prefetch {
   static void deliver(Napi::Env env, Napi::Function, Prefetch* self, PageCacheReport* report) {
     const std::unique_ptr<PageCacheReport> owned(report);
     const std::unique_ptr<Prefetch> ended(self);
-    if (env == nullptr) return;  // the environment is going away
+    if (env == nullptr) return;  // the environment is being torn down
     napi_remove_env_cleanup_hook(env, end, self);
-    // Not by the prefetcher's thread: between its call and this the environment may go away.
+    // Not released on the prefetcher's thread: after its call the environment may be gone.
     self->event.Release();
     const PageCacheReport& r = *report;
     const auto number = [](uint64_t value) { return static_cast<double>(value); };
     Napi::Array result = Napi::Array::New(env, 2);
-    result[0U] = numbers(
-        env, {number(r.pages), number(r.resident), number(r.fetched_pages), number(r.extents),
-              number(r.asked_us), number(r.there_us), r.in_budget ? 1.0 : 0.0, number(r.file)});
+    result[0U] = numbers(env, {number(r.pages), number(r.resident), number(r.fetched_pages),
+                               number(r.extents), number(r.submitted_us), number(r.completed_us),
+                               r.in_budget ? 1.0 : 0.0, number(r.file)});
     result[1U] = to_js(env, r.failure);
     self->deferred.Resolve(result);
   }
   using Event = Napi::TypedThreadSafeFunction<Prefetch, PageCacheReport, &Prefetch::deliver>;
 
-  // Hooks of an environment that ends run last in, first out: this one before that which deletes
-  // the function that the prefetcher calls.
+  // Cleanup hooks run last in, first out: this one before the one that deletes the function called
+  // by the prefetcher.
   static void end(void* self) {
     const auto* prefetch = static_cast<Prefetch*>(self);
     prefetcher_of(prefetch->device).end(prefetch->job);
@@ -81,8 +81,8 @@ struct Prefetch {
   Event event;
 };
 
-// prefetchPageCache(device, paths: '' for a file that is left out, set, budgetBytes)
-//   => [job, Promise<[Float64Array, failure | null]>]
+// prefetchPageCache(device, paths: '' for a file to skip, set, budgetBytes)
+// => [job, Promise<[Float64Array, failure | null]>]
 Napi::Value prefetch_page_cache(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   const auto device = static_cast<uint64_t>(info[0].As<Napi::Number>().Int64Value());

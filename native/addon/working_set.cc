@@ -1,5 +1,4 @@
-// Node-API only: working sets and the files that a restore is made from. src/binding/addon.ts has
-// the other side.
+// Node-API only: working sets and the files of a restore. The other side is src/binding/addon.ts.
 #include "addon/working_set.h"
 
 #include <string>
@@ -18,7 +17,7 @@ constexpr napi_type_tag kFilesTag = {0xd04c1f7e83ba2965, 0x4f9a26b0c8e7d513};
 
 using SharedSet = std::shared_ptr<const WorkingSet>;
 
-// The pointer of an external with this tag. Throws, and is null, for anything else.
+// The pointer of an external with this tag. Throws and returns null for any other value.
 template <typename Value>
 Value* tagged(Napi::Value value, const napi_type_tag& tag, const char* message) {
   bool ours = false;
@@ -81,7 +80,7 @@ Napi::Value facts_of(Napi::Env env, const WorkingSet& set) {
         copy_of<Napi::Uint8Array>(env, std::vector<char>(disk.name, disk.name + disk.name_bytes));
     entry["bytes"] = number(disk.bytes);
     entry["pages"] = number(disk.touches);
-    // Pairs of a page and its checksum.
+    // Pairs of page and checksum.
     entry["samples"] = copy_of<Napi::Uint32Array>(
         env, std::vector<Disk::Sample>(disk.samples, disk.samples + disk.sample_count));
     disks[i] = entry;
@@ -90,7 +89,7 @@ Napi::Value facts_of(Napi::Env env, const WorkingSet& set) {
   return facts;
 }
 
-// Opens what a restore is made from, once, and reads what is not known of it.
+// Opens the files of a restore once, and reads what is not known about them yet.
 class OpenFiles : public Task {
  public:
   OpenFiles(Napi::Env env, std::string memory_file, std::string working_set, SharedSet known,
@@ -107,7 +106,7 @@ class OpenFiles : public Task {
   void Execute() override {
     failure_ = open();
     if (!failure_ && set_ && !findings_folder_.empty()) {
-      // As nameOf() in src/working-set/findings.ts.
+      // Must match nameOf() in src/working-set/findings.ts.
       const std::string name =
           std::to_string(set_->stamp[0]) + "-" + std::to_string(set_->stamp[1]) + ".json";
       if (!read_private_file(findings_folder_, name, &findings_)) findings_.clear();
@@ -197,7 +196,7 @@ Napi::Value open_files(const Napi::CallbackInfo& info) {
       ->run();
 }
 
-// closeFiles(files): those that no session has taken
+// closeFiles(files): closes files that no session has taken
 void close_files(const Napi::CallbackInfo& info) {
   if (auto* files = tagged<OpenedFiles>(info[0], kFilesTag, "not opened files")) *files = {};
 }
@@ -216,7 +215,7 @@ Napi::Value make_set(const Napi::CallbackInfo& info) {
   return make_tagged(info.Env(), std::move(set), kWorkingSetTag);
 }
 
-// touchesOf(set) => [touches, diskTouches], pairs of a page and microseconds
+// touchesOf(set) => [touches, diskTouches], pairs of page and microseconds
 Napi::Value touches_of(const Napi::CallbackInfo& info) {
   const SharedSet set = working_set_of(info[0]);
   if (!set) return info.Env().Undefined();

@@ -1,4 +1,4 @@
-// What JavaScript holds of working sets and of the files of a restore.
+// JavaScript's handles for working sets and for the files of a restore.
 #pragma once
 
 #include <memory>
@@ -9,13 +9,13 @@
 
 namespace reap {
 
-// The files of a restore, opened and looked at once. A session takes them.
+// Files of a restore, opened and checked once. A session takes ownership of them.
 struct OpenedFiles {
   PageSource memory_file;
-  PageSource working_set;  // empty: the set is in no file
+  PageSource working_set;  // empty: the set has no file
 };
 
-// Null, with a TypeError thrown, for a value that is something else.
+// Null, with a TypeError thrown, for any other value.
 std::shared_ptr<const WorkingSet> working_set_of(Napi::Value value);
 OpenedFiles* opened_files_of(Napi::Value value);
 

@@ -1,4 +1,4 @@
-// What a command says: one line of JSON.
+// Answer of a command: one line of JSON.
 #pragma once
 
 #include <cstdint>
@@ -7,10 +7,10 @@
 
 namespace reap::guest {
 
-// Why something failed; false when nothing did.
+// Reason for a failure; false if nothing failed.
 struct Error {
   std::string message;
-  int number = 0;  // negative, 0 where no system call is to blame
+  int number = 0;  // negative errno, 0 if no system call failed
 
   explicit operator bool() const { return !message.empty(); }
 };
@@ -21,14 +21,14 @@ Error system_error(const std::string& action, int number);
 class Answer {
  public:
   Answer() = default;
-  // Implicit, so that a command can end with `return error;`, whether there is one or not.
+  // Implicit, so that a command can end with `return error;`, with or without an error.
   Answer(const Error& error);
 
   Answer& number(const char* name, int64_t value);
   Answer& boolean(const char* name, bool value);
   Answer& text(const char* name, const std::string& value);
   Answer& numbers(const char* name, const std::vector<uint64_t>& values);
-  // `json` is inserted as it is.
+  // `json` is inserted verbatim.
   Answer& json(const char* name, const std::string& json);
 
   bool ok() const { return ok_; }

@@ -27,7 +27,7 @@ Error map_arena(uint64_t bytes, int flags, int fd, Mapping* memory) {
                       MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED_NOREPLACE | flags, fd, 0);
   if (data == MAP_FAILED) return system_error("map the arena at its address", errno);
   *memory = Mapping::adopt(data, bytes);
-  // Kernels before 4.17 take the flag for a hint.
+  // Kernels before 4.17 treat the flag as a hint.
   if (data != wanted) return system_error("map the arena at its address", EEXIST);
   return {};
 }
@@ -35,7 +35,7 @@ Error map_arena(uint64_t bytes, int flags, int fd, Mapping* memory) {
 Error map_empty_arena(uint64_t bytes, Mapping* memory) {
   if (Error error = check_size(bytes)) return error;
   if (Error error = map_arena(bytes, MAP_ANONYMOUS, -1, memory)) return error;
-  // A huge page would be installed by one fault and hide the others. EINVAL: none on this kernel.
+  // A huge page would be installed by one fault and hide the others. EINVAL: not supported.
   if (::madvise(memory->data(), bytes, MADV_NOHUGEPAGE) != 0 && errno != EINVAL) {
     return system_error("forbid huge pages", errno);
   }

@@ -1,4 +1,4 @@
-// The embedded guest's memory: made into a snapshot, and restored from it in two ways.
+// Memory of the embedded guest: written as a snapshot, and restored in two ways.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@ namespace reap::guest {
 
 struct SnapshotReport {
   uint64_t memory_bytes;
-  uint64_t data_pages;  // the others are holes in the file
+  uint64_t data_pages;  // pages stored; the others are holes in the file
   uint64_t documents;
 };
 
@@ -22,11 +22,11 @@ Error build_snapshot(const std::string& path, uint64_t memory_bytes, uint64_t se
 
 class Arena {
  public:
-  // As a VMM's file backend: the kernel reads the memory file page by page.
+  // Like a VMM's File backend: the kernel reads the memory file page by page.
   Error restore_file(const std::string& memory_file);
-  // As Firecracker's Uffd backend: empty memory, and a fault handler behind `socket_path`.
+  // Like Firecracker's Uffd backend: empty memory, and a fault handler behind `socket_path`.
   Error restore_uffd(const std::string& socket_path, uint64_t memory_bytes);
-  // Whether a guest is there; touches its first page.
+  // Checks that the memory holds a guest; touches its first page.
   Error check() const;
 
   const uint8_t* data() const { return memory_.data(); }

@@ -16,7 +16,7 @@ bool is_placeholder(const std::string& word) {
                      [](unsigned char c) { return std::isupper(c) || c == '_'; });
 }
 
-// `word` is what the usage says in this place, without brackets and dots.
+// `word` is the usage's word for this argument, without brackets and dots.
 Error check_value(const std::string& word, const std::string& value) {
   if (is_placeholder(word)) {
     if (std::find(std::begin(kTextWords), std::end(kTextWords), word) != std::end(kTextWords)) {

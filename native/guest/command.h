@@ -1,4 +1,4 @@
-// The fake VMM's commands: tables, and how a line becomes a call.
+// Commands of the fake VMM: tables, and the parser of a line.
 #pragma once
 
 #include <cstdint>
@@ -33,7 +33,7 @@ class Call {
 // The usage is the grammar. Words are separated by single spaces:
 //   PAGE          a number; FILE, INPUT, NAME, HEX, LIST and SOCKET are text
 //   none|rw       one of these words
-//   [PAGE]        may be left out
+//   [PAGE]        optional
 //   [gap=BYTES]   an option, written gap=4096 anywhere after the command's name
 //   PAGE...       one or more
 //   COMMAND       the rest of the line
@@ -49,13 +49,13 @@ Error parse_call(const std::string& usage, const std::string& line, Call* call);
 bool parse_number(const std::string& text, uint64_t* number);
 std::vector<std::string> split(const std::string& text, char separator);
 
-// Runs one line and answers it, whatever it says.
+// Runs one line and returns its answer, for any input.
 Answer execute(Vmm& vmm, const std::string& line);
 
-// Runs `body` with its number on each of `count` threads, which set off together.
+// Runs `body(i)` on `count` threads, which start together.
 void run_threads(size_t count, const std::function<void(size_t)>& body);
 
-// One table for each group of commands.
+// One table per group of commands.
 extern const std::vector<Command> kMemoryCommands;
 extern const std::vector<Command> kTouchCommands;
 extern const std::vector<Command> kGuestCommands;

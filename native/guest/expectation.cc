@@ -27,7 +27,7 @@ Error map_file(const std::string& path, uint64_t bytes, Mapping* mapping) {
   return {};
 }
 
-// "FIRST<separator>SECOND" or, where `single` allows it, "FIRST" for both.
+// "FIRST<separator>SECOND" or, if `single`, also "FIRST" for both.
 bool parse_pair(const std::string& text, char separator, bool single, uint64_t* first,
                 uint64_t* second) {
   const std::vector<std::string> parts = split(text, separator);
@@ -66,7 +66,7 @@ bool Expectation::matches(uint64_t page) const {
   for (size_t i = 0; i < page_size; i += sizeof(uint64_t)) {
     uint64_t wanted = file ? *reinterpret_cast<const uint64_t*>(file + i) : 0;
     if (i == 0 && written != written_.end()) wanted = (wanted & ~uint64_t{255}) | written->second;
-    // Other guest threads may be at the page too.
+    // Other guest threads may access the page concurrently.
     const auto* word = reinterpret_cast<const uint64_t*>(found + i);
     if (__atomic_load_n(word, __ATOMIC_RELAXED) != wanted) return false;
   }

@@ -1,4 +1,4 @@
-// What the fake VMM's memory must contain.
+// Expected content of the fake VMM's memory.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@
 
 namespace reap::guest {
 
-// The memory file, with zeros for what was removed and then the bytes that the guest wrote.
+// The memory file, with zeros for removed pages, then with the bytes that the guest wrote.
 class Expectation {
  public:
   // `removed` lists pages and ranges, both ends included: "3,8-15". `written` lists the first

@@ -1,5 +1,4 @@
-// Commands about a file's place in the page cache: a benchmark says what is cold and shows that it
-// is.
+// Commands for a file's pages in the page cache: a benchmark makes them cold and verifies it.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -52,7 +51,8 @@ Answer resident(Vmm&, const Call& call) {
       .number("pages", static_cast<int64_t>((bytes + kCachePageBytes - 1) / kCachePageBytes));
 }
 
-// Says how many pages stay: those that somebody maps or writes, and all of a tmpfs.
+// Reports the number of remaining pages: those that are mapped or under write-back, and all of a
+// tmpfs.
 Answer evict(Vmm& vmm, const Call& call) {
   UniqueFd fd;
   size_t bytes = 0;

@@ -63,7 +63,7 @@ std::string to_json(const HandshakeRegion& region, const HandshakeOptions& optio
   if (options.keys == PageSizeKeys::kPageSize || options.keys == PageSizeKeys::kBoth) {
     json += field("page_size", region.page_size);
   }
-  // Bytes, whatever its name says.
+  // Bytes, despite its name.
   if (options.keys == PageSizeKeys::kKib || options.keys == PageSizeKeys::kBoth) {
     json += field("page_size_kib", region.page_size);
   }
@@ -99,7 +99,7 @@ Error connect_to(const std::string& path, UniqueFd* socket) {
   return {};
 }
 
-// Sends `bytes` with one sendmsg, the descriptors on it. Bytes sent or -errno.
+// Sends `bytes` and the descriptors with one sendmsg(). Returns the bytes sent or -errno.
 ssize_t send_piece(int socket, const char* data, size_t bytes, const int* fds, size_t fd_count) {
   iovec vector{const_cast<char*>(data), bytes};
   msghdr message{};

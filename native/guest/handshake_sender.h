@@ -1,4 +1,4 @@
-// Sends what a VMM sends to its fault handler, right or wrong on request.
+// Sends a VMM's handshake to its fault handler, deliberately wrong on request.
 #pragma once
 
 #include <cstddef>
@@ -12,7 +12,7 @@
 
 namespace reap::guest {
 
-// One mapping of guest memory, in the words of Firecracker's message.
+// One mapping of guest memory, with the names of Firecracker's message.
 struct HandshakeRegion {
   uint64_t base_host_virt_addr;
   uint64_t size;
@@ -23,7 +23,7 @@ struct HandshakeRegion {
 enum class PageSizeKeys { kNone, kKib, kPageSize, kBoth };
 enum class Tweak { kNone, kOverlap, kGap, kOddSize, kMixedPage, kUnaligned, kTooShort, kTooLong };
 
-// The defaults are what Firecracker sends.
+// The defaults are Firecracker's.
 struct HandshakeOptions {
   PageSizeKeys keys = PageSizeKeys::kBoth;
   Tweak tweak = Tweak::kNone;
@@ -33,15 +33,15 @@ struct HandshakeOptions {
   std::optional<std::string> raw;  // instead of the JSON
   unsigned fd_count = 1;
   size_t pieces = 1;
-  std::optional<size_t> truncate_bytes;  // send no more than these, then close the writing side
-  bool hold = false;                     // connect and send nothing
+  std::optional<size_t> truncate_bytes;  // send at most these, then shut down the writing side
+  bool hold = false;                     // connect without sending
 };
 
 struct HandshakeReport {
   UniqueFd socket;
   size_t sent_bytes = 0;
   size_t total_bytes = 0;
-  int send_error = 0;  // negative; a handler that closes early is no error of this function
+  int send_error = 0;  // negative; a handler that closes early is not an error here
 };
 
 Error send_handshake(const std::string& socket_path, std::vector<HandshakeRegion> regions, int fd,

@@ -1,4 +1,4 @@
-// Digests and pseudo-random numbers. None of this is cryptography.
+// Digests and pseudo-random numbers, none of them cryptographic.
 #pragma once
 
 #include <cstddef>
@@ -7,7 +7,7 @@
 
 namespace reap::guest {
 
-// A bijection in which every input bit reaches every output bit (the finalizer of splitmix64).
+// A bijection in which every input bit affects every output bit (the finalizer of splitmix64).
 inline uint64_t mix(uint64_t value) {
   value = (value ^ (value >> 30)) * 0xbf58476d1ce4e5b9;
   value = (value ^ (value >> 27)) * 0x94d049bb133111eb;
@@ -24,7 +24,7 @@ class Random {
   uint64_t state_;
 };
 
-// All of [0, count) in a scrambled order, without memory for it.
+// A permutation of [0, count), without memory for it.
 class Permutation {
  public:
   Permutation(uint64_t count, uint64_t seed)
@@ -37,8 +37,8 @@ class Permutation {
   uint64_t count_, start_, stride_;
 };
 
-// A 64-bit digest of a stream of words. Each step is a bijection, so that one wrong word always
-// gives another digest. Four lanes, so that it runs at the speed of memory.
+// A 64-bit digest of a stream of words. Each step is a bijection, so one wrong word always changes
+// the digest. Four lanes, so that it runs at memory speed.
 class Digest {
  public:
   void add(uint64_t word) { step(0, word); }
@@ -65,7 +65,7 @@ class Digest {
   uint64_t lanes_[kLanes] = {1, 2, 3, 4};
 };
 
-// The digest of one page that test/support/fake-vmm.ts computes too: FNV-1a, 32 bits, over the
+// Digest of one page, which test/support/fake-vmm.ts also computes: FNV-1a, 32 bits, over the
 // page's little-endian 32-bit words. The loads are atomic because guest threads may share the page.
 inline uint32_t page_digest(const void* page, size_t bytes) {
   const auto* words = static_cast<const uint32_t*>(page);

@@ -30,7 +30,7 @@ void Heap::initialize(uint8_t* base, size_t memory_bytes, size_t reserved, uint6
   chunk_bytes_ = (memory_bytes / kChunks + kPage - 1) / kPage * kPage;
   chunk_count_ = memory_bytes / chunk_bytes_ - 1;
   seed_ = seed;
-  // The first chunk is the one with the reserved bytes; only the others are scattered.
+  // The first chunk contains the reserved bytes; only the others are scattered.
   cursor_ = base + reserved;
   limit_ = base + chunk_bytes_;
 }

@@ -1,5 +1,5 @@
-// The allocator of the embedded guest. It lives inside the memory that it hands out, so that a
-// snapshot of that memory is a snapshot of it.
+// Allocator of the embedded guest. It is stored inside the memory that it manages, so a snapshot of
+// that memory includes it.
 #pragma once
 
 #include <cstddef>
@@ -7,20 +7,20 @@
 
 namespace reap::guest {
 
-// Size classes with free lists, over chunks that are taken in a scattered order: what is
-// allocated together lies together, and the rest is all over the memory, with holes of untouched
-// zero pages in between. A long-running guest's memory looks like this.
+// Size classes with free lists, over chunks that are taken in a scattered order: objects that are
+// allocated together are adjacent, and the rest is spread over the memory, with untouched zero
+// pages in between, as in a long-running guest.
 class Heap {
  public:
-  // Takes over the zeroed memory at `base`, except its first `reserved` bytes.
+  // Takes over the zeroed memory at `base`, except for its first `reserved` bytes.
   void initialize(uint8_t* base, size_t memory_bytes, size_t reserved, uint64_t seed);
 
-  // 16-byte aligned; what it contains is undefined. Null when the memory is full.
+  // 16-byte aligned, with undefined content. Null if the memory is full.
   void* allocate(size_t bytes);
-  // `bytes` as it was allocated.
+  // `bytes` must be the allocated size.
   void release(void* block, size_t bytes);
 
-  // Memory in chunks that were begun.
+  // Bytes in chunks that are in use.
   size_t used_bytes() const { return chunks_used_ * chunk_bytes_; }
 
   static constexpr size_t kLargestBlock = 32 << 10;
@@ -31,10 +31,10 @@ class Heap {
   };
   struct SizeClass {
     FreeBlock* free;
-    uint8_t* slab;      // the next block that was never used
-    uint8_t* slab_end;  // a slab serves small blocks only
+    uint8_t* slab;      // next block that was never used
+    uint8_t* slab_end;  // a slab holds small blocks only
   };
-  // 64 bytes, then four classes for each doubling, up to kLargestBlock.
+  // 64 bytes, then four classes per doubling, up to kLargestBlock.
   static constexpr size_t kClasses = 1 + 4 * 9;
   static constexpr size_t kSlabBytes = 16 << 10;
   static constexpr size_t kLargestInSlab = 1 << 10;

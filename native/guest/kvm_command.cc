@@ -30,14 +30,13 @@ namespace reap::guest {
 
 namespace {
 
-// How the entries are given to the vCPUs: one after the other, in as many pieces as there are
-// vCPUs, or all to each.
+// Distribution of the entries over the vCPUs: round robin, in one chunk per vCPU, or all to each.
 enum class Deal { kTurns, kChunks, kAll };
 
 struct Options {
   std::string memory_file;
   std::string trace_file;
-  std::string socket_path;  // none: the memory file is mapped
+  std::string socket_path;  // empty: the memory file is mapped
   uint64_t vcpus = 1;
   Deal deal = Deal::kTurns;
   uint64_t spins = 0;
@@ -113,7 +112,7 @@ void print(const Answer& answer) {
   std::fflush(stdout);
 }
 
-// Ends the process at once: a vCPU's thread may wait for a page that never comes.
+// Exits at once: a vCPU's thread may wait for a page that never comes.
 [[noreturn]] void fail(const Error& error) {
   print(error);
   ::_exit(1);
@@ -121,8 +120,8 @@ void print(const Answer& answer) {
 
 Answer event(const char* name, int64_t us) { return Answer().text("event", name).number("us", us); }
 
-// Says what happened. Where the caller asked for a pause after it, waits for a line on stdin, and
-// returns that.
+// Reports an event. If the caller asked for a pause after it, waits for a line on stdin and returns
+// it.
 std::string report(const Options& options, const char* name, const Answer& answer) {
   print(answer);
   const auto& pauses = options.pauses;
@@ -172,7 +171,7 @@ struct Vcpu {
   int64_t done_us = 0;
 };
 
-// Runs a vCPU, of which there are as many as shares, on the calling thread.
+// Runs one vCPU per share, on the calling thread.
 using RunVcpu = std::function<Error(size_t vcpu, ReplayResult* result)>;
 
 std::vector<Vcpu> run_vcpus(const RunVcpu& run, const KvmMemory& memory, size_t count) {
@@ -225,14 +224,14 @@ Error verify(const Options& options, const KvmTrace& trace, const KvmMemory& mem
 }
 
 Error replay_trace(Options options) {
-  // All that a snapshot's restore does not need is done before the caller's clock starts.
+  // Everything that is not part of a restore is done before the caller's clock starts.
   KvmTrace trace;
   if (Error error = KvmTrace::read(options.trace_file, &trace)) return error;
   KvmReplay replay;
   if (Error error = replay.prepare(trace, options.spins)) return error;
   const std::string order =
       report(options, "ready", event("ready", now_us()).number("pid", ::getpid()));
-  // A VMM learns its backend with the request to restore.
+  // A VMM learns its backend from the restore request.
   constexpr char kSocket[] = "socket ";
   if (order == "file") options.socket_path.clear();
   if (order.rfind(kSocket, 0) == 0) options.socket_path = order.substr(sizeof kSocket - 1);
@@ -259,7 +258,7 @@ Error replay_trace(Options options) {
   return options.verify ? verify(options, trace, memory) : Error();
 }
 
-// Whether KVM runs our code here: a word read, and a word written.
+// Checks that KVM runs our code here: one word is read and one is written.
 Error probe() {
   const Mapping memory = Mapping::anonymous(2 << 20);
   if (!memory) return system_error("map memory", errno);
@@ -283,7 +282,7 @@ int run_kvm(int argc, char** argv) {
     std::fputs(kKvmUsage, stderr);
     return 2;
   }
-  // Whoever started this must not leave it behind, however it ends.
+  // Exits with its parent, however that ends.
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   ::signal(SIGPIPE, SIG_IGN);
   const Error error = options.probe ? probe() : replay_trace(options);

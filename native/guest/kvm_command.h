@@ -1,5 +1,5 @@
 // `reap-guest kvm`: restores a VM and lets its vCPUs replay a trace; with --threads, a process
-// without KVM, whose threads do.
+// without KVM whose threads replay it.
 #pragma once
 
 namespace reap::guest {
@@ -10,7 +10,7 @@ constexpr const char* kKvmUsage =
     "           [--verify] [--user-mode-only] [--threads]\n"
     "       reap-guest kvm --probe\n";
 
-// `argv[0]` is the mode's name. The exit code of the process; 2 for bad usage.
+// `argv[0]` is the mode's name. Returns the exit code of the process; 2 for wrong usage.
 int run_kvm(int argc, char** argv);
 
 }  // namespace reap::guest

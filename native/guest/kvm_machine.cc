@@ -19,7 +19,7 @@ constexpr uint64_t kEferLongModeEnable = 1 << 8;
 constexpr uint64_t kEferLongModeActive = 1 << 10;
 constexpr uint8_t kRing = 3;
 
-// Base and limit mean nothing in 64-bit mode, but the entry of the CPU into the guest checks them.
+// In 64-bit mode base and limit have no effect, but VM entry checks them.
 kvm_segment flat_segment(uint16_t index, uint8_t type) {
   kvm_segment segment{};
   segment.limit = 0xffffffff;
@@ -43,7 +43,7 @@ Error KvmVcpu::enter_long_mode(uint64_t page_table) {
   special.cr3 = page_table;
   special.cr4 |= kCr4PhysicalAddressExtension;
   special.efer |= kEferLongModeEnable | kEferLongModeActive;
-  special.cs = flat_segment(6, 11);  // where Linux has it; execute, read, accessed
+  special.cs = flat_segment(6, 11);  // as in Linux; execute, read, accessed
   special.cs.l = 1;
   kvm_segment data = flat_segment(5, 3);  // read, write, accessed
   data.db = 1;

@@ -1,5 +1,5 @@
-// A virtual machine through KVM: memory and vCPUs in 64-bit mode, without devices or interrupts.
-// x86-64 only.
+// A KVM virtual machine: memory and vCPUs in 64-bit mode, without devices or interrupts. x86-64
+// only.
 #pragma once
 
 #if defined(__x86_64__)
@@ -13,18 +13,18 @@
 
 namespace reap::guest {
 
-// One thread at a time may use a vCPU.
+// A vCPU may be used by one thread at a time.
 class KvmVcpu {
  public:
-  // Enters 64-bit mode at the next run, in ring 3. There is no IDT: an exception ends the machine
-  // (KVM_EXIT_SHUTDOWN).
+  // Enters 64-bit mode at the next run, in ring 3. There is no IDT: an exception shuts the machine
+  // down (KVM_EXIT_SHUTDOWN).
   //
-  // Ring 3, because a KVM without hardware support runs the code of a user as it is, and emulates
-  // each instruction of a kernel that was not made for it.
+  // Ring 3, because a KVM without hardware support runs user code natively, and emulates each
+  // instruction of a kernel that was not made for it.
   Error enter_long_mode(uint64_t page_table);
   Error set_registers(const kvm_regs& registers);
   Error registers(kvm_regs* registers) const;
-  // Returns at the guest's next exit, which then is in `state()`.
+  // Returns at the guest's next exit, described by `state()`.
   Error run();
   const kvm_run& state() const { return *reinterpret_cast<const kvm_run*>(state_.data()); }
 

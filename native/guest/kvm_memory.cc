@@ -18,7 +18,7 @@ namespace {
 
 constexpr int kPrivate = MAP_PRIVATE | MAP_NORESERVE;
 
-// What the trace does to one page, after which only the last word counts.
+// Changes of one page by the trace, of which only the last value of each word counts.
 struct Change {
   bool given_back = false;
   std::map<uint64_t, uint64_t> words;  // by offset in the page
@@ -99,7 +99,7 @@ Error KvmMemory::connect(const std::string& socket_path) {
 
 Error KvmMemory::give_back(uint64_t offset, uint64_t bytes) const {
   uint8_t* memory = data_ + offset;
-  // MADV_DONTNEED would bring the bytes of the file back.
+  // MADV_DONTNEED would restore the bytes of the file.
   if (file_) {
     void* zeros =
         ::mmap(memory, bytes, PROT_READ | PROT_WRITE, kPrivate | MAP_ANONYMOUS | MAP_FIXED, -1, 0);

@@ -1,4 +1,4 @@
-// The memory of the KVM guest, restored as a VMM does it.
+// Memory of the KVM guest, restored as in a VMM.
 #pragma once
 
 #include <cstdint>
@@ -14,10 +14,10 @@ namespace reap::guest {
 
 class KvmMemory {
  public:
-  // As Firecracker's File backend: a private mapping of the memory file.
+  // Like Firecracker's File backend: a private mapping of the memory file.
   static Error map_file(const std::string& memory_file, uint64_t bytes, KvmMemory* memory);
-  // As its Uffd backend, up to the handshake: empty memory and a userfaultfd. With
-  // `user_mode_only`, one that does not deliver the faults of KVM.
+  // Like its Uffd backend, up to the handshake: empty memory and a userfaultfd. With
+  // `user_mode_only`, one that does not deliver KVM's faults.
   static Error map_userfault(uint64_t bytes, uint64_t page_size, bool user_mode_only,
                              KvmMemory* memory);
   Error connect(const std::string& socket_path);
@@ -26,11 +26,11 @@ class KvmMemory {
   uint64_t page_size() const { return page_size_; }
   bool user_mode_only() const { return userfault_.user_mode_only; }
 
-  // As a balloon: the pages are zero afterwards. With a fault handler, returns when it has read the
-  // event. May be called while vCPUs run.
+  // Like a balloon: the pages are zero afterwards. With a fault handler, returns when it has read
+  // the event. May be called while vCPUs run.
   Error give_back(uint64_t offset, uint64_t bytes) const;
 
-  // Compares all pages that the trace names with what the memory file and the trace make of them.
+  // Compares all pages of the trace with their content in the memory file after the trace's writes.
   struct Difference {
     uint64_t pages = 0;  // compared
     uint64_t wrong = 0;
@@ -43,7 +43,7 @@ class KvmMemory {
   Mapping file_;
   VmmMemory regions_;
   Userfault userfault_;
-  UniqueFd socket_;  // open for the life of the VM, as Firecracker keeps it
+  UniqueFd socket_;  // open as long as the VM, as in Firecracker
   uint8_t* data_ = nullptr;
   uint64_t page_size_ = 4096;
 };

@@ -5,15 +5,15 @@
 #include <cerrno>
 #include <cstring>
 
-// The guest. It has no stack and no memory of its own: a vCPU starts with everything in registers,
-// and leaves its result there.
+// The guest. It has neither stack nor memory: a vCPU starts with all inputs in registers, and
+// leaves its result there.
 //
-//   rsi  the next entry         rcx  entries left           rdx  bytes from entry to entry
-//   r8   turns after an entry   r9   where memory begins
-//   rbx  wrong entries          r10  the first of them      r12  what it found
+//   rsi  next entry              rcx  entries left         rdx  bytes between entries
+//   r8   spins after an entry    r9   start of memory
+//   rbx  wrong entries           r10  first wrong entry    r12  word found there
 //
-// It calls its VMM by a store where no memory is: at 1 GiB when all is done, 8 bytes further to
-// give memory back, for which rdi has the entry's place and rax the bytes.
+// It calls its VMM by a store to an address without memory: at 1 GiB when it has finished, 8 bytes
+// higher to give memory back, with the offset in rdi and the bytes in rax.
 asm(R"(
   .pushsection .rodata
   .intel_syntax noprefix
@@ -77,8 +77,8 @@ namespace reap::guest {
 
 namespace {
 
-// The guest's physical addresses, which its page tables map one to one. Ours are below guest
-// memory, which begins above everything that a PC has under 4 GiB.
+// Guest physical addresses, mapped one to one by its page tables. Ours are below guest memory,
+// which begins above everything that a PC has below 4 GiB.
 constexpr uint64_t kCode = 0x1000;
 constexpr uint64_t kTopTable = 0x2000;
 constexpr uint64_t kPointerTable = 0x3000;
@@ -90,10 +90,10 @@ constexpr uint64_t kMemory = 4ull << 30;
 constexpr uint64_t kPage = 4096;
 constexpr uint64_t kLargePage = 2 << 20;
 constexpr uint64_t kGib = 1 << 30;
-// A vCPU that was told nothing about its CPU has 36 bits of physical address.
+// A vCPU without CPUID data has 36 bits of physical address.
 constexpr uint64_t kMaxMemoryBytes = (1ull << 36) - kMemory;
 
-// Accessed and dirty from the start, so that the CPU has nothing to write into the tables.
+// Accessed and dirty from the start, so that the CPU does not write to the tables.
 constexpr uint64_t kUserPage = 0x67;  // present, writable
 constexpr uint64_t kLarge = 0x80;
 
@@ -181,8 +181,8 @@ Error KvmReplay::run(size_t index, const GiveBack& give_back, ReplayResult* resu
       result->found = registers.r12;
       return {};
     }
-    // Memory that it cannot fault in is EFAULT to KVM, unless it was emulating the access: then it
-    // takes it for that of a device.
+    // KVM reports memory that it cannot fault in as EFAULT, unless it was emulating the access:
+    // then it reports a device access.
     if (store >= kMemory) return system_error("run a vCPU", EFAULT);
     if (store != kGiveBack) {
       return {"vCPU " + std::to_string(index) + " stopped for reason " +

@@ -1,4 +1,5 @@
-// A VM that replays a trace: its code, its address space, and what its vCPUs come to. x86-64 only.
+// A VM that replays a trace: its code, its address space, and the results of its vCPUs. x86-64
+// only.
 #pragma once
 
 #if defined(__x86_64__)
@@ -14,7 +15,7 @@
 
 namespace reap::guest {
 
-// Which entries of the trace a vCPU replays: every `stride`th from `first` on.
+// The entries that a vCPU replays: every `stride`th from `first` on.
 struct ReplayShare {
   uint64_t first = 0;
   uint64_t count = 0;
@@ -23,20 +24,20 @@ struct ReplayShare {
 
 struct ReplayResult {
   uint64_t replayed = 0;     // entries
-  uint64_t wrong = 0;        // of these, those that did not find their word
-  uint64_t first_wrong = 0;  // the first of them
-  uint64_t found = 0;        // the word that it found
+  uint64_t wrong = 0;        // entries without their expected word
+  uint64_t first_wrong = 0;  // the first of these
+  uint64_t found = 0;        // the word found there
 };
 
 class KvmReplay {
  public:
-  // Gives pages of guest memory back: called by a vCPU's thread, when its guest says so.
+  // Gives pages of guest memory back; called on a vCPU's thread at its guest's request.
   using GiveBack = std::function<Error(uint64_t offset, uint64_t bytes)>;
 
-  // Lays out what the guest needs besides its memory. `spins` is the work that it does after each
-  // entry, in turns of an empty loop.
+  // Prepares what the guest needs in addition to its memory. `spins` is the number of iterations of
+  // an empty loop after each entry.
   Error prepare(const KvmTrace& trace, uint64_t spins);
-  // Creates the VM. `memory` is as large as the trace says, and must outlive this object.
+  // Creates the VM. `memory` has the size given in the trace, and must outlive this object.
   Error create(void* memory, const std::vector<ReplayShare>& shares);
   // Runs a vCPU on the calling thread until its share is done.
   Error run(size_t vcpu, const GiveBack& give_back, ReplayResult* result);
@@ -44,7 +45,7 @@ class KvmReplay {
  private:
   void write_page_tables(uint64_t memory_bytes);
 
-  Mapping own_;  // guest memory of ours: code, page tables, trace
+  Mapping own_;  // guest memory owned by the VM: code, page tables, trace
   uint64_t memory_bytes_ = 0;
   uint64_t entries_address_ = 0;
   uint64_t spins_ = 0;

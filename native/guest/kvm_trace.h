@@ -1,14 +1,14 @@
-// The trace that the KVM guest replays, and its file. Little-endian:
+// Trace of the KVM guest, and its file. Little-endian:
 //
 //   0   8 bytes  "REAPKVM1"
 //   8   u64      bytes of guest memory
 //   16  u64      number of entries
 //   24  entries, 16 bytes each:
-//       u64      the offset of a 64-bit word in guest memory, a multiple of 8, plus the flags
-//       u64      the word that must be there; with kGiveBack, the bytes to give back
+//       u64      offset of a 64-bit word in guest memory, a multiple of 8, plus the flags
+//       u64      expected word; with kGiveBack, the number of bytes to give back
 //
 // The words are in the file because reading them from the memory file would warm the page cache.
-// Entries of one page that different vCPUs replay come in no order.
+// Entries of one page that different vCPUs replay have no order.
 #pragma once
 
 #include <cstdint>
@@ -21,9 +21,9 @@ namespace reap::guest {
 
 struct TraceEntry {
   // Writes the complement of the word. It may be there already: vCPUs that replay the same entry
-  // agree on what they leave.
+  // leave the same value.
   static constexpr uint64_t kWrite = 1;
-  // Gives whole pages back to the VMM, as a balloon does. They are zero from then on.
+  // Gives whole pages back to the VMM, like a balloon. They are zero afterwards.
   static constexpr uint64_t kGiveBack = 2;
   static constexpr uint64_t kFlags = 7;
 

@@ -1,5 +1,5 @@
-// Commands that map a memory file as a VMM does that knows nothing of userfaultfd, and what such a
-// VMM may do to its memory. With the interposer they are about served memory.
+// Commands that map a memory file as in a VMM without userfaultfd support, and change the mapping
+// as such a VMM may. With the interposer that memory is served.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -21,7 +21,7 @@ namespace {
 
 Error map_failed(int number) { return system_error("map the file", number); }
 
-// Permissions and path of the mapping at an address, as /proc/self/maps has them.
+// Permissions and path of the mapping at an address, from /proc/self/maps.
 std::string describe(const void* address) {
   std::ifstream maps("/proc/self/maps");
   for (std::string line; std::getline(maps, line);) {
@@ -39,7 +39,7 @@ std::string describe(const void* address) {
   return "";
 }
 
-// Somewhere in a larger range without access, as VMMs keep a guard behind their memory.
+// Inside a larger range without access, like VMMs that place guards around their memory.
 void* reserve(size_t bytes) {
   constexpr size_t kAround = 2 << 20;
   void* data = ::mmap(nullptr, bytes + 2 * kAround, PROT_NONE,
@@ -89,7 +89,7 @@ Answer compare(Vmm&, const Call& call) {
       .text("mapping", describe(data));
 }
 
-// Each thread maps all of the file, or with parts=1 its part of it.
+// Each thread maps all of the file, or with parts=1 one part of it.
 Answer map_at_once(Vmm& vmm, const Call& call) {
   const UniqueFd fd(::open(call.text(0).c_str(), O_RDWR | O_CLOEXEC));
   if (!fd) return system_error("open " + call.text(0), errno);
@@ -123,7 +123,7 @@ Answer move(Vmm& vmm, const Call& call) {
   return Answer().text("address", std::to_string(reinterpret_cast<uintptr_t>(moved)));
 }
 
-// A child that reads a page, and the signal that ended it.
+// A child that reads a page, and the signal that killed it.
 Answer read_in_child(Vmm& vmm, const Call& call) {
   if (Error error = vmm.check_pages(call.number(0), 1)) return error;
   const volatile uint8_t* page = vmm.memory.page(call.number(0));
@@ -134,14 +134,14 @@ Answer read_in_child(Vmm& vmm, const Call& call) {
   return Answer().number("signal", WIFSIGNALED(status) ? WTERMSIG(status) : 0);
 }
 
-// A child that has what the VMM had open at that time, and ends with it.
+// A child that inherits the VMM's descriptors, and exits with it.
 Answer leave_child(Vmm&, const Call&) {
   const pid_t parent = ::getpid();
   const pid_t child = ::fork();
   if (child < 0) return system_error("fork", errno);
   if (child > 0) return Answer().number("pid", child);
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-  // The signal is sent to children of this moment only.
+  // The signal is not sent if the parent exited before the prctl() call.
   if (::getppid() != parent) ::_exit(0);
   for (;;) ::pause();
 }

@@ -1,4 +1,4 @@
-// Commands that make, announce and change the fake VMM's memory, without touching it.
+// Commands that create, announce and change the fake VMM's memory without touching it.
 #include <fcntl.h>
 #include <sys/mman.h>
 
@@ -53,7 +53,7 @@ Answer map(Vmm& vmm, const Call& call) {
       .boolean("userModeOnly", vmm.userfault.user_mode_only);
 }
 
-// What is left of a restore, so that the next one may have this process too.
+// Drops what is left of a restore, so that the process can be reused.
 Answer drop(Vmm& vmm, const Call&) {
   vmm.userfault = Userfault();
   vmm.memory = VmmMemory();
@@ -139,7 +139,7 @@ Answer handshake(Vmm& vmm, const Call& call) {
       .number("sendErrno", report.send_error);
 }
 
-// Calls `change` on the memory of FIRST and COUNT, region by region, until one fails.
+// Calls `change` on the memory of FIRST and COUNT, region by region, until a call fails.
 template <typename Change>
 Answer for_pieces(Vmm& vmm, const Call& call, Change change) {
   if (Error error = vmm.check_pages(call.number(0), call.number(1))) return error;

@@ -1,4 +1,4 @@
-// Commands about the fake VMM's own process.
+// Commands for the fake VMM's own process.
 #include <dirent.h>
 #include <unistd.h>
 
@@ -41,10 +41,10 @@ Answer count_fds(Vmm&, const Call&) {
   while (const dirent* entry = ::readdir(directory.get())) {
     if (entry->d_name[0] != '.') count++;
   }
-  return Answer().number("fds", count - 1);  // without the directory itself
+  return Answer().number("fds", count - 1);  // without the directory's own descriptor
 }
 
-// No answer: it could be taken for that of a command that still waits for a page.
+// No answer: it could be mistaken for that of a command that still waits for a page.
 Answer exit_now(Vmm&, const Call& call) { ::_exit(static_cast<int>(call.number(0))); }
 
 Answer crash(Vmm&, const Call&) {

@@ -30,7 +30,7 @@ bool Store::initialize(Heap* heap, size_t bucket_count) {
 Document* Store::insert(uint64_t key, uint64_t tags, size_t body_words) {
   auto* document = static_cast<Document*>(heap_->allocate(document_bytes(body_words)));
   if (document == nullptr) return nullptr;
-  // Half of the nodes reach the second level, half of those the third, and so on.
+  // Half of the nodes reach the second level, a quarter the third, and so on.
   const unsigned height = std::min<unsigned>(
       kMaxHeight, 1 + static_cast<unsigned>(__builtin_ctzll(mix(key) | 1 << 20)));
   IndexNode* node = make_node(key, tags, document, height);

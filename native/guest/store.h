@@ -1,5 +1,5 @@
-// The state of the embedded guest: an in-memory store of tagged documents, with a hash index, an
-// ordered index (a skip list) and postings for every tag. All of it lies in the arena and holds
+// State of the embedded guest: an in-memory store of tagged documents, with a hash index, an
+// ordered index (a skip list) and postings for every tag. Everything lies in the arena and uses
 // plain pointers, since the arena is always mapped at the same address.
 #pragma once
 
@@ -24,7 +24,7 @@ struct Document {
 };
 static_assert(sizeof(Document) == Document::kHeaderWords * sizeof(uint64_t));
 
-// The tags are here too, so that a scan reads no document but those it looks for.
+// Includes the tags, so that a scan reads only matching documents.
 struct IndexNode {
   uint64_t key;
   uint64_t tags;
@@ -47,9 +47,9 @@ class Store {
  public:
   static constexpr unsigned kTags = 64;
 
-  // False, or null, when the heap is full.
+  // False or null if the heap is full.
   bool initialize(Heap* heap, size_t bucket_count);
-  // The body is for the caller to fill. `key` must be new.
+  // The caller fills in the body. `key` must be new.
   Document* insert(uint64_t key, uint64_t tags, size_t body_words);
   bool remove(uint64_t key);
 
@@ -63,7 +63,7 @@ class Store {
  private:
   static constexpr unsigned kMaxHeight = 12;
   struct Path {
-    IndexNode* before[kMaxHeight];  // on each level, the last node before the key
+    IndexNode* before[kMaxHeight];  // per level, the last node before the key
   };
 
   IndexNode* make_node(uint64_t key, uint64_t tags, Document* document, unsigned height);

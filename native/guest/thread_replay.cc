@@ -8,14 +8,14 @@ namespace reap::guest {
 
 namespace {
 
-// What is there instead of the word, or the word. See the guest's code in kvm_replay.cc.
+// Returns a wrong word that was found, or the expected one. See the guest's code in kvm_replay.cc.
 uint64_t touch(uint64_t* place, const TraceEntry& entry) {
   uint64_t found = entry.word;
   if (!entry.has(TraceEntry::kWrite)) return __atomic_load_n(place, __ATOMIC_RELAXED);
-  // In one access, so that the page's fault is one for writing.
+  // In one access, so that the page's fault is a write fault.
   __atomic_compare_exchange_n(place, &found, ~entry.word, false, __ATOMIC_RELAXED,
                               __ATOMIC_RELAXED);
-  // Another thread may have been here before.
+  // Another thread may have written the word already.
   return found == ~entry.word ? entry.word : found;
 }
 

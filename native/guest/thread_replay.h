@@ -1,4 +1,4 @@
-// The KVM guest's replay on threads of the VMM itself: the same touches, with faults of user mode.
+// The KVM guest's replay on threads of the VMM itself: the same touches, with user-mode faults.
 #pragma once
 
 #if defined(__x86_64__)

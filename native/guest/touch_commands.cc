@@ -1,4 +1,4 @@
-// Commands of the fake VMM that touch its memory, and the one that looks without touching.
+// Commands of the fake VMM that touch its memory, and one that inspects it without a touch.
 #include <fcntl.h>
 #include <pthread.h>
 #include <unistd.h>
@@ -101,7 +101,7 @@ Answer sweep(Vmm& vmm, const Call& call) {
     const Permutation order(vmm.memory.pages(), mix(call.number(1)) + i);
     for (uint64_t step = 0; step < vmm.memory.pages(); step++) {
       const uint64_t page = order[step];
-      // A write fault that changes nothing, so that all threads can go on comparing.
+      // A write fault that changes nothing, so that all threads can continue comparing.
       if (write) __atomic_fetch_or(vmm.memory.page(page), 0, __ATOMIC_RELAXED);
       if (!expected.matches(page)) wrong[i].push_back(page);
     }

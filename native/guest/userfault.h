@@ -1,4 +1,4 @@
-// The VMM's side of userfaultfd: create it and register memory. Faults are served elsewhere.
+// The VMM's side of userfaultfd: creates it and registers memory. Faults are served elsewhere.
 #pragma once
 
 #include <cstddef>
@@ -10,12 +10,12 @@ namespace reap::guest {
 
 struct Userfault {
   UniqueFd fd;
-  // True where only faults of user mode are delivered: then a system call that touches missing
-  // memory fails with EFAULT instead of waiting.
+  // True if only user-mode faults are delivered: a system call on missing memory then fails with
+  // EFAULT instead of waiting.
   bool user_mode_only = false;
 
-  // As Firecracker does: /dev/userfaultfd first, then the system call; at last, what any user may,
-  // which is all that `user_mode_only` tries.
+  // Like Firecracker: tries /dev/userfaultfd, then the system call, then the unprivileged form,
+  // which is the only one tried with `user_mode_only`.
   static Error open(Userfault* userfault, bool user_mode_only = false);
   Error register_missing(void* memory, size_t bytes) const;
   Error unregister(void* memory, size_t bytes) const;

@@ -16,7 +16,7 @@ namespace reap::guest {
 
 namespace {
 
-// How long the end of the process waits for the command before it.
+// Time that the previous command has to finish when the process ends.
 constexpr std::chrono::seconds kLastCommandTime{5};
 
 void print(const Answer& answer) {
@@ -24,8 +24,8 @@ void print(const Answer& answer) {
   std::fflush(stdout);
 }
 
-// Runs lines in order, on a thread of its own: a page that never comes stops that thread, and the
-// process can still be told to end.
+// Runs lines in order, on a separate thread: a page that never comes blocks that thread, and the
+// process can still be ended.
 class Worker {
  public:
   explicit Worker(Vmm& vmm) {
@@ -104,11 +104,11 @@ Error Vmm::check_pages(uint64_t first, uint64_t count) const {
 }
 
 int run_vmm() {
-  // Whoever started this must not leave it behind, however it ends.
+  // Exits with its parent, however that ends.
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   ::signal(SIGPIPE, SIG_IGN);
 
-  // Never destroyed: detached threads may use it to the last moment.
+  // Never destroyed: detached threads may use it until the process exits.
   Vmm& vmm = *new Vmm;
   Worker& worker = *new Worker(vmm);
   print(Answer().boolean("ready", true).number("pid", ::getpid()));

@@ -1,4 +1,4 @@
-// The fake VMM: a process that does what it is told, one line at a time.
+// The fake VMM: a process that executes commands, one line at a time.
 #pragma once
 
 #include <condition_variable>
@@ -15,14 +15,13 @@
 
 namespace reap::guest {
 
-// Commands that run on threads of their own. Their threads are detached: one of them may wait for
-// ever for a page.
+// Background commands, each on a detached thread, since it may wait for a page for ever.
 class Jobs {
  public:
   // Reserves the name: false when it is in use.
   bool begin(const std::string& name);
   void finish(const std::string& name, const Answer& answer);
-  // The answer, which frees the name, or nothing when it is not there in time.
+  // The answer, which frees the name, or nothing if it does not arrive in time.
   Error wait(const std::string& name, uint64_t timeout_ms, std::optional<Answer>* answer);
 
  private:
@@ -31,20 +30,20 @@ class Jobs {
   std::map<std::string, std::optional<Answer>> jobs_;
 };
 
-// Only commands that are not in the background change anything here but `jobs`, and none that
-// makes or drops what a background command uses may run beside it.
+// Only foreground commands change anything here except `jobs`; one that creates or drops something
+// in use by a background command must not run concurrently with it.
 struct Vmm {
   VmmMemory memory;
   Userfault userfault;
-  std::vector<UniqueFd> sockets;  // open for the life of the VMM, as Firecracker keeps them
+  std::vector<UniqueFd> sockets;  // open as long as the VMM, as in Firecracker
   Arena arena;
   Jobs jobs;
 
-  // Whether there is memory with these pages in it.
+  // Checks that these pages exist.
   Error check_pages(uint64_t first, uint64_t count) const;
 };
 
-// Answers the lines of stdin on stdout until it ends.
+// Answers the lines of stdin on stdout until stdin closes.
 int run_vmm();
 
 }  // namespace reap::guest

@@ -28,7 +28,7 @@ Error check(const RegionLayout& layout) {
   return {};
 }
 
-// Which region comes at which place in the address space.
+// The region at each position in the address space.
 std::vector<size_t> address_order(size_t count, RegionOrder order) {
   std::vector<size_t> regions(count);
   std::iota(regions.begin(), regions.end(), size_t{0});
@@ -64,7 +64,7 @@ Error VmmMemory::map(const RegionLayout& layout, VmmMemory* memory) {
   uint64_t reserved = kHugePage;
   for (uint64_t size : layout.sizes) reserved += size + gap;
 
-  // Inaccessible, so that the gaps stay gaps while other mappings come and go.
+  // Without access, so that the gaps stay free when other memory is mapped.
   void* data =
       ::mmap(nullptr, reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (data == MAP_FAILED) return system_error("reserve guest memory", errno);

@@ -1,5 +1,4 @@
-// The fake VMM's guest memory: regions anywhere in the address space, one after the other in the
-// memory file.
+// Guest memory of the fake VMM: regions at arbitrary addresses, consecutive in the memory file.
 #pragma once
 
 #include <cstddef>
@@ -12,14 +11,14 @@
 
 namespace reap::guest {
 
-// The order of the regions' addresses; that of their offsets is always ascending.
+// Order of the regions' addresses; that of their offsets is always ascending.
 enum class RegionOrder { kAscending, kDescending, kShuffled };
 
 struct RegionLayout {
   uint64_t page_size = 4096;
   std::vector<uint64_t> sizes;
   RegionOrder order = RegionOrder::kAscending;
-  uint64_t gap_bytes = 0;  // unmapped, between neighbours
+  uint64_t gap_bytes = 0;  // unmapped gap between neighbours
 };
 
 class VmmMemory {
@@ -30,7 +29,7 @@ class VmmMemory {
   };
 
   static Error map(const RegionLayout& layout, VmmMemory* memory);
-  // Adds memory of 4 KiB pages that was mapped elsewhere and stays.
+  // Adds memory of 4 KiB pages that was mapped elsewhere and outlives this object.
   void adopt(void* data, uint64_t bytes, uint64_t offset);
 
   explicit operator bool() const { return !regions_.empty(); }
@@ -38,9 +37,9 @@ class VmmMemory {
   uint64_t pages() const { return pages_; }
   const std::vector<HandshakeRegion>& regions() const { return regions_; }
 
-  // Page numbers count pages of `page_size()` in the order of the memory file.
+  // Page numbers count pages of `page_size()` in memory-file order.
   uint8_t* page(uint64_t number) const;
-  // The memory of `count` pages, cut at the ends of the regions.
+  // Memory of `count` pages, split at region boundaries.
   std::vector<Piece> pieces(uint64_t first, uint64_t count) const;
 
  private:

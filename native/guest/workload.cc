@@ -6,7 +6,7 @@ namespace reap::guest {
 
 namespace {
 
-// Every request renders the documents with this tag: a function touches nearly the same pages on
+// Every request renders the documents with this tag: a function touches nearly the same pages in
 // every invocation.
 constexpr unsigned kFeatured = 0;
 constexpr uint64_t kFeaturedOneIn = 6;
@@ -27,7 +27,7 @@ void fill(Document* document, Random& random) {
   }
 }
 
-// Draws are statements of their own, so that every compiler makes the same snapshot.
+// Separate statements fix the order of the draws, so that every compiler makes the same snapshot.
 uint64_t draw_tags(Random& random) {
   uint64_t tags = random.below(kFeaturedOneIn) == 0 ? tag_bit(kFeatured) : 0;
   for (int i = 0; i < 2; i++) {
@@ -41,7 +41,7 @@ size_t draw_body_words(Random& random) {
   return random.below(4) == 0 ? 16 + random.below(100) : 384 + random.below(1024);
 }
 
-// What a request renders: fresh memory, so mostly pages that were never touched.
+// Output of a request: fresh memory, so mostly pages that were never touched.
 struct Sheet {
   static constexpr size_t kLines = (Heap::kLargestBlock - 2 * sizeof(uint64_t)) / 32;
   struct Line {
@@ -88,7 +88,7 @@ class Request {
     reply_.documents++;
   }
 
-  // In the order of the keys, which is not the order of the addresses.
+  // In key order, which is not address order.
   void render_featured() {
     for (IndexNode* node = guest_->store.first(); node != nullptr; node = node->next()[0]) {
       read(node, node->words());
@@ -133,7 +133,7 @@ class Request {
     }
   }
 
-  // These reuse what was freed before the snapshot was taken.
+  // These reuse memory that was freed before the snapshot.
   void insert_documents() {
     for (unsigned i = 0; i < kInserts; i++) {
       Document* document = guest_->store.insert(random_.next(), tag_bit(kFeatured), 600 + 40 * i);

@@ -1,4 +1,4 @@
-// The embedded guest: a program whose whole state lies in one arena, and what it does on request.
+// The embedded guest: a program whose state lies in one arena, and its requests.
 #pragma once
 
 #include <cstddef>
@@ -10,8 +10,8 @@
 
 namespace reap::guest {
 
-// Where the arena is mapped, always: free with 4-level page tables on x86-64 and arm64, beyond
-// position-independent executables and their heap, and application memory to the sanitizers.
+// Fixed address of the arena: free with 4-level page tables on x86-64 and arm64, clear of
+// position-independent executables and their heap, and application memory for the sanitizers.
 constexpr uintptr_t kArenaAddress = 0x567000000000;
 constexpr size_t kPageBytes = 4096;
 constexpr size_t kMinMemoryBytes = 128 << 20;
@@ -31,17 +31,17 @@ struct Guest {
 static_assert(sizeof(Guest) <= kPageBytes);
 
 struct Reply {
-  uint64_t digest;     // of every word that was read
-  uint64_t documents;  // that were read
-  uint64_t bytes;      // that were read
+  uint64_t digest;     // of every word read
+  uint64_t documents;  // documents read
+  uint64_t bytes;      // bytes read
   uint64_t updated;    // documents written in place
 };
 
-// Fills the zeroed arena: documents inserted, replaced and deleted until about half of the memory
-// is in use. False when the memory is full before that.
+// Fills the zeroed arena: inserts, replaces and deletes documents until about half of the memory is
+// in use. Returns false if the memory is full before that.
 bool build_guest(size_t memory_bytes, uint64_t seed);
 
-// Answers one request. Nothing but this thread touches the arena meanwhile, in user mode: with a
+// Answers one request. Meanwhile only this thread touches the arena, and only in user mode: with a
 // user-mode-only userfaultfd, a system call on missing memory would fail.
 Reply handle_request(const std::string& input);
 

@@ -17,7 +17,7 @@
 
 #include "base/posix.h"
 
-// Linux 5.11; Debian 12's header has it, older ones may not.
+// Linux 5.11; present in Debian 12's header, not in all older ones.
 #ifndef UFFD_USER_MODE_ONLY
 #define UFFD_USER_MODE_ONLY 1
 #endif
@@ -30,14 +30,14 @@ namespace reap::interposer {
 
 namespace {
 
-// A handler's poll needs O_NONBLOCK (userfaultfd(2)).
+// A handler's poll() needs O_NONBLOCK (userfaultfd(2)).
 constexpr int kFlags = O_CLOEXEC | O_NONBLOCK;
 
-// For connect(), and for the handler to read its message: as long as ours waits for one. No signal
-// but SIGKILL is taken meanwhile.
+// Timeout for connect() and for the handler to read the message: as long as our handler waits for
+// it. No signal but SIGKILL interrupts it.
 constexpr int kConnectSeconds = 5;
 
-// A VMM that was started without stdin may later put another file over 0, 1 and 2.
+// A VMM that was started without stdin may later replace descriptors 0, 1 and 2.
 UniqueFd above_standard(UniqueFd fd) {
   if (!fd || fd.get() > STDERR_FILENO) return fd;
   return UniqueFd(::fcntl(fd.get(), F_DUPFD_CLOEXEC, STDERR_FILENO + 1));
@@ -52,7 +52,7 @@ UniqueFd open_syscall(int flags) {
   return UniqueFd(static_cast<int>(::syscall(SYS_userfaultfd, kFlags | flags)));
 }
 
-// The longest message is that of kMaxParts regions with numbers of 20 digits.
+// The longest message has kMaxParts regions with numbers of 20 digits.
 struct Message {
   char text[kMaxParts * 192];
   size_t bytes = 0;
@@ -65,7 +65,7 @@ void compose(const Part* parts, size_t count, Message* message) {
     const int added = std::snprintf(
         message->text + message->bytes, sizeof message->text - message->bytes,
         "%s{\"base_host_virt_addr\":%llu,\"size\":%llu,\"offset\":%llu,\"page_size\":%llu,"
-        // Bytes, whatever its name says.
+        // Bytes, despite its name.
         "\"page_size_kib\":%llu}",
         before, static_cast<unsigned long long>(reinterpret_cast<uintptr_t>(parts[i].address)),
         static_cast<unsigned long long>(parts[i].length),
@@ -81,7 +81,7 @@ int connect_to(int socket, const char* path) {
   address.sun_family = AF_UNIX;
   std::strncpy(address.sun_path, path, sizeof address.sun_path - 1);
   const auto* to = reinterpret_cast<const sockaddr*>(&address);
-  // With a full backlog connect() waits, and ends with EAGAIN where there is a limit (socket(7)).
+  // With a full backlog connect() waits, and fails with EAGAIN after the send timeout (socket(7)).
   const timeval patience{kConnectSeconds, 0};
   if (::setsockopt(socket, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience) != 0) return -errno;
   while (::connect(socket, to, sizeof address) != 0) {
@@ -111,8 +111,8 @@ int send_with(int socket, const Message& message, int fd) {
   }
 }
 
-// connect() and sendmsg() need no accept(): a handler that is about to close its listener, or to
-// refuse this user, has both succeed. Who has read the message is who serves.
+// connect() and sendmsg() succeed without accept(): also with a handler that is about to close its
+// listener, or to refuse this user. The process that reads the message is the one that serves.
 int wait_until_read(int socket) {
   constexpr long kShortest = 50'000;
   constexpr long kMaxTime = 10'000'000;
@@ -121,13 +121,14 @@ int wait_until_read(int socket) {
   for (long waited = 0;; waited += slice, slice = std::min(2 * slice, kMaxTime)) {
     int unread = 0;
     if (::ioctl(socket, SIOCOUTQ, &unread) != 0) return -errno;
-    // After the count: who closes with a message unread sets ECONNRESET, and then drops it.
+    // After the check of the queue: closing with an unread message sets ECONNRESET, and then drops
+    // the message.
     int error = 0;
     socklen_t size = sizeof error;
     if (::getsockopt(socket, SOL_SOCKET, SO_ERROR, &error, &size) != 0) return -errno;
     if (error != 0) return -error;
     if (unread == 0) return 0;
-    // Who reads it later gets a userfaultfd without a registered range, and can do nothing.
+    // A later reader gets a userfaultfd without registered ranges, and can do no harm.
     if (waited >= kInAll) return -ETIMEDOUT;
     const timespec pause{0, slice};
     ::nanosleep(&pause, nullptr);
@@ -166,7 +167,7 @@ void Userfault::wake(const Part& part) const {
 
 void Userfault::close() {
   if (fd < 0) return;
-  // A madvise() waits until its REMOVE event is read.
+  // A madvise() blocks until its REMOVE event is read.
   uffd_msg message;
   while (::read(fd, &message, sizeof message) > 0) continue;
   ::close(std::exchange(fd, -1));

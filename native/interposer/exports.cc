@@ -1,5 +1,4 @@
-// reap-interposer.so: what a VMM calls in place of the C library when it is started with
-// LD_PRELOAD.
+// reap-interposer.so: functions that replace the C library's in a VMM started with LD_PRELOAD.
 #include "kernel.h"
 #include "memory_file.h"
 #include "message.h"
@@ -8,7 +7,7 @@ namespace {
 
 using namespace reap::interposer;
 
-// A private writable mapping is a VMM's memory; whoever only reads the file is left alone.
+// A private writable mapping is a VMM's memory; a process that only reads the file is left alone.
 bool may_be_memory(int protection, int flags, int fd) {
   return (protection & PROT_WRITE) && !(flags & MAP_ANONYMOUS) && fd >= 0;
 }
@@ -20,7 +19,7 @@ bool is_serving() { return phase.load(std::memory_order_acquire) == Phase::serve
 void* map(const MapCall& call) {
   const bool replaces = (call.flags & (MAP_FIXED | MAP_FIXED_NOREPLACE)) == MAP_FIXED;
   if (replaces && is_collecting()) before_change(call.address, call.length);
-  // Asked first: this may be the call that makes it so.
+  // Checked first: this call may be the one that starts the serving.
   const bool was_serving = is_serving();
   void* mapped = may_be_memory(call.protection, call.flags, call.fd)
                      ? map_file(call)
@@ -39,7 +38,7 @@ REAP_EXPORT void* mmap(void* address, size_t length, int protection, int flags, 
   return map({address, length, protection, flags, fd, offset});
 }
 
-// The same where off_t has 64 bits.
+// The same with a 64-bit off_t.
 REAP_EXPORT void* mmap64(void* address, size_t length, int protection, int flags, int fd,
                          off64_t offset) {
   return map({address, length, protection, flags, fd, offset});
@@ -57,9 +56,9 @@ REAP_EXPORT int mprotect(void* address, size_t length, int protection) {
   return kernel::mprotect(address, length, protection);
 }
 
-// Moved memory leaves userfaultfd (only UFFD_FEATURE_EVENT_REMAP keeps it), and memory that grows
-// has no bytes for what it gains: both would read zeros. What is served is not moved.
-// Declared with an ellipsis, which the fifth argument passes like any other.
+// Served memory is not moved. Moved memory leaves userfaultfd (unless UFFD_FEATURE_EVENT_REMAP is
+// enabled), and grown memory has no bytes for the new part: both would read zeros. Declared with an
+// ellipsis, which passes the fifth argument like any other.
 REAP_EXPORT void* reap_mremap(void* address, size_t length, size_t new_length, int flags,
                               void* new_address) __asm__("mremap");
 

@@ -1,4 +1,4 @@
-// The calls that the library interposes, as the kernel has them.
+// Direct system calls in place of the interposed functions.
 #pragma once
 
 #include <sys/mman.h>
@@ -11,7 +11,7 @@
 
 namespace reap::interposer::kernel {
 
-// Not dlsym(RTLD_NEXT): it allocates, and the allocator may be who calls.
+// Not dlsym(RTLD_NEXT): it allocates, and the caller may be the allocator.
 inline void* mmap(void* address, size_t length, int protection, int flags, int fd, off_t offset) {
   return reinterpret_cast<void*>(
       ::syscall(SYS_mmap, address, length, protection, flags, fd, offset));

@@ -8,7 +8,7 @@ namespace {
 
 pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 
-// The other TLS models allocate at a thread's first use.
+// The other TLS models allocate at a thread's first access.
 __attribute__((tls_model("initial-exec"))) thread_local bool held = false;
 
 }  // namespace

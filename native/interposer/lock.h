@@ -1,5 +1,4 @@
-// What makes a call of the library look like the C library's own mmap() to the thread that makes
-// it.
+// Makes a call of the library look like the C library's mmap() to the calling thread.
 #pragma once
 
 #include <cerrno>
@@ -7,8 +6,8 @@
 
 namespace reap::interposer {
 
-// No signal handler runs, and no cancellation is acted on: mmap() is not a cancellation point, and
-// what is left half done here would stay so.
+// Blocks signal handlers and cancellation: mmap() is not a cancellation point, and an interrupted
+// update would stay incomplete.
 class Undisturbed {
  public:
   Undisturbed();
@@ -23,7 +22,7 @@ class Undisturbed {
 
 // One thread at a time. A signal handler that maps memory would wait for the thread that it
 // interrupts; an allocator that the C library calls under the lock would wait for itself, unless it
-// asks first.
+// checks first.
 class Lock {
  public:
   Lock();

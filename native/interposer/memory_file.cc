@@ -27,12 +27,12 @@ namespace {
 constexpr int kStopStatus = 69;
 
 // The process whose mappings count, from its first private one on: a forked child has neither the
-// parts nor the right to speak for them.
+// parts nor the right to announce them.
 std::atomic<pid_t> owner{0};
-std::atomic<bool> told_of_sharing{false};
+std::atomic<bool> warned_shared{false};
 
-// From the first to the last byte that is served, also where others are in between: a VMM unmaps
-// much, and most of it is seen to be something else without the lock.
+// From the first to the last served byte, including other mappings in between: a VMM unmaps a lot,
+// and most of it can be ruled out without the lock.
 std::atomic<uintptr_t> served_begin{0};
 std::atomic<uintptr_t> served_end{0};
 
@@ -40,7 +40,7 @@ std::atomic<uintptr_t> served_end{0};
 Part parts[kMaxParts];
 size_t part_count;
 uint64_t file_bytes;
-int file = -1;  // while parts are collected: the VMM may have closed its own
+int file = -1;  // while parts are collected: the VMM may have closed its descriptor
 Userfault userfault;
 Watcher watcher;
 
@@ -53,7 +53,7 @@ void* plain(const MapCall& call) {
   return kernel::mmap(call.address, call.length, call.protection, call.flags, call.fd, call.offset);
 }
 
-// A part of no length, which was unmapped, overlaps nothing.
+// A part without length, which was unmapped, overlaps nothing.
 bool overlaps(const Part& part, const void* address, size_t length) {
   const auto begin = reinterpret_cast<uintptr_t>(part.address);
   const auto other = reinterpret_cast<uintptr_t>(address);
@@ -91,8 +91,8 @@ Part* free_part() {
   return part;
 }
 
-// Takes a range out of the parts. A hole for which there is no entry left stays a part: what comes
-// there cannot move, while what is served never may.
+// Removes a range from the parts. A hole without a free entry stays a part: what is mapped there
+// cannot move, but a served part never may.
 void cut(uintptr_t begin, uintptr_t end) {
   const size_t count = part_count;
   for (size_t i = 0; i < count; ++i) {
@@ -117,7 +117,7 @@ void cut(uintptr_t begin, uintptr_t end) {
   }
 }
 
-// Not strerror(): it translates, for which it allocates.
+// Not strerror(): it translates, which allocates.
 const char* describe(int error) {
   const char* text = ::strerrordesc_np(error);
   return text ? text : "unknown error";
@@ -125,11 +125,11 @@ const char* describe(int error) {
 
 struct Reason {
   const char* text;
-  int error = 0;  // negative errno, 0 where no call is to blame
+  int error = 0;  // negative errno, 0 if no call failed
   const char* path = "";
 };
 
-// Does not return where the process may not go on unserved.
+// Does not return if the process must not continue unserved.
 void explain(const Reason& why) {
   const Settings& told = *settings();
   say({told.memory_file, " is not served: ", why.text, why.path, why.error == 0 ? "" : ": ",
@@ -139,14 +139,14 @@ void explain(const Reason& why) {
   if (told.stop) ::_exit(kStopStatus);
 }
 
-// Leaves `idle` or `collecting` for good.
+// Leaves `idle` or `collecting` permanently.
 void settle(Phase end) {
   if (phase.exchange(end) == Phase::collecting) watcher.stop();
   if (file >= 0) ::close(std::exchange(file, -1));
 }
 
-// Every part becomes what the VMM had asked for. Not one page of them has been installed, and who
-// has touched one waits, so that nothing is lost.
+// Every part becomes the mapping that the VMM requested. No page of them has been installed, and
+// every thread that touched one waits, so nothing is lost.
 void give_up(const Reason& why) {
   explain(why);
   for (size_t i = 0; i < part_count; ++i) {
@@ -158,15 +158,15 @@ void give_up(const Reason& why) {
       ::_exit(kStopStatus);
     }
   }
-  // A fault joins the waiters under the lock that a MAP_FIXED excludes: from here on there are no
-  // new ones. Not left to close(), since a forked child may have the descriptor too.
+  // A fault joins the waiters under the lock that a MAP_FIXED excludes: after it there are no new
+  // ones. Not left to close(), since a forked child may have the descriptor too.
   for (size_t i = 0; i < part_count; ++i) userfault.wake(parts[i]);
   userfault.close();
   part_count = 0;
   settle(Phase::plain);
 }
 
-// On the watcher's thread: somebody touched a part, and nobody serves.
+// On the watcher's thread: a part was touched before a handler serves it.
 void on_touch() {
   const Lock lock;
   if (phase.load() == Phase::collecting) {
@@ -174,9 +174,9 @@ void on_touch() {
   }
 }
 
-// Registered memory in place of a mapping that was just made. 0 or a negative errno.
+// Replaces a new mapping with registered memory. Returns 0 or a negative errno.
 int replace(const Part& part) {
-  // Without access, so that neither mlockall(MCL_FUTURE) nor an early touch makes zero pages
+  // Without access, so that neither mlockall(MCL_FUTURE) nor an early touch creates zero pages
   // before the memory is registered.
   const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | (part.flags & MAP_NORESERVE);
   if (kernel::mmap(part.address, part.length, PROT_NONE, flags, -1, 0) == MAP_FAILED) {
@@ -200,7 +200,7 @@ bool is_collected(uint64_t offset, size_t length) {
   });
 }
 
-// Whether the file cannot be served however it is mapped, which is then said.
+// True if the file cannot be served however it is mapped; prints the reason.
 bool is_unfit(const MapCall& call, const struct stat& status) {
   const KeepErrno keep;
   const auto bytes = static_cast<uint64_t>(status.st_size);
@@ -241,7 +241,7 @@ void serve_parts() {
   }
 }
 
-// Takes a mapping that was just made.
+// Adds a new mapping to the parts.
 void collect(const Part& part) {
   parts[part_count++] = part;
   int error = part_count == 1 ? userfault.open() : 0;
@@ -270,17 +270,17 @@ void collect(const Part& part) {
 
 // Maps the file, privately and writable, in a process that has not given up on it.
 void* map_part(const MapCall& call, uint64_t size) {
-  // First as it is asked for: where it goes and how it fails stay the kernel's. Only not filled,
-  // which would read the file that is about to be replaced.
+  // First map the file as requested: its address and its errors stay the kernel's. Only
+  // MAP_POPULATE is dropped, which would read the file that is about to be replaced.
   MapCall lazy = call;
   lazy.flags &= ~MAP_POPULATE;
   void* address = plain(lazy);
   const auto offset = static_cast<uint64_t>(call.offset);
   if (address == MAP_FAILED || offset >= size) return address;
 
-  // Behind the end of the file it stays a mapping of the file, which raises SIGBUS.
+  // Beyond the end of the file it stays a mapping of the file, which raises SIGBUS.
   const size_t length = std::min<uint64_t>(page_up(call.length), size - offset);
-  // A mapping of bytes that another one has already is a copy of its own, as ever.
+  // A mapping of bytes that another one covers already is a separate copy, as without the library.
   if (is_collected(offset, length)) return address;
   const KeepErrno keep;
   if (part_count == 0) {
@@ -305,9 +305,9 @@ bool is_memory_file(int fd, struct stat* status) {
          status->st_ino == wanted.st_ino;
 }
 
-void tell_of_sharing() {
+void warn_shared() {
   const Phase now = phase.load();
-  if (now == Phase::served || now == Phase::plain || told_of_sharing.exchange(true)) return;
+  if (now == Phase::served || now == Phase::plain || warned_shared.exchange(true)) return;
   const KeepErrno keep;
   say({settings()->memory_file,
        " is mapped shared, and only a private mapping can be served (share=off, MAP_PRIVATE)"});
@@ -326,10 +326,10 @@ void* map_file(const MapCall& call) {
   struct stat status {};
   if (Lock::is_mine() || !is_memory_file(call.fd, &status)) return plain(call);
   if ((call.flags & MAP_TYPE) != MAP_PRIVATE) {
-    tell_of_sharing();
+    warn_shared();
     return plain(call);
   }
-  // Before the lock, which a forked child may have as its parent's other thread held it.
+  // Before the lock, which a forked child may have inherited held by another thread of its parent.
   if (!become_owner()) return plain(call);
   const Lock lock;
   if (phase.load() == Phase::served || phase.load() == Phase::plain) return plain(call);

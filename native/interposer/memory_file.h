@@ -1,12 +1,12 @@
-// What became of the one file that the interposer was told of.
+// State of the one file named in the interposer's settings.
 //
 //   idle ──▶ collecting ──▶ served
 //     └──────────┴────────▶ plain
 //
-// A part of the file is given registered memory as soon as it is mapped. When the parts are the
-// whole file, they are announced; a VMM that maps it in one piece never is in between. Nobody
-// serves before the announcement is read, so that not one page is there, and whatever goes wrong up
-// to then ends in `plain`: each part becomes the mapping that the VMM had asked for.
+// A part of the file gets registered memory as soon as it is mapped. When the parts cover the file,
+// they are announced; a VMM that maps it in one piece skips `collecting`. No handler serves before
+// the announcement is read, so no page is installed until then, and any failure up to then ends in
+// `plain`: each part becomes the mapping that the VMM requested.
 #pragma once
 
 #include <sys/types.h>
@@ -27,19 +27,19 @@ struct MapCall {
 
 enum class Phase : int { idle, collecting, served, plain };
 
-// May be read without a lock where an answer that is a moment old will do.
+// May be read without the lock if a slightly stale value suffices.
 extern std::atomic<Phase> phase;
 
-// Maps what may be the memory file.
+// Maps a file that may be the memory file.
 void* map_file(const MapCall& call);
 
 // Must be called before a range is unmapped, protected or mapped over while parts are collected.
 void before_change(const void* address, size_t length);
 
-// Must be called when a range was unmapped or mapped over while memory is served.
+// Must be called after a range was unmapped or mapped over while memory is served.
 void after_loss(const void* address, size_t length);
 
-// Whether a range has memory that is served.
+// True if a range contains served memory.
 bool is_served(const void* address, size_t length);
 
 }  // namespace reap::interposer

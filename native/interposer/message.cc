@@ -14,8 +14,8 @@ namespace reap::interposer {
 
 namespace {
 
-// Without SIGPIPE, which would end a VMM that knows nothing of what is written here. The signal is
-// sent to the thread that writes, and stays pending while it is blocked.
+// Suppresses SIGPIPE, which would end a VMM that does not know about this message. The signal is
+// sent to the writing thread, and stays pending while it is blocked.
 void write_quietly(const char* text, size_t length) {
   const Undisturbed undisturbed;
   sigset_t pending;
@@ -41,7 +41,7 @@ void say(std::initializer_list<const char*> words) {
   add("reap-trace: ");
   for (const char* word : words) add(word);
   *end++ = '\n';
-  // In one piece, so that lines of several processes stay whole.
+  // In one write, so that lines of several processes stay whole.
   write_quietly(line, static_cast<size_t>(end - line));
 }
 

@@ -1,4 +1,4 @@
-// One line on stderr, with the program's name before it.
+// Prints one line on stderr, prefixed with the program's name.
 #pragma once
 
 #include <initializer_list>

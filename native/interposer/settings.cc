@@ -35,7 +35,7 @@ void read_environment() {
   values.stop = policy && std::strcmp(policy, "stop") == 0;
 }
 
-// Libraries that come before this one may map memory in their own constructors.
+// Libraries loaded earlier may map memory in their constructors.
 __attribute__((constructor)) void read_early() { settings(); }
 
 }  // namespace

@@ -30,7 +30,7 @@ void* Watcher::run(void* self) {
   const auto* watcher = static_cast<const Watcher*>(self);
   pollfd watched[] = {{watcher->userfaultfd_, POLLIN, 0}, {watcher->stop_, POLLIN, 0}};
   while (::poll(watched, 2, -1) < 0 && errno == EINTR) continue;
-  // Where both have come, the one who stops has the lock that on_fault() waits for.
+  // If both are ready, the thread that stops the watcher holds the lock that on_fault() waits for.
   if (watched[1].revents == 0) watcher->on_fault_();
   ::close(watcher->stop_);
   return nullptr;

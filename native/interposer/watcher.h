@@ -1,14 +1,14 @@
-// A thread that waits for the first fault on memory that nobody serves yet.
+// A thread that waits for the first fault on memory without a handler.
 #pragma once
 
 namespace reap::interposer {
 
 class Watcher {
  public:
-  // Calls `on_fault` once, when the userfaultfd has something to say, unless stop() was first. 0 or
-  // a negative errno.
+  // Calls `on_fault` once, when the userfaultfd is readable, unless stop() was called before.
+  // Returns 0 or a negative errno.
   int start(int userfaultfd, void (*on_fault)());
-  // Called once, by who ends the wait, which may be `on_fault`.
+  // Called once, by the thread that ends the wait, possibly from `on_fault`.
   void stop() const;
 
  private:

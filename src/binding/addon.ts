@@ -33,7 +33,7 @@ export interface NativeSession {
 }
 
 declare const recorderBrand: unique symbol
-/** A recording of the page cache that goes on, opaque. */
+/** A page-cache recording in progress, opaque. */
 export interface NativeRecorder {
   readonly [recorderBrand]: true
 }
@@ -45,19 +45,19 @@ export interface NativeWorkingSet {
 }
 
 declare const filesBrand: unique symbol
-/** The files of a restore, open; a session takes them, or {@link closeFiles} does. */
+/** Open files of a restore; owned by a session, or closed by {@link closeFiles}. */
 export interface NativeFiles {
   readonly [filesBrand]: true
 }
 
-/** What a working-set file says beside its tables. */
+/** Facts about a working-set file, without its tables. */
 export interface WorkingSetFacts {
   readonly fileBytes: number
   readonly memoryBytes: number
   readonly pageSize: number
   readonly runs: number
   readonly touchCount: number
-  /** Plus 1; 0 where nobody looked. */
+  /** Number of touched pages that the guest modified, plus 1; 0 if unknown. */
   readonly writtenTouches: number
   readonly dataPages: number
   readonly zeroPages: number
@@ -78,27 +78,27 @@ export interface WorkingSetFacts {
   }[]
 }
 
-/** What {@link openFiles} finds. */
+/** Result of {@link openFiles}. */
 export interface OpenedFiles {
   readonly files: NativeFiles
   readonly memoryStamp?: BigUint64Array
-  /** Whether the working-set file is open, in the state in which the set was read. */
+  /** Whether the working-set file is open and unchanged since the set was read. */
   readonly isCurrent: boolean
-  /** Absent where there is no working set, and where the known one is right. */
+  /** Absent without a working set, and if the known one is current. */
   readonly set?: NativeWorkingSet
   readonly facts?: WorkingSetFacts
-  /** The file of findings about the working set, as it is. */
+  /** Content of the file of findings about the working set. */
   readonly findings?: Uint8Array
-  /** Of the working set in the memory file; present together. */
+  /** Residency of the working set in the memory file; all three present, or none. */
   readonly pageCount?: number
   readonly missingPageCount?: number
   readonly isVisible?: boolean
 }
 
 interface Addon {
-  /** Starts this thread's engine. 0 or a negative errno. */
+  /** Starts this thread's engine. Returns 0 or a negative errno. */
   start(listener: (event: NativeEvent) => void): number
-  /** Takes the files in any case. */
+  /** Takes ownership of the files even if it fails. */
   open(
     socketPath: string,
     files: NativeFiles,
@@ -111,7 +111,7 @@ interface Addon {
   ): NativeFailure | [id: number, session: NativeSession]
   close(session: NativeSession, killVm: boolean): void
   detach(session: NativeSession): boolean
-  /** The counters by their names. */
+  /** Counters by name. */
   stats(session: NativeSession): Record<string, number>
   takeTrace(session: NativeSession): [pageSize: number, memoryBytes: number, touches: Uint32Array]
   shutdown(): void
@@ -134,13 +134,15 @@ interface Addon {
     diskTouches: Uint32Array,
   ): NativeWorkingSet
   touchesOf(set: NativeWorkingSet): [touches: Uint32Array, diskTouches: Uint32Array]
-  /** `null` where it is not there, or not this user's alone. */
+  /** `null` if the file is missing, or accessible to other users. */
   readPrivateFile(folder: string, name: string): Promise<Uint8Array | null>
-  /** Of a descriptor that is open for reading alone; true also where the kernel does not tell. */
+  /** For a read-only descriptor; true also if the kernel does not report writers. */
   mayHaveWriters(fd: number): boolean
-  /** Whether a file with this time of change is so old that every later change shows in it. */
+  /**
+   * Whether a file with this ctime is old enough for its timestamps to reveal every later change.
+   */
   isSettled(changedAtNs: bigint, ageNs: bigint): boolean
-  /** Runs on a thread of its own; `stop` ends it early. */
+  /** Runs on a separate thread; `stop` ends it early. */
   compare(
     workingSet: number,
     memoryFile: number,
@@ -160,7 +162,7 @@ interface Addon {
           ]
         >,
       ]
-  /** Every name that the engine gives to a failure, an event, an end or a counter. */
+  /** Names of the engine for failures, events, ends and counters. */
   names(): Record<'errors' | 'events' | 'ends' | 'counters', string[]>
   probe(): [device: number, syscall: number, userModeOnly: number, features: bigint]
   prefetchPageCache(
@@ -174,7 +176,7 @@ interface Addon {
     paths: readonly string[],
     intervalUs: number,
   ): Promise<NativeFailure | NativeRecorder>
-  /** Touches are triples of file, page and microseconds. */
+  /** Touches are triples of file, page and time in microseconds. */
   stopRecording(
     recorder: NativeRecorder,
   ): Promise<[cached: Uint32Array, mapped: Uint32Array, figures: Float64Array]>
@@ -184,7 +186,7 @@ export const flags = { record: 1, leaveVm: 2 } as const
 
 let loaded: Addon | undefined
 
-/** The addon, loaded when it is first needed. Throws `ERR_NATIVE_UNAVAILABLE`. */
+/** Returns the addon, loading it on first use. Throws `ERR_NATIVE_UNAVAILABLE`. */
 export function native(): Addon {
   if (loaded) return loaded
   if (endianness() !== 'LE') {
@@ -194,16 +196,17 @@ export function native(): Addon {
   return loaded
 }
 
-/** CRC-32C (Castagnoli) of `bytes`, going on from `seed`. */
+/** CRC-32C (Castagnoli) of `bytes`, continuing from `seed`. */
 export function crc32c(bytes: Uint8Array, seed = 0): number {
   return native().crc32c(bytes, seed)
 }
 
 /**
- * CRC-32C of each 4 KiB page of a disk image, read on a pool thread. A page in which it ends is padded
- * with zeros.
+ * CRC-32C of each given 4 KiB page of a disk image, read on a pool thread. A partial last page is
+ * padded with zeros.
  *
- * @throws ReapTraceError `ERR_SOURCE_READ` when the file cannot be opened or read, or ends before a page.
+ * @throws ReapTraceError `ERR_SOURCE_READ` if the file cannot be opened or read, or ends before a
+ * page.
  */
 export async function sampleDiskPages(path: string, pages: Uint32Array): Promise<Uint32Array> {
   const result = await native().sampleDiskPages(path, pages)
@@ -212,13 +215,13 @@ export async function sampleDiskPages(path: string, pages: Uint32Array): Promise
 }
 
 /**
- * Opens the files of a restore and reads what is not known of the working set, in one trip to a pool
- * thread. An empty path stands for a file that is left out.
+ * Opens the files of a restore and reads the working set unless it is known, in one call on a pool
+ * thread. An empty path stands for no file.
  *
- * @param options.known working set that was read from the path before.
- * @param options.isGiven keeps to `known` when the file is another by now, or is gone.
+ * @param options.known working set previously read from the path.
+ * @param options.isGiven uses `known` even if the file was replaced or is gone.
  * @param options.findingsFolder folder of the findings about working sets; empty for none.
- * @param options.wantsResidency takes samples of what of the set the page cache has.
+ * @param options.wantsResidency samples the page-cache residency of the set.
  * @throws ReapTraceError
  * - `ERR_SOURCE_READ`: the memory file cannot be opened,
  * - `ERR_WORKING_SET_IO`: the working-set file cannot be opened or read,
@@ -248,10 +251,10 @@ export async function openFiles(
 }
 
 /**
- * Compares every page of a working set with the memory file; the descriptors may be closed when it
- * resolves.
+ * Compares every page of a working set with the memory file. The descriptors must stay open until
+ * it settles.
  *
- * @returns how many pages there are, how many differ, and the first of these.
+ * @returns the number of pages, the number of pages that differ, and the first of these.
  * @throws ReapTraceError `ERR_WORKING_SET_INVALID`, `ERR_WORKING_SET_IO`, `ERR_SOURCE_READ`.
  * @throws the reason of `signal` when it aborts, and what `onProgress` throws.
  */
@@ -259,7 +262,7 @@ export async function compareFiles(
   workingSet: { readonly path: string; readonly fd: number; readonly set: NativeWorkingSet },
   memoryFile: { readonly path: string; readonly fd: number },
   options: {
-    /** On a thread that gets a core and the disk when nobody else wants them. */
+    /** Runs the thread with idle CPU and I/O priority. */
     readonly background: boolean
     readonly signal: AbortSignal | undefined
     readonly onProgress: ((pages: number) => void) | undefined

@@ -19,7 +19,7 @@ const handshakeKeys = [
 
 const hex = (value: bigint) => `0x${value.toString(16)}`
 
-/** What a refused handshake got wrong; the numbers are explained in native/engine/handshake/parser.h. */
+/** Describes a rejected handshake; native/engine/handshake/parser.h defines the numbers. */
 function explainHandshake({ check, offset, want, got, errno, syscall }: NativeFailure): string {
   const key = handshakeKeys[Number(want)] ?? 'a key'
   const region = `region ${offset}`
@@ -53,7 +53,7 @@ function explainHandshake({ check, offset, want, got, errno, syscall }: NativeFa
     case 'region-key-type':
       return `${key} of ${region} is not a value of its type`
     case 'region-key-twice':
-      return `${region} has ${key} twice`
+      return `${region} has a duplicate ${key}`
     case 'guest-memfd':
       return `${region} is guest_memfd memory, which cannot be served by installing pages`
     case 'page-size-disagrees':
@@ -107,12 +107,12 @@ function explainTimeout({ check }: NativeFailure, context: FailureContext): Expl
   const path = context.socketPath
   return check === 'connect'
     ? {
-        message: `nobody connected to ${path} within ${context.connectTimeoutMs} ms`,
+        message: `no VMM connected to ${path} within ${context.connectTimeoutMs} ms`,
         hint: 'Was PUT /snapshot/load issued, with this path as backend_path as the VMM sees it?',
         path,
       }
     : {
-        message: `a process connected to ${path} and did not finish its handshake in time`,
+        message: `a process connected to ${path} but did not complete its handshake in time`,
         hint: 'Firecracker sends its regions and its userfaultfd in one message, right after it connects.',
         path,
       }
@@ -121,13 +121,13 @@ function explainTimeout({ check }: NativeFailure, context: FailureContext): Expl
 function explainPeer({ check, want, got }: NativeFailure, path: string | undefined): Explanation {
   return check === 'uid'
     ? {
-        message: `uid ${got} connected to ${path}, and only uid ${want} or root may`,
-        hint: `If the VMM runs as uid ${got} (a jailer does that), pass peerUid: ${got}.`,
+        message: `uid ${got} connected to ${path}, but only uid ${want} and root may`,
+        hint: `If the VMM runs as uid ${got} (under a jailer), pass peerUid: ${got}.`,
         path,
       }
     : {
         message: `the process that connected to ${path} cannot be identified`,
-        hint: "It is in a pid namespace that is not inside ours: run the handler in the VMM's parent namespace, or set onFailure to 'leave-vm'.",
+        hint: "Its pid namespace is not visible here: run the handler in the VMM's parent namespace, or pass vm: 'leave'.",
         path,
       }
 }
@@ -155,15 +155,15 @@ function explainFile(failure: NativeFailure, what: string, path: string | undefi
   const { check, offset, errno, syscall } = failure
   if (check === 'cut-short') {
     return {
-      message: `${what} ${path} ends inside the page at offset ${offset}: it was cut short`,
-      hint: `${what.replace('the', 'A')} must not change while it is used.`,
+      message: `${what} ${path} was truncated inside the page at offset ${offset}`,
+      hint: `${what.replace('the', 'A')} must not change while in use.`,
       path,
     }
   }
   if (check === 'changed') {
     return {
-      message: `${what} ${path} was written to while a VM was served from it`,
-      hint: 'Nothing may write to a snapshot that is served: write the next one to another file.',
+      message: `${what} ${path} was modified while a VM was served from it`,
+      hint: 'A snapshot in use must not be modified: write the next one to another file.',
       path,
     }
   }
@@ -177,15 +177,15 @@ function explainFile(failure: NativeFailure, what: string, path: string | undefi
   if (check === 'regular-file') {
     return {
       message: `${what} ${path} is not a regular file`,
-      hint: "Name the snapshot's guest memory file (mem_file_path of Firecracker).",
+      hint: "Pass the snapshot's guest memory file (Firecracker's mem_file_path).",
       path,
     }
   }
   const name = errno === 0 ? 'an unknown error' : errnoName(errno)
   const where = syscall === 'open' ? '' : ` at offset ${offset}`
   const hints: Record<string, string> = {
-    ENOENT: 'There is no such file.',
-    EACCES: 'It must be readable by the uid that this process runs as.',
+    ENOENT: 'The file does not exist.',
+    EACCES: 'It must be readable by the user of this process.',
     EINVAL: 'It must be a regular file.',
     EIO: 'The disk cannot read it.',
   }
@@ -196,7 +196,10 @@ function explainFile(failure: NativeFailure, what: string, path: string | undefi
   }
 }
 
-/** The rules of native/engine/working_set/rules.cc that a file breaks; `got` is the number of a disk. */
+/**
+ * Descriptions of broken rules of native/engine/working_set/rules.cc; for disks, `got` is the
+ * index.
+ */
 const fileRules: Readonly<Record<string, (failure: NativeFailure) => string>> = {
   'regular-file': () => 'it is not a regular file',
   magic: () => 'it does not begin with "REAPWSET"',
@@ -207,33 +210,33 @@ const fileRules: Readonly<Record<string, (failure: NativeFailure) => string>> = 
   'header-bytes': () => 'its header has another size',
   granule: ({ got }) => `its pages have ${got} bytes, not 4096`,
   'page-size': ({ got }) => `its guest has pages of ${got} bytes`,
-  'memory-bytes': ({ got }) => `its guest has ${got} bytes of memory, which is no valid size`,
+  'memory-bytes': ({ got }) => `its guest has ${got} bytes of memory, an invalid size`,
   'file-bytes': ({ want, got }) => `it has ${got} bytes, and its header says ${want}`,
   'index-offset': () => 'its index does not follow its header',
   'written-touches': () => 'more of its pages are written than touched',
   runs: () => 'its number of runs is 0',
   'manifest-bytes': ({ want }) => `its manifest has more than ${want} bytes`,
   'disk-count': ({ want }) => `it has more than ${want} disks`,
-  'index-bytes': () => 'the size of its index is not that of its tables, or too large',
-  'data-offset': () => 'its data is not where its header says',
-  'page-count': () => 'its tables do not have the pages that its header counts',
+  'index-bytes': () => 'the size of its index does not match its tables, or is too large',
+  'data-offset': () => 'the offset of its data is invalid',
+  'page-count': () => 'the number of pages in its tables does not match its header',
   'index-checksum': () => 'the checksum of its index is wrong',
-  'touch-page': () => 'no page of the guest begins there',
-  'group-data': () => 'the data of a group is not where or what its extents say',
-  'group-extents': () => 'the extents of a group are not the next ones',
-  'group-rank': () => 'the ranks of a group do not follow those before',
+  'touch-page': () => 'a touched page is not the first of a guest page',
+  'group-data': () => 'the data of a group does not match its extents',
+  'group-extents': () => 'the extents of a group do not follow those of the group before',
+  'group-rank': () => 'the ranks of a group do not follow those of the group before',
   'group-pages': () => 'a group has more than 4096 pages',
   'extent-count': () => 'an extent is in no group',
   'extent-order': () => 'the extents of a group are not in order',
   'extent-pages': () => 'an extent is empty or lies outside the memory',
   'extent-flags': () => 'an extent has an unknown flag',
-  'extent-overlap': () => 'two extents have the same page',
+  'extent-overlap': () => 'two extents overlap',
   'extent-rank': () => 'the rank of an extent is not that of a page in it',
-  'extent-touches': () => 'the pages of a group are not those that were touched',
+  'extent-touches': () => 'the pages of a group do not match the touches',
   'disk-bytes': ({ got }) => `disk ${got} has an invalid size`,
   'disk-samples': ({ got }) => `disk ${got} has invalid samples`,
   'disk-name': ({ got }) => `disk ${got} has an invalid name`,
-  'disk-touches': () => 'the touches of the disks are not as many as they say',
+  'disk-touches': () => 'the number of disk touches does not match the disks',
   'disk-touch-page': ({ got }) => `a touched page lies outside disk ${got}`,
   'disk-touch-order': ({ got }) => `the times of disk ${got} are not in order`,
   'disk-touch-twice': ({ got }) => `a page of disk ${got} is touched twice`,
@@ -251,13 +254,13 @@ function explainWorkingSet(failure: NativeFailure, path: string | undefined): Ex
   }
 }
 
-/** Why the page cache of a file cannot be recorded. */
+/** Describes why the page cache of a file cannot be recorded. */
 function explainPageCache({ check, got }: NativeFailure, path: string | undefined): Explanation {
   switch (check) {
     case 'hidden':
       return {
-        message: `the kernel does not tell which pages of ${path} are in the page cache`,
-        hint: 'It tells the owner of a file and who may write to it: record as one of them.',
+        message: `the kernel does not tell this user which pages of ${path} are in the page cache`,
+        hint: 'Record as the owner of the file, or as a user who may write to it.',
         path,
       }
     case 'mapped':
@@ -269,7 +272,7 @@ function explainPageCache({ check, got }: NativeFailure, path: string | undefine
     default:
       return {
         message: `${path} cannot be evicted from the page cache: ${got} pages stay`,
-        hint: 'A tmpfs has no other place for them. Elsewhere a process may be reading the file.',
+        hint: 'Files on tmpfs cannot be evicted. On other file systems a process may be reading the file.',
         path,
       }
   }
@@ -287,13 +290,13 @@ function explainCause(
       return explainTimeout(failure, context)
     case 'ERR_VMM_EXITED':
       return {
-        message: `the VMM (pid ${failure.got}) ended before it connected to ${context.socketPath}`,
-        hint: 'Its own log says why. A VMM that starts another process and ends must be named by that process.',
+        message: `the VMM (pid ${failure.got}) exited before it connected to ${context.socketPath}`,
+        hint: 'See the log of the VMM. If it forks and exits, pass the pid of the child.',
         path: context.socketPath,
       }
     case 'ERR_HANDSHAKE_INVALID':
       return {
-        message: `the handshake on ${context.socketPath} is refused: ${explainHandshake(failure)}`,
+        message: `invalid handshake on ${context.socketPath}: ${explainHandshake(failure)}`,
         hint:
           failure.check === 'memory-size'
             ? 'Is this the memory file of the snapshot that is being restored?'
@@ -316,7 +319,7 @@ function explainCause(
   }
 }
 
-/** The sentence, the remedy and the file for a native failure. */
+/** Message, remedy and path for a native failure. */
 function explain(
   code: ReapTraceErrorCode,
   failure: NativeFailure,
@@ -336,7 +339,7 @@ function explain(
   return explanation
 }
 
-/** Turns what the engine reports into the error that the user sees. */
+/** Turns a native failure into the error for the user. */
 export function toError(failure: NativeFailure, context: FailureContext): ReapTraceError {
   const { code } = failure
   const { message, hint, path } = explain(code, failure, context)

@@ -1,6 +1,6 @@
 import type { ReapTraceErrorCode } from '../errors.js'
 
-/** What a native failure says of itself; the sentence is made in explain.ts. */
+/** A native failure; explain.ts turns it into a message. */
 export interface NativeFailure {
   readonly code: ReapTraceErrorCode
   readonly errno: number
@@ -11,19 +11,19 @@ export interface NativeFailure {
   readonly got: bigint
 }
 
-/** How a session ended. */
+/** End state of a session. */
 export type EndState = 'closed' | 'vm-exited' | 'vm-killed' | 'vm-left' | 'detached'
 
-/** What a native call returns instead of a value when it fails. */
+/** Whether a native call returned a failure instead of a value. */
 export const isFailure = (value: object): value is NativeFailure => 'syscall' in value
 
-/** What the engine does not know about its own session and a sentence needs. */
+/** Facts for the message that the engine does not have. */
 export interface FailureContext {
   readonly socketPath?: string
   readonly memoryFile?: string
   readonly diskImage?: string
   readonly workingSetPath?: string | undefined
   readonly connectTimeoutMs?: number
-  /** What became of the VM, when the failure ended a session. */
+  /** Fate of the VM, if the failure ended a session. */
   readonly vm?: { readonly pid: number; readonly state: EndState }
 }

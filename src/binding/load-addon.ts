@@ -4,10 +4,10 @@ import { ReapTraceError } from '../errors.js'
 /**
  * Loads an addon and returns its exports.
  *
- * @throws ReapTraceError `ERR_NATIVE_UNAVAILABLE`, with what this machine lacks as its hint.
+ * @throws ReapTraceError `ERR_NATIVE_UNAVAILABLE`, with a remedy as its hint.
  */
 export function loadAddon(path: string): unknown {
-  // Not require(): the module loader has nothing to resolve here, and doubles the time.
+  // Twice as fast as require(): there is nothing to resolve.
   const module = { exports: {} }
   try {
     checkFile(path)
@@ -27,8 +27,8 @@ export function loadAddon(path: string): unknown {
 const architectures: Readonly<Record<number, string>> = { 62: 'x64', 183: 'arm64' }
 
 /**
- * Throws when the file is no complete ELF file for this architecture. The dynamic loader maps a file
- * that was cut short all the same, and the process then ends with SIGBUS.
+ * Throws if the file is not a complete ELF file for this architecture. The dynamic loader would map
+ * a truncated file, and the process would die of SIGBUS.
  */
 function checkFile(path: string): void {
   const file = openSync(path, 'r')
@@ -36,7 +36,7 @@ function checkFile(path: string): void {
     const header = Buffer.alloc(64)
     const isElf =
       readSync(file, header) === header.length && header.subarray(0, 6).equals(ELF_64_LITTLE_ENDIAN)
-    // The table of sections is the end of the file.
+    // The section header table is at the end of the file.
     const end =
       header.readBigUInt64LE(40) + BigInt(header.readUInt16LE(58) * header.readUInt16LE(60))
     if (!isElf || BigInt(fstatSync(file).size) < end) throw new Error('the file is damaged')
@@ -51,7 +51,7 @@ function checkFile(path: string): void {
 
 const ELF_64_LITTLE_ENDIAN = Buffer.from('\x7fELF\x02\x01', 'latin1')
 
-/** What to do about an addon that does not load, from the loader's sentence and Node's code. */
+/** Remedy for an addon that does not load, from the loader's message and Node's code. */
 export function hintForLoad(message: string, code?: string): string {
   if (code === 'ERR_DLOPEN_DISABLED') {
     return 'Node loads no addons: drop --no-addons, or add --allow-addons to its permissions.'
@@ -65,7 +65,7 @@ export function hintForLoad(message: string, code?: string): string {
   if (/the file is damaged|file too short|invalid ELF header/.test(message)) {
     return 'Install reap-trace again; in a checkout, remove build/ and run `npm run build`.'
   }
-  // musl's sentences begin so; its loader does not find glibc's libraries, or their symbols.
+  // Messages of musl, whose loader does not find glibc's libraries or their symbols.
   if (/^Error (loading|relocating) /.test(message)) {
     return 'The C library here is musl (Alpine Linux), and the binary needs glibc: use a Node image with glibc, such as node:22-slim.'
   }

@@ -6,16 +6,16 @@ import { ownFolder, packageRoot } from '../package-root.js'
 type NativePart = 'reap_trace.node' | 'reap-guest' | 'reap-interposer.so' | 'reap-microvm'
 
 /**
- * Path of a compiled part: what this checkout built, what the package brought, or what was copied
- * next to a bundle.
+ * Path of a native part: built in this checkout, shipped with the package, or copied next to a
+ * bundle.
  *
- * @throws ReapTraceError `ERR_NATIVE_UNAVAILABLE` when there is none for this machine.
+ * @throws ReapTraceError `ERR_NATIVE_UNAVAILABLE` if there is none for this machine.
  */
 export function nativePath(name: NativePart): string {
   const machine = `${process.platform}-${process.arch}`
   if (process.platform !== 'linux') {
     throw new ReapTraceError('ERR_NATIVE_UNAVAILABLE', `reap-trace does not run on ${machine}`, {
-      hint: 'userfaultfd is a feature of Linux. Elsewhere, the package installs and type-checks, and that is all.',
+      hint: 'userfaultfd is a Linux feature. On other systems the package only installs and type-checks.',
     })
   }
   const prebuilt = `prebuilds/${machine}/${name}`
@@ -33,14 +33,15 @@ export function nativePath(name: NativePart): string {
 }
 
 /**
- * Path of a program that the package brings for tests and demonstrations: `reap-guest`, a small VMM to test a
- * handler with, whose `--help` lists its commands, and `reap-microvm` (x64), a guest that Firecracker boots.
+ * Path of a program that the package ships for tests and demonstrations: `reap-guest`, a small VMM
+ * for testing a handler (see its `--help`), and `reap-microvm` (x64), a guest that Firecracker
+ * boots.
  *
- * @throws ReapTraceError `ERR_NATIVE_UNAVAILABLE` when there is none for this machine.
+ * @throws ReapTraceError `ERR_NATIVE_UNAVAILABLE` if there is none for this machine.
  */
 export const programPath = (name: 'reap-guest' | 'reap-microvm'): string => nativePath(name)
 
-// Under Node's permission model, Node 20 throws where later versions say no.
+// Under the permission model, Node 20 throws where later versions return false.
 function exists(path: string): boolean {
   try {
     return existsSync(path)

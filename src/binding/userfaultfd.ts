@@ -2,20 +2,25 @@ import { getSystemErrorName } from 'node:util'
 import { ReapTraceError } from '../errors.js'
 import { native } from './addon.js'
 
-/** Ways in which a process of this user gets a userfaultfd: 0 or a negative errno each. */
+/** Ways for this user to create a userfaultfd: each 0, or a negative errno. */
 export interface UserfaultfdProbe {
-  /** By /dev/userfaultfd. Serves every fault, those of KVM's guests too. */
+  /**
+   * Result of opening /dev/userfaultfd, which handles every fault, including those of KVM guests.
+   */
   readonly device: number
-  /** By the system call. Serves every fault, too. */
+  /** Result of the system call, which also handles every fault. */
   readonly syscall: number
-  /** By the system call for faults from user mode alone, which needs no privilege: not for KVM. */
+  /**
+   * Result of the unprivileged system call, which handles only user-mode faults, not those of KVM
+   * guests.
+   */
   readonly userModeOnly: number
-  /** The kernel's features, as UFFDIO_API gives them. */
+  /** Feature bits of the kernel, from UFFDIO_API. */
   readonly features: number
 }
 
 /**
- * Tries how a userfaultfd can be had here. A handler needs none of its own: it is the VMM that makes it.
+ * Probes how this user can create a userfaultfd. A handler needs none: the VMM creates it.
  *
  * @throws ReapTraceError `ERR_NATIVE_UNAVAILABLE`: the addon does not load.
  */
@@ -25,9 +30,9 @@ export function probeUserfaultfd(): UserfaultfdProbe {
 }
 
 /**
- * Makes sure that a process can serve itself, as the demo's guest and the tests do.
+ * Checks that a process can create a userfaultfd, as the demo's guest and the tests do.
  *
- * @throws ReapTraceError `ERR_UFFD_UNAVAILABLE` where there is no way to get one.
+ * @throws ReapTraceError `ERR_UFFD_UNAVAILABLE` if it cannot.
  */
 export function requireUserfaultfd(probe: UserfaultfdProbe = probeUserfaultfd()): void {
   const { device, syscall, userModeOnly } = probe
@@ -42,7 +47,7 @@ export function requireUserfaultfd(probe: UserfaultfdProbe = probeUserfaultfd())
       hint:
         name === 'ENOSYS'
           ? 'The kernel was built without CONFIG_USERFAULTFD.'
-          : 'A container forbids it by default: docker run --security-opt seccomp=unconfined. Elsewhere: sudo setfacl -m u:$USER:rw /dev/userfaultfd. `reap-trace doctor` says more.',
+          : 'Containers forbid it by default: docker run --security-opt seccomp=unconfined. Elsewhere: sudo setfacl -m u:$USER:rw /dev/userfaultfd. For details run `reap-trace doctor`.',
     },
   )
 }

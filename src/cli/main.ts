@@ -3,7 +3,7 @@ import { type Arguments, parse } from './arguments/program.js'
 import { advise } from './commands/advise.js'
 import { doctor } from './commands/doctor.js'
 import { inspect } from './commands/inspect.js'
-import { Reported, record } from './commands/record.js'
+import { AlreadyReported, record } from './commands/record.js'
 import { restore } from './commands/restore.js'
 import { verify } from './commands/verify.js'
 import { demo } from './demo/demo.js'
@@ -44,11 +44,11 @@ async function main(argv: readonly string[]): Promise<void> {
   } catch (error) {
     if (error instanceof Interrupted) {
       terminal.say(error.message)
-      // So that a shell knows, and stops its script too.
+      // Dies of the signal, so that a shell stops its script too.
       process.kill(process.pid, error.signal)
       return
     }
-    if (!(error instanceof Reported)) terminal.error(error)
+    if (!(error instanceof AlreadyReported)) terminal.error(error)
     process.exitCode = 1
   }
 }

@@ -4,18 +4,18 @@ import { ReapTraceError } from '../errors.js'
 import { PAGE } from '../page.js'
 import { statDiskImage } from '../snapshot/disk-image.js'
 
-/** The size of a disk image with its last page whole. */
+/** Size of a disk image, rounded up to whole pages. */
 export async function paddedSize(path: string): Promise<number> {
   const size = Number((await statDiskImage(path)).size)
   if (size > 0) return Math.ceil(size / PAGE) * PAGE
   throw new ReapTraceError('ERR_SOURCE_READ', `the disk image ${path} is empty`, {
     path,
     check: 'empty',
-    hint: 'Name the file that the VMM has as its disk.',
+    hint: 'Pass the file that the VMM uses as its disk.',
   })
 }
 
-/** The error of a failure in the file at this place: the memory file, or a disk image after it. */
+/** The error for a failure in the file at this index: the memory file, then the disk images. */
 export function fileError(
   failure: NativeFailure,
   [memoryFile = '', ...diskImages]: readonly string[],

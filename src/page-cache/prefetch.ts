@@ -17,57 +17,57 @@ import { openSnapshot, readOnce } from '../working-set/open.js'
 import { type WorkingSet, workingSetRule } from '../working-set/working-set.js'
 import { fileError, paddedSize } from './files.js'
 
+/** Options of {@link prefetchPageCache}. */
 export interface PrefetchPageCacheOptions {
-  /**
-   * The snapshot whose memory file the VMM maps. Without `diskImages`, none are prefetched.
-   */
+  /** The snapshot to prefetch. Without `diskImages`, only its memory file is prefetched. */
   readonly snapshot: Snapshot
-  /** What to bring in: a working set, or the path of one's file. */
+  /** Pages to prefetch: a working set, or the path of its file. */
   readonly workingSet: WorkingSet | string
   /**
-   * At most this many bytes are read, over all files.
-   * @default half of the memory that is available now
+   * Maximum number of bytes read, over all files.
+   * @default half of the available memory
    */
   readonly maxBytes?: number | undefined
   readonly signal?: AbortSignal | undefined
-  /** Called with a `warning` for a disk image that is left out. */
+  /** Called with a `warning` for each disk image that is skipped. */
   readonly onEvent?: ((event: WarningEvent) => void) | undefined
 }
 
 /** Result of a prefetch into the page cache. */
 export interface PageCachePrefetchResult {
-  /** Number of 4 KiB pages of the working set that were looked for, over all files. */
+  /** Number of 4 KiB pages of the working set, over all files. */
   readonly pageCount: number
-  /** Number of these that were in the page cache before; 0 where the kernel does not tell. */
+  /** Number of these that were already in the page cache; 0 if the kernel does not report it. */
   readonly residentPageCount: number
-  /** Bytes that were read. */
+  /** Number of bytes read. */
   readonly bytes: number
-  /** Number of runs of pages in which they lay. */
+  /** Number of contiguous runs read. */
   readonly extentCount: number
   /** Time from the call until all reads were submitted, in milliseconds. */
   readonly submittedMs: number
   /** Time from the call until all reads were completed, in milliseconds. */
   readonly completedMs: number
-  /** Whether all is there: false when `maxBytes` was reached, or a disk image was left out. */
+  /**
+   * Whether all pages are in the page cache: false if `maxBytes` was reached or a disk image
+   * skipped.
+   */
   readonly complete: boolean
 }
 
 /**
- * Brings a working set into the page cache, for a VMM that maps the memory file: in first-touch order,
- * the memory file and the disk images as one plan, with the device's queue full. What is there
- * already costs one system call for each run of pages, and nothing where samples of the memory file, up
- * to 128 runs, are all there and no disk image is given. Nothing is evicted but what the kernel itself
- * chooses when memory is short.
+ * Prefetches a working set into the page cache, for a VMM that maps the memory file. Reads the
+ * memory file and the disk images together, in first-touch order, with a full device queue. Runs of
+ * pages that are already cached cost one system call each, or none if samples of up to 128 runs are
+ * all cached and no disk image is given.
  *
- * Resolves when all is there. A guest can run meanwhile; it finds what was brought in.
+ * Resolves when all pages are in the page cache. The guest may already run.
  *
- * A disk image that changed since the record, or that cannot be read, is left out, which a
- * `warning` reports: the places are of no use then, and only time would be lost.
+ * A disk image that is unreadable or has changed since the recording is skipped with a `warning`.
  *
- * @throws TypeError for options that make no sense, or more `diskImages` than the set has.
+ * @throws TypeError for invalid options, or more `diskImages` than the set has.
  * @throws ReapTraceError
  * - `ERR_WORKING_SET_INVALID`, `ERR_WORKING_SET_IO`: the working set cannot be used,
- * - `ERR_SNAPSHOT_MISMATCH`: it was made from a memory file of another size,
+ * - `ERR_SNAPSHOT_MISMATCH`: it was recorded from a memory file of another size,
  * - `ERR_SOURCE_READ`: the memory file cannot be read.
  * @throws the reason of `signal` when it aborts.
  */
@@ -95,7 +95,7 @@ export async function prefetchPageCache(
   return prefetchFiles(set!, { memoryFile, diskImages, maxBytes, signal, warn })
 }
 
-/** The result where all `pages` are there. */
+/** Result when all pages are already cached. */
 export const alreadyCached = (pageCount: number): PageCachePrefetchResult => ({
   pageCount,
   residentPageCount: pageCount,
@@ -112,11 +112,11 @@ export interface PrefetchFilesOptions {
   readonly diskImages: readonly string[]
   readonly maxBytes: number | undefined
   readonly signal: AbortSignal | undefined
-  /** Called for a disk image that is left out. */
+  /** Called for each disk image that is skipped. */
   readonly warn: (error: ReapTraceError) => void
 }
 
-/** {@link prefetchPageCache} for options that were checked. */
+/** {@link prefetchPageCache} for validated options. */
 export async function prefetchFiles(
   workingSet: WorkingSet | string,
   { memoryFile, diskImages, maxBytes, signal, warn }: PrefetchFilesOptions,
@@ -135,7 +135,7 @@ export async function prefetchFiles(
     checkSize(memoryFile, Number(size), set.memoryBytes)
     device = Number(dev)
   }
-  const images = await usable(diskImages, set)
+  const images = await checkImages(diskImages, set)
   signal?.throwIfAborted()
 
   const [job, end] = native().prefetchPageCache(
@@ -145,8 +145,8 @@ export async function prefetchFiles(
     maxBytes ?? Math.floor(freemem() / 2),
   )
   const cancel = () => native().cancelPrefetch(device || images.device, job)
-  let onAbort: () => void = () => {}
-  // Not for the thread, which may wait for a disk that does not answer.
+  let onAbort = () => {}
+  // Rejects at once: the thread may be waiting for a disk that does not answer.
   const aborted = new Promise<never>((_, reject) => {
     onAbort = () => {
       cancel()
@@ -183,7 +183,7 @@ async function checkImage(path: string, set: WorkingSet, disk: number): Promise<
     await checkDisk(path, stored)
     return
   }
-  // Of traces nothing is known but the size in whole pages.
+  // A set without a file has no samples, only the size in whole pages.
   const bytes = await paddedSize(path)
   const expected = internalsOf(set).disks[disk]!.bytes
   if (bytes !== expected) throw otherDiskSize(path, bytes, expected)
@@ -191,10 +191,10 @@ async function checkImage(path: string, set: WorkingSet, disk: number): Promise<
 }
 
 /**
- * The disk images whose places are still good, and why others are not; those have an empty path. The
- * device is that of the first.
+ * Checks the disk images. Unusable ones get an empty path, and the first of their errors is
+ * returned. `device` is that of the first usable one.
  */
-async function usable(diskImages: readonly string[], set: WorkingSet) {
+async function checkImages(diskImages: readonly string[], set: WorkingSet) {
   let error: ReapTraceError | undefined
   let device = 0
   const paths = await Promise.all(

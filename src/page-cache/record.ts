@@ -9,70 +9,77 @@ import { checkSnapshot, type Snapshot, snapshotRule } from '../snapshot/snapshot
 import { Trace } from '../working-set/trace.js'
 import { fileError, paddedSize } from './files.js'
 
+/** Options of {@link recordPageCache}. */
 export interface RecordPageCacheOptions {
   /**
-   * The snapshot whose memory file the VMM maps (Firecracker's `File` backend, QEMU, others), with the disk
-   * images to record.
+   * The snapshot to record, with its disk images. The VMM maps its memory file (Firecracker's
+   * `File` backend, QEMU, others).
    */
   readonly snapshot: Snapshot
   /**
-   * How often to look, in milliseconds. What is new between two looks is in no order.
+   * Sampling interval in milliseconds. Pages first seen in the same sample have no order.
    * @default 2
    */
   readonly intervalMs?: number | undefined
-  /** Called with a `warning` where the page table of a process that maps the memory file may not be read. */
+  /**
+   * Called with a `warning` if the page table of a process that maps the memory file may not be
+   * read.
+   */
   readonly onEvent?: ((event: WarningEvent) => void) | undefined
 }
 
 /** Result of a recording of the page cache. */
 export interface PageCacheRecord {
-  /** Pages of the memory file, in the order in which they were seen first. */
+  /** Pages of the memory file, in the order first seen. */
   readonly trace: Trace
-  /** One for each of `diskImages`, with 4 KiB pages of the image. */
+  /** One trace for each of `diskImages`, in 4 KiB pages of the image. */
   readonly disks: readonly Trace[]
   /**
-   * The process whose page table `trace` was taken from. Without one, `trace` is all that came into
-   * the page cache, and that is more than the guest touched: the kernel reads ahead.
+   * The process whose page table `trace` was taken from. If `undefined`, `trace` holds every page
+   * that entered the page cache, which is more than the guest touched, because of read-ahead.
    */
   readonly mapper: { readonly pid: number } | undefined
-  /** Number of pages of the memory file that came into the page cache and that no process mapped. */
+  /** Number of pages of the memory file that entered the page cache but were not mapped. */
   readonly trimmedPageCount: number
+  /** Number of samples taken. */
   readonly lookCount: number
-  /** The longest time between two looks, in milliseconds. */
+  /** Longest time between two samples, in milliseconds. */
   readonly longestGapMs: number
 }
 
 /** A recording in progress; see {@link recordPageCache}. */
 export interface PageCacheRecording extends AsyncDisposable {
   /**
-   * Ends the recording. Call it while the VMM still runs, or at least within a few milliseconds of its
-   * end. A second call gives the same record.
+   * Ends the recording. Call it while the VMM still runs, or within a few milliseconds of its exit.
+   * A second call returns the same record.
    */
   stop(): Promise<PageCacheRecord>
 }
 
 /**
- * Evicts a snapshot's files from the page cache and records, from then on, which of their pages come
- * back: the working set of a VMM that maps the memory file, with no fault handler.
+ * Evicts a snapshot's files from the page cache and records which of their pages return: the
+ * working set of a VMM that maps the memory file, without a fault handler.
  *
- * The page cache has more than the guest asked for. A page fault in a mapped file reads the pages
- * around it as well (`read_ahead_kb` of the disk, up to megabytes). While a process maps the memory
- * file and its /proc/PID/pagemap may be read, the record has only pages that this process mapped; of
- * these, reads still bring up to 15 neighbours each (fault-around). Disk images cannot be trimmed so.
+ * The page cache receives more than the guest touches: a fault in a mapped file also reads the
+ * pages around it (`read_ahead_kb` of the disk, up to megabytes). If a process maps the memory file
+ * and its /proc/PID/pagemap is readable, only the pages that it mapped are recorded; read faults
+ * still map up to 15 neighbours each (fault-around). Disk images cannot be filtered in this way.
  *
- * A thread looks every `intervalMs`, more seldom where one look takes long. Needs no privilege: the
- * files must belong to this process's user or be writable to it, since the kernel tells nobody else.
+ * A thread takes a sample every `intervalMs`, or less often if a sample takes long. Needs no
+ * privilege, but the files must belong to this process's user or be writable by it, or the kernel
+ * hides their residency.
  *
- * @throws TypeError for options that make no sense.
+ * @throws TypeError for invalid options.
  * @throws ReapTraceError
- * - `ERR_PAGE_CACHE`: `check` is `mapped` (another process maps a file, so that it cannot be evicted),
- *   `stays` (it cannot be evicted, as a tmpfs) or `hidden` (the kernel does not tell this user),
- * - `ERR_SOURCE_READ`: a file cannot be opened, is empty, or is no regular file.
+ * - `ERR_PAGE_CACHE`: `check` is `mapped` (another process maps a file, which prevents its
+ *   eviction), `stays` (it cannot be evicted, as on tmpfs) or `hidden` (the kernel hides residency
+ *   from this user),
+ * - `ERR_SOURCE_READ`: a file cannot be opened, is empty, or is not a regular file.
  *
  * @example
  * const snapshot = { memoryFile, diskImages: ['rootfs.img'] }
  * const recording = await recordPageCache({ snapshot })
- * // restore the VM with its File backend, invoke it once
+ * // restore the VM with its File backend and invoke it once
  * const { trace, disks } = await recording.stop()
  * await WorkingSet.fromTraces([trace], { disks: disks.map((disk) => [disk]) })
  *   .write('vm.ws', { snapshot })
@@ -95,7 +102,7 @@ export async function recordPageCache(
   const sizes = [Number((await statMemoryFile(memoryFile)).size)]
   for (const path of diskImages) sizes.push(await paddedSize(path))
   const started = await native().startRecording(paths, Math.round(intervalMs * 1000))
-  // Its offset is the file's place.
+  // `offset` is the index of the file.
   if (isFailure(started)) {
     throw fileError({ ...started, offset: 0n }, paths, Number(started.offset))
   }
@@ -154,7 +161,7 @@ const pageTableHidden = (errno: number) =>
       errno,
       syscall: 'open',
       check: 'pagemap',
-      hint: 'Record as the user that runs the VMM, or as root; without, the record has what the kernel read ahead.',
+      hint: 'Record as the user that runs the VMM, or as root. Otherwise the record includes read-ahead.',
     },
   )
 

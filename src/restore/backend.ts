@@ -1,49 +1,52 @@
 import type { Residency } from '../working-set/open.js'
 import type { GuestCalibration, HostCalibration, Vcpus } from './calibration.js'
 
-/** The two ways in which a snapshot's memory can reach its guest. */
+/** How guest memory is provided: by a fault handler, or by the kernel from a mapped memory file. */
 export type Backend = 'uffd' | 'page-cache'
 
-/** All that the choice of a backend depends on. */
+/** Inputs of the choice of a backend. */
 export interface Evidence {
-  /** The backend that the caller named. */
+  /** Backend named by the caller. */
   readonly named: Backend | undefined
   readonly record: boolean
-  /** Bytes in a page of the guest, as far as anybody said. */
+  /** Page size of the guest in bytes, if known. */
   readonly pageSize: number | undefined
-  /** `unwritten`: it is in no file, so that it has places but no bytes. */
+  /** `unwritten`: a set without a file, and so without bytes. */
   readonly workingSet: 'file' | 'unwritten' | 'refused' | 'none'
-  /** Of a working set in a file. */
+  /** Residency of a working set from a file. */
   readonly residency: Residency | undefined
-  /** Share of the recorded pages that the guest changed; `undefined` where nobody looked. */
+  /** Share of the recorded pages that the guest modified; `undefined` if unknown. */
   readonly writtenShare: number | undefined
   readonly vcpus: Vcpus
   readonly calibration: HostCalibration | undefined
 }
 
-/** A backend, and why: a sentence without a full stop. */
+/** A backend and the reason for it, a sentence without a full stop. */
 export interface Choice {
   readonly backend: Backend
   readonly reason: string
 }
 
-/** Of the pages of a set: with more missing, reading them from all over the memory file is dearer. */
+/**
+ * Maximum share of missing pages for the page cache: reading them from all over the memory file is
+ * slow.
+ */
 const MAX_MISSING_SHARE = 0.05
-/** A guest with fewer writes than this is one that reads. */
+/** Minimum share of written pages of a guest that counts as writing. */
 const MIN_WRITTEN_SHARE = 0.05
-/** A handler must be clearly cheaper: the page cache needs none, and is shared by VMs. */
+/** A handler must be clearly faster: the page cache needs no process and is shared by VMs. */
 const MARGIN = 0.9
 
 const without = 'the kernel serves faults faster than a handler'
 const reasons = {
   none: `without a working set ${without}`,
   refused: `the working set cannot be used, and without one ${without}`,
-  unwritten: 'a working set that is in no file can be brought into the page cache at once',
+  unwritten: 'a working set without a file can be prefetched into the page cache at once',
 } as const
 
 /**
- * Chooses by what must be, then by what has to be read from a disk, then by what a page costs on this
- * host. The one place for whatever else may speak for a backend.
+ * Chooses a backend by requirements, then by the share of pages missing from the page cache, then
+ * by the cost of a page on this host.
  */
 export function chooseBackend(evidence: Evidence): Choice {
   const { named, record, pageSize, workingSet, residency } = evidence
@@ -57,17 +60,18 @@ export function chooseBackend(evidence: Evidence): Choice {
   if (workingSet !== 'file' || !residency) {
     return { backend: 'page-cache', reason: reasons[workingSet === 'file' ? 'none' : workingSet] }
   }
-  const { pageCount: pages, missingPageCount: missingPages } = residency
-  const percent = pages === 0 ? 100 : Math.round((100 * (pages - missingPages)) / pages)
-  const cached = `${percent} % of ${(pages / 256).toFixed(pages < 2560 ? 1 : 0)} MiB of working set in the page cache`
-  if (missingPages > MAX_MISSING_SHARE * pages) {
+  const { pageCount, missingPageCount } = residency
+  const percent = pageCount === 0 ? 100 : Math.round(100 - (100 * missingPageCount) / pageCount)
+  const mib = (pageCount / 256).toFixed(pageCount < 2560 ? 1 : 0)
+  const cached = `${percent} % of ${mib} MiB of working set in the page cache`
+  if (missingPageCount > MAX_MISSING_SHARE * pageCount) {
     return { backend: 'uffd', reason: `${cached}: a fault handler reads the rest faster` }
   }
   const { backend, reason } = cheaperPage(evidence)
   return { backend, reason: `${cached}; ${reason}` }
 }
 
-/** With everything in the page cache: is a mapped page dearer than an installed one? */
+/** Chooses by the cost of a page when the working set is in the page cache. */
 function cheaperPage({ writtenShare, vcpus, calibration }: Evidence): Choice {
   const guest: GuestCalibration | undefined = calibration?.guests[vcpus]
   if (!guest) {

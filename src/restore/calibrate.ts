@@ -6,48 +6,50 @@ import { writeWhole } from '../files.js'
 import { checkOptions, rules } from '../options.js'
 import { PAGE } from '../page.js'
 import { serve } from '../uffd/serve.js'
-import { Trace } from '../working-set/trace.js'
+import { median, Trace } from '../working-set/trace.js'
 import { WorkingSet } from '../working-set/working-set.js'
 import {
   calibrationPath,
   type HostCalibration,
-  keepCalibration,
   type PageCosts,
-  prepareToKeep,
+  prepareToSave,
+  saveCalibration,
   type Vcpus,
 } from './calibration.js'
 import { ReplayedGuest, replayOf, runsKvm, scattered } from './replayed-guest.js'
 
+/** Options of {@link calibrateHost}. */
 export interface CalibrateHostOptions {
   /**
-   * Where the small snapshot that is measured is made, 145 MiB for two seconds: best a folder of the file
-   * system that has the snapshots to be restored.
-   * @default the folder in which the calibration is kept
+   * Folder for a temporary snapshot of 145 MiB, preferably on the file system that holds the
+   * snapshots.
+   * @default the folder of the calibration file
    */
   readonly folder?: string | undefined
   readonly signal?: AbortSignal | undefined
-  /** Called as it goes on, with a share from 0 to 1. */
+  /** Called with the share of the work done, from 0 to 1. */
   readonly onProgress?: ((progress: { readonly share: number }) => void) | undefined
 }
 
 const SET_PAGES = 4096
 const RUN_PAGES = 4
 const MEMORY_PAGES = 8 * SET_PAGES
-/** The first round is for code that is not compiled yet, and threads that do not run yet. */
+/** The first round is a warm-up. */
 const ROUNDS = 6
 const WRITTEN_SHARES = { reads: 0, writes: 0.4 } as const
-type Manner = keyof typeof WRITTEN_SHARES
+type Access = keyof typeof WRITTEN_SHARES
 
 /**
- * Measures what a page costs on this host, mapped by the VMM and installed by a fault handler, and keeps
- * it for `planRestore()`: a small snapshot in the page cache is restored some fifty times, by threads and,
- * where /dev/kvm may be used, by a vCPU. Takes about two seconds and two cores.
+ * Measures the cost of a page on this host, mapped by the VMM and installed by a fault handler, and
+ * saves it for `planRestore()`. Restores a small snapshot in the page cache about fifty times, by
+ * threads and, if /dev/kvm is usable, by a vCPU. Takes about two seconds and two cores.
  *
- * Guests run on x86-64 only; elsewhere `planRestore()` does without.
+ * Guests run on x86-64 only; elsewhere `planRestore()` works without a calibration.
  *
  * @throws ReapTraceError
- * - `ERR_CALIBRATION`: the snapshot cannot be made, the calibration cannot be kept, or a guest failed,
- * - `ERR_NATIVE_UNAVAILABLE`: the package lacks a part.
+ * - `ERR_CALIBRATION`: the snapshot cannot be created, the calibration cannot be saved, or a guest
+ *   failed,
+ * - `ERR_NATIVE_UNAVAILABLE`: a native part of the package is missing.
  * @throws the reason of `signal` when it aborts.
  */
 export async function calibrateHost(options: CalibrateHostOptions = {}): Promise<HostCalibration> {
@@ -58,15 +60,15 @@ export async function calibrateHost(options: CalibrateHostOptions = {}): Promise
   })
   const { signal } = options
   signal?.throwIfAborted()
-  await prepareToKeep()
+  await prepareToSave()
   const parent = options.folder ?? dirname(calibrationPath())
   let folder: string | undefined
   try {
     await mkdir(parent, { recursive: true })
     folder = await mkdtemp(join(parent, 'calibrate-'))
-    return await keepCalibration(await measure(await makeScene(folder), options))
+    return await saveCalibration(await measure(await makeScene(folder), options))
   } catch (error) {
-    // The end of a guest that was aborted has other words for it.
+    // An abort makes the guest fail with another error.
     signal?.throwIfAborted()
     throw error instanceof ReapTraceError ? error : noScene(parent, error)
   } finally {
@@ -77,7 +79,7 @@ export async function calibrateHost(options: CalibrateHostOptions = {}): Promise
 function noScene(path: string, cause: unknown): unknown {
   const { message, errno, syscall } = cause as NodeJS.ErrnoException
   if (syscall === undefined) return cause
-  const hint = 'Name a folder that may be written to, with 145 MiB of room.'
+  const hint = 'Choose a writable folder with 145 MiB of free space.'
   const details = { path, errno, syscall, hint, cause }
   return new ReapTraceError('ERR_CALIBRATION', `cannot calibrate in ${path}: ${message}`, details)
 }
@@ -86,12 +88,12 @@ interface Scene {
   readonly memoryFile: string
   readonly workingSet: string
   readonly socketPath: string
-  readonly traces: Readonly<Record<Manner, string>>
+  readonly traces: Readonly<Record<Access, string>>
 }
 
 /**
- * A memory file without zeros or holes. One large write leaves it in the page cache in large folios, as a VMM's
- * snapshot or a sequential read does.
+ * A memory file without zeros or holes. One large write leaves it in the page cache in large
+ * folios, as a VMM's snapshot or a sequential read does.
  */
 async function makeScene(folder: string): Promise<Scene> {
   const file = (name: string) => join(folder, name)
@@ -101,8 +103,8 @@ async function makeScene(folder: string): Promise<Scene> {
   const written = await open(memoryFile, 'wx', 0o600)
   await writeWhole(written, memory, 0).finally(() => written.close())
   const traces = { reads: file('reads'), writes: file('writes') }
-  for (const [manner, share] of Object.entries(WRITTEN_SHARES)) {
-    await writeFile(traces[manner as Manner], replayOf(pages, memory, share), { mode: 0o600 })
+  for (const [access, share] of Object.entries(WRITTEN_SHARES)) {
+    await writeFile(traces[access as Access], replayOf(pages, memory, share), { mode: 0o600 })
   }
   const order = {
     pageSize: PAGE,
@@ -116,31 +118,33 @@ async function makeScene(folder: string): Promise<Scene> {
   return { memoryFile, workingSet: file('working-set'), socketPath: file('socket'), traces }
 }
 
-/** Rounds in which each way has its turn, so that none has the better minute. */
+/** Measures in interleaved rounds, so that a noisy period affects every configuration alike. */
 async function measure(
   scene: Scene,
   { signal, onProgress }: CalibrateHostOptions,
 ): Promise<HostCalibration['guests']> {
   const kinds: Vcpus[] = (await hasKvm(scene, signal)) ? ['threads', 'kvm'] : ['threads']
-  const ways = kinds.flatMap((kind) =>
-    (['reads', 'writes'] as const).flatMap((manner) =>
-      (['mappedUs', 'installedUs'] as const).map((cost) => ({ kind, manner, cost })),
+  const configurations = kinds.flatMap((kind) =>
+    (['reads', 'writes'] as const).flatMap((access) =>
+      (['mappedUs', 'installedUs'] as const).map((cost) => ({ kind, access, cost })),
     ),
   )
-  const times = new Map(ways.map((way) => [way, [] as number[]]))
+  const times = new Map(configurations.map((configuration) => [configuration, [] as number[]]))
   for (let round = 0; round < ROUNDS; round++) {
-    for (const [i, way] of ways.entries()) {
+    for (const [i, configuration] of configurations.entries()) {
       signal?.throwIfAborted()
-      onProgress?.({ share: (round * ways.length + i) / (ROUNDS * ways.length) })
-      const ms = await restoreMs(scene, way, signal)
-      if (round > 0) times.get(way)!.push(ms)
+      onProgress?.({
+        share: (round * configurations.length + i) / (ROUNDS * configurations.length),
+      })
+      const ms = await restoreMs(scene, configuration, signal)
+      if (round > 0) times.get(configuration)!.push(ms)
     }
   }
   onProgress?.({ share: 1 })
-  const costs = (kind: Vcpus, manner: Manner) =>
+  const costs = (kind: Vcpus, access: Access) =>
     Object.fromEntries(
       [...times]
-        .filter(([way]) => way.kind === kind && way.manner === manner)
+        .filter(([{ kind: k, access: a }]) => k === kind && a === access)
         .map(([{ cost }, ms]) => [cost, (1000 * median(ms)) / SET_PAGES]),
     ) as unknown as PageCosts
   return Object.fromEntries(
@@ -148,10 +152,13 @@ async function measure(
   )
 }
 
-/** Whether KVM runs guests here, and this user's userfaultfd sees their faults, which are the kernel's. */
+/**
+ * Whether KVM runs guests here, and this user's userfaultfd handles their faults, which are in
+ * kernel mode.
+ */
 async function hasKvm(scene: Scene, signal: AbortSignal | undefined): Promise<boolean> {
   if (!(await runsKvm())) return false
-  return restoreMs(scene, { kind: 'kvm', manner: 'reads', cost: 'installedUs' }, signal).then(
+  return restoreMs(scene, { kind: 'kvm', access: 'reads', cost: 'installedUs' }, signal).then(
     () => true,
     (error) => {
       signal?.throwIfAborted()
@@ -161,13 +168,13 @@ async function hasKvm(scene: Scene, signal: AbortSignal | undefined): Promise<bo
   )
 }
 
-/** From the request until the guest has touched all of the set. */
+/** Time from the request until the guest has touched the whole set, in milliseconds. */
 async function restoreMs(
   { memoryFile, workingSet, socketPath, traces }: Scene,
-  { kind, manner, cost }: { kind: Vcpus; manner: Manner; cost: keyof PageCosts },
+  { kind, access, cost }: { kind: Vcpus; access: Access; cost: keyof PageCosts },
   signal: AbortSignal | undefined,
 ): Promise<number> {
-  const guest = new ReplayedGuest(memoryFile, traces[manner], kind, signal)
+  const guest = new ReplayedGuest(memoryFile, traces[access], kind, signal)
   try {
     await guest.event('ready')
     const startedAt = process.hrtime.bigint()
@@ -193,6 +200,3 @@ async function restoreMs(
     await guest.end()
   }
 }
-
-const median = (values: readonly number[]): number =>
-  [...values].sort((a, b) => a - b)[values.length >> 1]!

@@ -5,43 +5,43 @@ import { native } from '../binding/addon.js'
 import { ReapTraceError } from '../errors.js'
 import { replaceFile, writeWhole } from '../files.js'
 
-/** What touches the guest's memory: vCPUs of KVM, or threads of the VMM (QEMU's TCG). */
+/** Kind of vCPUs: those of KVM, or threads of the VMM (QEMU's TCG). */
 export type Vcpus = 'kvm' | 'threads'
 
-/** What a page takes on this host, from a restore request until the guest has touched it, in microseconds. */
+/** Cost of a page on this host, from the restore request until the guest has touched it. */
 export interface PageCosts {
-  /** The VMM maps the memory file, all of it in the page cache. */
+  /** Microseconds per page if the VMM maps the memory file, all of it in the page cache. */
   readonly mappedUs: number
-  /** A fault handler installs the page. */
+  /** Microseconds per page if a fault handler installs it. */
   readonly installedUs: number
 }
 
-/** The costs for one kind of guest. */
+/** Costs for one kind of vCPUs. */
 export interface GuestCalibration {
-  /** It only reads. */
+  /** Costs for a guest that only reads. */
   readonly reads: PageCosts
-  /** It writes to two pages in five, of which a mapping makes a private copy. */
+  /** Costs for a guest that writes to two of five pages, which a mapping must copy. */
   readonly writes: PageCosts
 }
 
-/** What `calibrateHost()` has measured on a host. */
+/** Result of `calibrateHost()`. */
 export interface HostCalibration {
-  /** ISO 8601, in UTC. */
+  /** Time of the calibration, as ISO 8601 in UTC. */
   readonly calibratedAt: string
   readonly kernel: string
   readonly cpu: string
-  /** Without the kinds that cannot run here. */
+  /** Costs by kind of vCPUs, without the kinds that cannot run on this host. */
   readonly guests: Readonly<Partial<Record<Vcpus, GuestCalibration>>>
 }
 
-/** The processors, as costs depend on them. */
+/** Number and model of the processors. */
 async function cpuName(): Promise<string> {
   const text = await readFile('/proc/cpuinfo', 'utf8').catch(() => '')
   const [, model = 'unknown'] = /^(?:model name|CPU part)\s*:\s*(.*)$/m.exec(text) ?? []
   return `${text.match(/^processor\s*:/gm)?.length ?? 0} × ${model.trim()}`
 }
 
-/** Where the calibration is kept: `REAP_TRACE_CALIBRATION`, or a file in the user's cache folder. */
+/** Path of the calibration: `REAP_TRACE_CALIBRATION`, or a file in the user's cache folder. */
 export function calibrationPath(): string {
   const named = process.env.REAP_TRACE_CALIBRATION
   if (named) return resolve(named)
@@ -56,8 +56,8 @@ const areCosts = (costs: PageCosts | undefined): boolean =>
 let cpu: Promise<string> | undefined
 
 /**
- * The calibration of this host; `undefined` where there is none, or one of another kernel or other
- * processors, or in a file that somebody else may have written.
+ * Returns the calibration of this host. `undefined` if there is none, if the kernel or the
+ * processors have changed, or if another user can write to the file.
  */
 export async function hostCalibration(): Promise<HostCalibration | undefined> {
   const path = calibrationPath()
@@ -66,27 +66,27 @@ export async function hostCalibration(): Promise<HostCalibration | undefined> {
   try {
     const found = JSON.parse(Buffer.from(bytes).toString('utf8')) as HostCalibration
     cpu ??= cpuName()
-    const isOurs = found.kernel === release() && found.cpu === (await cpu)
+    const isThisHost = found.kernel === release() && found.cpu === (await cpu)
     const guests = Object.values(found.guests)
     const isWhole = guests.every(({ reads, writes }) => areCosts(reads) && areCosts(writes))
-    return isOurs && isWhole ? found : undefined
+    return isThisHost && isWhole ? found : undefined
   } catch {
     return undefined
   }
 }
 
-/** Fails where {@link keepCalibration} would: before anything is measured. */
-export async function prepareToKeep(): Promise<void> {
+/** Fails early if {@link saveCalibration} would fail after the measurement. */
+export async function prepareToSave(): Promise<void> {
   const folder = dirname(calibrationPath())
   try {
     await mkdir(folder, { recursive: true, mode: 0o700 })
     await access(folder, constants.W_OK | constants.X_OK)
   } catch (cause) {
-    throw notKept(cause)
+    throw notSaved(cause)
   }
 }
 
-export async function keepCalibration(guests: HostCalibration['guests']): Promise<HostCalibration> {
+export async function saveCalibration(guests: HostCalibration['guests']): Promise<HostCalibration> {
   const calibration = {
     calibratedAt: new Date().toISOString(),
     kernel: release(),
@@ -96,23 +96,23 @@ export async function keepCalibration(guests: HostCalibration['guests']): Promis
   const bytes = Buffer.from(`${JSON.stringify(calibration, undefined, 2)}\n`)
   await replaceFile('calibration', calibrationPath(), (file) => writeWhole(file, bytes, 0)).catch(
     (error) => {
-      throw notKept(error instanceof ReapTraceError ? error.cause : error)
+      throw notSaved(error instanceof ReapTraceError ? error.cause : error)
     },
   )
   return calibration
 }
 
-function notKept(cause: unknown): ReapTraceError {
+function notSaved(cause: unknown): ReapTraceError {
   const path = calibrationPath()
   const { message, errno, syscall } = cause as NodeJS.ErrnoException
   return new ReapTraceError(
     'ERR_CALIBRATION',
-    `the calibration cannot be kept in ${path}: ${message}`,
+    `the calibration cannot be saved in ${path}: ${message}`,
     {
       path,
       errno,
       syscall,
-      hint: 'Name a file that may be written to in REAP_TRACE_CALIBRATION.',
+      hint: 'Set REAP_TRACE_CALIBRATION to the path of a writable file.',
       cause,
     },
   )

@@ -8,10 +8,11 @@ import { type WorkingSet, workingSetRule } from '../working-set/working-set.js'
 import { type Backend, chooseBackend } from './backend.js'
 import { hostCalibration, type Vcpus } from './calibration.js'
 
+/** Options of {@link planRestore}. */
 export interface PlanRestoreOptions {
-  /** What to restore. Those of its disk images of which the working set has pages are prefetched. */
+  /** The snapshot to restore. Disk images with pages in the working set are prefetched. */
   readonly snapshot: Snapshot
-  /** The pages that the guest needs first: a working set, or the path of its file. */
+  /** Pages to prefetch: a working set, or the path of its file. */
   readonly workingSet?: WorkingSet | string | undefined
   /**
    * The backend to use.
@@ -19,63 +20,64 @@ export interface PlanRestoreOptions {
    */
   readonly backend?: Backend | 'auto' | undefined
   /**
-   * Whether the pages that the guest asks for are noted, for `handler.stopRecording()`. That takes a fault
-   * handler.
+   * Whether to record the pages that the guest touches, for `handler.stopRecording()`. Requires a
+   * fault handler.
    * @default false
    */
   readonly record?: boolean | undefined
   /**
-   * What runs the guest: vCPUs of KVM, or threads of the VMM (QEMU's TCG). Their faults differ in cost.
+   * Kind of vCPUs: those of KVM, or threads of the VMM (QEMU's TCG). The costs of their faults
+   * differ.
    * @default 'kvm'
    */
   readonly vcpus?: Vcpus | undefined
   /**
-   * Bytes in a page of the guest, for a snapshot without a working set: 2 MiB pages take a fault
-   * handler.
-   * @default that of the working set
+   * Page size of the guest in bytes, for a snapshot without a working set: 2 MiB pages require a
+   * fault handler.
+   * @default the page size of the working set
    */
   readonly pageSize?: 4096 | 2097152 | undefined
   /**
-   * What to do when the working set is damaged, or of a memory file of another size: restore without
-   * it and report a `warning`, or reject.
+   * What to do with a working set that is damaged or belongs to a memory file of another size:
+   * restore without it and report a `warning`, or reject.
    * @default 'on-demand'
    */
   readonly onBadWorkingSet?: 'on-demand' | 'fail' | undefined
   readonly signal?: AbortSignal | undefined
 }
 
-/** How a snapshot would be restored now, and why. */
+/** Plan for a restore, with the reason for its backend. */
 export interface RestorePlan<B extends Backend = Backend> {
   readonly backend: B
-  /** Why, in a sentence with its figures. */
+  /** Reason for the backend, as a sentence with figures. */
   readonly reason: string
   readonly snapshot: Snapshot
-  /** As it was given. */
+  /** The working set, as passed to `planRestore()`. */
   readonly workingSet: WorkingSet | string | undefined
-  /** Why the working set cannot be used; `undefined` when it can, as far as it was looked at. */
+  /** The error for a working set that cannot be used. */
   readonly refusal: ReapTraceError | undefined
-  /** `undefined` without a working set in a file. */
+  /** Page-cache residency of the working set; `undefined` for a set without a file. */
   readonly residency: Residency | undefined
   readonly record: boolean
-  /** The disk images that are prefetched: those of which the working set has pages. */
+  /** Paths of the disk images to prefetch: those with pages in the working set. */
   readonly diskImages: readonly string[]
-  /** What looking and choosing took, in milliseconds. */
+  /** Duration of the planning, in milliseconds. */
   readonly decidedMs: number
 }
 
-/** What only `restore()` needs of a plan. */
-interface Findings {
-  /** The working set as it was given, or as it was read and checked. */
+/** Part of a plan for `restore()` alone. */
+interface PlanInternals {
+  /** The working set as passed, or as read and checked. */
   readonly workingSet: WorkingSet | string | undefined
   readonly onBadWorkingSet: 'on-demand' | 'fail' | undefined
 }
 
-const found = new WeakMap<RestorePlan, Findings>()
+const internals = new WeakMap<RestorePlan, PlanInternals>()
 
 /** @throws TypeError for anything but a plan of {@link planRestore}. */
-export function findingsOf(plan: RestorePlan): Findings {
-  const findings = found.get(plan)
-  if (findings) return findings
+export function planInternalsOf(plan: RestorePlan): PlanInternals {
+  const found = internals.get(plan)
+  if (found) return found
   throw new TypeError('restore() expects a plan of planRestore()')
 }
 
@@ -97,7 +99,7 @@ function checkTogether({ backend, record, pageSize }: PlanRestoreOptions): void 
   if (backend !== 'page-cache') return
   if (record) {
     throw new TypeError(
-      'record: true of planRestore() takes a fault handler; recordPageCache() records without one',
+      'record: true of planRestore() requires a fault handler; recordPageCache() records without one',
     )
   }
   if (pageSize === 2 * 2 ** 20) {
@@ -106,21 +108,22 @@ function checkTogether({ backend, record, pageSize }: PlanRestoreOptions): void 
 }
 
 /**
- * Chooses how a snapshot's memory reaches its guest: by a fault handler that installs the working set, or
- * by the kernel's own mapping with the working set in the page cache. Changes nothing; {@link restore}
- * carries the plan out.
+ * Chooses the backend of a restore: a fault handler that installs the working set, or a mapping of
+ * the memory file with the working set in the page cache. Has no side effects; {@link restore}
+ * executes the plan.
  *
- * In this order: the backend that was named; a fault handler for `record` and for 2 MiB pages; the page
- * cache without a working set that can be used; a fault handler where more than 5 % of the set is missing
- * from the page cache; else whichever way a page costs less on this host, as {@link calibrateHost} has
- * measured it, and without that the page cache.
+ * The first rule that applies decides: the backend named by the caller; a fault handler for
+ * `record` and for 2 MiB pages; the page cache without a usable working set; a fault handler if
+ * more than 5 % of the set is missing from the page cache; the backend with the lower cost of a
+ * page on this host, as measured by {@link calibrateHost}; the page cache if the host is not
+ * calibrated.
  *
- * @throws TypeError for options that make no sense, or that only a fault handler can fulfil with
- * `backend: 'page-cache'`.
+ * @throws TypeError for invalid options, including `backend: 'page-cache'` with options that
+ * require a fault handler.
  * @throws ReapTraceError
  * - `ERR_SOURCE_READ`: the memory file cannot be opened,
- * - `ERR_WORKING_SET_INVALID`, `ERR_WORKING_SET_IO`, `ERR_SNAPSHOT_MISMATCH`: the working set cannot be
- *   used (only with `onBadWorkingSet: 'fail'`).
+ * - `ERR_WORKING_SET_INVALID`, `ERR_WORKING_SET_IO`, `ERR_SNAPSHOT_MISMATCH`: the working set
+ *   cannot be used (only with `onBadWorkingSet: 'fail'`).
  *
  * @example
  * const plan = await planRestore({ snapshot: { memoryFile }, workingSet: 'vm.ws' })
@@ -140,7 +143,7 @@ export async function planRestore(
   signal?.throwIfAborted()
   const { memoryFile, diskImages = [] } = snapshot
   let refusal: ReapTraceError | undefined
-  const look = async () => {
+  const openOrRefuse = async () => {
     const opened = await openSnapshot(memoryFile, workingSet, { wantsResidency: true }).catch(
       (error) => {
         if (!isWorkingSetError(error) || options.onBadWorkingSet === 'fail') throw error
@@ -151,7 +154,7 @@ export async function planRestore(
     native().closeFiles(opened.files)
     return opened
   }
-  const [calibration, { set, residency }] = await Promise.all([hostCalibration(), look()])
+  const [calibration, { set, residency }] = await Promise.all([hostCalibration(), openOrRefuse()])
   signal?.throwIfAborted()
   const choice = chooseBackend({
     named: options.backend === 'auto' ? undefined : options.backend,
@@ -174,6 +177,6 @@ export async function planRestore(
     diskImages: diskImages.slice(0, diskCount),
     decidedMs: performance.now() - startedAt,
   })
-  found.set(plan, { workingSet: set ?? workingSet, onBadWorkingSet: options.onBadWorkingSet })
+  internals.set(plan, { workingSet: set ?? workingSet, onBadWorkingSet: options.onBadWorkingSet })
   return plan as RestorePlan<'uffd'> | RestorePlan<'page-cache'>
 }

@@ -1,4 +1,4 @@
-// A guest that does nothing but touch pages: what calibrateHost() restores.
+// The guest that calibrateHost() restores: it only touches pages.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { createInterface } from 'node:readline'
@@ -7,7 +7,7 @@ import { ReapTraceError } from '../errors.js'
 import { PAGE } from '../page.js'
 import type { Vcpus } from './calibration.js'
 
-/** Runs of pages in no order, spread evenly over the memory. */
+/** Runs of pages in random order, spread evenly over the memory. */
 export function scattered(count: number, run: number, memoryPages: number): Uint32Array {
   const random = numbers(count)
   const apart = memoryPages / (count / run)
@@ -32,7 +32,7 @@ function numbers(seed: number): () => number {
   }
 }
 
-/** What reap-guest replays (native/guest/kvm_trace.h): a word of each page, a share of them written. */
+/** Trace for reap-guest (native/guest/kvm_trace.h): one word per page, a share of them written. */
 export function replayOf(pages: Uint32Array, memory: Buffer, writtenShare: number): Buffer {
   const bytes = Buffer.alloc(24 + pages.length * 16)
   const random = numbers(1)
@@ -47,7 +47,7 @@ export function replayOf(pages: Uint32Array, memory: Buffer, writtenShare: numbe
   return bytes
 }
 
-/** Whether KVM runs our guests here. */
+/** Whether KVM can run reap-guest here. */
 export const runsKvm = async (): Promise<boolean> => {
   const probe = spawn(nativePath('reap-guest'), ['kvm', '--probe'], { stdio: 'ignore' })
   const [code] = (await once(probe, 'close').catch(() => [1])) as [number | null]
@@ -56,17 +56,17 @@ export const runsKvm = async (): Promise<boolean> => {
 
 type ReplayEvent = { ok: boolean; event?: string; us?: number; wrong?: number; error?: string }
 
-/** A guest that replays a trace, waits before it and after it, and ends with this process. */
+/** A guest that replays a trace, pauses before and after it, and exits with this process. */
 export class ReplayedGuest {
   readonly #child: ChildProcess
   readonly #closed: Promise<unknown>
   readonly #lines: AsyncIterator<string>
 
   constructor(memoryFile: string, trace: string, kind: Vcpus, signal: AbortSignal | undefined) {
-    const words = ['kvm', '--memory', memoryFile, '--trace', trace, '--pause', 'ready,done']
-    // Threads fault in user mode, whose userfaultfd needs no privilege.
-    if (kind === 'threads') words.push('--threads', '--user-mode-only')
-    this.#child = spawn(nativePath('reap-guest'), words, {
+    const args = ['kvm', '--memory', memoryFile, '--trace', trace, '--pause', 'ready,done']
+    // Threads fault in user mode, for which userfaultfd needs no privilege.
+    if (kind === 'threads') args.push('--threads', '--user-mode-only')
+    this.#child = spawn(nativePath('reap-guest'), args, {
       stdio: ['pipe', 'pipe', 'ignore'],
       ...(signal && { signal, killSignal: 'SIGKILL' }),
     })
@@ -79,15 +79,15 @@ export class ReplayedGuest {
   async event(name: string): Promise<{ us: number }> {
     for (;;) {
       const { value, done } = await this.#lines.next()
-      const said: ReplayEvent = done ? { ok: false, error: 'it ended' } : JSON.parse(value)
-      if (!said.ok || (said.wrong ?? 0) > 0) {
+      const event: ReplayEvent = done ? { ok: false, error: 'it exited' } : JSON.parse(value)
+      if (!event.ok || (event.wrong ?? 0) > 0) {
         throw new ReapTraceError(
           'ERR_CALIBRATION',
-          `the guest that calibrates this host failed: ${said.error ?? 'wrong memory'}`,
-          { hint: '`reap-trace doctor` says what this machine lacks.' },
+          `the guest that calibrates this host failed: ${event.error ?? 'wrong memory'}`,
+          { hint: 'Run `reap-trace doctor` to check this machine.' },
         )
       }
-      if (said.event === name) return { us: said.us ?? 0 }
+      if (event.event === name) return { us: event.us ?? 0 }
     }
   }
 

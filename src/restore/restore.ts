@@ -10,48 +10,47 @@ import {
 import type { FaultHandler, PrefetchResult, ServeOptions } from '../uffd/fault-handler.js'
 import { serve, serveRules } from '../uffd/serve.js'
 import type { Backend } from './backend.js'
-import { findingsOf, type RestorePlan } from './plan.js'
+import { planInternalsOf, type RestorePlan } from './plan.js'
 
-/** What the plan has already. */
+/** Options that the plan already has. */
 type Planned = 'snapshot' | 'workingSet' | 'record' | 'onBadWorkingSet'
 
 /**
- * The options of `serve()` count for a plan with a fault handler. `onStaleWorkingSet` means
- * nothing to the page cache, which has the memory file's own bytes.
+ * Options of `restore()`. Those of `serve()` apply to a plan with a fault handler;
+ * `onStaleWorkingSet` has no effect on the page cache, which holds the bytes of the memory file.
  */
 export interface RestoreOptions extends Omit<ServeOptions, Planned | 'socketPath'> {
-  /** Where the VMM meets the fault handler; needed for a plan whose `backend` is `uffd`. */
+  /** Path of the socket of the fault handler; required for a plan whose `backend` is `uffd`. */
   readonly socketPath?: string | undefined
   /**
-   * The path of the socket or of the memory file, whichever the plan's `backend` needs, as the VMM sees
-   * it: one in a jail sees another path than the host.
+   * Path of the socket (`uffd`) or of the memory file (`page-cache`) inside the VMM's jail.
    * @default the absolute path on this host
    */
   readonly vmmPath?: string | undefined
   /**
-   * At most this many bytes are read into the page cache.
-   * @default half of the memory that is available now
+   * Maximum number of bytes read into the page cache.
+   * @default half of the available memory
    */
   readonly maxBytes?: number | undefined
 }
 
-/** `mem_backend` of Firecracker's `PUT /snapshot/load`, as it stands there. */
+/** `mem_backend` of Firecracker's `PUT /snapshot/load`. */
 export interface MemBackend {
   readonly backend_type: 'File' | 'Uffd'
   readonly backend_path: string
 }
 
 interface AnyRestore extends AsyncDisposable {
-  /** What to load the snapshot with now. */
+  /** Backend to load the snapshot with. */
   readonly memBackend: MemBackend
   readonly plan: RestorePlan
-  /** The plan's. */
+  /** Reason of the plan. */
   readonly reason: string
-  /** What was done for the disk images; `undefined` without any. Never rejects. */
+  /** Result of the prefetch of disk images; `undefined` without disk images. Never rejects. */
   readonly disksPrefetched: Promise<PageCachePrefetchResult | undefined>
   /**
-   * Ends a prefetch that goes on, and a fault handler as `FaultHandler.close()` does. Never rejects: what
-   * failed before, `handler.closed` says.
+   * Cancels the prefetch and closes the fault handler as `FaultHandler.close()` does. Never
+   * rejects: `handler.closed` reports earlier failures.
    */
   close(options?: { readonly vm?: 'kill' | 'leave' | undefined }): Promise<void>
 }
@@ -60,7 +59,7 @@ interface AnyRestore extends AsyncDisposable {
 export interface UffdRestore extends AnyRestore {
   readonly backend: 'uffd'
   readonly handler: FaultHandler
-  /** The handler's. */
+  /** Same as `handler.prefetched`. */
   readonly prefetched: Promise<PrefetchResult>
 }
 
@@ -69,8 +68,8 @@ export interface PageCacheRestore extends AnyRestore {
   readonly backend: 'page-cache'
   readonly handler: undefined
   /**
-   * The prefetch of the memory file and of the disk images. Never rejects: a `warning` says what stopped
-   * it, and the VM runs without it, more slowly.
+   * Result of the prefetch of the memory file and the disk images. Never rejects: a failure is
+   * reported as a `warning` and only slows the VM down.
    */
   readonly prefetched: Promise<PageCachePrefetchResult>
 }
@@ -84,17 +83,17 @@ const restoreRules = {
 }
 
 /**
- * Carries out a plan: load the snapshot with `memBackend` when this resolves.
+ * Executes a plan. When it resolves, load the snapshot with `memBackend`.
  *
- * @throws TypeError for options that make no sense, no plan of `planRestore()`, or no `socketPath` for a plan
- * with a fault handler.
- * @throws ReapTraceError what `serve()` throws, for a plan with a fault handler.
+ * @throws TypeError for invalid options, an object that is not a plan of `planRestore()`, or a plan
+ * with a fault handler without `socketPath`.
+ * @throws ReapTraceError as `serve()` does, for a plan with a fault handler.
  */
 export async function restore<B extends Backend>(
   plan: RestorePlan<B>,
   options: RestoreOptions = {},
 ): Promise<B extends 'uffd' ? UffdRestore : PageCacheRestore> {
-  findingsOf(plan)
+  planInternalsOf(plan)
   checkOptions('restore()', options, restoreRules)
   const { socketPath } = options
   if (plan.backend === 'uffd' && socketPath === undefined) {
@@ -109,18 +108,18 @@ export async function restore<B extends Backend>(
   return restored as B extends 'uffd' ? UffdRestore : PageCacheRestore
 }
 
-/** Aborts when the restore ends, and with the caller's signals, which it lets go of then. */
+/** Aborts with the caller's signals or at the end of the restore, then removes its listeners. */
 function linkAbort(...given: (AbortSignal | undefined)[]): AbortController {
   const signals = given.filter((signal) => signal !== undefined)
   const ending = new AbortController()
   const pass = ({ target }: Event) => ending.abort((target as AbortSignal).reason)
-  const letGo = () => {
+  const removeListeners = () => {
     for (const signal of signals) signal.removeEventListener('abort', pass)
   }
   for (const signal of signals) signal.addEventListener('abort', pass, { once: true })
-  // Not with the listeners' option `signal`: Node 20 keeps one such listener of a target, and for the
-  // others it depends on the garbage collection whether they are taken away.
-  ending.signal.addEventListener('abort', letGo, { once: true })
+  // Not with the listener option `signal`: Node 20 reliably removes only one such listener per
+  // target; for the others it depends on garbage collection.
+  ending.signal.addEventListener('abort', removeListeners, { once: true })
   // The caller may have aborted in a listener for the 'listening' event.
   const aborted = signals.find((signal) => signal.aborted)
   if (aborted) ending.abort(aborted.reason)
@@ -132,7 +131,7 @@ async function restoreByHandler(
   options: RestoreOptions & { readonly socketPath: string },
 ): Promise<UffdRestore> {
   const { vmmPath, maxBytes, ...served } = options
-  const { workingSet, onBadWorkingSet } = findingsOf(plan)
+  const { workingSet, onBadWorkingSet } = planInternalsOf(plan)
   const { snapshot, record, diskImages } = plan
   const handler = await serve({ ...served, snapshot, workingSet, record, onBadWorkingSet })
   const ending = linkAbort(options.signal)
@@ -175,7 +174,7 @@ function restoreFromPageCache(plan: RestorePlan, options: RestoreOptions): PageC
   const prefetched = prefetchOrWarn(options, (warn) =>
     prefetch(plan, options.maxBytes, ending.signal, warn),
   )
-  prefetched.finally(() => ending.abort()) // lets go of the caller's signals
+  prefetched.finally(() => ending.abort()) // removes the listeners
   const close = async () => {
     ending.abort(new Error('the restore was closed'))
     await prefetched
@@ -202,7 +201,7 @@ async function prefetch(
   signal: AbortSignal,
   warn: Warn,
 ): Promise<PageCachePrefetchResult> {
-  const { workingSet } = findingsOf(plan)
+  const { workingSet } = planInternalsOf(plan)
   const { refusal, residency, snapshot, diskImages } = plan
   if (refusal) throw refusal
   if (workingSet === undefined) return alreadyCached(0)
@@ -215,7 +214,7 @@ async function prefetch(
 
 type Warn = (error: ReapTraceError) => void
 
-/** Reports the failure of a prefetch as a warning: the VM runs all the same. */
+/** Reports the failure of a prefetch as a warning: the VM runs anyway. */
 async function prefetchOrWarn(
   options: Pick<RestoreOptions, 'onEvent'>,
   prefetch: (warn: Warn) => Promise<PageCachePrefetchResult>,

@@ -7,7 +7,7 @@ import { PAGE } from '../page.js'
 import { isSettled, stampKey } from './file-stamp.js'
 import { checkShape, readError } from './memory-file.js'
 
-/** Pages that stand for a whole disk image. */
+/** Sampled pages that identify a disk image. */
 export interface PageSamples {
   /** Numbers of the sampled 4 KiB pages of the image. */
   readonly pages: Uint32Array
@@ -15,7 +15,7 @@ export interface PageSamples {
   readonly checksums: Uint32Array
 }
 
-/** What ties the places in a disk image to the image's content. */
+/** Identity of the content of a disk image: its size and samples. */
 export interface DiskIdentity {
   readonly bytes: number
   readonly samples: PageSamples
@@ -25,13 +25,13 @@ const FIRST_DISK_SAMPLES = 8
 const SPREAD_DISK_SAMPLES = 8
 
 /**
- * Chooses the pages that stand for a disk image: the first of its order, and some spread over it.
+ * Chooses the pages to sample: the first in the disk's order, and some spread over it.
  *
- * @param page gives the page of the disk at a place below `count` of the disk's order.
+ * @param page returns the page at a rank below `count` in the disk's order.
  */
-export function chooseDiskPages(count: number, page: (place: number) => number): Uint32Array {
+export function chooseDiskPages(count: number, page: (rank: number) => number): Uint32Array {
   const chosen = new Set<number>()
-  for (let place = 0; place < Math.min(FIRST_DISK_SAMPLES, count); place++) chosen.add(page(place))
+  for (let rank = 0; rank < Math.min(FIRST_DISK_SAMPLES, count); rank++) chosen.add(page(rank))
   for (let i = 1; count > FIRST_DISK_SAMPLES && i <= SPREAD_DISK_SAMPLES; i++) {
     chosen.add(page(Math.floor((i * count) / SPREAD_DISK_SAMPLES) - 1))
   }
@@ -39,12 +39,12 @@ export function chooseDiskPages(count: number, page: (place: number) => number):
 }
 
 /**
- * Takes the identity of a disk image by these pages of it. One that is written to meanwhile gets an
- * identity that fits no image, which costs the prefetch from it and nothing else.
+ * Takes the identity of a disk image from these pages. If the image is modified at the same time,
+ * the identity matches no image, which only disables its prefetch.
  *
  * @throws ReapTraceError
- * - `ERR_SNAPSHOT_MISMATCH`: the image has not as many pages as one of `bytes` bytes,
- * - `ERR_SOURCE_READ`: it cannot be read, or is none.
+ * - `ERR_SNAPSHOT_MISMATCH`: the image has another number of pages than one of `bytes` bytes,
+ * - `ERR_SOURCE_READ`: it cannot be read, or is not a disk image.
  */
 export async function takeDiskIdentity(
   path: string,
@@ -56,18 +56,18 @@ export async function takeDiskIdentity(
   return { bytes: size, samples: { pages, checksums: await sampleDiskPages(path, pages) } }
 }
 
-/** Images that were compared and are the same. */
+/** Keys of images that matched their identity. */
 const known = new LRUCache<string, true>({ max: 1024 })
 
 /**
- * Makes sure that places in a disk image are of this one, by its size and the sampled pages.
+ * Checks the size and the sampled pages of a disk image.
  *
- * What was found the same is remembered in this process by device, inode, size and times, so that
- * the next check of an unchanged image reads nothing.
+ * A match is remembered in this process by device, inode, size and timestamps, so that the next
+ * check of an unchanged image reads nothing.
  *
  * @throws ReapTraceError
  * - `ERR_SNAPSHOT_MISMATCH`: the sizes differ, or a page does (its `offset`),
- * - `ERR_SOURCE_READ`: the disk image cannot be read, or is none.
+ * - `ERR_SOURCE_READ`: it cannot be read, or is not a disk image.
  */
 export async function checkDisk(path: string, { bytes, samples }: DiskIdentity): Promise<void> {
   const stats = await statDiskImage(path)
@@ -82,16 +82,16 @@ export async function checkDisk(path: string, { bytes, samples }: DiskIdentity):
     const offset = pages[different]! * PAGE
     throw new ReapTraceError(
       'ERR_SNAPSHOT_MISMATCH',
-      `the working set was made from another disk image than ${path}: the page at byte ${offset} differs`,
+      `the working set was recorded from another disk image than ${path}: the page at byte ${offset} differs`,
       { path, check: 'sample', offset, hint: RECORD_AGAIN },
     )
   }
-  // What was sampled may be a newer image than the one that was looked at first.
+  // The image may have been replaced between the first stat() and the sampling.
   const after = await statDiskImage(path)
   if (stampKey(after) === stampKey(stats) && isSettled(after)) known.set(name, true)
 }
 
-/** @throws ReapTraceError `ERR_SOURCE_READ` for what cannot be a memory file. */
+/** @throws ReapTraceError `ERR_SOURCE_READ` if it cannot be a memory file. */
 export async function statMemoryFile(path: string): Promise<BigIntStats> {
   const stats = await stat(path, { bigint: true }).catch((error: unknown) => {
     throw readError(path, error)
@@ -100,7 +100,7 @@ export async function statMemoryFile(path: string): Promise<BigIntStats> {
   return stats
 }
 
-/** @throws ReapTraceError `ERR_SOURCE_READ` for what cannot be a disk image. */
+/** @throws ReapTraceError `ERR_SOURCE_READ` if it cannot be a disk image. */
 export async function statDiskImage(path: string): Promise<BigIntStats> {
   const stats = await stat(path, { bigint: true }).catch((error: unknown) => {
     throw readError(path, error, undefined, 'disk image')
@@ -109,7 +109,7 @@ export async function statDiskImage(path: string): Promise<BigIntStats> {
   throw new ReapTraceError('ERR_SOURCE_READ', `the disk image ${path} is not a regular file`, {
     path,
     check: 'regular-file',
-    hint: 'Name the file that the VMM has as its disk.',
+    hint: 'Pass the file that the VMM uses as its disk.',
   })
 }
 
@@ -120,7 +120,7 @@ export function checkSize(path: string, bytes: number, memoryBytes: number): voi
   if (bytes === memoryBytes) return
   throw new ReapTraceError(
     'ERR_SNAPSHOT_MISMATCH',
-    `the working set is of a memory of ${memoryBytes} bytes, but ${path} has ${bytes}`,
+    `the working set was recorded from a memory file of ${memoryBytes} bytes, but ${path} has ${bytes}`,
     { path, check: 'size', hint: RECORD_AGAIN },
   )
 }
@@ -128,6 +128,6 @@ export function checkSize(path: string, bytes: number, memoryBytes: number): voi
 export const otherDiskSize = (path: string, bytes: number, expected: number): ReapTraceError =>
   new ReapTraceError(
     'ERR_SNAPSHOT_MISMATCH',
-    `the working set is of a disk image of ${expected} bytes, but ${path} has ${bytes}`,
+    `the working set was recorded from a disk image of ${expected} bytes, but ${path} has ${bytes}`,
     { path, check: 'size', hint: RECORD_AGAIN },
   )

@@ -3,26 +3,30 @@ import { statfs } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { native } from '../binding/addon.js'
 
-/** Device, inode, size, and the times of the last change of data and of status in nanoseconds. */
+/** Device, inode, size, mtime and ctime in nanoseconds. */
 export type FileStamp = BigUint64Array
 
-// As stamp_of() in native/engine/files/page_source.cc.
+// Same as stamp_of() in native/engine/files/page_source.cc.
 export const stampOf = ({ dev, ino, size, mtimeNs, ctimeNs }: BigIntStats): FileStamp =>
   BigUint64Array.of(dev, ino, size, mtimeNs, ctimeNs)
 
-/** The same in one word. */
+/** A stamp as a string. */
 export const keyOfStamp = (stamp: FileStamp): string => stamp.join(':')
 export const stampKey = (stats: BigIntStats): string => keyOfStamp(stampOf(stats))
 
-/** Whether every later change of the file shows in its stamp: not within one tick of the kernel's clock. */
+/**
+ * Whether the stamp reveals every later change: not within one tick of the kernel's clock after a
+ * change.
+ */
 export const isSettled = ({ ctimeNs }: BigIntStats): boolean => native().isSettled(ctimeNs, 0n)
 export const isSettledStamp = (stamp: FileStamp): boolean => native().isSettled(stamp[4]!, 0n)
 
 /**
- * Minimum age in nanoseconds of a change to a file that may have writers. The kernel sets the times when
- * a write() begins and when a clean mapped page is first stored to; what follows shows only in the next
- * write(), or after writeback: twice the time in which the kernel writes back what is dirty, 70 s by
- * default. `undefined` where it does not by itself (`vm.dirty_writeback_centisecs` is 0) or hides that.
+ * Minimum age in nanoseconds of a change to a file that may have writers. The kernel updates the
+ * timestamps when a write() begins and at the first store to a clean mapped page; later stores show
+ * only at the next write() or after writeback. Hence twice the kernel's writeback period, 70 s by
+ * default. `undefined` if periodic writeback is disabled (`vm.dirty_writeback_centisecs` is 0) or
+ * the period is unknown.
  */
 function writersAge(): bigint | undefined {
   const read = (name: string) => BigInt(readFileSync(`/proc/sys/vm/${name}`, 'utf8').trim())
@@ -34,7 +38,7 @@ function writersAge(): bigint | undefined {
   }
 }
 
-/** {@link isSettled} of an open file that somebody may be writing to. */
+/** {@link isSettled} for an open file that may have writers. */
 export function isSettledFile(fd: number, { ctimeNs }: BigIntStats): boolean {
   const age = native().mayHaveWriters(fd) ? writersAge() : 0n
   return age !== undefined && native().isSettled(ctimeNs, age)
@@ -43,10 +47,10 @@ export function isSettledFile(fd: number, { ctimeNs }: BigIntStats): boolean {
 const MAX_WAIT_MS = 1500
 
 /**
- * Waits for {@link isSettledFile}: a tick of the clock where the file was just written, and else not at
- * all. No restore waits for this.
+ * Waits for {@link isSettledFile}: one clock tick after a write, otherwise not at all. No restore
+ * waits for this.
  *
- * @returns whether it came true: not for a time in the future, nor for a young file with writers.
+ * @returns false for a timestamp in the future, or a young file with writers.
  */
 export async function untilSettled(fd: number, stats: BigIntStats): Promise<boolean> {
   const end = performance.now() + MAX_WAIT_MS
@@ -57,8 +61,7 @@ export async function untilSettled(fd: number, stats: BigIntStats): Promise<bool
   return isSettledFile(fd, stats)
 }
 
-// Those of linux/magic.h and of the file systems' own headers that call file_update_time() before a
-// mapped page becomes writable.
+// Magic numbers of file systems that call file_update_time() before a mapped page becomes writable.
 const FILE_SYSTEMS_WITH_TIMES = new Set([
   0xef53, // ext2, ext3, ext4
   0x58465342, // XFS
@@ -68,10 +71,11 @@ const FILE_SYSTEMS_WITH_TIMES = new Set([
 ])
 
 /**
- * Whether the kernel of this machine sets the times of a file before each change of its content.
+ * Whether this machine's kernel updates the timestamps of a file before each change of its content.
  *
- * Not so on tmpfs, where stores through a shared mapping never do; on overlayfs, whose layers may be
- * there; on FUSE and network file systems, where they come from a server or from cached attributes.
+ * Not on tmpfs, where stores through a shared mapping do not update them; on overlayfs, whose
+ * layers may be on tmpfs; on FUSE and network file systems, whose timestamps come from a server or
+ * a cache.
  */
 export async function keepsTimes(path: string): Promise<boolean> {
   const { type } = await statfs(path).catch(() => ({ type: 0 }))

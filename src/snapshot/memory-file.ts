@@ -5,12 +5,12 @@ import { readWhole } from '../files.js'
 import { PAGE } from '../page.js'
 import { type FileStamp, keepsTimes, stampKey, stampOf, untilSettled } from './file-stamp.js'
 
-/** A memory file that is open for reading. */
+/** A memory file open for reading. */
 export class MemoryFile {
   readonly path: string
   readonly bytes: number
   readonly #file: FileHandle
-  /** As it was opened, or when it was old enough for its times to tell of the next write. */
+  /** State when opened, or once settled. */
   #before: BigIntStats
 
   private constructor(path: string, file: FileHandle, opened: BigIntStats) {
@@ -20,11 +20,11 @@ export class MemoryFile {
     this.#before = opened
   }
 
-  /** @throws ReapTraceError `ERR_SOURCE_READ`: it cannot be opened, or is no memory file. */
+  /** @throws ReapTraceError `ERR_SOURCE_READ`: it cannot be opened, or is not a memory file. */
   static async open(path: string): Promise<MemoryFile> {
     let file: FileHandle | undefined
     try {
-      // Without O_NONBLOCK the open of a named pipe would wait for somebody to write to it.
+      // Without O_NONBLOCK, opening a named pipe would wait for a writer.
       file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
       const opened = await file.stat({ bigint: true })
       checkShape(path, opened)
@@ -38,10 +38,11 @@ export class MemoryFile {
   /**
    * Reads 4 KiB pages, in any order, into `buffer` in the order given.
    *
-   * @throws ReapTraceError `ERR_SOURCE_READ`: the system call failed, or the file ends inside a page.
+   * @throws ReapTraceError `ERR_SOURCE_READ`: the system call failed, or the file ends inside a
+   * page.
    */
   async readPages(pages: Uint32Array, buffer: Buffer): Promise<void> {
-    // Shared by the lanes, and by address, as read-ahead likes it.
+    // Shared by the lanes, and sorted by address to benefit from read-ahead.
     const spans = planSpans(pages).values()
     const lanes = Array.from({ length: READS_AT_ONCE }, async () => {
       const bytes = Buffer.allocUnsafe(SPAN_PAGES * PAGE)
@@ -53,9 +54,9 @@ export class MemoryFile {
         }
       }
     })
-    // Not the first failure but all ends are awaited: a read must not go on after close().
-    const ends = await Promise.allSettled(lanes)
-    for (const end of ends) if (end.status === 'rejected') throw end.reason
+    // Waits for all lanes: no read may continue after close().
+    const results = await Promise.allSettled(lanes)
+    for (const result of results) if (result.status === 'rejected') throw result.reason
   }
 
   async #read(bytes: Buffer, offset: number): Promise<void> {
@@ -67,20 +68,20 @@ export class MemoryFile {
     throw new ReapTraceError(
       'ERR_SOURCE_READ',
       `the memory file ${this.path} ends at byte ${end}, inside its ${this.bytes} bytes`,
-      { path: this.path, check: 'short-read', offset: end, hint: 'It was cut while in use.' },
+      { path: this.path, check: 'short-read', offset: end, hint: 'It was truncated while in use.' },
     )
   }
 
-  /** Whether `path` names this very file. */
+  /** Whether `path` names this file. */
   async isAt(path: string): Promise<boolean> {
     const there = await stat(path, { bigint: true }).catch(() => undefined)
     return there?.dev === this.#before.dev && there.ino === this.#before.ino
   }
 
   /**
-   * Waits until a write to the file must show in its times, for a tick of the kernel's clock at most.
+   * Waits until the timestamps reveal every later write, at most one tick of the kernel's clock.
    *
-   * @returns false where it need not show.
+   * @returns false if they do not.
    */
   async untilSettled(): Promise<boolean> {
     this.#before = await this.#file.stat({ bigint: true })
@@ -88,10 +89,10 @@ export class MemoryFile {
   }
 
   /**
-   * Makes sure that nobody has written to the file meanwhile.
+   * Checks that the file was not modified since it was opened.
    *
-   * @returns its state, or `undefined` where its status changed.
-   * @throws ReapTraceError `ERR_SOURCE_READ`: the file was written to.
+   * @returns its state, or `undefined` if only its status changed.
+   * @throws ReapTraceError `ERR_SOURCE_READ`: the file was modified.
    */
   async checkUnchanged(): Promise<FileStamp | undefined> {
     const [before, now] = [this.#before, await this.#file.stat({ bigint: true })]
@@ -104,12 +105,12 @@ export class MemoryFile {
       {
         path: this.path,
         check: 'changed',
-        hint: 'Nothing may write to a snapshot: map it privately in the VMM.',
+        hint: 'A snapshot must not be modified: map it privately in the VMM.',
       },
     )
   }
 
-  /** Writes what the page cache has of the file to the disk. */
+  /** Writes the dirty pages of the file to the disk. */
   async sync(): Promise<void> {
     await this.#file.datasync()
   }
@@ -119,17 +120,17 @@ export class MemoryFile {
   }
 }
 
-/** A read of the memory file that serves several of the pages asked for. */
+/** A single read that covers several requested pages. */
 interface Span {
   firstPage: number
   pageCount: number
-  /** Indices into the pages asked for. */
+  /** Indices into the requested pages. */
   places: number[]
 }
 
 const READS_AT_ONCE = 4
 const SPAN_PAGES = 64
-// Reading a page that nobody asked for costs about a microsecond, another call about twenty.
+// Reading an unneeded page takes about 1 us, another call about 20 us.
 const BRIDGED_PAGES = 16
 
 function planSpans(pages: Uint32Array): Span[] {
@@ -165,13 +166,13 @@ export function readError(
   })
 }
 
-/** @throws ReapTraceError `ERR_SOURCE_READ` for what cannot be a memory file. */
+/** @throws ReapTraceError `ERR_SOURCE_READ` if it cannot be a memory file. */
 export function checkShape(path: string, stats: BigIntStats): void {
   if (!stats.isFile()) throw noMemoryFile(path, 'regular-file', 'is not a regular file')
   checkMemoryBytes(path, Number(stats.size))
 }
 
-/** @throws ReapTraceError `ERR_SOURCE_READ` for a size that no memory file has. */
+/** @throws ReapTraceError `ERR_SOURCE_READ` for an invalid size of a memory file. */
 export function checkMemoryBytes(path: string, bytes: number): void {
   if (bytes === 0) throw noMemoryFile(path, 'empty', 'is empty')
   if (bytes % PAGE === 0) return
@@ -182,5 +183,5 @@ const noMemoryFile = (path: string, check: string, what: string) =>
   new ReapTraceError('ERR_SOURCE_READ', `the memory file ${path} ${what}`, {
     path,
     check,
-    hint: "Name the snapshot's guest memory file (mem_file_path of Firecracker).",
+    hint: "Pass the snapshot's guest memory file (Firecracker's mem_file_path).",
   })

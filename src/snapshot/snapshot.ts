@@ -1,21 +1,21 @@
 import { checkOptions, type OptionRule, required, rules } from '../options.js'
 
-/** What a VM is restored from, besides the state of its devices. */
+/** Files that a VM is restored from, except its device state. */
 export interface Snapshot {
-  /** The file with the guest's memory. It must not change while a VM is restored from it. */
+  /** Path of the guest memory file. It must not change while a VM restored from it runs. */
   readonly memoryFile: string
-  /** The disk images that the VM reads, at most 16, in the order of the recording. */
+  /** Paths of the disk images that the VM reads, at most 16, in the order of the recording. */
   readonly diskImages?: readonly string[] | undefined
   /**
-   * Name of the snapshot, up to 1024 characters: one that no other snapshot has. A working set that was
-   * written with the same name is proven by that: the caller vouches for its bytes. One with another name
-   * is stale. One without a name needs another proof.
-   * @default no name
+   * Unique identifier of the snapshot, at most 1024 characters. A working set written with the same
+   * id needs no other proof: the caller vouches for its bytes. A set with another id is stale, and
+   * one without an id needs another proof.
+   * @default no id
    */
   readonly id?: string | undefined
 }
 
-/** The option `snapshot`, as far as a rule can say; {@link checkSnapshot} checks its members. */
+/** Rule of the option `snapshot`; {@link checkSnapshot} checks its members. */
 export const snapshotRule: OptionRule = required({
   expected: 'an object with a memoryFile',
   accepts: (value) => typeof value === 'object' && value !== null && !Array.isArray(value),
@@ -31,7 +31,7 @@ const snapshotRules: Record<keyof Snapshot, OptionRule> = {
   id: rules.name,
 }
 
-/** @throws TypeError for a snapshot that makes no sense. */
+/** @throws TypeError for an invalid snapshot. */
 export function checkSnapshot(caller: string, snapshot: Snapshot): void {
   checkOptions(caller, { snapshot }, { snapshot: snapshotRule })
   checkOptions(`the snapshot of ${caller}`, snapshot, snapshotRules)

@@ -7,178 +7,187 @@ import type { Trace, WorkingSet } from '../working-set/working-set.js'
 
 /** Options of `serve()`. */
 export interface ServeOptions {
-  /** Bound by us, with mode 0600; the VMM connects to it. One restore a socket. At most 107 bytes. */
+  /**
+   * Path of the socket that `serve()` binds, mode 0600, and that the VMM connects to. At most 107
+   * bytes. One socket serves one restore.
+   */
   readonly socketPath: string
-  /** What the VM is restored from. */
+  /** The snapshot that the VM is restored from. */
   readonly snapshot: Snapshot
   /**
-   * Pages to bring before the guest asks for them. A path is read and checked first. A set that is
-   * in no file has places but no bytes, which then come from the memory file: right, and slower.
+   * Pages to install before the guest touches them: a working set, or the path of its file, which
+   * is read and checked first. The bytes of a set without a file come from the memory file, which
+   * is slower.
    */
   readonly workingSet?: WorkingSet | string | undefined
   /**
-   * Whether to record the pages that the guest asks for, for `stopRecording()`. Beside a working set
-   * only the faults that it left are recorded.
+   * Whether to record the pages that the guest touches, for `stopRecording()`. With a working set,
+   * only the remaining faults are recorded.
    * @default false
    */
   readonly record?: boolean | undefined
   /**
-   * What to do when the working set is damaged, or of a memory file of another size: restore on
-   * demand and report a `warning`, or reject. A file that does not exist yet is no warning.
+   * What to do with a working set that is damaged or belongs to a memory file of another size:
+   * restore on demand and report a `warning`, or reject. A missing file causes no warning.
    * @default 'on-demand'
    */
   readonly onBadWorkingSet?: 'on-demand' | 'fail' | undefined
   /**
-   * What to do when pages of the working set are not those of the memory file. In no case does the
-   * guest get them: where it is not proven on this host that the memory file holds the set's bytes, the
-   * set gives pages and order, and the bytes come from the memory file. A guest on 2 MiB pages always
-   * gets its bytes from there, and its set is not compared.
-   * - `'warn'`: report a `warning`; `compared` has the count, and of a set that is known to be stale
-   *   the warning alone.
-   * - `'rewrite'`: report it, and write the working-set file anew from the memory file, after the
-   *   prefetch. The new file has the snapshot's `id`, or none.
+   * What to do with a stale working set, whose pages differ from the memory file. The guest never
+   * gets stale bytes: without a proof on this host that both files hold the same bytes, the set
+   * provides only pages and their order, and the bytes come from the memory file. This is always so
+   * for a guest with 2 MiB pages, whose set is not compared.
+   * - `'warn'`: report a `warning`; `compared` has the number of pages, except for a set that is
+   *   already known to be stale.
+   * - `'rewrite'`: report a `warning` and rewrite the working-set file from the memory file after
+   *   the prefetch. The new file has the snapshot's `id`, or none.
    * - `'fail'`: reject. A set without a proof is compared before the socket listens; the result is
-   *   remembered where it can be.
+   *   remembered if possible.
    * @default 'fail' with onBadWorkingSet: 'fail', else 'warn'
    */
   readonly onStaleWorkingSet?: 'warn' | 'rewrite' | 'fail' | undefined
   /**
-   * Milliseconds in which a VMM must have connected; 0 waits for ever.
+   * Maximum time to wait for a VMM to connect, in milliseconds; 0 waits indefinitely.
    * @default 10_000
    */
   readonly connectTimeoutMs?: number | undefined
   /**
-   * The VMM that will connect: its pid, or an object that has it, such as a `ChildProcess`. When it ends
-   * without a handshake, the session ends at once with `ERR_VMM_EXITED`.
-   * @default unknown; such a VMM is waited for until `connectTimeoutMs` is over
+   * The VMM that will connect: its pid, or an object with a `pid`, such as a `ChildProcess`. If it
+   * exits without a handshake, the session ends at once with `ERR_VMM_EXITED`.
+   * @default unknown: the session waits for `connectTimeoutMs`
    */
   readonly vmm?: number | { readonly pid?: number | undefined } | undefined
   /**
-   * What happens to a VM whose faults cannot be served any more, because of a failure or because
-   * this process ends. A VM that is left freezes at its next fault.
+   * What to do with a VM whose faults can no longer be served, because of a failure or because this
+   * process ends. A VM that is left freezes at its next fault.
    * @default 'kill'
    */
   readonly vm?: 'kill' | 'leave' | undefined
   /**
-   * Another uid that the VMM may run as (a jailer's). The socket is given to it, which takes root.
-   * Without it, only our own uid and root may connect.
+   * Additional uid that the VMM may run as (under a jailer). The socket is given to it, which
+   * requires root. By default only this process's uid and root may connect.
    */
   readonly peerUid?: number | undefined
   /**
-   * Bounds the start: an abort before `prefetched` settles ends the session as `signal` does, a later one
-   * does nothing. `AbortSignal.timeout(4000)` fits here.
+   * Limits the start: an abort before `prefetched` settles ends the session as `signal` does, a
+   * later one has no effect. For example `AbortSignal.timeout(4000)`.
    */
   readonly startSignal?: AbortSignal | undefined
   /**
-   * Ends the session whenever it aborts, and the VM with it, by `vm`; what is pending rejects with its
+   * Ends the session at any time, and handles the VM as `vm` says; pending promises reject with its
    * reason.
    */
   readonly signal?: AbortSignal | undefined
   /**
-   * Called for each step of the session, never for a fault. Events are plain JSON. What it throws becomes a
-   * warning of the process and harms no session.
+   * Called for each step of the session, never for a fault. Events are plain JSON. An exception
+   * becomes a process warning and does not affect the session.
    */
   readonly onEvent?: ((event: ServeEvent) => void) | undefined
 }
 
 /** One mapping of guest memory in the VMM. */
 export interface GuestRegion {
-  /** Where it is in the VMM's address space, which has 2^47 or 2^52 bytes. */
+  /** Address in the VMM's address space, below 2^52. */
   readonly baseAddress: number
-  /** Bytes. */
+  /** Size in bytes. */
   readonly size: number
-  /** Of its first byte in the memory file. */
+  /** Offset of its first byte in the memory file. */
   readonly offset: number
 }
 
-/** What the handshake said. */
+/** Content of the handshake. */
 export interface GuestInfo {
-  /** The VMM's process, as the kernel names it to us. */
+  /** Process id of the VMM, from the kernel. */
   readonly pid: number
-  /** Bytes: 4096, or 2097152 for a guest on huge pages. */
+  /** Page size in bytes: 4096, or 2097152 for a guest on huge pages. */
   readonly pageSize: number
   readonly memoryBytes: number
-  /** By offset in the memory file. */
+  /** Mappings, sorted by offset in the memory file. */
   readonly regions: readonly GuestRegion[]
 }
 
 /** Result of a prefetch. */
 export interface PrefetchResult {
-  /** Number of 4 KiB pages installed before the guest asked, zero pages included. */
+  /** Number of 4 KiB pages installed before the guest touched them, zero pages included. */
   readonly pageCount: number
-  /** Number of contiguous runs that were installed. */
+  /** Number of contiguous runs installed. */
   readonly extentCount: number
-  /** Bytes read for it. */
+  /** Number of bytes read. */
   readonly bytes: number
-  /** Time in which pages were being read, by one thread or several; others install meanwhile. */
+  /** Time during which at least one thread was reading pages; others install at the same time. */
   readonly fetchMs: number
   /** Time spent installing, summed over the workers. */
   readonly installMs: number
-  /** From the handshake to the last page. */
+  /** Time from the handshake to the last page. */
   readonly sinceConnectMs: number
   /**
-   * Source of the bytes at the end of the prefetch: the working-set file where it is proven to hold the
-   * memory file's, which is faster with a cold page cache. `undefined` without a working set.
+   * Source of the bytes at the end of the prefetch: the working-set file if it is proven to hold
+   * the memory file's bytes, which is faster with a cold page cache. `undefined` without a working
+   * set.
    */
   readonly source: 'working-set' | 'memory-file' | undefined
   /**
-   * The proof: the set was written from this memory file or compared with it on this host, and neither
-   * changed since; or the caller named its snapshot. `undefined` without one.
+   * Kind of proof: the set was written from this memory file, or compared with it on this host, and
+   * neither file has changed since; or both have the same snapshot id. `undefined` without a proof.
    */
   readonly provenBy: ProofKind | undefined
-  /** False when it was given up, which a `warning` explains. The guest is served on demand then. */
+  /**
+   * Whether the prefetch completed. If not, a `warning` says why, and the guest is served on
+   * demand.
+   */
   readonly complete: boolean
 }
 
-/** Counters of one session. Pages are of 4 KiB, whatever the guest's are. */
+/** Counters of one session, in 4 KiB pages whatever the guest uses. */
 export interface FaultStats {
-  /** Faults that the guest has waited for. */
+  /** Number of faults that the guest waited for. */
   readonly faults: number
-  /** Of these, on pages of the working set that the prefetch had not brought yet. */
+  /** Number of these on working-set pages that the prefetch had not installed yet. */
   readonly lateFaults: number
-  /** Of these, on pages that the prefetch does not bring. 0 without a working set. */
+  /** Number of these on pages outside the working set; 0 without a working set. */
   readonly residualFaults: number
-  /** Pages installed with bytes, by faults, ahead of them and by prefetch. */
+  /** Number of pages installed with data, by faults, ahead of faults and by the prefetch. */
   readonly installed: number
-  /** Pages installed as zeros, without reading. */
+  /** Number of pages installed as zeros, without reading. */
   readonly zero: number
-  /** Of both, those installed before the guest asked. */
+  /** Number of both kinds installed by the prefetch. */
   readonly prefetched: number
   /**
-   * Of both, those installed ahead of a run of faults, for a guest that touches its memory in order or a VMM that
-   * writes a snapshot of it: after 16 faults in order, a page for each fault of the run, up to 128 KiB with each
-   * one. None while touches are recorded, during a prefetch, or on 2 MiB pages.
+   * Number of both kinds installed ahead of a sequential run of faults, of a guest that touches its
+   * memory in order or a VMM that writes a snapshot: after 16 sequential faults, as many pages as
+   * the run has faults, at most 128 KiB per fault. 0 while recording, during a prefetch, and with 2
+   * MiB pages.
    */
   readonly installedAhead: number
-  /** Installs that found the page there. */
+  /** Number of pages that were already present when installed. */
   readonly present: number
-  /** Installs put off because the VMM was giving memory back. */
+  /** Number of pages whose installation was deferred because the VMM was releasing memory. */
   readonly deferred: number
-  /** Installs that found no registered memory, or no VM. */
+  /** Number of pages discarded because the memory was not registered or the VM had exited. */
   readonly discarded: number
-  /** Pages that the guest gave back. */
+  /** Number of pages released by the guest. */
   readonly removed: number
-  /** Bytes read from the memory file and the working-set file. */
+  /** Number of bytes read from the memory file and the working-set file. */
   readonly bytesRead: number
 }
 
 /**
- * How a session ended: `closed` before it served a VM, because the VM exited (`vm-exited`), by
- * `close()` (`vm-killed`, `vm-left`), or by `detach()`.
+ * End of a session: `closed` before a VM connected, `vm-exited`, `vm-killed` or `vm-left` by
+ * `close()`, or `detached` by `detach()`.
  */
 export interface ServeResult {
   readonly state: 'closed' | 'vm-exited' | 'vm-killed' | 'vm-left' | 'detached'
   readonly stats: FaultStats
 }
 
-/** Result of comparing a working set that was not proven with the memory file. */
+/** Result of comparing an unproven working set with the memory file. */
 export interface WorkingSetComparison extends VerifyResult {
-  /** Whether the working-set file was written anew, with `onStaleWorkingSet: 'rewrite'`. */
+  /** Whether the working-set file was rewritten (`onStaleWorkingSet: 'rewrite'`). */
   readonly rewritten: boolean
 }
 
 /**
- * Events passed to `onEvent`, in this order; a `warning` may come at any time, and `compared` after
+ * Event passed to `onEvent`, in this order; a `warning` can come at any time, and `compared` after
  * `closed`.
  */
 export type ServeEvent =
@@ -189,59 +198,60 @@ export type ServeEvent =
   | ({ readonly type: 'compared' } & WorkingSetComparison)
   | ({ readonly type: 'closed'; readonly error?: ReapTraceError } & ServeResult)
 
-/** Serves the page faults of one restored VM. Made by `serve()`. */
+/** Page-fault handler of one restored VM, created by `serve()`. */
 export interface FaultHandler extends AsyncDisposable {
   readonly socketPath: string
   /**
-   * The handshake. Rejects with `ERR_HANDSHAKE_TIMEOUT`, `ERR_HANDSHAKE_INVALID`, `ERR_VMM_EXITED`,
-   * `ERR_PEER_REFUSED`, or `ERR_CLOSED` when the session ends before it.
+   * Resolves with the handshake. Rejects with `ERR_HANDSHAKE_TIMEOUT`, `ERR_HANDSHAKE_INVALID`,
+   * `ERR_VMM_EXITED`, `ERR_PEER_REFUSED`, or `ERR_CLOSED` if the session ends first.
    */
   readonly connected: Promise<GuestInfo>
   /**
-   * The end of the prefetch; without a working set, the handshake. A working set that turns out to
-   * be damaged resolves with `complete: false`, or rejects with `onBadWorkingSet: 'fail'`; the
-   * guest is served either way.
+   * Resolves at the end of the prefetch; without a working set, at the handshake. If the working
+   * set turns out to be damaged, it resolves with `complete: false`, or rejects with
+   * `onBadWorkingSet: 'fail'`; the guest is served either way.
    */
   readonly prefetched: Promise<PrefetchResult>
   /**
-   * The comparison of a working set that was not proven with the memory file, every page: after the
-   * prefetch, on a thread that runs when nothing else wants the core, and also when the session ends
-   * meanwhile. Its result is remembered on this host. `undefined` where none was needed, or where it
+   * Resolves when every page of an unproven working set was compared with the memory file. This
+   * starts after the prefetch, on a thread with idle priority, and continues if the session ends.
+   * The result is remembered on this host. `undefined` if no comparison was needed, or if it
    * failed, which a `warning` reports. Never rejects; an abort of `signal` ends it.
    */
   readonly compared: Promise<WorkingSetComparison | undefined>
   /**
-   * The end of the session, by when no thread, descriptor or socket of it is left but those of a
-   * comparison, which goes on until `compared` settles. Rejects with the
-   * failure that ended it: `ERR_SOURCE_READ`, `ERR_FAULT_UNRESOLVED`, or one of the handshake's.
+   * Resolves at the end of the session, when its threads, descriptors and socket are released,
+   * except those of a comparison, which continues until `compared` settles. Rejects with the
+   * failure that ended the session: `ERR_SOURCE_READ`, `ERR_FAULT_UNRESOLVED`, or an error of
+   * `connected`.
    */
   readonly closed: Promise<ServeResult>
   /**
-   * The counters as they are now, also after the end. While the VM lives they may trail what its
-   * guest has seen by the pages in flight; they are exact after `closed` or `detach()`, and those
-   * of the prefetch after `prefetched`.
+   * Returns the current counters, also after the end. While the VM runs, they may lag behind its
+   * guest by the pages in flight; they are exact after `closed` or `detach()`, and those of the
+   * prefetch after `prefetched`.
    */
   stats(): FaultStats
   /**
-   * Ends the recording and returns its pages in first-touch order; serving goes on. Call it when the
-   * function has answered: what the guest touches later is not part of its working set. A second call
+   * Ends the recording and returns its pages in first-touch order; serving continues. Call it when
+   * the function has answered: pages touched later are not part of its working set. A second call
    * returns the same pages.
    *
-   * @throws TypeError when the session does not record.
+   * @throws TypeError if the session does not record.
    * @throws ReapTraceError `ERR_CLOSED` before `connected`.
    */
   stopRecording(): Trace
   /**
-   * Installs every page that is still missing, takes the memory out of userfaultfd, and lets the VM
-   * live on without a handler. Costs the VM its whole memory. Rejects with `ERR_CLOSED` when there
-   * is no VM, and with `ERR_FAULT_UNRESOLVED` when the VM may have no more memory: it is served on
-   * then.
+   * Installs every missing page and unregisters the memory from userfaultfd, so that the VM
+   * continues without a handler. The VM then occupies its whole memory. Rejects with `ERR_CLOSED`
+   * without a VM, and with `ERR_FAULT_UNRESOLVED` if the VM may not have more memory; serving
+   * continues then.
    */
   detach(): Promise<ServeResult>
   /**
-   * Ends the session now and resolves when it has ended, whatever ended it: the failure of one that
-   * failed before is `closed`'s. A VM that is alive is killed, since nobody could serve its next fault,
-   * or left frozen with `vm: 'leave'`. May be called again.
+   * Ends the session and resolves when it has ended. It never rejects: a failure of the session
+   * rejects `closed`. A running VM is killed, since its next fault could not be served, or left to
+   * freeze with `vm: 'leave'`. Idempotent.
    * @default { vm: 'kill' }
    */
   close(options?: { readonly vm?: 'kill' | 'leave' | undefined }): Promise<ServeResult>

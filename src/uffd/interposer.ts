@@ -6,21 +6,22 @@ import { checkOptions, type OptionRule, oneOf, required, rules } from '../option
 import { checkShape, readError } from '../snapshot/memory-file.js'
 import { checkSnapshot, type Snapshot, snapshotRule } from '../snapshot/snapshot.js'
 
+/** Options of {@link interposerEnvironment}. */
 export interface InterposerOptions {
   /** The snapshot whose memory file the VMM maps as guest memory, the same as for `serve()`. */
   readonly snapshot: Snapshot
-  /** Where `serve()` listens. */
+  /** Path of the socket on which `serve()` listens. */
   readonly socketPath: string
   /**
-   * What the VMM does when it cannot be served: nobody listens, it gets no userfaultfd, or the file is one
-   * that cannot be served.
-   * - `'file'`: writes the reason to stderr, and goes on with a plain mapping of the file,
-   * - `'stop'`: writes the reason to stderr, and ends with status 69.
+   * What the VMM does if it cannot be served: no handler listens, it cannot create a userfaultfd,
+   * or the file cannot be served.
+   * - `'file'`: writes the reason to stderr and continues with a plain mapping of the file,
+   * - `'stop'`: writes the reason to stderr and exits with status 69.
    * @default 'stop'
    */
   readonly onUnreachable?: 'file' | 'stop' | undefined
   /**
-   * The environment to add to, of which `LD_PRELOAD` is kept.
+   * Environment of the VMM; an `LD_PRELOAD` in it is kept.
    * @default process.env
    */
   readonly env?: Readonly<Record<string, string | undefined>> | undefined
@@ -40,24 +41,24 @@ const interposerRules: Record<keyof InterposerOptions, OptionRule> = {
 }
 
 /**
- * The environment in which a VMM that maps its memory file gives that memory to a handler of
- * `serve()`: any dynamically linked VMM, with no word about reap-trace in it.
+ * Environment variables that make an unmodified VMM, which maps its memory file, use a handler of
+ * `serve()`. The VMM must be dynamically linked.
  *
- * A library that is loaded into the VMM waits for the private, writable mapping of the memory file.
- * It makes it memory that is registered with a userfaultfd, and announces that as Firecracker does.
- * Children of the process inherit the environment, so a script that starts the VMM can have it too.
+ * The variables preload a library that intercepts the private, writable mapping of the memory file.
+ * It registers the mapping with a userfaultfd and sends the same handshake as Firecracker. Child
+ * processes inherit the environment, so a script may start the VMM.
  *
- * @returns The variables to add to an environment, `LD_PRELOAD` among them.
- * @throws TypeError for options that make no sense.
+ * @returns the variables to add to the environment, including `LD_PRELOAD`.
+ * @throws TypeError for invalid options.
  * @throws ReapTraceError
- * - `ERR_SOURCE_READ`: the memory file cannot be found, or is no memory file,
- * - `ERR_NATIVE_UNAVAILABLE`: there is no library for this machine, or it is in a folder that
- *   `LD_PRELOAD` cannot name.
+ * - `ERR_SOURCE_READ`: the memory file cannot be found, or is not a memory file,
+ * - `ERR_NATIVE_UNAVAILABLE`: there is no library for this machine, or `LD_PRELOAD` cannot contain
+ *   its path.
  *
  * @example
  * const handler = await serve({ snapshot, socketPath })
  * const added = interposerEnvironment({ snapshot, socketPath })
- * const vmm = spawn('qemu-system-x86_64', words, { env: { ...process.env, ...added } })
+ * const vmm = spawn('qemu-system-x86_64', args, { env: { ...process.env, ...added } })
  */
 export function interposerEnvironment(options: InterposerOptions): Record<string, string> {
   checkOptions('interposerEnvironment()', options, interposerRules)
@@ -82,7 +83,7 @@ function libraryPath(): string {
   if (!/[\s:]/.test(path)) return path
   throw new ReapTraceError(
     'ERR_NATIVE_UNAVAILABLE',
-    `LD_PRELOAD cannot name ${path}, which has a space or a colon in it`,
+    `LD_PRELOAD cannot contain ${path}, which has a space or a colon`,
     { path, hint: 'Install reap-trace in a folder without them.' },
   )
 }

@@ -24,7 +24,7 @@ export const serveRules: Record<keyof ServeOptions, OptionRule> = {
   onStaleWorkingSet: oneOf('warn', 'rewrite', 'fail'),
   connectTimeoutMs: rules.milliseconds,
   vmm: {
-    expected: 'a pid, or an object that has one',
+    expected: 'a pid, or an object with a pid',
     accepts: (value) => isPid(value) || isPid((value as { pid?: unknown } | null)?.pid),
   },
   vm: oneOf('kill', 'leave'),
@@ -35,20 +35,20 @@ export const serveRules: Record<keyof ServeOptions, OptionRule> = {
 }
 
 /**
- * Binds a socket, waits there for a VMM's userfaultfd handshake, and serves the guest's page faults
- * on native threads until the VM ends.
+ * Binds a socket, waits for a VMM's userfaultfd handshake, and serves the guest's page faults on
+ * native threads until the VM exits.
  *
- * Resolves when the socket listens: the snapshot may now be loaded with `socketPath` as its backend.
- * With a working set, its pages are being read already.
+ * Resolves when the socket listens: the snapshot can now be loaded with `socketPath` as its
+ * backend. The pages of a working set are already being read.
  *
- * @throws TypeError for options that make no sense.
+ * @throws TypeError for invalid options.
  * @throws ReapTraceError
  * - `ERR_SOCKET`: the socket cannot be bound,
  * - `ERR_SOURCE_READ`: the memory file cannot be opened,
- * - `ERR_WORKING_SET_INVALID`, `ERR_WORKING_SET_IO`, `ERR_SNAPSHOT_MISMATCH`: the working set cannot
- *   be used (only with `onBadWorkingSet: 'fail'`),
- * - `ERR_SNAPSHOT_MISMATCH` with the `check` `stale` or `snapshot-id`: it holds the bytes of another
- *   snapshot (only with `onStaleWorkingSet: 'fail'`),
+ * - `ERR_WORKING_SET_INVALID`, `ERR_WORKING_SET_IO`, `ERR_SNAPSHOT_MISMATCH`: the working set
+ *   cannot be used (only with `onBadWorkingSet: 'fail'`),
+ * - `ERR_SNAPSHOT_MISMATCH` with the `check` `stale` or `snapshot-id`: the set holds the bytes of
+ *   another snapshot (only with `onStaleWorkingSet: 'fail'`),
  * - `ERR_NATIVE_UNAVAILABLE`: the addon does not load.
  *
  * @example
@@ -130,7 +130,7 @@ export async function serve(options: ServeOptions): Promise<FaultHandler> {
   return handler
 }
 
-/** The two that may bound a start, as one. */
+/** Combines the given signals. */
 function eitherOf(...signals: (AbortSignal | undefined)[]): AbortSignal | undefined {
   const given = signals.filter((signal) => signal !== undefined)
   return given.length > 1 ? AbortSignal.any(given) : given[0]

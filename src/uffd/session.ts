@@ -22,7 +22,7 @@ import type {
 import { compareAfterRestore, stalePolicyOf } from './stale-working-set.js'
 import { writtenShareOf } from './written-share.js'
 
-/** The sessions of this thread that have not ended. */
+/** Sessions of this thread that have not ended. */
 const sessions = new Map<number, Session>()
 let started = false
 let forgetExit: (() => void) | undefined
@@ -45,8 +45,8 @@ function deliver(event: NativeEvent): void {
 }
 
 /**
- * Ends the engine with the process. Without this a signal's default action would leave the socket
- * of a session that still listens, and a VM that waits for ever.
+ * Shuts the engine down when the process exits. Otherwise a signal's default action would leave
+ * behind the socket of a listening session, and a VM that waits forever.
  */
 export function watchExit(): void {
   if (!isMainThread || forgetExit) return
@@ -68,11 +68,11 @@ export class Session implements FaultHandler {
   readonly #snapshot: OpenSnapshot
   readonly #context: FailureContext
   readonly #onAbort = ({ target }: Event) => this.#abort((target as AbortSignal).reason)
-  /** Another function: both signals may be the same. */
+  /** A separate function, since both signals may be the same object. */
   readonly #onStartAbort = (event: Event) => this.#onAbort(event)
   readonly #isSetRefused: boolean
   #guest: GuestInfo | undefined
-  /** Until the prefetch is over. */
+  /** Cleared at the end of the prefetch. */
   #isUnproven: boolean
   #result: ServeResult | undefined
   #abortReason: { readonly reason: unknown } | undefined
@@ -185,7 +185,7 @@ export class Session implements FaultHandler {
     }
   }
 
-  /** From here on, an abort of `startSignal` does nothing. */
+  /** Ignores `startSignal` from now on. */
   #endStart(): void {
     this.#options.startSignal?.removeEventListener('abort', this.#onStartAbort)
   }
@@ -264,12 +264,13 @@ export class Session implements FaultHandler {
     const early = this.#abortReason
       ? this.#abortReason.reason
       : (failure ??
-        new ReapTraceError('ERR_CLOSED', `the session ended before that: ${state}`, {
+        new ReapTraceError('ERR_CLOSED', `the session has ended: ${state}`, {
           path: this.socketPath,
         }))
     this.#settle.connected.reject(early)
     this.#settle.prefetched.reject(early)
-    // No effect where the prefetch was over. A VM that ended before is no reason to know less next time.
+    // Without effect after the prefetch. A VM that exits earlier still has its set compared for the
+    // next restore.
     const wasServed = this.#guest?.pageSize === PAGE && !this.#abortReason
     this.#settle.compared.resolve(wasServed && this.#isUnproven ? this.#compare() : undefined)
     if (this.#abortReason) this.#settle.closed.reject(this.#abortReason.reason)
@@ -289,7 +290,7 @@ interface Settle<T> {
   readonly reject: (reason: unknown) => void
 }
 
-/** A promise that nobody has to await: its rejection is also that of `closed`, or an event. */
+/** A promise whose rejection may stay unhandled: `closed` or an event reports it as well. */
 function defer<T>(): Settle<T> {
   let settle: Omit<Settle<T>, 'promise'> | undefined
   const promise = new Promise<T>((resolve, reject) => {
@@ -311,7 +312,7 @@ const nothingPrefetched: PrefetchResult = {
   complete: true,
 }
 
-/** Those that the engine counts in pages of the guest. */
+/** Counters that the engine keeps in guest pages. */
 const PAGE_COUNTERS = [
   'installed',
   'zero',

@@ -15,12 +15,11 @@ export const stalePolicyOf = ({
   onStaleWorkingSet ?? (onBadWorkingSet === 'fail' ? 'fail' : 'warn')
 
 /**
- * What a restore from a set that was not proven leaves to do: compares the set with the memory file, and
- * writes it anew where it is stale and that is wanted.
+ * Compares an unproven set with the memory file after a restore, and rewrites it if it is stale and
+ * the policy says so.
  *
- * @param warn is called where the set is found stale and was not known to be, and where it cannot be
- * written.
- * @returns `undefined` where nothing is left to find out.
+ * @param warn called if the set is newly found stale, and if it cannot be written.
+ * @returns `undefined` if no comparison is needed.
  * @throws ReapTraceError as `WorkingSet.verify()` does.
  * @throws the reason of the signal when it aborts.
  */
@@ -49,7 +48,7 @@ export async function compareAfterRestore(
   return { ...result, rewritten }
 }
 
-/** Writes the set's file anew, with the same places and the bytes that the memory file has now. */
+/** Rewrites the set's file with the same pages and the current bytes of the memory file. */
 async function rewrite(
   set: WorkingSet,
   { snapshot, signal }: Pick<ServeOptions, 'snapshot' | 'signal'>,

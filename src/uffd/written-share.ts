@@ -5,9 +5,9 @@ import type { GuestInfo } from './fault-handler.js'
 const SAMPLES = 128
 
 /**
- * Share of the touched pages that the guest has changed since they came from the memory file: samples of
- * its memory, in less than a millisecond. (The kernel says of a fault whether it was a write, but a guest
- * often reads a page before it writes to it.) `undefined` where this process may not look into the VMM.
+ * Estimates the share of the touched pages that the guest has modified, from samples of its memory,
+ * in less than a millisecond. (A fault says whether it was a write, but a guest often reads a page
+ * before it writes to it.) `undefined` if this process may not read the VMM's memory.
  */
 export function writtenShareOf(
   guest: GuestInfo | undefined,
@@ -25,10 +25,10 @@ export function writtenShareOf(
     for (let i = 0; i < samples; i++) {
       const offset = pages[Math.floor((i * pages.length) / samples)]! * PAGE
       const region = guest.regions.find(
-        (one) => offset >= one.offset && offset < one.offset + one.size,
+        (region) => offset >= region.offset && offset < region.offset + region.size,
       )!
       const address = region.baseAddress + offset - region.offset
-      // Nothing is read from a VMM that has ended meanwhile.
+      // Reading the memory of an exited VMM returns no bytes.
       if (readSync(memory, now, 0, PAGE, address) < PAGE) return undefined
       if (readSync(file, before, 0, PAGE, offset) < PAGE) return undefined
       if (!now.equals(before)) changed++

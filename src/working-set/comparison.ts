@@ -25,53 +25,53 @@ import { type Finding, findingOf, remember } from './findings.js'
 export interface Mismatch {
   /** Number of the 4 KiB page. */
   readonly page: number
-  /** Where it begins in the memory file. */
+  /** Offset of the page in the memory file. */
   readonly offset: number
 }
 
-/** What a full comparison found. */
+/** Result of a full comparison. */
 export interface VerifyResult {
-  /** Number of 4 KiB pages compared: all of the set, also the zero ones. */
+  /** Number of 4 KiB pages compared: all of the set, zero pages included. */
   readonly pageCount: number
   readonly identical: boolean
-  /** Number of `pages` that differ. */
+  /** Number of pages that differ. */
   readonly mismatchedPageCount: number
-  /** The first 16 of them in the order of the file. */
+  /** First 16 pages that differ, in file order. */
   readonly mismatches: readonly Mismatch[]
   /**
-   * Whether the result is kept on this host, so that the next restore need not compare, in whichever
-   * process. False where the folder for results cannot be used (`reap-trace doctor` checks it), where a
-   * file changed meanwhile, may have a writer and is younger than 70 s, or where no time tells of every
-   * change of the memory file (tmpfs, FUSE, network file systems).
+   * Whether the result is saved on this host, so that the next restore, in any process, need not
+   * compare. False if the folder for results cannot be used (`reap-trace doctor` checks it), if a
+   * file changed during the comparison or may have a writer and is younger than 70 s, or if the
+   * timestamps of the memory file do not reveal every change (tmpfs, FUSE, network file systems).
    */
   readonly remembered: boolean
 }
 
 export interface ComparisonOptions {
   /**
-   * `idle` reads and compares when nothing else wants the core, `soon` at once. Both wait for the tick
-   * of the clock after which the times of the files tell of the next write; `now` does not, and its
-   * result may not be remembered.
+   * `idle` compares with idle priority, `soon` at once. Both first wait for the clock tick after
+   * which the files' timestamps reveal the next write; `now` does not wait, so its result may not
+   * be remembered.
    */
   readonly when: 'idle' | 'soon' | 'now'
   readonly signal?: AbortSignal | undefined
   readonly onProgress?: ((progress: Progress) => void) | undefined
 }
 
-/** A comparison, and the states of the files in which it holds. */
+/** A comparison, and the file states for which it holds. */
 export interface ComparedFiles {
   readonly result: VerifyResult
-  /** `undefined` where a later write might not show. */
+  /** `undefined` if the stamps might not reveal a later write. */
   readonly states: { readonly memory: FileStamp; readonly set: FileStamp } | undefined
 }
 
 /**
- * Compares every page of a working-set file with the memory file on its own thread, and remembers
- * the result.
+ * Compares every page of a working-set file with the memory file on a separate thread, and
+ * remembers the result.
  *
  * @throws ReapTraceError
  * - `ERR_SNAPSHOT_MISMATCH`: the memory file has another size,
- * - `ERR_WORKING_SET_INVALID`: the file's data is damaged, or it was written to since it was read,
+ * - `ERR_WORKING_SET_INVALID`: the file's data is damaged, or it was modified since it was read,
  * - `ERR_SOURCE_READ`, `ERR_WORKING_SET_IO`: one of the files cannot be read.
  * @throws the reason of `signal` when it aborts.
  */
@@ -85,10 +85,10 @@ export async function compareWithMemory(
   await using file = await OpenFile.open(set.path, (error) =>
     ioError('working set', 'read', set.path, error),
   )
-  const [memoryStats, setStats] = [await memory.look(), await file.look()]
+  const [memoryStats, setStats] = [await memory.stat(), await file.stat()]
   checkShape(memoryPath, memoryStats)
   checkSize(memoryPath, Number(memoryStats.size), set.memoryBytes)
-  if (stampKey(setStats) !== keyOfStamp(set.stamp)) throw writtenTo(set.path)
+  if (stampKey(setStats) !== keyOfStamp(set.stamp)) throw modified(set.path)
 
   const isOldEnough = when === 'now' ? isSettledFile : untilSettled
   const wereSettled =
@@ -96,55 +96,53 @@ export async function compareWithMemory(
     (await isOldEnough(memory.fd, memoryStats)) &&
     (await isOldEnough(file.fd, setStats))
   const totalPages = set.dataPages + set.zeroPages
-  const [pages, mismatchedPages, mismatches] = await compareFiles(
+  const [pageCount, mismatchedPageCount, mismatches] = await compareFiles(
     { path: set.path, fd: file.fd, set: set.tables },
     { path: memoryPath, fd: memory.fd },
     {
       background: when === 'idle',
       signal,
       onProgress:
-        onProgress && ((pages) => onProgress({ pageCount: pages, totalPageCount: totalPages })),
+        onProgress && ((pageCount) => onProgress({ pageCount, totalPageCount: totalPages })),
     },
   )
   const areUnchanged =
-    stampKey(await memory.look()) === stampKey(memoryStats) &&
-    stampKey(await file.look()) === stampKey(setStats)
+    stampKey(await memory.stat()) === stampKey(memoryStats) &&
+    stampKey(await file.stat()) === stampKey(setStats)
   const holds = wereSettled && areUnchanged
   const states = holds ? { memory: stampOf(memoryStats), set: set.stamp } : undefined
-  const found = { mismatchedPageCount: mismatchedPages, mismatches: Array.from(mismatches) }
+  const found = { mismatchedPageCount, mismatches: Array.from(mismatches) }
   const finding = { memoryFile: memoryPath, how: 'compared', ...found } as const
-  // Before a restore nobody waits until others can know.
+  // A comparison before a restore does not wait for the result to be saved.
   const kept = states ? remember(set, states.memory, finding, () => memory.sync()) : false
-  return { result: resultOf(pages, found, when !== 'now' && (await kept)), states }
+  return { result: resultOf(pageCount, found, when !== 'now' && (await kept)), states }
 }
 
 const resultOf = (
-  pages: number,
-  {
-    mismatchedPageCount: mismatchedPages,
-    mismatches,
-  }: Pick<Finding, 'mismatchedPageCount' | 'mismatches'>,
+  pageCount: number,
+  { mismatchedPageCount, mismatches }: Pick<Finding, 'mismatchedPageCount' | 'mismatches'>,
   remembered: boolean,
 ): VerifyResult => ({
-  pageCount: pages,
-  identical: mismatchedPages === 0,
-  mismatchedPageCount: mismatchedPages,
+  pageCount,
+  identical: mismatchedPageCount === 0,
+  mismatchedPageCount,
   mismatches: mismatches.map((page) => ({ page, offset: page * PAGE })),
   remembered,
 })
 
-/** Pairs whose memory file's times do not tell of every change, so that not every restore compares them. */
+/**
+ * Results for memory files whose timestamps do not reveal every change; valid in this process only.
+ */
 const notRemembered = new LRUCache<string, VerifyResult>({ max: 256 })
 
-/** {@link compareWithMemory}, unless files in these states were compared before. */
+/** {@link compareWithMemory}, unless the files were already compared in their current states. */
 export async function compareOnce(
   set: WorkingSetFile,
   memoryPath: string,
   options: ComparisonOptions,
 ): Promise<ComparedFiles> {
   const memory = stampOf(await statMemoryFile(memoryPath))
-  // What is known of the set is not what its file holds now.
-  if ((await stampAt(set.path)) !== keyOfStamp(set.stamp)) throw writtenTo(set.path)
+  if ((await stampAt(set.path)) !== keyOfStamp(set.stamp)) throw modified(set.path)
   const finding = await findingOf(set, memory)
   if (finding) {
     const result = resultOf(set.dataPages + set.zeroPages, finding, true)
@@ -154,15 +152,17 @@ export async function compareOnce(
   const before = notRemembered.get(pair)
   if (before) return { result: before, states: undefined }
   const compared = await compareWithMemory(set, memoryPath, options)
-  // Not of files that were too young, or had writers: the next comparison may be remembered.
+  // Files that were too young or had writers are compared again: that result may be saved.
   if (!(await keepsTimes(memoryPath))) notRemembered.set(pair, compared.result)
   return compared
 }
 
-/** The end of the last comparison in the background: they take turns, as they share cores and disk. */
+/**
+ * End of the last background comparison: they run one at a time, since they share cores and disk.
+ */
 let lastTurn: Promise<unknown> = Promise.resolve()
 
-/** {@link compareOnce} when nothing else wants the core, one at a time. */
+/** {@link compareOnce} with idle priority, one at a time. */
 export function compareInBackground(
   set: WorkingSetFile,
   memoryPath: string,
@@ -176,7 +176,7 @@ export function compareInBackground(
   return turn
 }
 
-/** The error of a set whose bytes are not those of the memory file. */
+/** The error for a set whose bytes differ from the memory file. */
 export function staleError(
   setPath: string,
   memoryFile: string,
@@ -202,8 +202,8 @@ async function stampAt(path: string): Promise<string> {
   return stampKey(stats)
 }
 
-const writtenTo = (path: string) =>
-  new ReapTraceError('ERR_WORKING_SET_INVALID', `${path} was written to since it was read`, {
+const modified = (path: string) =>
+  new ReapTraceError('ERR_WORKING_SET_INVALID', `${path} was modified since it was read`, {
     path,
     check: 'changed',
     hint: 'Read it again.',
@@ -220,7 +220,7 @@ class OpenFile {
 
   static async open(path: string, explain: (error: unknown) => unknown): Promise<OpenFile> {
     try {
-      // Without O_NONBLOCK the open of a named pipe would wait for somebody to write to it.
+      // Without O_NONBLOCK, opening a named pipe would wait for a writer.
       const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
       return new OpenFile(file, explain)
     } catch (error) {
@@ -232,13 +232,13 @@ class OpenFile {
     return this.#file.fd
   }
 
-  look(): Promise<BigIntStats> {
+  stat(): Promise<BigIntStats> {
     return this.#file.stat({ bigint: true }).catch((error: unknown) => {
       throw this.#explain(error)
     })
   }
 
-  /** Writes what the page cache has of the file to the disk. */
+  /** Writes the dirty pages of the file to the disk. */
   sync(): Promise<void> {
     return this.#file.datasync()
   }

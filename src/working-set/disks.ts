@@ -1,24 +1,24 @@
 import { PAGE } from '../page.js'
 import { mergeTraces, type Trace } from './trace.js'
 
-/** A contiguous run of 4 KiB pages of a disk image that were first seen in use together. */
+/** A contiguous run of 4 KiB pages of a disk image that were first seen together. */
 export interface DiskExtent {
   /** Offset in the image, divided by 4096. */
   readonly firstPage: number
   readonly pageCount: number
-  /** When, in microseconds on the clock of the set's `order`. */
+  /** Time of first use in microseconds, on the clock of the set's `order`. */
   readonly timeUs: number
 }
 
-/** The pages of a disk image worth having before the guest asks for them. */
+/** Pages of a disk image to prefetch. */
 export interface DiskWorkingSet {
-  /** File name of the image, without its folder; `undefined` before the set is in a file. */
+  /** File name of the image, without its folder; `undefined` for a set without a file. */
   readonly name: string | undefined
-  /** Size of the image; before the set is in a file, rounded up to a multiple of 4096. */
+  /** Size of the image in bytes; for a set without a file, rounded up to a multiple of 4096. */
   readonly bytes: number
-  /** Number of pages of 4 KiB. */
+  /** Number of 4 KiB pages. */
   readonly pageCount: number
-  /** The pages as runs, in the order in which they were first seen in use. */
+  /** The pages as runs, in order of first use. */
   readonly extents: readonly DiskExtent[]
 }
 
@@ -26,17 +26,17 @@ export interface DiskWorkingSet {
 export interface DiskFacts {
   readonly name: string | undefined
   readonly bytes: number
-  /** Number of pages of 4 KiB. */
+  /** Number of 4 KiB pages. */
   readonly pages: number
 }
 
-/** The runs of one disk image. */
+/** Traces of one disk image, one per run. */
 export type DiskRuns = readonly [Trace, ...Trace[]]
 
 /**
- * Checks that each disk has a trace of each of `runs` runs, all of one image.
+ * Checks that each disk has one trace per run, all of the same image.
  *
- * @throws TypeError when not.
+ * @throws TypeError if not.
  */
 export function checkDiskRuns(disks: readonly (readonly Trace[])[], runs: number): DiskRuns[] {
   return disks.map((traces, i) => {
@@ -63,7 +63,10 @@ export function checkDiskRuns(disks: readonly (readonly Trace[])[], runs: number
   })
 }
 
-/** The disks, and the touches of all of them as the file format has them. */
+/**
+ * Merges the traces of each disk; returns the touches of all disks in the layout of the file
+ * format.
+ */
 export function mergeDisks(
   disks: readonly DiskRuns[],
   minRuns: number,
@@ -75,7 +78,7 @@ export function mergeDisks(
     pages: pages.length,
   }))
   const touches = merged.flatMap(({ pages, timesUs }) =>
-    // By time, not by the places that mergeTraces() gives, as those are of one disk alone.
+    // By time, since the ranks of mergeTraces() do not compare across disks.
     [...pages.keys()]
       .sort((a, b) => timesUs[a]! - timesUs[b]! || pages[a]! - pages[b]!)
       .flatMap((i) => [pages[i]!, timesUs[i]!]),
@@ -83,7 +86,7 @@ export function mergeDisks(
   return { disks: facts, diskTouches: Uint32Array.from(touches) }
 }
 
-/** The disks with their parts of the touches as runs. */
+/** The disks, each with its touches as runs. */
 export function listDisks(
   disks: readonly DiskFacts[],
   diskTouches: Uint32Array,

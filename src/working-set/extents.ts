@@ -5,11 +5,11 @@ import type { Trace } from './trace.js'
 export interface Extent {
   readonly firstPage: number
   readonly pageCount: number
-  /** The lowest place of its pages in the first-touch order, counted in 4 KiB pages. */
+  /** Lowest rank of its pages in first-touch order, counted in 4 KiB pages. */
   readonly rank: number
 }
 
-/** The pages of a trace as runs, by address. */
+/** The pages of a trace as runs, sorted by address. */
 export function mergeExtents({ pages, pageSize }: Trace): Extent[] {
   const step = pageSize / PAGE
   const extents: { firstPage: number; pageCount: number; rank: number }[] = []

@@ -6,26 +6,26 @@ import { native } from '../binding/addon.js'
 import { replaceFile, writeWhole } from '../files.js'
 import { type FileStamp, keyOfStamp, stampKey } from '../snapshot/file-stamp.js'
 
-/** Result of a write or a comparison on this host, of a working set and a memory file. */
+/** Result of writing a working set from, or comparing it with, a memory file on this host. */
 export interface Finding {
-  /** The memory file's state, as one word. */
+  /** State of the memory file, as the key of its stamp. */
   readonly memory: string
-  /** Its absolute path at that time. */
+  /** Absolute path of the memory file at that time. */
   readonly memoryFile: string
-  /** Whether the set was written from it, or every page was compared with it. */
+  /** Whether the set was written from the memory file, or every page was compared with it. */
   readonly how: 'written' | 'compared'
-  /** ISO 8601, in UTC. */
+  /** Time, as ISO 8601 in UTC. */
   readonly at: string
-  /** Number of pages of the set that are not the memory file's; 0 is a proof. */
+  /** Number of pages that differ; 0 is a proof. */
   readonly mismatchedPageCount: number
-  /** The first of them. */
+  /** Numbers of the first pages that differ. */
   readonly mismatches: readonly number[]
 }
 
 /** The content of a working-set file in one state of the file. */
 export interface SetState {
   readonly path: string
-  /** 16 bytes, drawn anew with each write. */
+  /** 16 random bytes, new for each write. */
   readonly id: Uint8Array
   readonly stamp: FileStamp
 }
@@ -40,12 +40,12 @@ interface Findings {
 const MAX_FINDINGS = 16
 const MAX_FILES = 4096
 
-/** What this process found out or has read, by {@link nameOf}. */
+/** Findings known to this process, by {@link nameOf}. */
 const known = new LRUCache<string, Findings>({ max: 1024 })
 
 /**
- * The folder in which findings are kept: `REAP_TRACE_PROOFS`, or `reap-trace/proofs` in the user's
- * cache folder. Empty for a user without a home.
+ * Path of the folder of findings: `REAP_TRACE_PROOFS`, or `reap-trace/proofs` in the user's cache
+ * folder. Empty for a user without a home.
  */
 export function proofFolder(): string {
   const named = process.env.REAP_TRACE_PROOFS
@@ -55,23 +55,23 @@ export function proofFolder(): string {
 }
 
 /**
- * A file for each inode, so that a set that is written to replaces what was known of it. As in
- * native/addon/working_set.cc.
+ * Name of the file of findings, one per inode, so that findings on a modified set replace older
+ * ones. Same as in native/addon/working_set.cc.
  */
 const nameOf = ({ stamp: [device, inode] }: SetState): string => `${device}-${inode}.json`
 
 const search = (findings: readonly Finding[], memory: FileStamp): Finding | undefined =>
-  findings.find((one) => one.memory === keyOfStamp(memory))
+  findings.find((finding) => finding.memory === keyOfStamp(memory))
 
 /**
- * What is known of a working set and a memory file, each in this state: remembered by this process, or
- * by another of this user.
+ * Finding on a working set and a memory file in these states, by this process or another one of
+ * this user.
  */
 export async function findingOf(set: SetState, memory: FileStamp): Promise<Finding | undefined> {
   return search(rememberedOf(set), memory) ?? search(await findingsOf(set), memory)
 }
 
-/** The same from the file of findings, where that was read. */
+/** {@link findingOf} with the file of findings already read. */
 export function findingIn(
   bytes: Uint8Array | undefined,
   set: SetState,
@@ -81,7 +81,7 @@ export function findingIn(
   return search(rememberedOf(set), memory)
 }
 
-/** What is known of a working set in its state, the newest first. */
+/** Findings on a working set in its current state, the newest first. */
 export async function findingsOf(set: SetState): Promise<readonly Finding[]> {
   learn(await native().readPrivateFile(proofFolder(), nameOf(set)), set)
   return rememberedOf(set)
@@ -90,7 +90,7 @@ export async function findingsOf(set: SetState): Promise<readonly Finding[]> {
 function learn(bytes: Uint8Array | null | undefined, set: SetState): void {
   const name = nameOf(set)
   const read = bytes && parse(Buffer.from(bytes).toString('utf8'))
-  // Not of an older file with this inode, which would take the place of what was just found.
+  // Ignores findings on an older file with this inode, which would replace current ones.
   if (read && isOf(read, set)) known.set(name, merge(read, known.get(name)))
 }
 
@@ -102,13 +102,13 @@ function rememberedOf(set: SetState): readonly Finding[] {
 const isOf = (found: Findings, { id, stamp }: SetState): boolean =>
   found.id === Buffer.from(id).toString('hex') && found.stamp === keyOfStamp(stamp)
 
-/** What is known on this host of a working-set file and a memory file. */
+/** A finding of this host on a working-set file and a memory file. */
 export interface WorkingSetFinding extends Omit<Finding, 'memory'> {
-  /** Whether `memoryFile` is still in the state that was written from or compared. */
+  /** Whether `memoryFile` is unchanged since then. */
   readonly isCurrent: boolean
 }
 
-/** What is known of a working set in its state, with a look at each memory file. */
+/** {@link findingsOf}, with the current state of each memory file checked. */
 export async function listFindings(set: SetState): Promise<readonly WorkingSetFinding[]> {
   const findings = await findingsOf(set)
   return Promise.all(
@@ -133,17 +133,10 @@ function merge(newer: Findings, older: Findings | undefined): Findings {
 function parse(text: string): Findings | undefined {
   try {
     const { id, stamp, findings } = JSON.parse(text) as Findings
-    const isFinding = ({
-      memory,
-      memoryFile,
-      how,
-      at,
-      mismatchedPageCount: mismatchedPages,
-      mismatches,
-    }: Finding) =>
+    const isFinding = ({ memory, memoryFile, how, at, mismatchedPageCount, mismatches }: Finding) =>
       [memory, memoryFile, at].every((value) => typeof value === 'string') &&
       ['written', 'compared'].includes(how) &&
-      [mismatchedPages, ...mismatches].every(Number.isSafeInteger)
+      [mismatchedPageCount, ...mismatches].every(Number.isSafeInteger)
     const isWhole = typeof id === 'string' && typeof stamp === 'string' && findings.every(isFinding)
     return isWhole ? { id, stamp, findings } : undefined
   } catch {
@@ -152,14 +145,14 @@ function parse(text: string): Findings | undefined {
 }
 
 /**
- * Remembers a finding, in this process and for others of this user. What cannot be kept costs a
- * comparison later, and no more.
+ * Remembers a finding in this process and saves it for other processes of this user. A finding that
+ * cannot be saved only costs another comparison.
  *
- * @returns whether others of this user can know.
- * @param memory the state of the memory file, old enough and on a file system whose times tell of every
- * change.
- * @param sync writes the memory file to the disk: after a power failure its new times may stand beside
- * its old bytes, which no finding of today may vouch for.
+ * @returns whether it was saved.
+ * @param memory state of the memory file, settled and on a file system whose timestamps reveal
+ * every change.
+ * @param sync writes the memory file to the disk: after a power failure it could otherwise have new
+ * timestamps and old bytes, for which the finding does not hold.
  */
 export async function remember(
   set: SetState,
@@ -175,7 +168,7 @@ export async function remember(
     stamp: keyOfStamp(set.stamp),
     findings: [finding],
   }
-  // At once for this process: the next restore may already be on its way.
+  // At once for this process: the next restore may already have started.
   known.set(name, merge(own, known.get(name)))
   await findingsOf(set)
   const findings = merge(own, known.get(name))
@@ -195,9 +188,9 @@ async function keep(name: string, findings: Findings): Promise<boolean> {
 }
 
 /**
- * Makes the folder, for its owner alone.
+ * Creates the folder, accessible to its owner alone.
  *
- * @returns false where it cannot be made, or where others may write to it.
+ * @returns false if it cannot be created, or if others may write to it.
  */
 export async function ensureFolder(folder: string): Promise<boolean> {
   if (folder === '') return false
@@ -209,8 +202,8 @@ export async function ensureFolder(folder: string): Promise<boolean> {
 }
 
 /**
- * The folder in which results of writes and comparisons are kept for other processes of this user, and
- * whether it can be used: it must be this user's, and writable by nobody else.
+ * Folder in which results of writes and comparisons are saved for other processes of this user, and
+ * whether it is usable: it must belong to this user and be writable by nobody else.
  */
 export async function findingsFolder(): Promise<{
   readonly path: string
@@ -220,10 +213,13 @@ export async function findingsFolder(): Promise<{
   return { path, isUsable: await ensureFolder(path) }
 }
 
-/** Files of findings, and those that a process left unfinished. Others in the folder are not ours. */
-const OURS = /^\d+-\d+\.json(\.\w+\.tmp)?$/
+/** Names of files of findings, temporary ones included. */
+const FINDINGS_FILE = /^\d+-\d+\.json(\.\w+\.tmp)?$/
 
-/** Node's own `recursive` never ends below /proc, where a folder that cannot be made is ENOENT. */
+/**
+ * Creates parent folders too. Node's `recursive` does not return below /proc, where mkdir gives
+ * ENOENT.
+ */
 async function makeFolder(path: string): Promise<void> {
   const make = () => mkdir(path, { mode: 0o700 })
   await make().catch(async (error: NodeJS.ErrnoException) => {
@@ -233,20 +229,15 @@ async function makeFolder(path: string): Promise<void> {
   })
 }
 
-/** Takes away the oldest half when there are too many: sets come and go. */
+/** Deletes the oldest half if there are too many. */
 async function prune(folder: string): Promise<void> {
-  const names = (await readdir(folder)).filter((name) => OURS.test(name))
+  const names = (await readdir(folder)).filter((name) => FINDINGS_FILE.test(name))
   if (names.length <= MAX_FILES) return
   const files = await Promise.all(
     names.map(async (name) => {
       const path = join(folder, name)
-      return {
-        path,
-        time: await stat(path).then(
-          ({ mtimeMs }) => mtimeMs,
-          () => 0,
-        ),
-      }
+      const { mtimeMs: time } = await stat(path).catch(() => ({ mtimeMs: 0 }))
+      return { path, time }
     }),
   )
   files.sort((a, b) => a.time - b.time)

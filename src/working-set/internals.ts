@@ -2,16 +2,16 @@ import type { NativeWorkingSet } from '../binding/addon.js'
 import type { DiskFacts } from './disks.js'
 import type { WorkingSetFile } from './file/facts.js'
 
-/** What a working set has for the rest of the package, and not for its users. */
+/** Package-internal fields of a working set. */
 export interface SetInternals {
-  /** The engine's side of the set. */
+  /** The native tables of the set. */
   readonly handle: NativeWorkingSet
-  /** `undefined` for a set that is not from a file. */
+  /** `undefined` for a set without a file. */
   readonly file: WorkingSetFile | undefined
   readonly disks: readonly DiskFacts[]
   /**
-   * Pairs of a page and microseconds: those of the first disk in the order of their times, then those
-   * of the second, …
+   * Pairs of a page and its time in microseconds: those of the first disk, sorted by time, then
+   * those of the second, and so on.
    */
   readonly diskTouches: Uint32Array
 }

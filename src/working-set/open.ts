@@ -10,41 +10,44 @@ import { findingIn, proofFolder } from './findings.js'
 import { internalsOf } from './internals.js'
 import { WorkingSet } from './working-set.js'
 
-/** How it is known that the memory file holds the bytes of a working set. */
+/** Kind of proof that the memory file holds the bytes of a working set. */
 export type ProofKind = 'written' | 'compared' | 'snapshot-id'
 
-/** How much of a working set is in the page cache, in the pages of the memory file. */
+/** Page-cache residency of the pages of a working set in the memory file. */
 export interface Residency {
   /** Number of 4 KiB pages of the working set. */
   readonly pageCount: number
-  /** Number of those that would have to be read from the disk; an estimate from samples. */
+  /** Number of these missing from the page cache, estimated from samples. */
   readonly missingPageCount: number
-  /** Whether the kernel tells this user; otherwise one page of each sampled extent was tried. */
+  /**
+   * Whether the kernel reports residency to this user; if not, one page of each sampled extent was
+   * read.
+   */
   readonly isVisible: boolean
 }
 
-/** What a restore is made from: each file opened once, looked at and checked. */
+/** Files of a restore, each opened and checked once. */
 export interface OpenSnapshot {
-  /** For the session that is opened next, or for `closeFiles()`. */
+  /** Open descriptors, to be passed to a session or to `closeFiles()`. */
   readonly files: NativeFiles
   readonly memory: FileStamp
   readonly set: WorkingSet | undefined
   /**
-   * Why the bytes of the set may be installed while both files are as they were opened; without a proof
+   * Kind of proof for the bytes of the set, valid while both files are unchanged; without a proof,
    * all bytes come from the memory file.
    */
   readonly provenBy: ProofKind | undefined
-  /** Why it is known that the set holds the bytes of another snapshot. */
+  /** The error for a set known to hold the bytes of another snapshot. */
   readonly stale: ReapTraceError | undefined
-  /** Where it was asked for and there is a set. */
+  /** `undefined` if not requested, or without a set. */
   readonly residency: Residency | undefined
 }
 
 /**
- * Opens a memory file and a working set for it, in one trip to a pool thread, and looks for a proof.
+ * Opens a memory file and its working set in one call on a pool thread, and looks up a proof.
  *
- * @throws ReapTraceError `ERR_WORKING_SET_INVALID`, `ERR_WORKING_SET_IO`, `ERR_SNAPSHOT_MISMATCH`, or
- * `ERR_SOURCE_READ`.
+ * @throws ReapTraceError `ERR_WORKING_SET_INVALID`, `ERR_WORKING_SET_IO`, `ERR_SNAPSHOT_MISMATCH`,
+ * or `ERR_SOURCE_READ`.
  */
 export async function openSnapshot(
   memoryFile: string,
@@ -88,7 +91,7 @@ function proofOf(
   const hasNames = snapshotId !== undefined && ofSet !== undefined
   if (hasNames && snapshotId !== ofSet)
     return { stale: otherSnapshot(file.path, ofSet, snapshotId) }
-  // What was found out of these very files counts before a name.
+  // A finding on these files takes precedence over the snapshot id.
   const finding = findingIn(findings, file, memory)
   if (finding && finding.mismatchedPageCount > 0) {
     return { stale: staleError(file.path, memoryFile, finding.mismatchedPageCount) }
@@ -97,10 +100,10 @@ function proofOf(
 }
 
 /**
- * Compares a set that is not proven before anything is restored from it.
+ * Compares an unproven set before a restore from it.
  *
- * @returns the snapshot, proven unless a file is too young for that, or the memory file's times do not tell
- * of every change.
+ * @returns the snapshot, proven unless a file is too young, or the memory file's timestamps do not
+ * reveal every change.
  * @throws ReapTraceError as {@link compareOnce}, and `ERR_SNAPSHOT_MISMATCH` where pages differ.
  */
 export async function proveByComparison(
@@ -112,8 +115,8 @@ export async function proveByComparison(
   if (!file || snapshot.provenBy || snapshot.set?.pageSize !== PAGE) return snapshot
   const { result, states } = await compareOnce(file, memoryFile, { when: 'now', signal })
   if (!result.identical) throw staleError(file.path, memoryFile, result.mismatchedPageCount)
-  const isOfThese = states?.memory.join() === snapshot.memory.join()
-  return isOfThese ? { ...snapshot, provenBy: 'compared' } : snapshot
+  const isSameMemory = states?.memory.join() === snapshot.memory.join()
+  return isSameMemory ? { ...snapshot, provenBy: 'compared' } : snapshot
 }
 
 const otherSnapshot = (path: string, ofSet: string, given: string) =>
@@ -123,14 +126,14 @@ const otherSnapshot = (path: string, ofSet: string, given: string) =>
     { path, check: 'snapshot-id', hint: RECORD_AGAIN },
   )
 
-/** Working sets by path, as they were read. Their pages' bytes are not in memory. */
+/** Working sets by path, without the bytes of their pages. */
 const recent = new LRUCache<string, WorkingSet>({
   maxSize: 32 * 2 ** 20,
   // Of the tables: a touch and at most an extent for each page. No size may be 0.
   sizeCalculation: (set) => 1 + 24 * set.pageCount,
 })
 
-/** A set that is given stays what it is, whatever its file is now; only then are its bytes of no use. */
+/** A `given` set is used even if its file has changed; its bytes are then ignored. */
 async function openSet(
   memoryFile: string,
   path: string | undefined,
@@ -156,7 +159,7 @@ async function openSet(
   }
 }
 
-/** {@link WorkingSet.read}, once for each state of a file. */
+/** {@link WorkingSet.read}, cached until the file changes. */
 export async function readOnce(path: string): Promise<WorkingSet> {
   const { files, set } = await openSet('', path, undefined, false)
   native().closeFiles(files)

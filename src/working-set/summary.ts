@@ -1,49 +1,52 @@
 import type { Extent } from './extents.js'
 import type { Manifest } from './file/format.js'
 
-/** Extents whose length is in one range, which ends where the length doubles. */
+/** Extents with lengths between two powers of two. */
 export interface RunLengths {
   readonly fromPages: number
   readonly toPages: number
   readonly extentCount: number
-  /** 4 KiB pages in these extents. */
+  /** Number of 4 KiB pages in these extents. */
   readonly pageCount: number
 }
 
-/** A working set in numbers. Pages are of 4 KiB except as `pageSize` says. */
+/** Statistics of a working set. Page counts are in 4 KiB pages. */
 export interface WorkingSetSummary {
   readonly pageSize: number
   readonly memoryBytes: number
   readonly runCount: number
   readonly pageCount: number
   readonly bytes: number
-  /** Of the guest's memory, 0 to 1. */
+  /** Share of the guest's memory, from 0 to 1. */
   readonly share: number
   readonly extentCount: number
-  /** Lengths of the extents, the shortest first; ranges without extents are left out. */
+  /** Histogram of extent lengths, the shortest first, without empty ranges. */
   readonly runLengths: readonly RunLengths[]
-  /** When the last page was first touched, in microseconds since the VM connected. */
+  /** Time of the last first touch, in microseconds since the VM connected. */
   readonly lastTouchUs: number
-  /** The disk images, when there are any. */
+  /** The disk images, if any. */
   readonly disks?: readonly {
     readonly name: string | undefined
     readonly bytes: number
     readonly pageCount: number
     readonly extentCount: number
   }[]
-  /** What there is to say of the file, for a working set that was read from one. */
+  /** Facts about the file, for a working set read from one. */
   readonly file?: {
     readonly path: string
-    /** Name of this very content, drawn when the file was written: 16 bytes in hexadecimal. */
+    /**
+     * Identifier of the content, chosen at random when the file was written: 16 bytes in
+     * hexadecimal.
+     */
     readonly id: string
     readonly fileBytes: number
-    /** Number of parts that are fetched and installed as one. */
+    /** Number of groups: units of fetching and installing. */
     readonly groupCount: number
-    /** Number of runs of pages in all groups, each of which is installed by one call. */
+    /** Number of runs of pages in all groups, each installed by one call. */
     readonly extentCount: number
-    /** Number of pages that are stored. */
+    /** Number of stored pages. */
     readonly dataPageCount: number
-    /** Number of pages of zeros, which are not stored. */
+    /** Number of zero pages, which are not stored. */
     readonly zeroPageCount: number
     readonly manifest: Manifest
   }

@@ -9,11 +9,11 @@ const MINOR = 0
 const HEADER_BYTES = 64
 const TOUCH_BYTES = 8
 
-/** What a trace file says. */
+/** Content of a trace file. */
 export interface TraceFileContent {
   readonly pageSize: number
   readonly memoryBytes: number
-  /** Pairs, in first-touch order: the number of a page of the guest, and microseconds. */
+  /** Pairs of a guest page number and its time in microseconds, in first-touch order. */
   readonly touches: Uint32Array
   readonly writtenShare: number | undefined
 }

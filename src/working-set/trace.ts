@@ -5,7 +5,7 @@ import { checkOptions, required, rules } from '../options.js'
 import { HUGE_PAGE, MAX_MEMORY, PAGE } from '../page.js'
 import { decodeTrace, encodeTrace } from './trace-file.js'
 
-/** What a {@link Trace} is made of. */
+/** Fields of a {@link Trace}. */
 export interface TraceFields {
   readonly pageSize: number
   readonly memoryBytes: number
@@ -41,25 +41,27 @@ const traceRules = {
   },
 }
 
-/** The pages that a guest asked for in one run, in the order of their first touch. */
+/** Pages that a guest touched in one run, in first-touch order. */
 export class Trace {
-  /** Bytes in a page of the guest: 4096 or 2097152. */
+  /** Page size of the guest in bytes: 4096 or 2097152. */
   readonly pageSize: number
-  /** Size of the guest's memory, and so of its memory file. */
+  /** Size of the guest's memory, and of its memory file, in bytes. */
   readonly memoryBytes: number
-  /** Numbers of pages of `pageSize` in the memory file, in first-touch order, none twice. */
+  /**
+   * Page numbers in the memory file, in units of `pageSize`, in first-touch order, without
+   * duplicates.
+   */
   readonly pages: Uint32Array
-  /** When each of `pages` was first touched, in microseconds since the VM connected. */
+  /** First-touch time of each of `pages`, in microseconds since the VM connected. */
   readonly timesUs: Uint32Array
   /**
-   * Share of the pages that the guest had changed by the end of the recording, from 0 to 1. `undefined`
-   * where nobody looked, as in a recording of the page cache.
+   * Share of the pages that the guest had modified by the end of the recording, from 0 to 1.
+   * `undefined` if unknown, as in a recording of the page cache.
    */
   readonly writtenShare: number | undefined
 
   /**
-   * @throws TypeError when a field is not as described, a page lies outside the memory, or a page is
-   * there twice.
+   * @throws TypeError for an invalid field, a page outside the memory, or a duplicate page.
    */
   constructor(fields: TraceFields) {
     checkOptions('Trace', fields, traceRules)
@@ -86,9 +88,8 @@ export class Trace {
   }
 
   /**
-   * Writes the trace to a file of its own, mode 0600, that takes the place of one that is there when it is
-   * complete. To merge runs of several processes or hosts, read the files and call
-   * {@link WorkingSet.fromTraces}.
+   * Writes the trace to a file, mode 0600, replacing an existing one atomically. To merge runs of
+   * several processes or hosts, read their files and call {@link WorkingSet.fromTraces}.
    *
    * @throws ReapTraceError `ERR_TRACE_IO`: the file cannot be written.
    */
@@ -103,7 +104,8 @@ export class Trace {
    * Reads a trace file.
    *
    * @throws ReapTraceError
-   * - `ERR_TRACE_INVALID`: a rule of the format is broken; `check` names it and `offset` the place,
+   * - `ERR_TRACE_INVALID`: a rule of the format is broken; `check` and `offset` say which and
+   *   where,
    * - `ERR_TRACE_IO`: the file cannot be opened or read.
    */
   static async read(path: string): Promise<Trace> {
@@ -129,7 +131,7 @@ export class Trace {
   }
 }
 
-/** Pairs of a page and its time, as files and the engine have them. */
+/** Pairs of a page and its time, the layout of files and of the engine. */
 export function interleave(pages: Uint32Array, timesUs: Uint32Array, step = 1): Uint32Array {
   const touches = new Uint32Array(2 * pages.length)
   pages.forEach((page, i) => {
@@ -152,47 +154,44 @@ export function separate(
   return { pages, timesUs }
 }
 
-/** Pairs of the first 4 KiB page of each of a trace's pages and its time, as the file format has them. */
+/** Pairs of each page's first 4 KiB page and its time, the layout of the file format. */
 export const touchesOf = ({ pages, timesUs, pageSize }: Trace): Uint32Array =>
   interleave(pages, timesUs, pageSize / PAGE)
 
-/** The index of the first entry that has been there before, or -1. */
+/** Index of the first duplicate entry, or -1. */
 function firstRepeated(pages: Uint32Array): number {
-  // A bitmap in pieces of 32768 pages, so that it costs what the pages cost, not the memory's size.
-  const pieces = new Map<number, Uint8Array>()
+  // A sparse bitmap in chunks of 32768 pages: its size depends on the pages, not on the memory.
+  const chunks = new Map<number, Uint8Array>()
   let number = -1
-  let piece: Uint8Array = new Uint8Array()
+  let chunk: Uint8Array = new Uint8Array()
   for (let i = 0; i < pages.length; i++) {
     const page = pages[i]!
     if (page >>> 15 !== number) {
       number = page >>> 15
-      piece = pieces.get(number) ?? new Uint8Array(4096)
-      pieces.set(number, piece)
+      chunk = chunks.get(number) ?? new Uint8Array(4096)
+      chunks.set(number, chunk)
     }
     const at = (page >>> 3) & 4095
     const bit = 1 << (page & 7)
-    if ((piece[at]! & bit) !== 0) return i
-    piece[at]! |= bit
+    if ((chunk[at]! & bit) !== 0) return i
+    chunk[at]! |= bit
   }
   return -1
 }
 
-/** The index of the first entry that is not below `limit`, or -1. */
+/** Index of the first entry that is not below `limit`, or -1. */
 function firstOutside(pages: Uint32Array, limit: number): number {
-  for (let i = 0; i < pages.length; i++) {
-    if (pages[i]! >= limit) return i
-  }
-  return -1
+  return pages.findIndex((page) => page >= limit)
 }
 
 /**
- * One trace from many: the pages that at least `minRuns` of them have.
+ * Merges traces into one with the pages that occur in at least `minRuns` of them.
  *
- * A page's place is the median of its places in the runs, each counted as a share of that run's kept
- * pages. Places, not times: how long a run took says how fast its host was, the order says what the
- * guest does. Only kept pages count, so that what one run did besides does not shift the others.
- * Ties go by median time, then by address. A page's time is the lower median of its times, so it is
- * one that was measured; times need not rise with the order.
+ * Pages are sorted by the median of their ranks in the runs, each rank relative to the number of
+ * that run's kept pages. Ranks rather than times, since times depend on the speed of the host. Only
+ * kept pages count, so that extra pages of one run do not shift the others. Ties are broken by
+ * median time, then by address. A page's time is the lower median of its times, a measured value;
+ * times need not increase with the order.
  */
 export function mergeTraces(traces: readonly [Trace, ...Trace[]], minRuns: number): Trace {
   const runsWith = new Map<number, number>()
@@ -242,7 +241,7 @@ function lowerMedian(values: number[]): number {
   return values[(values.length - 1) >> 1]!
 }
 
-function median(values: number[]): number {
+export function median(values: number[]): number {
   const low = lowerMedian(values)
   return (low + values[values.length >> 1]!) / 2
 }

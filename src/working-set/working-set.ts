@@ -27,43 +27,46 @@ export type { Progress } from './file/write.js'
 export type { WorkingSetFinding } from './findings.js'
 export { Trace, type TraceFields } from './trace.js'
 
+/** Options of {@link WorkingSet.fromTraces}. */
 export interface MergeOptions {
   /**
-   * Pages are kept that at least this many traces have.
+   * Minimum number of traces that must contain a page to keep it.
    * @default the number of traces
    */
   readonly minRuns?: number | undefined
   /**
-   * What was read of disk images, up to 16: for each image a trace of each run, in pages of 4096
-   * bytes of the image. Their `memoryBytes` is the image's size, rounded up to a multiple of 4096, and
-   * their times are on the clock of the run's other trace.
+   * Reads of disk images, at most 16: for each image one trace per run, in 4 KiB pages of the
+   * image. `memoryBytes` is the image's size, rounded up to a multiple of 4096; times are on the
+   * clock of the run's memory trace.
    * @default no disks
    */
   readonly disks?: readonly (readonly (Trace | TraceFields)[])[] | undefined
 }
 
+/** Options of {@link WorkingSet.write}. */
 export interface WriteOptions {
   /**
-   * The snapshot that the traces were recorded on: the pages' bytes come from its memory file. It needs
-   * a disk image for each of the set's `disks`, in their order, with the content that it has when a VM is
-   * restored. The file keeps its `id`.
+   * The recorded snapshot: the pages' bytes come from its memory file. It must have one disk image
+   * for each of the set's `disks`, in the same order, with the same content as at a restore. The
+   * file stores its `id`.
    */
   readonly snapshot: Snapshot
-  /** Text for people that the file's manifest keeps, up to 1024 characters. */
+  /** Description stored in the file's manifest, at most 1024 characters. */
   readonly label?: string | undefined
   readonly signal?: AbortSignal | undefined
   readonly onProgress?: ((progress: Progress) => void) | undefined
 }
 
+/** Options of {@link WorkingSet.verify}. */
 export interface VerifyOptions {
   readonly signal?: AbortSignal | undefined
   readonly onProgress?: ((progress: Progress) => void) | undefined
 }
 
-const count = (least: number, most: number) => ({
-  expected: `an integer from ${least} to ${most}`,
+const count = (min: number, max: number) => ({
+  expected: `an integer from ${min} to ${max}`,
   accepts: (value: unknown) =>
-    rules.count.accepts(value) && (value as number) >= least && (value as number) <= most,
+    rules.count.accepts(value) && (value as number) >= min && (value as number) <= max,
 })
 
 const diskTraces = {
@@ -78,19 +81,19 @@ const label = {
 }
 
 /**
- * The pages worth having before the guest asks for them, in the order in which it will.
+ * Pages to prefetch, in the order in which the guest touches them. Immutable.
  *
- * Immutable. One from {@link WorkingSet.fromTraces} has places but no bytes; {@link WorkingSet.write}
- * brings both together in a file, and one that is {@link WorkingSet.read} from there can be served.
+ * {@link WorkingSet.fromTraces} creates a set without bytes, {@link WorkingSet.write} writes its
+ * pages and their bytes to a file, and {@link WorkingSet.read} reads that file.
  */
 export class WorkingSet {
-  /** Bytes in a page of the guest that was recorded: 4096 or 2097152. */
+  /** Page size of the recorded guest in bytes: 4096 or 2097152. */
   readonly pageSize: number
-  /** Size of the guest's memory, and so of the memory file. */
+  /** Size of the guest's memory, and of the memory file, in bytes. */
   readonly memoryBytes: number
-  /** How many runs it was made of. */
+  /** Number of runs merged. */
   readonly runCount: number
-  /** How many pages of 4 KiB, whatever `pageSize` is. */
+  /** Number of 4 KiB pages, whatever `pageSize` is. */
   readonly pageCount: number
   readonly #internals: SetInternals
   #order: Trace | undefined
@@ -123,11 +126,11 @@ export class WorkingSet {
   }
 
   /**
-   * Merges runs of the same snapshot. Keeps the pages that `minRuns` of them have, each at the median
-   * of its places in those runs.
+   * Merges runs of the same snapshot. Keeps the pages that occur in at least `minRuns` of them,
+   * sorted by their median rank.
    *
-   * @throws TypeError when there is no trace, the traces differ in `memoryBytes` or `pageSize`,
-   * `minRuns` is not between 1 and their number, or a disk has not a trace of each run.
+   * @throws TypeError without traces, for traces that differ in `memoryBytes` or `pageSize`, if
+   * `minRuns` is not between 1 and their number, or if a disk does not have one trace per run.
    */
   static fromTraces(traces: Iterable<Trace | TraceFields>, options: MergeOptions = {}): WorkingSet {
     const [first, ...rest] = Array.from(traces, asTrace)
@@ -160,7 +163,7 @@ export class WorkingSet {
    * format.
    *
    * @throws ReapTraceError
-   * - `ERR_WORKING_SET_INVALID`: a rule is broken; `check` names it and `offset` the place,
+   * - `ERR_WORKING_SET_INVALID`: a rule is broken; `check` and `offset` say which and where,
    * - `ERR_WORKING_SET_IO`: the file cannot be opened or read.
    */
   static async read(path: string): Promise<WorkingSet> {
@@ -175,55 +178,56 @@ export class WorkingSet {
     return new WorkingSet({ facts, file: describeFile(path, tables, facts) })
   }
 
+  /** Size of the pages in bytes. */
   get bytes(): number {
     return this.pageCount * PAGE
   }
 
   /**
-   * The guest's pages in first-touch order, in units of `pageSize`. With several runs merged, its
-   * times need not rise.
+   * The guest's pages in first-touch order, in units of `pageSize`. If several runs were merged,
+   * times need not increase.
    */
   get order(): Trace {
-    // A restore has no use for it, so that reading a file does not wait for it.
+    // Computed on demand, since a restore does not need it.
     this.#order ??= orderOf(this, this.#internals.handle)
     return this.#order
   }
 
-  /** Share of the pages that the guest changes, from 0 to 1; `undefined` where nobody looked. */
+  /** Share of the pages that the guest modifies, from 0 to 1; `undefined` if unknown. */
   get writtenShare(): number | undefined {
     return this.#internals.file ? this.#internals.file.writtenShare : this.#order!.writtenShare
   }
 
-  /** The pages as runs, by address. */
+  /** The pages as runs, sorted by address. */
   get extents(): readonly Extent[] {
     this.#extents ??= Object.freeze(mergeExtents(this.order))
     return this.#extents
   }
 
-  /** The disk images that were read, with their pages; empty when there are none. */
+  /** The disk images with pages to prefetch. */
   get disks(): readonly DiskWorkingSet[] {
     this.#disks ??= listDisks(this.#internals.disks, this.#internals.diskTouches)
     return this.#disks
   }
 
-  /** What the file says of itself; `undefined` when this is not from a file. */
+  /** Manifest of the file; `undefined` for a set without a file. */
   get manifest(): Manifest | undefined {
     return this.#internals.file?.manifest
   }
 
   /**
-   * Writes a working-set file with the bytes of the pages, taken from the memory file. Of disk
-   * images it has places, and no bytes.
+   * Writes a working-set file with the bytes of the pages, read from the memory file. Of disk
+   * images, the file holds page numbers but no bytes.
    *
-   * The file takes the place of one that is there only when it is complete and on the disk. It is
-   * readable by its owner alone (mode 0600): it holds guest memory.
+   * An existing file is replaced only once the new one is complete and on the disk. The file is
+   * readable by its owner alone (mode 0600), since it holds guest memory.
    *
-   * @returns what the file says of itself.
-   * @throws TypeError for options that make no sense, or when `path` is the memory file or a disk
-   * image.
+   * @returns the manifest of the file.
+   * @throws TypeError for invalid options, or if `path` is the memory file or a disk image.
    * @throws ReapTraceError
-   * - `ERR_SNAPSHOT_MISMATCH`: the memory file or a disk image has another size than the traces say,
-   * - `ERR_SOURCE_READ`: it cannot be read, or the memory file changed meanwhile,
+   * - `ERR_SNAPSHOT_MISMATCH`: the size of the memory file or of a disk image differs from the
+   *   traces,
+   * - `ERR_SOURCE_READ`: one of them cannot be read, or the memory file changed during the write,
    * - `ERR_WORKING_SET_IO`: the file cannot be written (no space, no permission).
    * @throws the reason of `signal` when it aborts.
    */
@@ -259,14 +263,15 @@ export class WorkingSet {
   }
 
   /**
-   * Compares every page of the file with the memory file, those of zeros too, and remembers the
-   * result on this host: restores of an identical pair install the set's own bytes from then on.
+   * Compares every page of the file with the memory file, zero pages included, and remembers the
+   * result on this host: later restores of an identical pair install the bytes of the working-set
+   * file.
    *
-   * @throws TypeError when this working set is not from a file.
+   * @throws TypeError for a working set without a file.
    * @throws ReapTraceError
    * - `ERR_SNAPSHOT_MISMATCH`: the memory file has another size,
-   * - `ERR_WORKING_SET_INVALID`: the file's data is damaged (`check` is `group-checksum`), or it was
-   *   written to since it was read (`changed`),
+   * - `ERR_WORKING_SET_INVALID`: the file's data is damaged (`check` is `group-checksum`), or it
+   *   was modified since it was read (`changed`),
    * - `ERR_SOURCE_READ`, `ERR_WORKING_SET_IO`: one of the files cannot be read.
    * @throws the reason of `signal` when it aborts.
    */
@@ -286,15 +291,15 @@ export class WorkingSet {
   }
 
   /**
-   * Results of writes and comparisons of this file on this host, the newest first, as long as the file is
-   * unchanged. Empty for a working set that is not from a file.
+   * Results of writes and comparisons of the unchanged file on this host, the newest first. Empty
+   * for a working set without a file.
    */
   async findings(): Promise<readonly WorkingSetFinding[]> {
     const { file } = this.#internals
     return file ? listFindings(file) : []
   }
 
-  /** The working set in numbers, for people and tools. */
+  /** Statistics of the working set. */
   describe(): WorkingSetSummary {
     const { pageSize, memoryBytes, runCount, pageCount, bytes, extents } = this
     const { file } = this.#internals
@@ -329,11 +334,11 @@ export class WorkingSet {
   }
 }
 
-/** A trace that came from a worker has lost its class. */
+/** Restores the class of a trace that was posted by a worker. */
 const asTrace = (trace: Trace | TraceFields): Trace =>
   trace instanceof Trace ? trace : new Trace({ ...trace })
 
-/** What a working set of traces is made of. */
+/** Source of a working set merged from traces. */
 interface MergedRuns {
   readonly order: Trace
   readonly runs: number
@@ -341,7 +346,7 @@ interface MergedRuns {
   readonly diskTouches: Uint32Array
 }
 
-/** What a working set from a file is made of. */
+/** Source of a working set read from a file. */
 interface ReadSet {
   readonly facts: WorkingSetFacts
   readonly file: WorkingSetFile

@@ -106,11 +106,7 @@ describe('a start without the addon', () => {
   })
 
   it.each([
-    [
-      'platform',
-      'darwin',
-      /reap-trace does not run on darwin-.* userfaultfd is a feature of Linux/,
-    ],
+    ['platform', 'darwin', /reap-trace does not run on darwin-.* userfaultfd is a Linux feature/],
     ['arch', 'riscv64', /has no reap_trace\.node for linux-riscv64 .* x64 and arm64 only/],
   ])('says that the %s %s has none', async (name, value, sentence) => {
     const root = await packageWithout()

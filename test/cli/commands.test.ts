@@ -220,7 +220,7 @@ describe('inspect and verify', () => {
     const here = await scene({ pages: 256, holes: false })
     const workingSet = await recorded(here)
     const same = await run(['verify', workingSet, '--memory', here.memoryFile])
-    const stdout = 'identical: all of 5 pages; restores on this host install them\n'
+    const stdout = 'identical: all of 5 pages; restores on this host install its bytes\n'
     expect(same).toMatchObject({ code: 0, stdout, stderr: '' })
 
     const memory = await readFile(here.memoryFile)

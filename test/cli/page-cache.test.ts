@@ -117,7 +117,7 @@ describe('record --backend page-cache', () => {
     expect(stdout).toMatch(/^recording: 1 file evicted from the page cache$/m)
     expect(stdout).toMatch(/^recorded [\d,]+ pages in [\d,]+ extents? \(.*\) in .*vm\.ws$/m)
     // Whether it was seen depends on how long it lived.
-    expect(stdout).toMatch(/^(pid \d+ mapped the memory|no process that may be looked into)/m)
+    expect(stdout).toMatch(/^(pid \d+ mapped the memory|no readable page table)/m)
     expect((await WorkingSet.read(s.output)).pageCount).toBeGreaterThan(0)
   })
 
@@ -276,7 +276,9 @@ describe('restore --backend page-cache', () => {
     const words = ['restore', ...s.words, ...s.workingSet]
     const { code, stdout, stderr } = await run([...words, ...shell(s.folder, vm)])
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
-    expect(stdout).toMatch(/^prefetched .* in \d+ extents? in .*; \d+ of 300 pages were there$/m)
+    expect(stdout).toMatch(
+      /^prefetched .* in \d+ extents? in .*; \d+ of 300 pages were cached already$/m,
+    )
     expect(stdout).toContain('"event":"verified"')
     expect(environment(s.folder)).toMatchObject({
       REAP_TRACE_BACKEND_TYPE: 'File',
@@ -408,7 +410,9 @@ describe('advise', () => {
     expect(cold).toMatchObject({ code: 0, stderr: '' })
     expect(cold.stdout).toMatch(/^uffd: .* of working set in the page cache: a fault handler reads/)
     expect(cold.stdout).toMatch(/^memory file +\d+ pages? of 300 pages in the page cache$/m)
-    expect(cold.stdout).toMatch(/^kvm, writes +5\.5 us a mapped page, 2\.8 us an installed one$/m)
+    expect(cold.stdout).toMatch(
+      /^kvm, writes +5\.5 us per mapped page, 2\.8 us per installed page$/m,
+    )
     expect(cold.stdout).toContain(calibration.calibratedAt)
     readFileSync(s.memoryFile)
     const warm = await run(words, { env })
@@ -443,7 +447,7 @@ describe('advise', () => {
     const { code, stdout, stderr } = await run(words, { env })
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
     expect(stdout).toMatch(/^page-cache: .*; this host is not calibrated/)
-    expect(stdout).not.toContain('us a mapped page')
+    expect(stdout).not.toContain('us per mapped page')
     const [facts] = events((await run([...words, '--json'], { env })).stdout)
     expect(facts).toMatchObject({ backend: 'page-cache', calibration: null })
     expect(existsSync(path)).toBe(false)

@@ -170,7 +170,7 @@ describe('parsing', () => {
     [['recrd'], /^error: unknown command 'recrd'\n\(Did you mean record\?\)\nhint: /],
     [['record'], /^error: required option '--memory <file>' not specified\nhint: .*record --help/],
     [['record', ...serving, '--output', 'x', '--for', '2'], /^error: .*2s, 500ms or 1m/],
-    [['record', ...serving, '--output', 'x', '--for', '0s'], /^error: .*longer than nothing/],
+    [['record', ...serving, '--output', 'x', '--for', '0s'], /^error: .*longer than 0/],
     [['record', ...serving, '--output', 'x', '--peer-uid', '-1'], /^error: .*integer/],
     [['record', ...serving, '--output', ''], /^error: .*must not be empty/],
     [['record', ...serving, '--output', 'x', '--'], /^error: a command is missing after --/],
@@ -214,7 +214,7 @@ describe('parsing', () => {
     [['restore', ...serving, '--working-set', 'x', '--vcpus', 'tcg'], /^error: .*kvm, threads/],
     [
       ['restore', ...serving, '--working-set', 'x', ...Array(17).fill(['--disk', 'd']).flat()],
-      /^error: .*It may be given 16 times/,
+      /^error: .*It may be given at most 16 times/,
     ],
     [['restore', ...serving, '--working-set', 'x', '--disk', ''], /^error: .*must not be empty/],
     [
@@ -223,7 +223,7 @@ describe('parsing', () => {
     ],
     [
       ['record', ...serving, '--output', 'x', '--snapshot-id', 'x'.repeat(1025)],
-      /^error: .*may have 1024 characters/,
+      /^error: .*at most 1024 characters/,
     ],
     [['advise', 'x'], /^error: required option '--memory/],
     [['advise', 'x', '--memory', 'm', '--', 'ls'], /^error: advise takes no command after --/],

@@ -103,7 +103,7 @@ describe('record', () => {
     const words = [...serveWords(here), '--output', join(here.folder, 'vm.ws')]
     const { code, stderr } = await run(['record', ...words, '--', 'true'])
     expect(code).toBe(1)
-    expect(stderr).toMatch(/^error: true ended and no VM .* \[ERR_HANDSHAKE_TIMEOUT\]\nhint: /)
+    expect(stderr).toMatch(/^error: true exited before a VM .* \[ERR_HANDSHAKE_TIMEOUT\]\nhint: /)
   })
 
   it('says when the command cannot be started', async () => {
@@ -262,13 +262,13 @@ describe('record', () => {
     const words = [...serveWords(here), '--output', join(here.folder, 'vm.ws')]
     const { code, stderr } = await run(['record', ...words, '--connect-timeout', '50ms'])
     expect(code).toBe(1)
-    expect(stderr).toMatch(/^error: nobody connected .* \[ERR_HANDSHAKE_TIMEOUT\]\nhint: /)
+    expect(stderr).toMatch(/^error: no VMM connected .* \[ERR_HANDSHAKE_TIMEOUT\]\nhint: /)
   })
 
   it.each([
-    ['a folder that is not there', 'nowhere/vm.ws', /there is no folder/],
+    ['a folder that is not there', 'nowhere/vm.ws', /nowhere does not exist/],
     ['a folder', '.', /is not a file/],
-    ['the memory file', 'memory', /is the memory file itself/],
+    ['the memory file', 'memory', /it is the memory file/],
   ])('refuses %s as output before it listens', async (_, output, message) => {
     const here = await scene({ pages: 64 })
     const words = [...serveWords(here), '--output', join(here.folder, output)]

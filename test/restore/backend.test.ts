@@ -38,7 +38,7 @@ describe('the backend', () => {
       'is the page cache for a set in no file',
       { workingSet: 'unwritten' },
       'page-cache',
-      /in no file/,
+      /without a file/,
     ],
   ] as const)('%s, whatever a page costs and whatever is missing', (_, more, backend, reason) => {
     for (const evidence of [warm, cold, { ...cold, calibration: undefined }]) {

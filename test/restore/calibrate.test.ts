@@ -93,7 +93,7 @@ test('a folder that cannot be written to is refused, with its name', async () =>
     path: join(file, 'below/calibration.json'),
     hint: expect.stringContaining('REAP_TRACE_CALIBRATION'),
   })
-  expect(failure.message).toContain('cannot be kept')
+  expect(failure.message).toContain('cannot be saved')
   expect(shares).toEqual([])
   expect(readdirSync(folder)).toEqual(['file'])
 })

@@ -236,7 +236,7 @@ describe('when something goes wrong', () => {
       code: 'ERR_SOURCE_READ',
       check: 'changed',
       path: s.memoryFile,
-      message: expect.stringContaining('was written to while a VM was served from it'),
+      message: expect.stringContaining('was modified while a VM was served from it'),
     })
   })
 

@@ -20,25 +20,25 @@ std::string text_of(const std::string& path) {
   return {text, static_cast<size_t>(std::max<int64_t>(0, length))};
 }
 
-// Of this cgroup and those above it, the tightest quota in cores; `most` where none has one.
-unsigned quota(unsigned most) {
+// The tightest quota of this cgroup and its ancestors, in cores; at most `cores`.
+unsigned quota(unsigned cores) {
   const std::string groups = text_of("/proc/self/cgroup");
   const size_t at = groups.find("0::/");  // cgroups(7)
-  if (at == std::string::npos) return most;
+  if (at == std::string::npos) return cores;
   std::string group = groups.substr(at + 3, groups.find('\n', at) - at - 3);
   if (group == "/") group.clear();
   for (;;) {
     unsigned long long allowed = 0;
     unsigned long long period = 0;
     const std::string limit = text_of("/sys/fs/cgroup" + group + "/cpu.max");
-    // "max 100000" where there is none.
+    // "max 100000" means no quota.
     if (std::sscanf(limit.c_str(), "%llu %llu", &allowed, &period) == 2 && period > 0) {
-      most = static_cast<unsigned>(std::min<uint64_t>(most, (allowed + period - 1) / period));
+      cores = static_cast<unsigned>(std::min<uint64_t>(cores, (allowed + period - 1) / period));
     }
     if (group.empty()) break;
     group.erase(group.rfind('/'));
   }
-  return most;
+  return cores;
 }
 
 }  // namespace
@@ -46,7 +46,7 @@ unsigned quota(unsigned most) {
 unsigned usable_cores() {
   cpu_set_t set;
   CPU_ZERO(&set);
-  // EINVAL on a machine of more than 1024: then there are enough.
+  // EINVAL on a machine with more than 1024 CPUs: then there are enough.
   const bool known = ::sched_getaffinity(0, sizeof set, &set) == 0;
   const auto allowed = static_cast<unsigned>(known ? CPU_COUNT(&set) : CPU_SETSIZE);
   return std::max(1U, quota(allowed));

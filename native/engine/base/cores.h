@@ -1,9 +1,9 @@
-// How many cores this process may keep busy.
+// Number of cores that this process may keep busy.
 #pragma once
 
 namespace reap {
 
-// The fewer of those that its affinity and its cpuset leave, and of its cgroup's quota (version 2,
+// The smaller of the CPUs in its affinity mask and cpuset, and its cgroup's quota (version 2,
 // rounded up). At least 1.
 unsigned usable_cores();
 

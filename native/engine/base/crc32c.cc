@@ -61,8 +61,8 @@ bool always() { return true; }
 
 #if defined(__x86_64__) || defined(__aarch64__)
 
-// Inline assembly rather than intrinsics: those need a target attribute on every caller, and no
-// template shared by both architectures could carry it.
+// Inline assembly, not intrinsics: those need a target attribute on every caller, which a template
+// shared by both architectures cannot have.
 #if defined(__x86_64__)
 constexpr char kHardwareName[] = "sse4.2";
 
@@ -98,13 +98,15 @@ inline uint32_t add_byte(uint32_t state, uint8_t byte) {
 }
 #endif
 
-// The instruction takes three cycles but one can start in each, so three streams keep it busy.
-// Three times 1360 bytes is a page but for two words: a page needs the streams joined once.
+// The instruction has a latency of three cycles and a throughput of one per cycle, so three streams
+// keep it busy. Three times 1360 bytes is a page less two words: the streams of a page are joined
+// once.
 constexpr size_t kStreamBytes = 1360;
 
-// tables[i][b]: what byte `i` of a state becomes after a stream's length of zero bytes.
+// tables[i][b]: contribution of byte `i` of a state with value `b` after one stream length of zero
+// bytes.
 constexpr std::array<Table, 4> stream_tables() {
-  // The effect of zero bytes is linear, so 32 columns, one for each bit, say all of it.
+  // Appending zero bytes is linear, so 32 columns, one per bit, define it.
   std::array<uint32_t, 32> columns{};
   for (size_t bit = 0; bit < 32; ++bit) {
     uint32_t state = uint32_t{1} << bit;

@@ -7,7 +7,8 @@
 namespace reap {
 
 // Reflected polynomial 0x82F63B78, initial value and final xor all ones: crc32c("123456789") is
-// 0xE3069283. With the checksum of the bytes before as `seed`, gives that of both together.
+// 0xE3069283. With the checksum of preceding bytes as `seed`, returns the checksum of both
+// together.
 uint32_t crc32c(const void* data, size_t size, uint32_t seed = 0);
 
 namespace detail {
@@ -18,7 +19,7 @@ struct Crc32c {
   bool (*runs_here)();
 };
 
-// All that were compiled, the fastest first. The last one, `software`, runs everywhere.
+// All compiled implementations, fastest first. The last one, `software`, runs everywhere.
 extern const Crc32c kCrc32c[];
 extern const size_t kCrc32cCount;
 

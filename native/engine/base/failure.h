@@ -1,4 +1,4 @@
-// What can go wrong, as data. Sentences are made in TypeScript (src/binding/explain.ts).
+// Failures as data. Their sentences are in TypeScript (src/binding/explain.ts).
 #pragma once
 
 #include <cstdint>
@@ -26,15 +26,15 @@ struct Failure {
   ErrorCode code = ErrorCode::none;
   int err = 0;               // negative errno, 0 when no syscall failed
   const char* syscall = "";  // static storage
-  const char* check = "";    // static storage: the rule that was broken
-  uint64_t offset = 0;       // byte offset, address or region index, as `check` says
+  const char* check = "";    // static storage: name of the broken rule
+  uint64_t offset = 0;       // byte offset, address or region index, depending on `check`
   uint64_t want = 0;
   uint64_t got = 0;
 
   explicit operator bool() const { return code != ErrorCode::none; }
 };
 
-// Of a system call that failed.
+// Failure of a system call.
 inline Failure failed_call(ErrorCode code, int err, const char* syscall, uint64_t offset = 0) {
   Failure failure;
   failure.code = code;

@@ -1,4 +1,4 @@
-// Enums whose values have a name in JavaScript.
+// Enums whose values have names in JavaScript.
 #pragma once
 
 #include <cstddef>
@@ -7,7 +7,8 @@
 #define REAP_ENUMERATOR(value, name) value,
 #define REAP_ENUMERATOR_NAME(value, name) name,
 
-// From a list of `X(value, "name")`: the enum, `names`, and name_of(). The seam passes names only.
+// Defines the enum, `names` and name_of() from a list of `X(value, "name")`. Only names cross the
+// seam.
 #define REAP_NAMED_ENUM(Enum, names, LIST)                                          \
   enum class Enum : uint32_t { LIST(REAP_ENUMERATOR) };                             \
   inline constexpr const char* names[] = {LIST(REAP_ENUMERATOR_NAME)}; /* NOLINT */ \

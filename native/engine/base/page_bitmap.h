@@ -1,4 +1,4 @@
-// One bit a page, settable from many threads; memory is used only where bits were touched.
+// A bitmap with one bit per page, settable from many threads. Only touched parts use memory.
 #pragma once
 
 #include <algorithm>
@@ -20,7 +20,7 @@ class PageBitmap {
   bool test(uint64_t page) const {
     return (word(page).load(std::memory_order_relaxed) >> (page % 64)) & 1;
   }
-  // Returns whether the bit was clear before.
+  // Returns true if the bit was clear before.
   bool set(uint64_t page) {
     const uint64_t bit = uint64_t{1} << (page % 64);
     return !(word(page).fetch_or(bit, std::memory_order_relaxed) & bit);
@@ -39,8 +39,8 @@ class PageBitmap {
       const uint64_t in_word = std::min<uint64_t>(64 - first % 64, end - first);
       const uint64_t run = in_word == 64 ? ~uint64_t{0} : (uint64_t{1} << in_word) - 1;
       const uint64_t mask = run << (first % 64);
-      // A guest may give the same memory back again and again: what is so already is only looked
-      // at.
+      // A guest may give the same memory back repeatedly: bits that have the value already are only
+      // read, which keeps the cache line shared.
       const uint64_t now = word(first).load(std::memory_order_relaxed) & mask;
       if constexpr (kSet) {
         if (now != mask) word(first).fetch_or(mask, std::memory_order_relaxed);

@@ -1,5 +1,5 @@
-// Owners of what the kernel hands out: the only places that call close() and munmap(). And reads
-// that go on until all is there.
+// Owners of kernel resources: the only places that call close() and munmap(). Also a read that
+// retries until it is complete.
 #pragma once
 
 #include <sys/mman.h>
@@ -26,7 +26,7 @@ class UniqueFd {
 
   int get() const { return fd_; }
   explicit operator bool() const { return fd_ >= 0; }
-  // Gives it away to an owner of another kind.
+  // Releases ownership to an owner of another type.
   int release() { return std::exchange(fd_, -1); }
   void reset(int fd = -1) {
     // EINTR is not retried: on Linux the descriptor is gone either way (close(2)).
@@ -38,8 +38,8 @@ class UniqueFd {
   int fd_ = -1;
 };
 
-// Reads until `length` bytes are there or the file ends, by preadv2(2) and its flags; one call does
-// up to 2 GiB less a page (read(2)). How many there were, or a negative errno.
+// Reads with preadv2(2) and its flags until `length` bytes have been read or the file ends; one
+// call reads at most 2 GiB less a page (read(2)). Returns the number of bytes, or a negative errno.
 inline int64_t read_whole(int fd, uint64_t offset, void* buffer, uint64_t length, int flags = 0) {
   uint64_t done = 0;
   while (done < length) {
@@ -68,19 +68,18 @@ class Mapping {
   }
   ~Mapping() { reset(); }
 
-  // Private zeroed memory that costs nothing until it is touched. Empty when the kernel refuses.
+  // Private zeroed memory that uses no pages until it is touched. Empty if the kernel refuses.
   static Mapping anonymous(size_t size) {
     void* data = ::mmap(nullptr, size, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     return data == MAP_FAILED ? Mapping() : Mapping(data, size);
   }
-  // Memory to read files into. A fork would write-protect it and make every next write a fault, and
-  // an orchestrator forks for each VMM. In transparent huge pages, if it has the size of one and
-  // the kernel has them: a read with O_DIRECT hands the device one segment for each stretch of
-  // memory that is contiguous, 256 for 1 MiB in small pages, and virtio-blk took twice as long for
-  // those.
+  // Memory to read files into. Excluded from fork(), which would write-protect it and make each
+  // next write a fault; an orchestrator forks for each VMM. Uses transparent huge pages for at
+  // least the size of one: O_DIRECT passes the device one segment per physically contiguous range,
+  // 256 for 1 MiB of small pages, and virtio-blk took twice as long for those.
   static Mapping buffer(size_t size) {
-    constexpr size_t kHuge = 2 << 20;  // PMD_SIZE on x86-64, and on arm64 with pages of 4 KiB
+    constexpr size_t kHuge = 2 << 20;  // PMD_SIZE on x86-64, and on arm64 with 4 KiB pages
     const bool huge = size >= kHuge;
     Mapping mapping = huge ? aligned(size, kHuge) : anonymous(size);
     if (!mapping) return mapping;
@@ -88,7 +87,7 @@ class Mapping {
     if (huge) ::madvise(mapping.data(), size, MADV_HUGEPAGE);
     return mapping;
   }
-  // Takes over a mapping made elsewhere.
+  // Takes ownership of an existing mapping.
   static Mapping adopt(void* data, size_t size) { return Mapping(data, size); }
 
   explicit operator bool() const { return data_ != nullptr; }
@@ -97,7 +96,7 @@ class Mapping {
 
  private:
   Mapping(void* data, size_t size) : data_(data), size_(size) {}
-  // anonymous() at a multiple of `alignment`. Sizes are multiples of a page.
+  // anonymous() at a multiple of `alignment`. Sizes are multiples of the page size.
   static Mapping aligned(size_t size, size_t alignment) {
     Mapping wide = anonymous(size + alignment);
     if (!wide) return wide;

@@ -1,41 +1,42 @@
-// Places where a test can hold a thread, to make a race happen every time, and one where it answers
-// for the kernel. Nothing in the product.
+// Test hooks: places where a test can hold a thread, so that a race happens every time, or answer
+// in place of the kernel. Empty in the product.
 #pragma once
 
 #ifdef REAP_TEST_HOOKS
 #include <functional>
 
 namespace reap::hooks {
-inline std::function<void()> before_direct_open;  // of a file that is open already
-inline std::function<void()> before_event;        // about to handle an event or timer of a session
-inline std::function<void()> before_drain;        // about to read the userfaultfd
-inline std::function<void()> before_serve;        // a fault was read and is about to be served
-inline std::function<void()> before_install;      // a page is read and about to be installed
+inline std::function<void()> before_direct_open;  // the second open of a file that is already open
+inline std::function<void()> before_event;    // before an event or timer of a session is handled
+inline std::function<void()> before_drain;    // before a read of the userfaultfd
+inline std::function<void()> before_serve;    // a fault was read and is served next
+inline std::function<void()> before_install;  // a page was read and is installed next
 inline std::function<void()> before_prefetch_install;
-inline std::function<void()> before_remove_pause;  // an install waits for a REMOVE to be over
-// The gate is held, the page was seen to be missing and not removed, and the ioctl is next.
+inline std::function<void()>
+    before_remove_pause;  // an install is about to wait for a REMOVE to complete
+// Under the gate, after the checks that the page is missing and not removed, before the ioctl.
 inline std::function<void()> before_ioctl;
-// Whether a read waits for the disk, whatever the page cache has: evicting is no more than a wish.
+// True if a read waits for the disk regardless of the page cache: eviction is only advisory.
 inline std::function<bool()> is_cold;
-// Whether a file has changed within this tick of the kernel's clock.
+// True if a file has changed within the current tick of the kernel's clock.
 inline std::function<bool()> is_young;
-// Whether a thread that yielded has lost its core to other work.
+// True if a thread that yielded has lost its core to other work.
 inline std::function<bool()> core_is_lost;
-// Whether every core is taken, however many this machine has.
+// True if every core is busy, however many this machine has.
 inline std::function<bool()> cores_are_busy;
-inline std::function<void()> before_page_cache_turn;  // a job of the prefetcher is about to go on
-// Whether the page cache of a file is hidden, as of one that the process neither owns nor may
+inline std::function<void()> before_page_cache_turn;  // before the prefetcher resumes a job
+// True if the page cache of a file is hidden, as for a file that the process neither owns nor may
 // write.
 inline std::function<bool()> hides_residency;
-// Whether this kernel lacks cachestat(2).
+// True if this kernel lacks cachestat(2).
 inline std::function<bool()> lacks_cachestat;
-// Whether the kernel passes over a wish for pages, as it may.
-inline std::function<bool()> ignores_wishes;
-// Whether pages that are in the page cache are all still being read.
+// True if the kernel drops readahead requests, as it may.
+inline std::function<bool()> drops_readahead;
+// True if pages in the page cache are all still being read.
 inline std::function<bool()> reads_are_unfinished;
-inline std::function<void()> after_look;  // of the recorder of the page cache
+inline std::function<void()> after_look;  // after a scan of the page cache recorder
 inline std::function<void()>
-    before_page_tables;  // it knows who maps the file, and looks there next
+    before_page_tables;  // the file's mappings are known and page tables are opened next
 }  // namespace reap::hooks
 
 #define REAP_HOOK(name)                         \

@@ -19,7 +19,7 @@ namespace reap {
 
 namespace {
 
-// cachestat(2) has been there since 6.5; the headers of many systems are older. Its number is the
+// cachestat(2) exists since Linux 6.5; the headers of many systems are older. Its number is the
 // same on every architecture.
 constexpr long kCachestat = 451;
 struct CachestatRange {
@@ -34,21 +34,23 @@ struct Cachestat {
   uint64_t recently_evicted;
 };
 
-constexpr uint64_t kMappedOut = 512;  // pages that mincore() is asked about at a time
-// Of one wish the kernel takes as many bytes as the device's read-ahead or its largest request has,
-// whichever is more, and drops the rest without a word. This much it takes from any that is not
-// set lower.
-constexpr uint64_t kTakenWhole = (128 << 10) / kPage;
+constexpr uint64_t kMincorePages = 512;  // pages per mincore() call
+// Of one readahead request the kernel reads at most the device's read-ahead or its maximum request
+// size, whichever is larger, and silently drops the rest. It reads this much in any case, unless
+// the device is set lower.
+constexpr uint64_t kMinRequestPages = (128 << 10) / kPage;
 
-// Whether this process may write to an open file. Before faccessat2(2), 5.8, only a path can be
+// True if this process may write to an open file. Before faccessat2(2), Linux 5.8, only a path can
+// be checked.
 // asked about.
 bool may_write(int fd, const std::string& path) {
   if (::faccessat(fd, "", W_OK, AT_EACCESS | AT_EMPTY_PATH) == 0) return true;
   return errno == EINVAL && ::faccessat(AT_FDCWD, path.c_str(), W_OK, AT_EACCESS) == 0;
 }
 
-// mincore() answers "all there" instead of refusing, so the kernel's question is asked first. Root
-// has the right by what it may do to any file of its user namespace, and a read-only file system
+// mincore() reports "all resident" instead of failing, so the kernel's own rule is checked first.
+// Root passes by its capability over any file of its user namespace; a read-only file system denies
+// writes but not this.
 // takes only the write away.
 bool may_see(int fd, const std::string& path, const struct stat& status) {
   return status.st_uid == ::geteuid() || may_write(fd, path) ||
@@ -62,7 +64,7 @@ bool has_cachestat(const struct statfs& file_system) {
 }
 
 int64_t cached_pages(int fd, uint64_t first_page, uint64_t pages) {
-  // A length of 0 would mean: up to the end.
+  // A length of 0 would mean up to the end of the file.
   CachestatRange range{first_page * kPage, pages * kPage};
   Cachestat found{};
   if (::syscall(kCachestat, fd, &range, &found, 0) != 0) return -errno;
@@ -70,7 +72,7 @@ int64_t cached_pages(int fd, uint64_t first_page, uint64_t pages) {
 }
 
 int CachedFile::open(const std::string& path) {
-  // Without O_NONBLOCK the open of a named pipe would wait for somebody to write to it.
+  // Without O_NONBLOCK, opening a named pipe would wait for a writer.
   fd_ = UniqueFd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (!fd_) return -errno;
   struct stat status {};
@@ -78,12 +80,12 @@ int CachedFile::open(const std::string& path) {
   if (!S_ISREG(status.st_mode)) return -EINVAL;
   bytes_ = static_cast<uint64_t>(status.st_size);
   pages_ = (bytes_ + kPage - 1) / kPage;
-  // st_blocks counts in 512 bytes whatever the block size (stat(2)).
+  // st_blocks counts units of 512 bytes whatever the block size (stat(2)).
   sparse_ = static_cast<uint64_t>(status.st_blocks) * 512 < bytes_;
   struct statfs file_system {};
   if (::fstatfs(fd_.get(), &file_system) == 0) in_memory_ = file_system.f_type == TMPFS_MAGIC;
-  // Reads through this descriptor are of single pages; read-ahead for them would bring in megabytes
-  // that nobody asked for.
+  // Reads through this descriptor are of single pages; read-ahead would bring in megabytes that
+  // nobody requested.
   ::posix_fadvise(fd_.get(), 0, 0, POSIX_FADV_RANDOM);
   visible_ = may_see(fd_.get(), path, status) && !REAP_HOOK_SAYS(hides_residency);
   has_cachestat_ =
@@ -96,8 +98,8 @@ int CachedFile::map_view() {
   void* data = ::mmap(nullptr, bytes_, PROT_READ, MAP_SHARED, fd_.get(), 0);
   if (data == MAP_FAILED) return -errno;
   view_ = Mapping::adopt(data, bytes_);
-  // A child would be found to map the file (mappings_of()), as if it were the VMM that it is about
-  // to become.
+  // Otherwise mappings_of() would report a forked child as a mapper of the file, as if it were the
+  // VMM that it is about to exec.
   ::madvise(data, bytes_, MADV_DONTFORK);
   return 0;
 }
@@ -125,11 +127,11 @@ uint64_t CachedFile::count(uint64_t first_page, uint64_t pages) const {
     for (uint64_t page = first_page; page < end; ++page) found += has(page);
     return found;
   }
-  uint8_t is_there[kMappedOut];
-  for (uint64_t page = first_page; page < end; page += kMappedOut) {
-    const uint64_t part = std::min(kMappedOut, end - page);
-    if (map(page, part, is_there) != 0) return found;
-    for (uint64_t i = 0; i < part; ++i) found += is_there[i] & 1;
+  uint8_t is_cached[kMincorePages];
+  for (uint64_t page = first_page; page < end; page += kMincorePages) {
+    const uint64_t part = std::min(kMincorePages, end - page);
+    if (map(page, part, is_cached) != 0) return found;
+    for (uint64_t i = 0; i < part; ++i) found += is_cached[i] & 1;
   }
   return found;
 }
@@ -141,16 +143,16 @@ bool CachedFile::has(uint64_t page) const {
   return ::preadv2(fd_.get(), &part, 1, static_cast<off_t>(page * kPage), RWF_NOWAIT) == 1;
 }
 
-int CachedFile::map(uint64_t first_page, uint64_t pages, uint8_t* is_there) const {
+int CachedFile::map(uint64_t first_page, uint64_t pages, uint8_t* is_cached) const {
   pages = within(first_page, pages);
   if (pages == 0) return 0;
-  if (::mincore(view_.data() + first_page * kPage, pages * kPage, is_there) != 0) return -errno;
-  if (REAP_HOOK_SAYS(reads_are_unfinished)) std::fill_n(is_there, pages, uint8_t{0});
+  if (::mincore(view_.data() + first_page * kPage, pages * kPage, is_cached) != 0) return -errno;
+  if (REAP_HOOK_SAYS(reads_are_unfinished)) std::fill_n(is_cached, pages, uint8_t{0});
   return 0;
 }
 
 void CachedFile::advise(uint64_t first_page, uint64_t pages) const {
-  if (REAP_HOOK_SAYS(ignores_wishes)) return;
+  if (REAP_HOOK_SAYS(drops_readahead)) return;
   ::posix_fadvise(fd_.get(), static_cast<off_t>(first_page * kPage),
                   static_cast<off_t>(pages * kPage), POSIX_FADV_WILLNEED);
 }
@@ -158,25 +160,25 @@ void CachedFile::advise(uint64_t first_page, uint64_t pages) const {
 void CachedFile::will_need(uint64_t first_page, uint64_t pages) const {
   pages = within(first_page, pages);
   if (pages == 0) return;
-  if (has_cachestat_ || pages <= kTakenWhole) {
+  if (has_cachestat_ || pages <= kMinRequestPages) {
     advise(first_page, pages);
-    // It counts those on their way too.
-    if (pages <= kTakenWhole || count(first_page, pages) >= pages) return;
+    // count() includes pages that are still being read.
+    if (pages <= kMinRequestPages || count(first_page, pages) >= pages) return;
   }
-  for (uint64_t done = 0; done < pages; done += kTakenWhole) {
-    advise(first_page + done, std::min(kTakenWhole, pages - done));
+  for (uint64_t done = 0; done < pages; done += kMinRequestPages) {
+    advise(first_page + done, std::min(kMinRequestPages, pages - done));
   }
 }
 
 int CachedFile::wait_for(uint64_t first_page, uint64_t pages) const {
   const uint64_t end = first_page + within(first_page, pages);
-  uint8_t is_there[kMappedOut];
-  for (uint64_t page = first_page; page < end; page += kMappedOut) {
-    const uint64_t part = std::min(kMappedOut, end - page);
-    // A page alone is read as fast as it is asked about.
-    const bool is_mapped_out = visible_ && part > 1 && map(page, part, is_there) == 0;
+  uint8_t is_cached[kMincorePages];
+  for (uint64_t page = first_page; page < end; page += kMincorePages) {
+    const uint64_t part = std::min(kMincorePages, end - page);
+    // For a single page, reading costs no more than mincore().
+    const bool is_mapped = visible_ && part > 1 && map(page, part, is_cached) == 0;
     for (uint64_t i = 0; i < part; ++i) {
-      if (is_mapped_out && (is_there[i] & 1)) continue;
+      if (is_mapped && (is_cached[i] & 1)) continue;
       if (const int error = wait_for(page + i)) return error;
     }
   }
@@ -187,7 +189,7 @@ int CachedFile::wait_for(uint64_t page) const {
   uint8_t byte;
   for (;;) {
     const ssize_t got = ::pread(fd_.get(), &byte, 1, static_cast<off_t>(page * kPage));
-    if (got >= 0) return 0;  // 0: the file was cut, and there is nothing to wait for
+    if (got >= 0) return 0;  // 0: the file was truncated, so there is nothing to wait for
     if (errno != EINTR) return -errno;
   }
 }

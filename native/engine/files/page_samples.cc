@@ -21,7 +21,7 @@ Failure sample_pages(const std::string& path, const std::vector<uint32_t>& pages
   for (const uint32_t page : pages) {
     uint64_t length = kPage;
     if (page == file.bytes() / kPage) {
-      // Not 0: a page that begins at the end of the file is not there at all.
+      // Not 0: a page that begins at the end of the file does not exist.
       length = std::max<uint64_t>(1, file.bytes() % kPage);
       std::memset(bytes + length, 0, kPage - length);
     }

@@ -1,4 +1,4 @@
-// Checksums of chosen pages of a disk image: what tells one from another.
+// Checksums of sampled pages of a disk image, which tell one image from another.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +9,8 @@
 
 namespace reap {
 
-// CRC-32C of each 4 KiB page; one in which the image ends is padded with zeros, as the page cache
-// has it. The pages are asked for all at once, then read.
+// CRC-32C of each 4 KiB page. A page in which the image ends is padded with zeros, as in the page
+// cache. Requests readahead of all pages first, then reads them.
 Failure sample_pages(const std::string& path, const std::vector<uint32_t>& pages,
                      std::vector<uint32_t>* checksums);
 

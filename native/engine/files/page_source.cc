@@ -45,9 +45,9 @@ bool is_settled_at(uint64_t changed_at, uint64_t age, uint64_t now) {
   return (changed_at % kSecond == 0 ? then - then % kSecond : then) > changed_at;
 }
 
-// A read lease is granted only when nobody may write (fcntl(2)). It is given back at once; who
-// opens the file for writing in between waits that long, and makes the kernel send its holder a
-// signal: one that is ignored by default, instead of SIGIO, which ends the process.
+// A read lease is granted only if nobody has the file open for writing (fcntl(2)). It is released
+// at once; an open for writing in between waits that long, and makes the kernel signal the holder:
+// with a signal that is ignored by default, instead of SIGIO, which ends the process.
 Writers writers_of(int fd) {
   if (::fcntl(fd, F_SETSIG, SIGURG) != 0) return Writers::unknown;
   if (::fcntl(fd, F_SETLEASE, F_RDLCK) != 0) {
@@ -71,18 +71,18 @@ int PageSource::adopt(UniqueFd fd) {
   if (!S_ISREG(status.st_mode)) return -EINVAL;
   bytes_ = static_cast<uint64_t>(status.st_size);
   stamp_ = stamp_of(status);
-  // st_blocks counts in 512 bytes whatever the block size (stat(2)).
+  // st_blocks counts units of 512 bytes whatever the block size (stat(2)).
   sparse_ = static_cast<uint64_t>(status.st_blocks) * 512 < bytes_;
   struct statfs file_system {};
   if (::fstatfs(fd_.get(), &file_system) == 0) {
     in_memory_ = file_system.f_type == TMPFS_MAGIC;
-    tells_ = has_cachestat(file_system);
+    has_cachestat_ = has_cachestat(file_system);
   }
   return 0;
 }
 
 int PageSource::open(const std::string& path) {
-  // Without O_NONBLOCK the open of a named pipe would wait for somebody to write to it.
+  // Without O_NONBLOCK, opening a named pipe would wait for a writer.
   constexpr int kFlags = O_RDONLY | O_CLOEXEC | O_NONBLOCK;
   const int error = adopt(UniqueFd(::open(path.c_str(), kFlags)));
   if (error != 0) return error;
@@ -98,7 +98,7 @@ int PageSource::open(const std::string& path) {
   return 0;
 }
 
-FileStamp PageSource::look() const {
+FileStamp PageSource::current_stamp() const {
   struct stat status {};
   return ::fstat(fd_.get(), &status) == 0 ? stamp_of(status) : FileStamp{};
 }
@@ -110,8 +110,8 @@ PageSource::Result PageSource::read_cached(uint64_t offset, void* buffer, uint64
   for (;;) {
     const ssize_t got = ::preadv2(fd_.get(), &part, 1, static_cast<off_t>(offset), RWF_NOWAIT);
     if (got == static_cast<ssize_t>(length)) return {Read::done};
-    // Short: the cache ends here or the file does; the waiting read tells which. EOPNOTSUPP: this
-    // file system cannot tell without waiting.
+    // A short read: either the cached part or the file ends here; the blocking read tells which.
+    // EOPNOTSUPP: this file system does not support RWF_NOWAIT.
     if (got >= 0 || errno == EAGAIN || errno == EOPNOTSUPP) return {Read::would_block};
     if (errno != EINTR) return {Read::failed, -errno};
   }
@@ -134,17 +134,17 @@ PageSource::Result PageSource::read(uint64_t offset, void* buffer, uint64_t leng
 
 PageSource::Result PageSource::read_streaming(uint64_t offset, void* buffer,
                                               uint64_t length) const {
-  // A read that does not wait starts to read ahead all the same, so that what comes past the page
-  // cache would be read twice: the kernel is asked first. Where it does not tell, that is taken.
+  // A non-blocking read starts read-ahead all the same, so the pages would be read twice, once past
+  // the page cache: ask the kernel first. If it does not report residency, accept that.
   const int64_t there =
-      direct_ && tells_ ? cached_pages(fd_.get(), offset / kPage, length / kPage) : -ENOSYS;
+      direct_ && has_cachestat_ ? cached_pages(fd_.get(), offset / kPage, length / kPage) : -ENOSYS;
   const bool all_there = there >= 0 && static_cast<uint64_t>(there) >= length / kPage;
   if (there < 0 || all_there) {
     const Result cached = read_cached(offset, buffer, length);
     if (cached.read != Read::would_block) return cached;
   }
   Result result{Read::failed, -EINVAL};
-  // Where all is there and a read would wait, it is being read already.
+  // If all pages are there and a read would block, they are being read already.
   if (direct_ && !all_there) result = read_fully(direct_.get(), offset, buffer, length);
   // Some file systems open with O_DIRECT and then refuse the read.
   if (result.read == Read::failed && result.err == -EINVAL) result = read(offset, buffer, length);
@@ -153,7 +153,7 @@ PageSource::Result PageSource::read_streaming(uint64_t offset, void* buffer,
 }
 
 bool PageSource::is_cached(uint64_t offset, uint64_t length) const {
-  if (!tells_) return true;
+  if (!has_cachestat_) return true;
   const int64_t there = cached_pages(fd_.get(), offset / kPage, length / kPage);
   return there < 0 || static_cast<uint64_t>(there) >= length / kPage;
 }
@@ -174,8 +174,8 @@ PageSource::RandomAccess::~RandomAccess() {
 uint64_t PageSource::hole_end(uint64_t offset) const {
   if (!sparse_) return offset;
   const off_t data = ::lseek(fd_.get(), static_cast<off_t>(offset), SEEK_DATA);
-  // ENXIO: no data up to the end of the file. A file that was cut short answers the same, so the
-  // hole is only believed up to the size that the file has now.
+  // ENXIO: no data up to the end of the file. A truncated file returns the same, so the hole is
+  // trusted only up to the file's current size.
   if (data >= 0) return static_cast<uint64_t>(data);
   struct stat status {};
   if (errno != ENXIO || ::fstat(fd_.get(), &status) != 0) return offset;

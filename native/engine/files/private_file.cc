@@ -24,7 +24,7 @@ bool read_private_file(const std::string& folder, const std::string& name,
   struct stat status {};
   const UniqueFd at(::open(folder.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
   if (!at || !is_private(at.get(), S_IFDIR, &status)) return false;
-  // Without O_NONBLOCK the open of a named pipe would wait.
+  // Without O_NONBLOCK, opening a named pipe would wait.
   const UniqueFd file(
       ::openat(at.get(), name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
   if (!file || !is_private(file.get(), S_IFREG, &status) || status.st_size > kMaxBytes) {

@@ -7,8 +7,9 @@
 
 namespace reap {
 
-// Reads folder/name, of up to 1 MiB. False where it is not there, and where somebody else may have
-// put it there: the folder and the file must be this user's, no link, and writable by nobody else.
+// Reads folder/name, at most 1 MiB. Returns false if it is missing, or if somebody else may have
+// put it there: the folder and the file must belong to this user, must not be links, and must not
+// be writable by others.
 bool read_private_file(const std::string& folder, const std::string& name,
                        std::vector<uint8_t>* bytes);
 

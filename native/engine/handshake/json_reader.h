@@ -1,4 +1,4 @@
-// RFC 8259 text, read front to back and strictly, without recursion or allocation.
+// Strict, sequential RFC 8259 reader without recursion or allocation.
 #pragma once
 
 #include <algorithm>
@@ -8,12 +8,12 @@
 
 namespace reap::json {
 
-// Arrays and objects inside one another, the outermost one included.
+// Maximum nesting of arrays and objects, including the outermost one.
 constexpr unsigned kMaxDepth = 32;
-// In place of a byte, where the text has ended.
+// Stands for the byte at the end of the text.
 constexpr uint64_t kEnd = 256;
 
-// Why a text is refused. What the numbers mean depends on `check`.
+// Reason for refusing a text. The meaning of the numbers depends on `check`.
 struct Refusal {
   const char* check = "";
   uint64_t offset = 0;
@@ -34,8 +34,8 @@ inline bool starts_value(uint32_t byte) {
          byte == 't' || byte == 'f' || byte == 'n';
 }
 
-// A decoded string, as far as it can still be one of the keys looked for: those are short and
-// ASCII, so a long string or one with other characters is remembered only as different.
+// A decoded string, as far as it can still be one of the known keys: those are short and ASCII, so
+// a long string or one with other characters is only marked as different.
 class KeyText {
  public:
   void append(uint32_t code_point) {
@@ -57,11 +57,11 @@ class KeyText {
 
 struct Number {
   uint64_t value = 0;
-  bool is_u64 = true;  // no sign, fraction or exponent, and it fits
+  bool is_u64 = true;  // no sign, fraction or exponent, and within range
 };
 
-// Every reader stands on the first byte of what it reads, and returns false once the refusal is
-// filled in.
+// Each read function starts at the first byte of its token, and returns false after it has filled
+// in the refusal.
 class Reader {
  public:
   Reader(std::string_view text, Refusal* why) : text_(text), why_(why) {}
@@ -92,7 +92,7 @@ class Reader {
 
   bool refuse_byte() { return refuse("json", position_, 0, peek()); }
 
-  // A key and its colon, up to the first byte of the value.
+  // Reads a key and its colon, up to the first byte of the value.
   bool read_key(KeyText* key) {
     if (!read_string(key)) return false;
     skip_space();
@@ -149,8 +149,8 @@ class Reader {
     }
   }
 
-  // Reads any value and forgets it; `depth` containers are open around it. Iterative, with one bit
-  // for each container it is in: the peer chooses the nesting.
+  // Skips any value inside `depth` open containers. Iterative, with one bit per container: the peer
+  // chooses the nesting.
   bool skip_value(const unsigned depth) {
     unsigned inner = depth;
     uint32_t objects = 0;
@@ -238,12 +238,12 @@ class Reader {
     return true;
   }
 
-  // A character cut off by the end of the message is an end of the message, not a bad character.
+  // A character that is cut off by the end of the message is reported as the end, not as invalid.
   bool refuse_text(size_t start, uint32_t got) {
     return peek() == kEnd ? refuse_byte() : refuse("utf8", start, 0, got);
   }
 
-  // The `u` of an escape, and its four hexadecimal digits.
+  // Reads the `u` of an escape and its four hexadecimal digits.
   bool read_code_unit(uint32_t* unit) {
     ++position_;
     *unit = 0;

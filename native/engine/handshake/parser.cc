@@ -23,7 +23,7 @@ Key find_key(const json::KeyText& text) {
 
 struct NumberedRegion {
   Region region;
-  uint64_t index;  // in the message
+  uint64_t index;  // position in the message
 };
 
 class HandshakeReader {
@@ -102,8 +102,8 @@ class HandshakeReader {
     return true;
   }
 
-  // Memory of this kind is filled through another protocol, on descriptors that come along; pages
-  // copied into it would not be the guest's.
+  // Memory of this kind is filled by another protocol, through descriptors that accompany the
+  // message; pages copied into it would not reach the guest.
   bool read_guest_memfd() {
     switch (json_.peek()) {
       case 'f':
@@ -142,7 +142,7 @@ class HandshakeReader {
   }
 
   // Bytes under either name: page_size_kib has never been in KiB. Firecracker before 1.7 sends
-  // neither, 1.7 to 1.11 only page_size_kib.
+  // neither key, 1.7 to 1.11 only page_size_kib.
   bool read_page_size(uint64_t* page_size) {
     const bool kib = present_ & bit(kPageSizeKib);
     const bool plain = present_ & bit(kPageSize);
@@ -151,7 +151,7 @@ class HandshakeReader {
     }
     const uint64_t system = limits_.system_page_size;
     const uint64_t sent = plain ? values_[kPageSize] : kib ? values_[kPageSizeKib] : system;
-    // Firecracker writes 4096 for every guest without huge pages, on 16 and 64 KiB hosts too.
+    // Firecracker sends 4096 for every guest without huge pages, on 16 and 64 KiB hosts too.
     *page_size = sent == kPage ? std::max(sent, system) : sent;
     if (sent == 0 || (*page_size != system && *page_size != kHugePage)) {
       return json_.refuse("page-size", count_, system, sent);
@@ -198,7 +198,7 @@ class HandshakeReader {
               [field](const NumberedRegion& a, const NumberedRegion& b) {
                 const uint64_t left = field(a.region);
                 const uint64_t right = field(b.region);
-                // Ties in the order of the message, so that a refusal always names the later one.
+                // Ties in message order, so that a refusal always names the later one.
                 return left != right ? left < right : a.index < b.index;
               });
   }
@@ -206,10 +206,10 @@ class HandshakeReader {
   json::Reader json_;
   const HandshakeLimits& limits_;
   std::array<NumberedRegion, kMaxRegions> regions_;
-  size_t count_ = 0;  // complete regions, and the index of the one being read
+  size_t count_ = 0;  // number of complete regions, and the index of the one being read
   uint64_t page_size_ = 0;
   std::array<uint64_t, kUnknown> values_{};  // of the region being read
-  unsigned present_ = 0;                     // bit k: it has key k
+  unsigned present_ = 0;                     // bit k: key k is present
 };
 
 }  // namespace

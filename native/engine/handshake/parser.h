@@ -1,8 +1,8 @@
-// The body of Firecracker's UFFD handshake: a bare JSON array with one object per guest memory
-// region, sent on a stream socket without length, terminator or version.
+// Body of Firecracker's UFFD handshake: a bare JSON array with one object per guest memory region,
+// sent on a stream socket without length, terminator or version.
 //
 // The peer is a VMM that may be compromised, so nothing is guessed: a message is either understood
-// completely or refused with the check that it failed.
+// completely or refused with the name of the failed check.
 #pragma once
 
 #include <cstddef>
@@ -18,14 +18,14 @@ namespace reap {
 constexpr size_t kMaxHandshakeBytes = size_t{1} << 20;
 constexpr size_t kMaxRegions = 64;
 
-// Holds once parsed: the regions are sorted by offset and cover the memory file exactly, no two of
-// them overlap in the VMM's address space, and every number in them is a multiple of page_size.
+// A parsed handshake: the regions are sorted by offset and cover the memory file exactly, they do
+// not overlap in the VMM's address space, and all their numbers are multiples of page_size.
 struct Handshake {
   std::vector<Region> regions;
   uint64_t page_size = 0;  // bytes
 };
 
-// The keys that have a meaning; a refusal names one by its place in this list.
+// The known keys; a refusal identifies one by its index.
 constexpr const char* kHandshakeKeys[] = {"base_host_virt_addr", "size",      "offset",
                                           "page_size_kib",       "page_size", "is_guest_memfd"};
 
@@ -38,7 +38,7 @@ constexpr const char* kHandshakeKeys[] = {"base_host_virt_addr", "size",      "o
 //   utf8                 byte          0                         lead byte, or lone surrogate
 //   depth                byte          json::kMaxDepth           one more
 //   not-an-array         byte          '['                       byte there
-//   region-count         first excess  fewest or most allowed    0, or one too many
+//   region-count         first excess  min or max allowed        0, or one too many
 //   region-type          region        '{'                       first byte of the element
 //   region-key-missing   region        key                       0
 //   region-key-type      region        key                       byte offset of its value
@@ -61,15 +61,15 @@ struct HandshakeLimits {
   uint64_t system_page_size;  // bytes
 };
 
-// Finds the end of the message in a stream that arrives in any pieces; every byte is looked at
-// once. It knows strings and brackets only: what it calls complete may still be refused, and what
-// it calls invalid is refused by parse_handshake(), which then says why.
+// Finds the end of the message in a stream that arrives in pieces of any size; each byte is scanned
+// once. Only strings and brackets are recognised: a complete message may still be refused, and an
+// invalid one is refused by parse_handshake() with the reason.
 class MessageScanner {
  public:
   enum class State { incomplete, complete, invalid };
 
   State feed(const char* data, size_t size);
-  // Bytes up to and including the closing bracket; 0 until it has been seen.
+  // Bytes up to and including the closing bracket; 0 until it has arrived.
   size_t message_size() const { return message_size_; }
 
  private:
@@ -84,7 +84,7 @@ class MessageScanner {
   bool escaped_ = false;
 };
 
-// Either fills `out` and returns true, or leaves it alone, fills `why` and returns false.
+// Either fills `out` and returns true, or leaves it unchanged, fills `why` and returns false.
 bool parse_handshake(std::string_view message, const HandshakeLimits& limits, Handshake* out,
                      HandshakeRefusal* why);
 

@@ -31,7 +31,7 @@ Failure socket_failure(const char* syscall, int error, const char* check = "") {
   return failure;
 }
 
-// Whether `path` is a socket on which nobody listens: its owner died without removing it.
+// True if `path` is a socket without a listener: its owner died without removing it.
 bool is_stale_socket(const std::string& path, const sockaddr_un& address) {
   struct stat status {};
   if (::lstat(path.c_str(), &status) != 0 || !S_ISSOCK(status.st_mode)) return false;
@@ -63,8 +63,8 @@ Failure Listener::open(const std::string& path, std::optional<uid_t> peer_uid) {
 
   UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd) return socket_failure("socket", errno);
-  // The mode of an unbound socket is the one its path is made with (unix_bind_bsd), so there is no
-  // moment in which others could connect.
+  // bind() creates the path with the mode of the unbound socket (unix_bind_bsd), so at no moment
+  // can others connect.
   if (::fchmod(fd.get(), 0600) != 0) return socket_failure("fchmod", errno);
   const auto* bound = reinterpret_cast<const sockaddr*>(&address);
   if (::bind(fd.get(), bound, sizeof address) != 0) {
@@ -99,7 +99,7 @@ UniqueFd Listener::accept(int* err) {
 
 void Listener::close() {
   if (!fd_) return;
-  // Somebody may have put another socket there meanwhile.
+  // Another process may have replaced the socket.
   struct stat status {};
   if (::lstat(path_.c_str(), &status) == 0 && status.st_dev == device_ && status.st_ino == inode_) {
     ::unlink(path_.c_str());
@@ -119,8 +119,8 @@ Peer identify_peer(int connection) {
   int pidfd = -1;
   size = sizeof pidfd;
   if (::getsockopt(connection, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &size) != 0) {
-    // Only where the option is not known: any other error says that the peer is gone, and its pid
-    // may be another's by now.
+    // Only if the kernel lacks the option: any other error means that the peer has exited, and its
+    // pid may have been reused.
     pidfd = errno == ENOPROTOOPT && peer.pid > 0
                 ? static_cast<int>(::syscall(SYS_pidfd_open, peer.pid, 0))
                 : -1;
@@ -156,7 +156,7 @@ HandshakeReceiver::State HandshakeReceiver::receive(int connection, const Handsh
     header.msg_iovlen = 1;
     header.msg_control = control;
     header.msg_controllen = sizeof control;
-    // Close-on-exec does not travel with a descriptor.
+    // Close-on-exec is not transferred with a descriptor.
     const ssize_t got = ::recvmsg(connection, &header, MSG_CMSG_CLOEXEC);
     if (got < 0) {
       if (errno == EINTR) continue;
@@ -174,7 +174,7 @@ HandshakeReceiver::State HandshakeReceiver::receive(int connection, const Handsh
         descriptors_.emplace_back(fd);
       }
     }
-    // At once, or a peer could fill our table of descriptors, a few with each byte.
+    // Refused at once, or a peer could fill our descriptor table, a few descriptors with each byte.
     if ((header.msg_flags & MSG_CTRUNC) || descriptors_.size() > 1) {
       return refuse("descriptors", 0, 1, descriptors_.size());
     }
@@ -188,7 +188,7 @@ HandshakeReceiver::State HandshakeReceiver::receive(int connection, const Handsh
         break;
       case MessageScanner::State::invalid:
       case MessageScanner::State::complete:
-        // The parser finds the byte at fault.
+        // The parser finds the offending byte.
         return finish(limits);
     }
   }

@@ -1,5 +1,5 @@
-// The socket side of Firecracker's UFFD handshake: listen, accept one VMM, receive its message and
-// its userfaultfd. Never blocks; the caller waits on fd() and keeps the deadline.
+// Socket side of Firecracker's UFFD handshake: listens, accepts one VMM, receives its message and
+// its userfaultfd. Never blocks; the caller waits on fd() and enforces the deadline.
 #pragma once
 
 #include <sys/types.h>
@@ -14,7 +14,7 @@
 
 namespace reap {
 
-// A bound socket that takes its path away with it.
+// A bound socket that unlinks its path when closed.
 class Listener {
  public:
   Listener() = default;
@@ -22,10 +22,9 @@ class Listener {
   Listener& operator=(Listener&& other) noexcept;
   ~Listener() { close(); }
 
-  // Replaces a socket that nobody listens on any more. The socket has mode 0600 and belongs to
-  // `peer_uid` where given.
+  // Replaces a stale socket. The new one has mode 0600 and, if `peer_uid` is given, that owner.
   Failure open(const std::string& path, std::optional<uid_t> peer_uid);
-  // Empty while nobody has connected, or with *err set.
+  // Empty if no peer is waiting, or with *err set.
   UniqueFd accept(int* err);
   void close();
   int fd() const { return fd_.get(); }
@@ -37,26 +36,26 @@ class Listener {
   ino_t inode_ = 0;
 };
 
-// The process at the other end of a connection, as the kernel knows it.
+// The process at the other end of a connection, from the kernel.
 struct Peer {
   pid_t pid = 0;
   uid_t uid = 0;
-  UniqueFd pidfd;  // empty when the kernel cannot tell (another pid namespace, before 5.3)
+  UniqueFd pidfd;  // empty if the kernel cannot provide one (another pid namespace, before 5.3)
 };
 Peer identify_peer(int connection);
 
-// Receives one handshake, in as many pieces as it comes.
+// Receives one handshake, in any number of pieces.
 class HandshakeReceiver {
  public:
   enum class State { incomplete, complete, refused };
   State receive(int connection, const HandshakeLimits& limits);
 
-  // After `complete`; each may be taken once.
+  // After `complete`; each may be called once.
   Handshake take_handshake() { return std::move(handshake_); }
   UniqueFd take_uffd() { return std::move(descriptors_.front()); }
   // After `refused`.
   const Failure& failure() const { return failure_; }
-  // Whether the peer has handed over a userfaultfd, so that its guest depends on us.
+  // True if the peer has sent a userfaultfd, so that its guest depends on us.
   bool got_uffd() const;
 
  private:

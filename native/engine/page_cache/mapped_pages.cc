@@ -28,8 +28,8 @@ std::string read_text(const std::string& path) {
   }
 }
 
-// A line of /proc/PID/maps. `file` is device and inode as they stand there: on some file systems
-// (overlayfs, btrfs) stat(2) gives others.
+// A line of /proc/PID/maps. `file` has device and inode as shown there: on some file systems
+// (overlayfs, btrfs) stat(2) returns others.
 struct MapLine {
   uint64_t start, end, offset;
   std::string file;

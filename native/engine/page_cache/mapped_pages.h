@@ -1,4 +1,4 @@
-// Which pages of a file other processes have in their page tables, as /proc tells.
+// Pages of a file in other processes' page tables, from /proc.
 #pragma once
 
 #include <sys/types.h>
@@ -12,7 +12,7 @@
 
 namespace reap {
 
-// A process's mapping of a part of a file.
+// A mapping of a part of a file by a process.
 struct FileMapping {
   pid_t pid = 0;
   uint64_t address = 0;
@@ -20,19 +20,19 @@ struct FileMapping {
   uint64_t offset = 0;  // in the file
 };
 
-// The mappings that other processes have of the file that this process maps at `view`. Processes of
-// other users are left out where /proc does not show them.
+// Mappings by other processes of the file that this process maps at `view`. Omits processes of
+// other users if /proc hides them.
 std::vector<FileMapping> mappings_of(const void* view);
 
-// A process's page table. A page of a mapped file is in it once the process has touched that page,
-// or, with a read, one of the 15 that lie in the same 64 KiB (fault-around), if it was in the page
-// cache then.
+// Page table of a process. It contains a page of a mapped file once the process has touched that
+// page, or has read one of the 15 others in the same 64 KiB (fault-around) while the page was in
+// the page cache.
 class PageTable {
  public:
-  // 0 or a negative errno: EACCES or EPERM where the process may not be traced (ptrace(2)).
+  // Returns 0 or a negative errno: EACCES or EPERM if the process may not be traced (ptrace(2)).
   int open(pid_t pid);
-  // Calls `found(page)`, the number of a page in the file, for each that is in the table. 0 or a
-  // negative errno; nothing is found of a process that has ended.
+  // Calls `found(page)` with the page number in the file for each page in the table. Returns 0 or a
+  // negative errno; a process that has ended has no pages.
   template <typename Found>
   int each(const FileMapping& mapping, Found&& found) {
     uint64_t entries[kEntries];
@@ -41,7 +41,7 @@ class PageTable {
       const int count = read(mapping.address / kPage + page, pages - page, entries);
       if (count <= 0) return count;
       for (int i = 0; i < count; ++i) {
-        // Present, or in swap (Documentation/admin-guide/mm/pagemap.rst).
+        // Present or swapped (Documentation/admin-guide/mm/pagemap.rst).
         if (entries[i] >> 62) found(mapping.offset / kPage + page + static_cast<uint64_t>(i));
       }
     }
@@ -51,7 +51,7 @@ class PageTable {
  private:
   static constexpr uint64_t kEntries = 2048;
 
-  // How many entries there were, or a negative errno.
+  // Returns the number of entries, or a negative errno.
   int read(uint64_t first_page, uint64_t pages, uint64_t* entries) const;
 
   UniqueFd fd_;

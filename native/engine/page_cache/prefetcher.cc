@@ -14,7 +14,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Extents that one job asks for before the next has its turn: a few milliseconds of a disk.
+// Extents that one job requests before the next job has its turn: a few milliseconds of disk time.
 constexpr size_t kExtentsInTurn = 256;
 
 uint64_t since_us(Clock::time_point start) {
@@ -23,7 +23,7 @@ uint64_t since_us(Clock::time_point start) {
 }
 
 constexpr size_t kPagesInWindow = 256;
-// What is asked for, counted and cancelled at once: 1 MiB.
+// Pages per request, the granularity of counting and cancelling: 1 MiB.
 constexpr uint32_t kMaxPages = 256;
 
 void add(std::vector<FileExtent>* extents, FileExtent extent) {
@@ -68,8 +68,8 @@ std::vector<FileExtent> PageCachePlan::extents() const {
   size_t disk = 0;
   for (size_t i = 0; i < touches.size();) {
     const size_t end = std::min(touches.size(), i + touches_in_window);
-    // Times of a set merged from several runs need not rise: what is due is never put off by a
-    // later one.
+    // Times of a set merged from several runs need not rise: an extent that is due is not delayed
+    // by a later touch.
     for (; disk < disk_extents.size() && disk_extents[disk].time_us <= touches[i].time_us; ++disk) {
       const DiskExtent& extent = disk_extents[disk];
       add(&found, {extent.disk + 1, extent.first_page, extent.page_count});
@@ -105,9 +105,9 @@ struct PageCachePrefetcher::Job {
   std::atomic<bool> cancelled{false};
 
   Clock::time_point started = Clock::now();
-  size_t next = 0;  // to ask for
-  std::vector<FileExtent>
-      awaited;  // also those that were counted as there: they may be on their way
+  size_t next = 0;  // next extent to request
+  // Requested extents, and those counted as cached: they may still be being read.
+  std::vector<FileExtent> awaited;
   size_t waited = 0;
   PageCacheReport report;
 };
@@ -144,7 +144,7 @@ void PageCachePrefetcher::cancel(uint64_t id) {
   }
 }
 
-// As condition_variable::wait() does, which libstdc++ 12 has made a symbol that older ones lack.
+// Like condition_variable::wait(), which libstdc++ 12 made a symbol that older versions lack.
 template <typename Until>
 void PageCachePrefetcher::wait(std::unique_lock<std::mutex>& lock, Until until) {
   while (!until()) {
@@ -165,7 +165,7 @@ void PageCachePrefetcher::work() {
   for (;;) {
     wait(lock, [this] { return stopping_ || !jobs_.empty(); });
     if (jobs_.empty()) return;
-    // It stays in the list, where cancel() looks for it.
+    // It stays in the list, where cancel() finds it.
     std::shared_ptr<Job> job = jobs_.front();
     lock.unlock();
     REAP_HOOK(before_page_cache_turn);
@@ -181,14 +181,14 @@ void PageCachePrefetcher::work() {
     lock.lock();
     jobs_.remove(job);
     changed_.notify_all();
-    // What `done` holds may call us when it goes.
+    // Destructors of what `done` captured may call this object.
     lock.unlock();
     job.reset();
     lock.lock();
   }
 }
 
-// Of the memory file it is the end of the job, a disk image is left out.
+// A failure of the memory file ends the job; a disk image is skipped.
 bool PageCachePrefetcher::fail(Job& job, uint32_t file, const Failure& failure) {
   if (!job.report.failure || file == 0) {
     job.report.failure = failure;
@@ -203,7 +203,7 @@ bool PageCachePrefetcher::advance(Job& job) {
   if (job.files.empty()) {
     job.files.resize(job.paths.size());
     for (uint32_t i = 0; i < job.files.size(); ++i) {
-      if (job.paths[i].empty()) continue;  // left out: a file without pages
+      if (job.paths[i].empty()) continue;  // skipped: treated as a file without pages
       const int error = job.files[i].open(job.paths[i]);
       if (error != 0 && fail(job, i, failed_call(ErrorCode::source_read, error, "open")))
         return false;
@@ -217,11 +217,11 @@ bool PageCachePrefetcher::advance(Job& job) {
       return false;
     }
     const FileExtent& extent = job.extents[job.next++];
-    if (extent.file >= job.files.size()) continue;  // a disk that nobody named
+    if (extent.file >= job.files.size()) continue;  // an extent of a disk that was not given
     const CachedFile& file = job.files[extent.file];
     if (extent.first_page >= file.pages()) continue;
     const uint64_t pages = std::min<uint64_t>(extent.page_count, file.pages() - extent.first_page);
-    // Asking about each page of a hidden file costs more than asking for all of it.
+    // Checking each page of a hidden file costs more than requesting all of them.
     const uint64_t there = file.is_visible() ? file.count(extent.first_page, pages) : 0;
     report.pages += pages;
     report.resident += std::min(there, pages);
@@ -242,7 +242,7 @@ bool PageCachePrefetcher::advance(Job& job) {
     job.awaited.push_back(extent);
   }
   if (job.next < job.extents.size()) return true;
-  if (report.asked_us == 0) report.asked_us = since_us(job.started);
+  if (report.submitted_us == 0) report.submitted_us = since_us(job.started);
   for (size_t turn = 0; job.waited < job.awaited.size() && turn < kExtentsInTurn; ++turn) {
     if (job.cancelled) {
       report.cancelled = true;
@@ -260,8 +260,8 @@ bool PageCachePrefetcher::advance(Job& job) {
 }
 
 void PageCachePrefetcher::finish(Job& job) {
-  job.report.there_us = since_us(job.started);
-  // Who is told may unmount them.
+  job.report.completed_us = since_us(job.started);
+  // The receiver of the report may unmount the file system.
   job.files.clear();
   job.done(job.report);
 }

@@ -1,6 +1,6 @@
-// Brings pages of files into the page cache, for VMMs that map or read them: nothing is copied, and
-// no handler is there. One thread of a disk for however many restores: it fills the device's queue,
-// and more threads make that no deeper.
+// Brings file pages into the page cache, for VMMs that map or read the files; nothing is copied,
+// and there is no fault handler. One thread per disk for all restores: it fills the device's queue,
+// and more threads would not make that deeper.
 #pragma once
 
 #include <condition_variable>
@@ -25,7 +25,7 @@ struct FileExtent {
   uint32_t page_count;
 };
 
-// What a working set says of its files: the first is the memory file, the others disk images.
+// A working set's extents per file: the first file is the memory file, the others are disk images.
 struct PageCachePlan {
   struct DiskExtent {
     uint32_t disk;
@@ -37,24 +37,24 @@ struct PageCachePlan {
   uint32_t pages_per_touch = 1;
   std::vector<DiskExtent> disk_extents;  // by time
 
-  // One order for all files. 1 MiB of touches at a time is sorted by address, which a disk likes
-  // better, and merged; the extents of disks come between by their times.
+  // One order for all files. Each 1 MiB of touches is sorted by address, which is faster on a disk,
+  // and merged; the extents of disks are inserted by their times.
   std::vector<FileExtent> extents() const;
 };
 
 PageCachePlan page_cache_plan_of(const WorkingSet& set);
 
 struct PageCacheReport {
-  uint64_t pages = 0;          // that were asked for
-  uint64_t resident = 0;       // of these, there before
+  uint64_t pages = 0;          // requested
+  uint64_t resident = 0;       // of these, cached before
   uint64_t fetched_pages = 0;  // brought in
-  uint64_t extents = 0;        // in which those lie
-  uint64_t asked_us = 0;       // until all was asked for, from the start
-  uint64_t there_us = 0;       // until all was there
-  bool in_budget = true;       // false: ended early
+  uint64_t extents = 0;        // number of extents with fetched pages
+  uint64_t submitted_us = 0;   // from the start to the last request
+  uint64_t completed_us = 0;   // from the start until all pages are cached
+  bool in_budget = true;       // false: ended early at the budget
   bool cancelled = false;
-  uint32_t file = 0;  // of the failure
-  Failure failure;    // the first; the job has gone on where it is a disk image's
+  uint32_t file = 0;  // index of the file of `failure`
+  Failure failure;    // the first one; after that of a disk image the job has continued
 };
 
 class PageCachePrefetcher {
@@ -62,15 +62,15 @@ class PageCachePrefetcher {
   using Done = std::function<void(const PageCacheReport&)>;
 
   PageCachePrefetcher() = default;
-  // Cancels what is not done; each Done is called.
+  // Cancels pending jobs; each Done is called.
   ~PageCachePrefetcher();
 
-  // Brings the plan's extents in, in their order, until `budget_bytes` were fetched. `done` is
-  // called once, on a thread of its own. Returns what cancel() takes.
+  // Fetches the plan's extents in order, until `budget_bytes` have been fetched. `done` is called
+  // once, on the prefetcher's thread. Returns the job's id for cancel() and end().
   uint64_t start(std::vector<std::string> paths, PageCachePlan plan, uint64_t budget_bytes,
                  Done done);
   void cancel(uint64_t job);
-  // Cancels it, and waits until its `done` has returned.
+  // Cancels the job, and waits until its `done` has returned.
   void end(uint64_t job);
 
  private:
@@ -79,7 +79,7 @@ class PageCachePrefetcher {
   template <typename Until>
   void wait(std::unique_lock<std::mutex>& lock, Until until);
   void work();
-  // A part of the job, so that others get their turn. Whether there is more to do.
+  // Performs a part of the job, so that others get their turn. Returns true if there is more to do.
   static bool advance(Job& job);
   static bool fail(Job& job, uint32_t file, const Failure& failure);
   static void finish(Job& job);

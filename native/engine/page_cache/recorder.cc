@@ -14,12 +14,13 @@ using Clock = std::chrono::steady_clock;
 using std::chrono::microseconds;
 using std::chrono::milliseconds;
 
-constexpr uint64_t kChunk = 512;  // pages that are looked at as one: 2 MiB
-// A page that is under I/O, or that an ending process still maps, stays for a moment.
+constexpr uint64_t kChunk = 512;  // pages per look: 2 MiB
+// A page under I/O, or still mapped by an ending process, stays for a moment.
 constexpr int kEvictAttempts = 50;
 constexpr milliseconds kEvictPause{10};
-// Processes are searched through for mappings this often, at the most a fifth of the time, which is
-// a millisecond or more for a hundred of them; one that was found does not come again soon.
+// Interval between searches of all processes for mappings, at most a fifth of the time: a search
+// takes a millisecond or more per hundred processes. Longer after a mapper was found, since another
+// one is unlikely to follow soon.
 constexpr milliseconds kSearchInterval{20};
 constexpr milliseconds kFoundInterval{100};
 constexpr int kSearchShare = 4;
@@ -80,7 +81,7 @@ PageCacheRecorder::Record PageCacheRecorder::stop() {
   }
   changed_.notify_all();
   thread_.join();
-  // Whoever has the record may unmount them.
+  // The receiver of the record may unmount the files.
   files_.clear();
   tables_.clear();
   mappings_.clear();
@@ -97,7 +98,7 @@ void PageCacheRecorder::work() {
     const auto took = std::chrono::duration_cast<microseconds>(Clock::now() - began);
     lock.lock();
     if (is_last) return;
-    // At the most a third of a core: the guest that is recorded needs it more.
+    // At most a third of a core: the recorded guest needs the rest.
     changed_.wait_for(lock, std::max(interval_, took * 2), [this] { return stopping_; });
   }
 }
@@ -115,8 +116,8 @@ void PageCacheRecorder::look(bool is_last) {
   if (now >= next_search_ || is_last) {
     const Clock::time_point began = Clock::now();
     mappings_ = mappings_of(files_[0].cached.view());
-    // A page table is that of one program. A process that has begun another since, as a VMM's does
-    // between fork and exec, has a new one.
+    // A page table belongs to one program. A process that has called exec() since, as a VMM does
+    // after fork(), has a new one.
     tables_.clear();
     const Clock::time_point ended = Clock::now();
     const milliseconds pause = record_.mapper == 0 ? kSearchInterval : kFoundInterval;
@@ -129,20 +130,20 @@ void PageCacheRecorder::look(bool is_last) {
 
 void PageCacheRecorder::look_at_cache(uint32_t index, uint32_t time_us, bool is_last) {
   File& file = files_[index];
-  uint8_t is_there[kChunk];
+  uint8_t is_cached[kChunk];
   for (uint64_t chunk = 0; chunk < file.counts.size(); ++chunk) {
     const uint64_t first = chunk * kChunk;
     const uint64_t pages = std::min(kChunk, file.cached.pages() - first);
-    // One call tells whether anything is new, which is rare. A page that took the place of another
-    // is left to the last look.
+    // One call shows whether anything is new, which is rare. A page that replaced another one is
+    // left to the last look.
     const uint64_t count = file.cached.count(first, pages);
     if (is_last ? count == 0 : count == file.counts[chunk]) continue;
-    if (file.cached.map(first, pages, is_there) != 0) continue;
-    // Not `count`: that has pages whose read goes on, which are mapped out when it has ended
+    if (file.cached.map(first, pages, is_cached) != 0) continue;
+    // Not `count`: it includes pages that are still being read, which map() reports only afterwards
     // (page_cache_recorder_finds_a_page_whose_read_ends_after_a_look).
     file.counts[chunk] = 0;
     for (uint64_t i = 0; i < pages; ++i) {
-      if (!(is_there[i] & 1)) continue;
+      if (!(is_cached[i] & 1)) continue;
       ++file.counts[chunk];
       if (file.seen[first + i]) continue;
       file.seen[first + i] = true;
@@ -157,7 +158,7 @@ void PageCacheRecorder::look_at_mappings(uint32_t time_us) {
     if (!table) {
       auto opened = std::make_unique<PageTable>();
       if (const int error = opened->open(mapping.pid)) {
-        // Others say that it has ended.
+        // Other errors mean that the process has ended.
         if (error == -EACCES || error == -EPERM) record_.mapper_error = error;
         continue;
       }

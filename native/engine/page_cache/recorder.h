@@ -1,5 +1,5 @@
-// Watches pages of files come into the page cache, and into the page table of a process that maps
-// the first file. One thread looks again and again; what is new between two looks has no order.
+// Records which pages of files enter the page cache, and the page table of a process that maps the
+// first file. One thread polls; pages that appear between two looks have no order.
 #pragma once
 
 #include <sys/types.h>
@@ -28,27 +28,27 @@ class PageCacheRecorder {
     uint32_t time_us;  // since start() returned, rounded up to the look that found it
   };
   struct Record {
-    std::vector<Touch> cached;  // in the order of time, by file and page in each look
-    std::vector<Touch> mapped;  // of file 0: what a process that maps it has touched
-    pid_t mapper = 0;           // such a process, the last with a page that no other had touched
-    int mapper_error = 0;       // a negative errno: its page table may not be read
+    std::vector<Touch> cached;  // in time order; within a look by file and page
+    std::vector<Touch> mapped;  // pages of file 0 that a process which maps it has touched
+    pid_t mapper = 0;  // pid of such a process: the last one with a page that no other had touched
+    int mapper_error = 0;  // negative errno if its page table could not be read
     uint64_t looks = 0;
     uint64_t longest_gap_us = 0;  // between two looks
   };
 
   ~PageCacheRecorder();
 
-  // Evicts the files and starts to look. `failure.offset` is the index of the file that it is
-  // about; `check` is `hidden`, `mapped` (with the pid in `got`), or `stays` (`got` pages).
+  // Evicts the files and starts to poll. `failure.offset` is the index of the file concerned;
+  // `check` is `hidden`, `mapped` (with the pid in `got`), or `stays` (`got` pages).
   Failure start(const std::vector<std::string>& paths, std::chrono::microseconds interval);
-  // Looks once more, and ends. Only once.
+  // Looks once more, and stops. May be called once.
   Record stop();
 
  private:
   struct File {
     CachedFile cached;
     std::vector<bool> seen;
-    std::vector<uint64_t> counts;  // pages that the last look mapped out, by chunk
+    std::vector<uint64_t> counts;  // pages that the last look found, by chunk
   };
 
   Failure evict(File& file, uint32_t index);
@@ -59,7 +59,7 @@ class PageCacheRecorder {
 
   std::vector<File> files_;
   std::vector<bool> mapped_;
-  std::map<pid_t, std::unique_ptr<PageTable>> tables_;  // of the mappings below
+  std::map<pid_t, std::unique_ptr<PageTable>> tables_;  // of `mappings_`
   std::vector<FileMapping> mappings_;
   std::chrono::steady_clock::time_point started_, last_look_, next_search_;
   std::chrono::microseconds interval_{};

@@ -1,5 +1,5 @@
-// How much of a working set's places in a memory file the page cache holds. Samples, so that the
-// cost is the same for every size.
+// Estimates how much of a working set's part of a memory file is in the page cache, from samples,
+// so that the cost does not depend on the size.
 #pragma once
 
 #include <cstdint>
@@ -10,12 +10,12 @@
 namespace reap {
 
 struct Residency {
-  uint64_t pages = 0;  // of the set, of 4 KiB
-  // An estimate from the samples: those that have to be read from the memory file.
+  uint64_t pages = 0;  // of the set, 4 KiB each
+  // Pages that have to be read from the memory file, estimated from the samples.
   uint64_t missing_pages = 0;
 };
 
-// The set must be of a memory of this size.
+// The set must be for a memory file of this size.
 Residency find_residency(const CachedFile& memory, const WorkingSet& set);
 
 }  // namespace reap

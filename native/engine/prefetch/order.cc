@@ -1,4 +1,4 @@
-// Which part of which restore comes next.
+// Scheduling: the next unit of the next job.
 
 #include <algorithm>
 #include <climits>
@@ -9,21 +9,21 @@
 namespace reap {
 
 bool Prefetcher::next_of(Role role, Job& job, Task* task) {
-  return role == Role::worker ? task_of(job, task) : read_ahead_of(job, task);
+  return role == Role::worker ? next_worker_task(job, task) : next_reader_task(job, task);
 }
 
-// The next thing to do. Of VMs that run, the oldest is served first: where they take turns, every
-// one is incomplete to the end, and all its faults are late. But a thread goes where no other is,
-// so that a disk that hangs keeps one. Those that wait for their VM take turns.
+// Picks the next task. Running VMs are served oldest first: if they took turns, each would be
+// incomplete until the end, and all its faults would be late. But jobs with the fewest threads go
+// first, so that a hung disk holds only one. Jobs that wait for their VM take turns.
 bool Prefetcher::next_task(Role role, Task* task) {
-  unsigned fewest = UINT_MAX;
-  unsigned most = 0;
+  unsigned min_busy = UINT_MAX;
+  unsigned max_busy = 0;
   for (const auto& job : jobs_) {
     if (!job->connected) continue;
-    fewest = std::min(fewest, job->busy);
-    most = std::max(most, job->busy);
+    min_busy = std::min(min_busy, job->busy);
+    max_busy = std::max(max_busy, job->busy);
   }
-  for (unsigned busy = fewest; busy <= most; ++busy) {
+  for (unsigned busy = min_busy; busy <= max_busy; ++busy) {
     for (const auto& job : jobs_) {
       if (job->connected && job->busy == busy && next_of(role, *job, task)) return true;
     }
@@ -46,7 +46,7 @@ uint64_t Prefetcher::begin_unit(Job& job, uint64_t unit) {
   return unit;
 }
 
-bool Prefetcher::brings(const Job& job, uint64_t unit, uint64_t offset) {
+bool Prefetcher::unit_covers(const Job& job, uint64_t unit, uint64_t offset) {
   if (job.source == Source::blocks) {
     const Block& block = job.blocks[unit];
     return offset >= block.offset && offset - block.offset < block.length;
@@ -63,21 +63,23 @@ bool Prefetcher::brings(const Job& job, uint64_t unit, uint64_t offset) {
   return page - extent->first_page < extent->page_count;
 }
 
-void Prefetcher::bring_next(PrefetchClient* client, uint64_t offset) {
+void Prefetcher::prioritize(PrefetchClient* client, uint64_t offset) {
   std::lock_guard<std::mutex> lock(mutex_);
   const auto found = std::find_if(jobs_.begin(), jobs_.end(), [client](const auto& job) {
     return job->client.get() == client && !job->filling;
   });
   if (found == jobs_.end() || (*found)->over || (*found)->replan) return;
   Job& job = **found;
-  const auto is_it = [&](const Fetched& fetched) { return brings(job, fetched.unit, offset); };
+  const auto is_it = [&](const ReadyUnit& fetched) {
+    return unit_covers(job, fetched.unit, offset);
+  };
   const auto ready = std::find_if(job.ready.begin(), job.ready.end(), is_it);
   if (ready != job.ready.end()) {
     std::rotate(job.ready.begin(), ready, ready + 1);
     return;
   }
   for (uint64_t unit = job.next; unit < job.units(); ++unit) {
-    if (!brings(job, unit, offset)) continue;
+    if (!unit_covers(job, unit, offset)) continue;
     if (!job.begun[unit]) job.wanted.push_back(begin_unit(job, unit));
     changed_.notify_one();
     return;

@@ -16,15 +16,15 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Filled = FaultHandler::Filled;
 
-// What all restores together may hold fetched: while their VMMs are still starting, and ahead of
-// the workers.
+// Buffers for fetched units of all restores together: before their VMMs connect, and ahead of the
+// workers.
 constexpr size_t kPoolBuffers = 24;
-// A restore's share of these once its VM is connected, or while its reads do not wait: enough for a
-// disk that answers unevenly. A buffer costs most at its first use.
+// A restore's maximum share of these after its VM has connected, or while its reads do not block:
+// enough for a disk with uneven latency. A buffer costs most at its first use.
 constexpr size_t kMaxAhead = 8;
-// In nanoseconds. One of 2 GiB to a slow disk takes as long.
+// In nanoseconds: a write of 2 GiB to a slow disk takes this long.
 constexpr uint64_t kMaxWrite = 60'000'000'000;
-constexpr auto kNoMemoryPatience = std::chrono::seconds(2);
+constexpr auto kNoMemoryTimeout = std::chrono::seconds(2);
 
 }  // namespace
 
@@ -42,7 +42,7 @@ Prefetcher::~Prefetcher() {
     stopping_ = true;
   }
   changed_.notify_all();
-  waits_.notify_all();
+  readers_changed_.notify_all();
   for (std::thread& thread : threads_) thread.join();
 }
 
@@ -55,11 +55,11 @@ void Prefetcher::start(std::shared_ptr<PrefetchClient> client, std::shared_ptr<c
   job->memory_stamp = job->client->memory_file().stamp();
   if (proven && proven->memory_file == job->memory_stamp) job->proven = std::move(proven);
   job->proof_is_void = !job->proven;
-  // Nor does a write() that began before this show any more, while it goes on.
+  // A write() that began before this also leaves no trace in the stamp while it is in progress.
   const bool has_writers = job->client->memory_file().writers() == Writers::some;
   job->waits_for_handshake = !is_settled(job->memory_stamp[4], has_writers ? kMaxWrite : 0);
   std::lock_guard<std::mutex> lock(mutex_);
-  join_others(*job);
+  join_shared(*job);
   jobs_.push_back(std::move(job));
   changed_.notify_all();
 }
@@ -71,8 +71,8 @@ void Prefetcher::connected(PrefetchClient* client) {
     const uint64_t page_size = client->handler().memory().page_size();
     job->replan = job->replan || page_size != job->page_size;
     job->page_size = page_size;
-    // Nothing is installed yet, so that the file as the VMM found it counts. Test: "a memory file
-    // that changes before the handshake is fetched anew".
+    // Nothing is installed yet, so the state that the VMM found is the one to use. Test: "a memory
+    // file that changes before the handshake is fetched again".
     if (client->handler().memory_stamp() != job->memory_stamp) {
       job->memory_stamp = client->handler().memory_stamp();
       job->proof_is_void = true;
@@ -97,14 +97,14 @@ void Prefetcher::fill(std::shared_ptr<PrefetchClient> client) {
 
 void Prefetcher::cancel(PrefetchClient* client) {
   std::unique_lock<std::mutex> lock(mutex_);
-  std::vector<std::unique_ptr<Job>> gone;  // released without the lock: the last owner may be here
+  std::vector<std::unique_ptr<Job>> gone;  // destroyed without the lock: this may be the last owner
   for (auto it = jobs_.begin(); it != jobs_.end();) {
     auto next = std::next(it);
     if ((*it)->client.get() == client) {
-      (*it)->over = (*it)->canceled = true;
+      (*it)->over = (*it)->cancelled = true;
       if ((*it)->busy == 0) {
-        for (Fetched& fetched : (*it)->ready) recycle(std::move(fetched.buffer));
-        leave_others(**it);
+        for (ReadyUnit& fetched : (*it)->ready) recycle(std::move(fetched.buffer));
+        leave_shared(**it);
         gone.push_back(std::move(*it));
         jobs_.erase(it);
       }
@@ -116,28 +116,28 @@ void Prefetcher::cancel(PrefetchClient* client) {
 
 void Prefetcher::recycle(Buffer&& buffer) {
   const Buffer owned = std::move(buffer);
-  may_be_free_ = true;
-  // One that another restore installs as well is given back by the last of them.
+  shared_may_be_free_ = true;
+  // A buffer that another restore also installs is returned by the last owner.
   if (owned && owned.use_count() == 1) pool_.push_back(std::move(*owned));
   changed_.notify_one();
-  waits_.notify_one();
+  readers_changed_.notify_one();
 }
 
 void Prefetcher::work(Role role) {
   pthread_setname_np(pthread_self(), role == Role::worker ? "reap-fetch" : "reap-read-ahead");
-  std::condition_variable& changed = role == Role::worker ? changed_ : waits_;
+  std::condition_variable& changed = role == Role::worker ? changed_ : readers_changed_;
   const unsigned counted = role == Role::worker ? 1 : 0;
-  Own own;
-  own.fetched = Mapping::buffer(kBufferBytes);
+  WorkerState state;
+  state.fetched = Mapping::buffer(kBufferBytes);
 
   std::unique_lock<std::mutex> lock(mutex_);
   for (;;) {
     Task task;
-    // Not wait(): gcc 12 binds it to a symbol that the libstdc++ of RHEL 9 does not have. Not
-    // wait_for(): its thread sanitizer does not know the clock that takes.
+    // Not wait(): gcc 12 binds it to a symbol that the libstdc++ of RHEL 9 lacks. Not wait_for():
+    // the thread sanitizer of gcc 12 does not know the clock that it uses.
     while (!stopping_ && !next_task(role, &task)) {
       const std::chrono::seconds limit =
-          std::exchange(waits_for_others_, false) ? SharedGroups::kMaxWait : std::chrono::hours(1);
+          std::exchange(waits_for_shared_, false) ? SharedGroups::kMaxWait : std::chrono::hours(1);
       changed.wait_until(lock, std::chrono::system_clock::now() + limit);
     }
     if (stopping_) return;
@@ -146,7 +146,7 @@ void Prefetcher::work(Role role) {
       ++job->busy;
       busy_workers_.fetch_add(counted, std::memory_order_relaxed);
       lock.unlock();
-      perform(task, own);
+      perform(task, state);
       lock.lock();
       busy_workers_.fetch_sub(counted, std::memory_order_relaxed);
       --job->busy;
@@ -156,10 +156,10 @@ void Prefetcher::work(Role role) {
   }
 }
 
-bool Prefetcher::task_of(Job& job, Task* task) {
+bool Prefetcher::next_worker_task(Job& job, Task* task) {
   task->job = &job;
-  // A prefetch that failed before the handshake is reported after it.
-  if (job.over) return job.busy == 0 && (job.connected || job.canceled);
+  // A failure before the handshake is reported after it.
+  if (job.over) return job.busy == 0 && (job.connected || job.cancelled);
   if (job.filling) {
     if (job.busy > 0) return false;
     task->step = Step::fill;
@@ -184,22 +184,22 @@ bool Prefetcher::task_of(Job& job, Task* task) {
     task->memory_stamp = job.memory_stamp;
     task->is_connected = true;
     job.ready.pop_front();
-    waits_.notify_one();
+    readers_changed_.notify_one();
     return true;
   }
   if (!has_units(job)) {
-    // Nothing to do at all: an empty working set.
+    // An empty working set has nothing to do.
     job.over = job.connected && job.installed == job.units();
     return job.over && job.busy == 0;
   }
   if (!job.connected) return fetch_ahead(job, task);
   const std::optional<uint64_t> unit = next_to_install(job);
-  waits_for_others_ = waits_for_others_ || !unit;
+  waits_for_shared_ = waits_for_shared_ || !unit;
   if (unit) take_unit(job, begin_unit(job, *unit), task);
   return unit.has_value();
 }
 
-// Of a VM that runs.
+// Assigns a unit of a running VM.
 void Prefetcher::take_unit(Job& job, uint64_t unit, Task* task) {
   task->unit = unit;
   task->memory_stamp = job.memory_stamp;
@@ -208,15 +208,15 @@ void Prefetcher::take_unit(Job& job, uint64_t unit, Task* task) {
   if (job.source != Source::working_set || !job.shared) return;
   if ((task->buffer = job.shared->data_of(unit))) {
     task->step = Step::install;
-  } else if (reads_for_others(job) && job.shared->state_of(unit) == SharedGroups::State::absent &&
+  } else if (reads_shared(job) && job.shared->state_of(unit) == SharedGroups::State::absent &&
              (task->buffer = take_buffer())) {
     task->is_shared = begin_shared(job, unit);
   }
 }
 
-// Rebuilds the units and restarts at the first; installed pages are skipped.
+// Rebuilds the units and restarts at the first one; installed pages are skipped.
 void Prefetcher::replan(Job& job) {
-  for (Fetched& fetched : job.ready) recycle(std::move(fetched.buffer));
+  for (ReadyUnit& fetched : job.ready) recycle(std::move(fetched.buffer));
   job.ready.clear();
   job.next = job.installed = 0;
   job.memory_groups = Plan();
@@ -235,19 +235,20 @@ void Prefetcher::replan(Job& job) {
   job.wanted.clear();
   job.replan = false;
   changed_.notify_all();
-  waits_.notify_all();
+  readers_changed_.notify_all();
 }
 
-// What a reader does: keeps the disk busy while the workers install.
-bool Prefetcher::read_ahead_of(Job& job, Task* task) {
-  if (job.over || job.filling || job.replan || !job.waits || !has_units(job)) return false;
+// Task of a reader: keeps the disk busy while the workers install.
+bool Prefetcher::next_reader_task(Job& job, Task* task) {
+  if (job.over || job.filling || job.replan || !job.last_fetch_blocked || !has_units(job))
+    return false;
   return fetch_ahead(job, task);
 }
 
 bool Prefetcher::fetch_ahead(Job& job, Task* task) {
   if (job.waits_for_handshake) return false;
-  const bool has_enough = fetched_ahead(job) >= kMaxAhead;
-  if (has_enough && (job.connected || !job.waits || reads_for_others(job))) return false;
+  const bool has_enough = ahead_count(job) >= kMaxAhead;
+  if (has_enough && (job.connected || !job.last_fetch_blocked || reads_shared(job))) return false;
   const std::optional<uint64_t> unit = next_to_fetch(job);
   if (!unit || !(task->buffer = take_buffer())) return false;
   task->job = &job;
@@ -260,7 +261,7 @@ bool Prefetcher::fetch_ahead(Job& job, Task* task) {
   return true;
 }
 
-// Adds what a task did to its job. The mutex is held.
+// Merges the outcome of a task into its job. The mutex is held.
 void Prefetcher::settle(Task& task) {
   Job& job = *task.job;
   job.report.install_us += task.report.install_us;
@@ -275,27 +276,27 @@ void Prefetcher::settle(Task& task) {
   if (task.step == Step::fetch_ahead) --job.fetching;
   if (task.fetched) {
     job.fetches.push_back(task.fetch);
-    job.waits = task.waited;
-    if (job.waits) waits_.notify_all();
+    job.last_fetch_blocked = task.waited;
+    if (job.last_fetch_blocked) readers_changed_.notify_all();
   }
   if (task.is_void) {
-    // A write() in progress has already set the times: what is read from now on may be half of it,
-    // and no stamp will tell. Before the handshake there is time until it is over. Test: "a memory
-    // file that changes before the handshake is not fetched ahead of it any more".
+    // A write() in progress has already set the times: further reads may see half of it, and no
+    // stamp shows that. Before the handshake there is time to wait until it is over. Test: "a
+    // memory file that changes before the handshake is no longer fetched ahead of it".
     job.waits_for_handshake = !job.connected;
     job.proof_is_void = true;
     job.replan = true;
   }
   if (task.is_connected) job.memory_stamp = task.memory_stamp;
-  const bool dead = task.filled == Filled::gone || task.filled == Filled::stopped;
-  job.dead = job.dead || dead;
-  job.over = job.over || dead || job.report.failure;
+  const bool vm_gone = task.filled == Filled::gone || task.filled == Filled::stopped;
+  job.vm_gone = job.vm_gone || vm_gone;
+  job.over = job.over || vm_gone || job.report.failure;
   if (task.step == Step::fetch_ahead && !job.over && !job.replan) {
-    if (reads_for_others(job)) job.shared->give(task.unit, task.buffer);
-    // Two workers may come back in the other order.
+    if (reads_shared(job)) job.shared->give(task.unit, task.buffer);
+    // Two workers may finish out of order.
     auto after = std::find_if(job.ready.begin(), job.ready.end(),
-                              [&](const Fetched& other) { return other.unit > task.unit; });
-    job.ready.insert(after, Fetched{task.unit, std::move(task.buffer), task.holes});
+                              [&](const ReadyUnit& other) { return other.unit > task.unit; });
+    job.ready.insert(after, ReadyUnit{task.unit, std::move(task.buffer), task.holes});
     changed_.notify_one();
     return;
   }
@@ -329,7 +330,7 @@ void Prefetcher::settle_fill(Job& job, const Task& task) {
     case Filled::deferred:
       return;
     case Filled::no_memory:
-      if (now - job.short_of_memory_since < kNoMemoryPatience) return;
+      if (now - job.short_of_memory_since < kNoMemoryTimeout) return;
       break;
     case Filled::stopped:
     case Filled::gone:
@@ -342,17 +343,17 @@ void Prefetcher::settle_fill(Job& job, const Task& task) {
 
 void Prefetcher::end_if_over(Job* job, std::unique_lock<std::mutex>& lock) {
   if (!job->over || job->busy > 0) return;
-  for (Fetched& fetched : job->ready) recycle(std::move(fetched.buffer));
+  for (ReadyUnit& fetched : job->ready) recycle(std::move(fetched.buffer));
   job->ready.clear();
-  if (!job->connected && !job->canceled) return;
+  if (!job->connected && !job->cancelled) return;
   auto it = std::find_if(jobs_.begin(), jobs_.end(),
                          [job](const std::unique_ptr<Job>& other) { return other.get() == job; });
   if (it == jobs_.end()) return;
   std::unique_ptr<Job> owned = std::move(*it);
   jobs_.erase(it);
-  leave_others(*owned);
+  leave_shared(*owned);
   lock.unlock();
-  if (!owned->canceled && !owned->dead) {
+  if (!owned->cancelled && !owned->vm_gone) {
     PrefetchClient& client = *owned->client;
     if (owned->filling) {
       client.on_filled(owned->filled, owned->report.failure);
@@ -361,11 +362,11 @@ void Prefetcher::end_if_over(Job* job, std::unique_lock<std::mutex>& lock) {
       owned->report.fetch_us = microseconds_in(std::move(owned->fetches));
       owned->report.pages = client.counters().get(Counter::prefetched);
       owned->report.since_connect_us = client.handler().microseconds_since_connect();
-      client.handler().prefetch_is_over();
+      client.handler().end_prefetch();
       client.on_prefetched(owned->report);
     }
   }
-  owned.reset();  // perhaps the client's last owner
+  owned.reset();  // possibly the client's last owner
   lock.lock();
 }
 

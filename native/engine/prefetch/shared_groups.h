@@ -1,5 +1,5 @@
-// The groups of a working set that several restores bring at the same time: each is read and
-// checked once, into private memory. Not thread-safe.
+// Groups of a working set that several concurrent restores share: each is read and verified once,
+// into private memory. Not thread-safe.
 #pragma once
 
 #include <algorithm>
@@ -18,16 +18,16 @@ class SharedGroups {
  public:
   using Buffer = std::shared_ptr<Mapping>;
   using Clock = std::chrono::steady_clock;
-  // How long a group that one restore reads is waited for by the others. After that each reads it
-  // itself: the reader's disk may hang.
+  // Time to wait for a group that another restore is reading. After that a restore reads it itself:
+  // the other one's disk may hang.
   static constexpr auto kMaxWait = std::chrono::seconds(1);
-  enum class State { absent, being_read, there };
+  enum class State { absent, being_read, present };
 
-  // `working_set` is the state of the file that the groups are of.
+  // `working_set` is the state of the file with these groups.
   SharedGroups(const Plan& plan, const FileStamp& working_set)
       : working_set_(working_set), groups_(plan.groups), entries_(plan.groups.size()) {}
 
-  // Whether a plan brings the same groups: by their checksums, too, as a file that is rewritten
+  // True if a plan has the same groups. Compares their checksums, too: a file that is rewritten
   // within one tick of the kernel's clock may have the same stamps.
   bool are_of(const Plan& plan, const FileStamp& working_set) const {
     return working_set == working_set_ && plan.groups.size() == groups_.size() &&
@@ -37,30 +37,30 @@ class SharedGroups {
 
   State state_of(uint64_t group, Clock::time_point now = Clock::now()) const {
     const Entry& entry = entries_[group];
-    if (entry.data) return State::there;
+    if (entry.data) return State::present;
     return now < entry.waited_for_until ? State::being_read : State::absent;
   }
-  // Whether any group is there: a restore alone need not look.
-  bool has_any() const { return count_ > 0; }
-  // The data of a group that is there, which others may have as well.
+  // True if any group has data: a lone restore skips the search.
+  bool any_present() const { return count_ > 0; }
+  // Data of a present group, which others may hold as well.
   Buffer data_of(uint64_t group) const { return entries_[group].data; }
 
-  // Around the reading of a group that is absent. Without data it is absent again.
+  // begin() and end() bracket the read of an absent group. Without data it becomes absent again.
   void begin(uint64_t group) { entries_[group].waited_for_until = Clock::now() + kMaxWait; }
   void end(uint64_t group, const Buffer& data) {
     entries_[group].waited_for_until = {};
     give(group, data);
   }
 
-  // What was read for one restore before there was another.
+  // Adds data that was read before a second restore joined.
   void give(uint64_t group, const Buffer& data) {
     if (entries_[group].data || !data) return;
     entries_[group].data = data;
     ++count_;
   }
 
-  // Takes out a group that nobody holds; null when there is none. The first ones go first: a
-  // restore that began earlier has had them.
+  // Takes out a group that nobody holds; null if there is none. The first groups go first: restores
+  // that began earlier have installed them.
   Buffer take_free() {
     const auto entry = std::find_if(entries_.begin(), entries_.end(), [](const Entry& one) {
       return one.data && one.data.use_count() == 1;
@@ -78,7 +78,7 @@ class SharedGroups {
   const FileStamp working_set_;
   const std::vector<PlanGroup> groups_;
   std::vector<Entry> entries_;
-  size_t count_ = 0;  // of those that have data
+  size_t count_ = 0;  // groups that have data
 };
 
 }  // namespace reap

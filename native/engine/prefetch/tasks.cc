@@ -1,4 +1,4 @@
-// What a prefetch worker does with the task that it was given, without the prefetcher's mutex.
+// Tasks of a prefetch thread, performed without the prefetcher's mutex.
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
@@ -17,10 +17,10 @@ using Clock = std::chrono::steady_clock;
 using Filled = FaultHandler::Filled;
 
 constexpr auto kPendingRemovePause = std::chrono::microseconds(100);
-// A VMM that keeps a REMOVE pending may not keep a worker.
+// Limits the time that a VMM with a pending REMOVE can hold a worker.
 constexpr int kPendingRemovePauses = 20;
-// How much is installed before the next look for faults: about 50 us.
-constexpr uint64_t kBytesBetweenLooks = 128 << 10;
+// Bytes installed between two polls for faults: about 50 us.
+constexpr uint64_t kBytesBetweenPolls = 128 << 10;
 
 uint64_t microseconds_since(Clock::time_point start) {
   return static_cast<uint64_t>(
@@ -39,23 +39,23 @@ Failure fill_failure(const char* check, Filled filled, int error, uint64_t offse
 
 }  // namespace
 
-void Prefetcher::perform(Task& task, Own& own) {
+void Prefetcher::perform(Task& task, WorkerState& state) {
   const Job& job = *task.job;
   switch (task.step) {
     case Step::fetch_ahead:
       fetch(job, task, task.buffer->data());
       break;
     case Step::install:
-      // It was fetched before, perhaps before the VM connected.
-      if (check_stamps(job, task, 0)) install(job, task, task.buffer->data(), own);
+      // The unit may have been fetched before the VM connected.
+      if (check_stamps(job, task, 0)) install(job, task, task.buffer->data(), state);
       break;
     case Step::fetch_and_install: {
-      uint8_t* const buffer = task.buffer ? task.buffer->data() : own.fetched.data();
-      if (fetch(job, task, buffer)) install(job, task, buffer, own);
+      uint8_t* const buffer = task.buffer ? task.buffer->data() : state.fetched.data();
+      if (fetch(job, task, buffer)) install(job, task, buffer, state);
       break;
     }
     case Step::fill:
-      fill_stretch(job, task, own.fetched);
+      fill_stretch(job, task, state.fetched);
       break;
   }
 }
@@ -70,21 +70,21 @@ bool Prefetcher::fetch(const Job& job, Task& task, uint8_t* buffer) {
   return good;
 }
 
-// Whether both files still have the stamps of the bytes fetched. A write under a running VM is a
-// failure, as part of the guest holds the old content; any other change voids what was fetched.
+// True if both files still have the stamps of the fetched bytes. A write under a running VM is a
+// failure, since a part of the guest has the old content; any other change voids the fetched bytes.
 bool Prefetcher::check_stamps(const Job& job, Task& task, uint64_t offset) {
-  const FileStamp now = job.client->memory_file().look();
+  const FileStamp now = job.client->memory_file().current_stamp();
   const FileChange change = change_of(task.memory_stamp, now);
   if (change == FileChange::content && task.is_connected) {
     task.report.failure = changed_failure(offset);
     return false;
   }
-  // Under a running VM bytes of the memory file itself are not fetched again for a change of
-  // status: where it hid a write, what is installed is of the old content anyway.
-  task.is_void =
-      job.source == Source::working_set
-          ? change != FileChange::none || job.proven->file.look() != job.proven->file.stamp()
-          : change != FileChange::none && !task.is_connected;
+  // For a running VM, bytes of the memory file are not fetched again after a change of status: if
+  // it hid a write, the installed pages have the old content anyway.
+  task.is_void = job.source == Source::working_set
+                     ? change != FileChange::none ||
+                           job.proven->file.current_stamp() != job.proven->file.stamp()
+                     : change != FileChange::none && !task.is_connected;
   task.memory_stamp = now;
   return !task.is_void;
 }
@@ -94,7 +94,8 @@ bool Prefetcher::fetch_group(const Job& job, Task& task, uint8_t* buffer) {
   if (group.data_bytes == 0) return check_stamps(job, task, group.data_offset);
   const PageSource::Result read =
       job.proven->file.read_streaming(group.data_offset, buffer, group.data_bytes);
-  // First: a rewritten set fails the checksum below although the memory file is sound.
+  // Checked first: after a rewrite of the set the checksum below fails although the memory file is
+  // intact.
   if (!check_stamps(job, task, group.data_offset)) return false;
   Failure& failure = task.report.failure;
   if (read.read == PageSource::Read::failed) {
@@ -116,9 +117,9 @@ bool Prefetcher::fetch_group(const Job& job, Task& task, uint8_t* buffer) {
   return false;
 }
 
-// The extents of a group from all over the memory file. What the page cache has is copied; from the
-// first page on that it does not have, the disk is asked for all at once and then waited for: one
-// after the other took twice as long as the same reads with a full queue.
+// Fetches extents from all over the memory file. Cached pages are copied; from the first missing
+// page on, readahead of all the rest is requested before the first blocking read: one read after
+// the other took twice as long as the same reads with a full queue.
 bool Prefetcher::fetch_memory_group(const Job& job, Task& task, uint8_t* buffer) {
   const PageSource& source = job.client->memory_file();
   const PlanGroup& group = job.memory_groups.groups[task.unit];
@@ -165,7 +166,7 @@ bool Prefetcher::fetch_block(const Job& job, Task& task, uint8_t* buffer) {
   return check_stamps(job, task, block.offset);
 }
 
-// What was fetched for a task, as it goes into guest memory: by address within a group.
+// Lays out fetched bytes as runs of guest memory, in address order within a group.
 void Prefetcher::lay_out(const Job& job, Task& task, const uint8_t* buffer,
                          std::vector<Piece>* pieces) {
   pieces->clear();
@@ -191,38 +192,39 @@ void Prefetcher::lay_out(const Job& job, Task& task, const uint8_t* buffer,
   task.report.extents += pieces->size();
 }
 
-void Prefetcher::install(const Job& job, Task& task, const uint8_t* buffer, Own& own) {
+void Prefetcher::install(const Job& job, Task& task, const uint8_t* buffer, WorkerState& state) {
   const auto start = Clock::now();
   PrefetchClient& client = *job.client;
   const uint64_t page_size = client.handler().memory().page_size();
-  std::vector<Piece>& pieces = own.pieces;
+  std::vector<Piece>& pieces = state.pieces;
   lay_out(job, task, buffer, &pieces);
-  const std::function<void()> look = [&] { client.serve_beside_work(own.serve); };
+  const std::function<void()> poll = [&] { client.poll_faults(state.serve); };
 
   client.begin_installs();
-  uint64_t until_look = 0;
-  bool go_on = true;
-  for (size_t i = 0; go_on && i < pieces.size(); ++i) {
+  uint64_t until_poll = 0;
+  bool succeeded = true;
+  for (size_t i = 0; succeeded && i < pieces.size(); ++i) {
     const Piece& piece = pieces[i];
-    for (uint64_t done = 0; go_on && done < piece.length;) {
-      if (until_look == 0) {
-        look();
-        until_look = kBytesBetweenLooks;
+    for (uint64_t done = 0; succeeded && done < piece.length;) {
+      if (until_poll == 0) {
+        poll();
+        until_poll = kBytesBetweenPolls;
       }
-      const uint64_t length = std::min(piece.length - done, std::max(page_size, until_look));
-      go_on = install_run(job, task, piece.offset + done,
-                          piece.bytes ? piece.bytes + done : nullptr, length, look);
+      const uint64_t length = std::min(piece.length - done, std::max(page_size, until_poll));
+      succeeded = install_run(job, task, piece.offset + done,
+                              piece.bytes ? piece.bytes + done : nullptr, length, poll);
       done += length;
-      until_look -= std::min(until_look, length);
+      until_poll -= std::min(until_poll, length);
     }
   }
   client.end_installs();
   task.report.install_us += microseconds_since(start);
 }
 
-// Whether to go on with the restore. Pages that could not be installed now are left to faults.
+// Returns false if the restore cannot continue. Pages that could not be installed are left to
+// faults.
 bool Prefetcher::install_run(const Job& job, Task& task, uint64_t offset, const uint8_t* bytes,
-                             uint64_t length, const std::function<void()>& look) {
+                             uint64_t length, const std::function<void()>& poll) {
   int error = 0;
   const auto install = [&] {
     task.filled = job.client->handler().fill(offset, bytes, length, FaultHandler::Purpose::prefetch,
@@ -230,9 +232,8 @@ bool Prefetcher::install_run(const Job& job, Task& task, uint64_t offset, const 
     return task.filled != Filled::deferred;
   };
   while (!install()) {
-    // By a REMOVE that is unread, perhaps left to this thread, or whose madvise() has yet to run
-    // on.
-    look();
+    // A REMOVE is unread, possibly left to this thread, or its madvise() has not completed yet.
+    poll();
     if (install() || task.pauses == kPendingRemovePauses) break;
     ++task.pauses;
     REAP_HOOK(before_remove_pause);

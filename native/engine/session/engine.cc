@@ -8,7 +8,7 @@ namespace reap {
 
 namespace {
 
-// Threads that read ahead for a prefetch while its workers install: with both reading, enough for
+// Reader threads, which fetch ahead while the workers install: together with them enough to fill
 // the queue of one disk.
 constexpr unsigned kReaders = 2;
 
@@ -55,7 +55,7 @@ std::shared_ptr<Session> Engine::find(uint64_t id) {
 }
 
 void Engine::release(uint64_t id) {
-  std::shared_ptr<Session> session;  // released after the lock: it may be the last owner
+  std::shared_ptr<Session> session;  // destroyed after the lock: this may be the last owner
   std::lock_guard<std::mutex> lock(mutex_);
   const auto found = sessions_.find(id);
   if (found == sessions_.end()) return;

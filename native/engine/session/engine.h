@@ -1,4 +1,4 @@
-// Every session of one JavaScript environment, with the threads that serve and prefetch for them.
+// All sessions of one JavaScript environment, and the threads that serve and prefetch for them.
 #pragma once
 
 #include <memory>
@@ -13,19 +13,19 @@ namespace reap {
 
 class Engine {
  public:
-  // `emit` is called on any thread, and not after shutdown() has returned.
+  // `emit` is called on any thread, but not after shutdown() has returned.
   using Emit = std::function<void(Event&&)>;
 
-  // Null with *err set when the kernel gives no epoll, timer or eventfd.
+  // Null with *err set if epoll, timerfd or eventfd fails.
   static std::unique_ptr<Engine> create(Emit emit, int* err);
   ~Engine() { shutdown(); }
 
-  // The id of a session that listens, or 0 with *failure set.
+  // Returns the id of a listening session, or 0 with *failure set.
   uint64_t open(SessionOptions options, std::shared_ptr<Counters> counters,
                 std::shared_ptr<TraceRecorder> trace, Failure* failure);
   std::shared_ptr<Session> find(uint64_t id);
   Reactor& reactor() { return *reactor_; }
-  // Ends every session as its options say and joins the threads.
+  // Ends every session as its options specify and joins the threads.
   void shutdown();
 
  private:

@@ -17,10 +17,10 @@ namespace reap {
 
 namespace {
 
-// Threads that may wait for the disk on behalf of a fault at the same time.
+// Maximum number of threads that wait for the disk on behalf of faults.
 constexpr unsigned kThreads = 4;
 constexpr auto kSpin = std::chrono::microseconds(50);
-// How long nobody spins after a spinning thread lost its core: about what the loss cost it.
+// Spin pause after a spinning thread lost its core: about what the loss cost.
 constexpr auto kSpinPause = std::chrono::milliseconds(5);
 // epoll data: a session's id and role, or one of the reactor's own descriptors (id 0).
 constexpr unsigned kRoleBits = 8;
@@ -74,7 +74,7 @@ bool Reactor::watch(uint64_t session, Role role, int fd, uint32_t events) {
 }
 
 void Reactor::rearm(uint64_t session, Role role, int fd, uint32_t events) {
-  // ENOENT when the session has ended meanwhile and taken it out.
+  // ENOENT if the session has ended and removed the descriptor.
   control(epoll_.get(), EPOLL_CTL_MOD, fd, events | EPOLLONESHOT, event_data(session, role));
 }
 
@@ -86,11 +86,12 @@ void Reactor::after(std::chrono::nanoseconds delay, uint64_t session, Role role)
   if (timer == timers_.begin()) arm_timer();
 }
 
-// Sets the timer to the first of timers_. mutex_ is held.
+// Sets the timer to the first entry of timers_. mutex_ is held.
 void Reactor::arm_timer() {
   itimerspec when{};
   if (!timers_.empty()) {
-    // steady_clock is CLOCK_MONOTONIC. A time of 0 would disarm; one in the past fires at once.
+    // steady_clock is CLOCK_MONOTONIC. A time of 0 would disarm the timer; a past one fires at
+    // once.
     const auto first = std::max<int64_t>(1, timers_.begin()->first.time_since_epoch().count());
     when.it_value.tv_sec = first / 1000000000;
     when.it_value.tv_nsec = first % 1000000000;
@@ -123,7 +124,7 @@ void Reactor::work(unsigned index) {
   }
 }
 
-// Takes one due timer and leaves the next to another thread.
+// Handles one due timer and leaves the next one to another thread.
 void Reactor::on_timer(ServeBuffers& buffers) {
   Timer due{0, Role::serve_again};
   {
@@ -138,15 +139,15 @@ void Reactor::on_timer(ServeBuffers& buffers) {
   if (due.session != 0) dispatch_(due.session, due.role, buffers);
 }
 
-bool Reactor::has_core_to_spare() const {
+bool Reactor::has_spare_core() const {
   if (REAP_HOOK_SAYS(cores_are_busy)) return false;
-  // One is the guest's.
+  // One core is reserved for the guest.
   return spinning_.load(std::memory_order_relaxed) + busy_workers_() + 1 < cores_;
 }
 
 Reactor::Spin::Spin(Reactor& reactor) : reactor_(reactor) {
-  // A spinning thread may not take the core that the guest or a fetch needs.
-  if (reactor_.has_core_to_spare() &&
+  // A spinning thread must not take the core that the guest or a fetch needs.
+  if (reactor_.has_spare_core() &&
       Clock::now() >= reactor_.no_spin_until_.load(std::memory_order_relaxed)) {
     duration_ = kSpin;
   }

@@ -1,4 +1,4 @@
-// Threads that wait on epoll for the descriptors and timers of every session.
+// Threads that wait in epoll for the descriptors and timers of all sessions.
 #pragma once
 
 #include <atomic>
@@ -18,7 +18,7 @@ namespace reap {
 
 class Reactor {
  public:
-  // What an event or a timer of a session is about.
+  // Purpose of a session's event or timer.
   enum class Role : uint8_t {
     listener,
     vmm,
@@ -28,44 +28,45 @@ class Reactor {
     connect_deadline,
     message_deadline,
     serve_again,
-    look_after_workers,
+    poll_fallback,
     serve_held,
     kill_deadline
   };
   using Dispatch = std::function<void(uint64_t session, Role role, ServeBuffers& buffers)>;
 
-  // Null with *err set when the kernel gives no epoll, timer or eventfd.
+  // Null with *err set if epoll, timerfd or eventfd fails.
   static std::unique_ptr<Reactor> create(int* err);
   ~Reactor() { stop(); }
 
-  // Starts the threads. `busy_workers` says how many cores the prefetch keeps busy.
+  // Starts the threads. `busy_workers` returns the number of cores that the prefetch keeps busy.
   void start(Dispatch dispatch, std::function<unsigned()> busy_workers);
-  // Joins them.
+  // Joins the threads.
   void stop();
 
-  // Each event is one thread's, until rearm(): other events of the session go on, and so do other
-  // sessions.
+  // An event is handled by one thread until rearm(). Other events of the session, and other
+  // sessions, are not affected.
   bool watch(uint64_t session, Role role, int fd, uint32_t events);
   void rearm(uint64_t session, Role role, int fd, uint32_t events);
   void unwatch(int fd);
   void after(std::chrono::nanoseconds delay, uint64_t session, Role role);
 
-  // Whether one more thread may wait for the disk: one is always left for faults whose pages are in
-  // memory, for timers and for the ends of VMs.
+  // True if another thread may wait for the disk: one always remains for faults on cached pages,
+  // for timers and for exits of VMs.
   bool begin_blocking();
   void end_blocking() { blocking_.fetch_sub(1, std::memory_order_relaxed); }
 
   unsigned cores() const { return cores_; }
-  // Whether a thread that wakes now takes no core from a prefetch or from a thread that spins.
-  bool has_core_to_spare() const;
+  // True if a thread that wakes now takes no core from a prefetch or from a spinning thread.
+  bool has_spare_core() const;
 
-  // Permission for one thread to look for the next fault instead of sleeping.
+  // Permission for one thread to poll for the next fault instead of sleeping.
   class Spin {
    public:
     explicit Spin(Reactor& reactor);
     ~Spin();
     std::chrono::nanoseconds duration() const { return duration_; }
-    // A thread lost its core while it spun. The host has other work: nobody spins for kSpinPause.
+    // Reports that a spinning thread lost its core: the host has other work, so no thread spins for
+    // kSpinPause.
     void lost_core();
 
    private:
@@ -85,7 +86,7 @@ class Reactor {
   void on_timer(ServeBuffers& buffers);
   void arm_timer();
 
-  // Not asked for each fault: it reads files. Quotas and affinity are set before a process starts.
+  // Determined once, since it reads files. Quotas and affinity are set before a process starts.
   const unsigned cores_;
   UniqueFd epoll_;
   UniqueFd timer_;

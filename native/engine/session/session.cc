@@ -15,10 +15,10 @@ namespace reap {
 
 namespace {
 
-// How long the end of a killed VM is waited for. A process in an uninterruptible read of a dead
-// disk may take longer; it is reported as killed all the same.
+// Maximum wait for the exit of a killed VM. A process in an uninterruptible read from a dead disk
+// may take longer; it is reported as killed all the same.
 constexpr auto kKillTimeout = std::chrono::seconds(5);
-// For faults that wait for the VMM's madvise() to run on.
+// For faults that wait for the VMM's madvise() to complete.
 constexpr auto kServeAgain = std::chrono::microseconds(200);
 
 int send_kill(int pidfd) {
@@ -39,8 +39,8 @@ Session::Session(const Environment& environment, uint64_t id, SessionOptions opt
       watch_(environment.reactor, id) {}
 
 Session::~Session() {
-  if (phase_ == Phase::idle) return;  // start() failed and has said so
-  // The descriptors go first: whoever hears of the end may count them.
+  if (phase_ == Phase::idle) return;  // start() failed and already reported it
+  // Close descriptors before emitting `ended`: listeners may count open ones.
   handler_.reset();
   connection_.reset();
   receiver_ = HandshakeReceiver();
@@ -80,7 +80,7 @@ Failure Session::start() {
 void Session::on_event(Role role, ServeBuffers& buffers) {
   REAP_HOOK(before_event);
   switch (role) {
-    case Role::look_after_workers:
+    case Role::poll_fallback:
     case Role::serve_held:
     case Role::serve_again:
     case Role::uffd:
@@ -117,8 +117,8 @@ void Session::on_event(Role role, ServeBuffers& buffers) {
   }
 }
 
-// Ends the session when the kernel does not watch a descriptor. mutex_ is held.
-bool Session::check_watched(bool watched) {
+// Ends the session unless the kernel watches the descriptor. mutex_ is held.
+bool Session::ensure_watched(bool watched) {
   if (watched) return true;
   Failure failure;
   failure.code = ErrorCode::socket;
@@ -129,7 +129,7 @@ bool Session::check_watched(bool watched) {
 }
 
 bool Session::watch(Role role, int fd) {
-  return check_watched(reactor_.watch(id_, role, fd, EPOLLIN));
+  return ensure_watched(reactor_.watch(id_, role, fd, EPOLLIN));
 }
 
 void Session::serve(ServeBuffers& buffers) {
@@ -140,27 +140,27 @@ void Session::serve(ServeBuffers& buffers) {
     return;
   }
   bool blocked = false;
-  const auto let_others_in = [&] {
+  const auto admit_others = [&] {
     if (!blocked) blocked = watch_.begin_blocking();
-    if (blocked) watch_.let_others_in();
+    if (blocked) watch_.admit_others();
     return blocked;
   };
   FaultHandler::Served served;
   {
     Reactor::Spin spin(reactor_);
-    served = handler.serve(buffers, spin.duration(), let_others_in);
+    served = handler.serve(buffers, spin.duration(), admit_others);
     if (buffers.lost_core) spin.lost_core();
   }
   if (blocked) watch_.end_blocking();
-  if (!go_on_after(served, blocked ? std::chrono::nanoseconds(0) : kServeAgain)) return;
-  // A VMM that has cleared the flag would keep this thread busy with nothing.
+  if (!continues_after(served, blocked ? std::chrono::nanoseconds(0) : kServeAgain)) return;
+  // A VMM that cleared O_NONBLOCK would keep this thread spinning in epoll.
   uffd::make_nonblocking(handler.fd());
   watch_.resume();
 }
 
-// Whether the session goes on after a thread has served. What was left is tried again after
+// Returns true if the session continues after a thread has served. Pending faults are retried after
 // `delay`.
-bool Session::go_on_after(FaultHandler::Served served, std::chrono::nanoseconds delay) {
+bool Session::continues_after(FaultHandler::Served served, std::chrono::nanoseconds delay) {
   switch (served) {
     case FaultHandler::Served::later:
       watch_.serve_again(delay);
@@ -178,13 +178,13 @@ bool Session::go_on_after(FaultHandler::Served served, std::chrono::nanoseconds 
   return false;
 }
 
-void Session::serve_beside_work(ServeBuffers& buffers) {
+void Session::poll_faults(ServeBuffers& buffers) {
   FaultHandler& handler = *handler_;
   if (stopping_.load(std::memory_order_acquire) || !uffd::has_messages(handler.fd()) ||
       !buffers.reserve(handler.memory().page_size())) {
     return;
   }
-  go_on_after(handler.serve_once(buffers), std::chrono::nanoseconds(0));
+  continues_after(handler.serve_once(buffers), std::chrono::nanoseconds(0));
 }
 
 void Session::on_prefetched(const PrefetchReport& report) {
@@ -194,7 +194,7 @@ void Session::on_prefetched(const PrefetchReport& report) {
   event.prefetch = report;
   event.failure = report.failure;
   environment_.emit(std::move(event));
-  watch_.serve_again(std::chrono::nanoseconds(0));  // what was held for it
+  watch_.serve_again(std::chrono::nanoseconds(0));  // faults held for this prefetch
   if (report.failure.code == ErrorCode::source_read && handler_->memory_file_changed()) {
     fail(report.failure);
   }
@@ -230,7 +230,7 @@ void Session::on_filled(FaultHandler::Filled filled, const Failure& failure) {
     refused.err = error;
     refused.syscall = "ioctl(UFFDIO_UNREGISTER)";
   }
-  // The guest is served as before, and the caller may try again.
+  // The guest is served as before, and the caller may retry.
   detaching_ = false;
   Event event{};
   event.kind = Event::Kind::detach_failed;
@@ -242,7 +242,7 @@ void Session::on_filled(FaultHandler::Filled filled, const Failure& failure) {
 void Session::close(bool kill_vm) {
   std::lock_guard<std::mutex> lock(mutex_);
   if (phase_ == Phase::ending) return;
-  const bool depends_on_us = phase_ == Phase::serving || meet_waiting_peer();
+  const bool depends_on_us = phase_ == Phase::serving || accept_pending_peer();
   end_locked(depends_on_us ? EndState::vm_left : EndState::closed, {},
              depends_on_us && kill_vm ? Vm::kill : Vm::leave);
 }

@@ -1,4 +1,4 @@
-// One restore from the listening socket to its end: phases, deadlines, what happens to the VM.
+// One restore from the listening socket to its end: phases, deadlines, the fate of the VM.
 #pragma once
 
 #include <atomic>
@@ -28,9 +28,9 @@ struct SessionOptions {
   std::shared_ptr<const Plan> plan;  // null: no prefetch
   std::shared_ptr<const ProvenFile> proven;
   bool record = false;
-  bool kill_vm = true;  // when the session fails or the process ends while the VM is alive
+  bool kill_vm = true;  // if the session fails or the process ends while the VM is alive
   std::optional<uid_t> peer_uid;
-  pid_t vmm = 0;  // the process that will connect, or whose children will; 0: unknown
+  pid_t vmm = 0;  // the process that will connect, or its ancestor; 0: unknown
   std::chrono::milliseconds connect_timeout{0};  // 0: none
 };
 
@@ -40,7 +40,7 @@ struct SessionOptions {
   X(vm_killed, "vm-killed")                                                   \
   X(vm_left, "vm-left") /* alive, without a handler: its next fault blocks */ \
   X(detached, "detached")
-// How a session ended, and what became of its VM.
+// End of a session, and the fate of its VM.
 REAP_NAMED_ENUM(EndState, kEndStates, REAP_END_STATES)
 
 #define REAP_EVENT_KINDS(X)         \
@@ -50,7 +50,7 @@ REAP_NAMED_ENUM(EndState, kEndStates, REAP_END_STATES)
   X(ended, "ended")
 REAP_NAMED_ENUM(EventKind, kEventKinds, REAP_EVENT_KINDS)
 
-// What JavaScript hears of.
+// An event for JavaScript.
 struct Event {
   using Kind = EventKind;
   Kind kind;
@@ -66,31 +66,31 @@ struct Event {
 class Session : public PrefetchClient, public std::enable_shared_from_this<Session> {
  public:
   using Role = Reactor::Role;
-  // What every session of an engine shares.
+  // Shared by all sessions of an engine.
   struct Environment {
     Reactor& reactor;
     Prefetcher& prefetcher;
     const std::function<void(Event&&)> emit;
-    // Forgets a session that has ended.
+    // Releases a session that has ended.
     const std::function<void(uint64_t id)> release;
   };
 
   Session(const Environment& environment, uint64_t id, SessionOptions options,
           std::shared_ptr<Counters> counters, std::shared_ptr<TraceRecorder> trace);
-  // Reports the end: by then no thread is in the session and everything it held is released.
+  // Reports the end: by then no thread uses the session and all its resources are released.
   ~Session() override;
 
-  // Listens, starts to fetch.
+  // Listens and starts to fetch.
   Failure start();
-  // On a demand thread, one at a time for each role except those that serve faults.
+  // Called on a demand thread, one at a time per role except for those that serve faults.
   void on_event(Role role, ServeBuffers& buffers);
 
-  // Ends the session whatever its phase; the first end counts.
+  // Ends the session in any phase; the first end counts.
   void close(bool kill_vm);
-  // What the process's end does to it.
+  // Ends the session when the process exits.
   void abandon() { close(options_.kill_vm); }
-  // Starts to install every missing page, after which the session ends and the VM lives on. False
-  // when no VM is being served.
+  // Starts to install every missing page; after that the session ends and the VM keeps running.
+  // Returns false if no VM is being served.
   bool detach();
 
   FaultHandler& handler() override { return *handler_; }
@@ -98,7 +98,7 @@ class Session : public PrefetchClient, public std::enable_shared_from_this<Sessi
   Counters& counters() override { return *counters_; }
   const std::atomic<bool>& stopping() override { return stopping_; }
   void begin_installs() override { watch_.begin_installs(); }
-  void serve_beside_work(ServeBuffers& buffers) override;
+  void poll_faults(ServeBuffers& buffers) override;
   void end_installs() override { watch_.end_installs(); }
   void on_prefetched(const PrefetchReport& report) override;
   void on_filled(FaultHandler::Filled end, const Failure& failure) override;
@@ -114,11 +114,11 @@ class Session : public PrefetchClient, public std::enable_shared_from_this<Sessi
   void receive_handshake();
   void begin_serving();
   void serve(ServeBuffers& buffers);
-  bool go_on_after(FaultHandler::Served served, std::chrono::nanoseconds delay);
-  bool meet_waiting_peer();
+  bool continues_after(FaultHandler::Served served, std::chrono::nanoseconds delay);
+  bool accept_pending_peer();
   bool may_connect() const;
   bool watch(Role role, int fd);
-  bool check_watched(bool watched);
+  bool ensure_watched(bool watched);
   void refuse(const Failure& failure, bool guest_depends_on_us);
   void fail(const Failure& failure);
   void end(EndState state, const Failure& failure, Vm vm);
@@ -136,8 +136,8 @@ class Session : public PrefetchClient, public std::enable_shared_from_this<Sessi
 
   UffdWatch watch_;
 
-  // Guards what follows, and every step from one phase to the next. Not held while faults are
-  // served: handler_ is set before the uffd is watched and lives as long as the session.
+  // Guards the members below, and every phase change. Not held while faults are served: handler_ is
+  // set before the uffd is watched and lives as long as the session.
   std::mutex mutex_;
   Phase phase_ = Phase::idle;
   Listener listener_;

@@ -1,4 +1,4 @@
-// The part of a session's life up to its first fault.
+// A session up to its first fault.
 #include <poll.h>
 #include <sys/epoll.h>
 #include <sys/syscall.h>
@@ -29,23 +29,23 @@ Failure vmm_exited(pid_t pid) {
 
 void Session::time_out(Phase phase, const char* check) {
   std::lock_guard<std::mutex> lock(mutex_);
-  // Who has connected in time has the message's time from there.
+  // A peer that connected in time has the message timeout from then on.
   if (phase_ != phase) return;
   Failure failure;
   failure.code = ErrorCode::handshake_timeout;
   failure.check = check;
-  refuse(failure, meet_waiting_peer());
+  refuse(failure, accept_pending_peer());
 }
 
-// A kernel without pidfds (before 5.3), or one that refuses, leaves the VMM to the connect timeout.
+// If pidfds are missing (before 5.3) or refused, only the connect timeout covers the VMM.
 Failure Session::watch_vmm() {
   if (options_.vmm == 0) return {};
   vmm_.reset(static_cast<int>(::syscall(SYS_pidfd_open, options_.vmm, 0)));
   return !vmm_ && errno == ESRCH ? vmm_exited(options_.vmm) : Failure{};
 }
 
-// A peer that waits in the backlog is the VMM or its child, of a VMM that is a jailer and has made
-// itself a daemon. Test: "a peer that connected before the named process ended is served".
+// A peer in the backlog is the VMM itself, or its child if the VMM is a jailer that has daemonized.
+// Test: "a peer that connected before the named process ended is served".
 void Session::on_vmm_exit() {
   std::lock_guard<std::mutex> lock(mutex_);
   if (phase_ != Phase::listening) return;
@@ -69,7 +69,7 @@ void Session::accept_peer() {
     failure.code = ErrorCode::socket;
     failure.err = error;
     failure.syscall = "accept";
-    refuse(failure, meet_waiting_peer());
+    refuse(failure, accept_pending_peer());
     return;
   }
   if (!connection_) {
@@ -77,7 +77,7 @@ void Session::accept_peer() {
     return;
   }
   forget_vmm();
-  // One restore a socket: nobody else may connect from here on.
+  // One restore per socket: nobody else may connect after this.
   reactor_.unwatch(listener_.fd());
   listener_.close();
   phase_ = Phase::handshaking;
@@ -88,7 +88,7 @@ void Session::accept_peer() {
     failure.check = may_connect() ? "process" : "uid";
     failure.want = ::geteuid();
     failure.got = peer_.uid;
-    // A process without a pidfd can neither be killed nor seen to end.
+    // A process without a pidfd can neither be killed nor be watched for its exit.
     if (!may_connect() || options_.kill_vm) {
       refuse(failure, false);
       return;
@@ -98,9 +98,9 @@ void Session::accept_peer() {
   if (!watch(Role::connection, connection_.get())) return;
 }
 
-// What a session that ends before its handshake owes to a VMM that has sent one and waits: VMMs go
-// on without an answer. Whether such a guest depends on us.
-bool Session::meet_waiting_peer() {
+// Accepts a waiting peer and reads its handshake before a session ends: VMMs resume their guest
+// without waiting for an answer. Returns true if that guest depends on us.
+bool Session::accept_pending_peer() {
   if (phase_ == Phase::listening && !connection_) {
     int error = 0;
     connection_ = listener_.accept(&error);
@@ -142,7 +142,7 @@ void Session::receive_handshake() {
   }
 }
 
-// The guest's pages are ours from here on: whatever fails now ends the VM too.
+// From here on the guest's pages come from us: any failure ends the VM too.
 void Session::begin_serving() {
   Handshake handshake = receiver_.take_handshake();
   UniqueFd uffd = receiver_.take_uffd();
@@ -163,7 +163,7 @@ void Session::begin_serving() {
   if (options_.record) trace_->start(memory.page_size(), memory.bytes());
   if (options_.plan) {
     handler_->expect_prefetch(
-        [this](uint64_t offset) { environment_.prefetcher.bring_next(this, offset); });
+        [this](uint64_t offset) { environment_.prefetcher.prioritize(this, offset); });
     for (const PlanExtent& extent : options_.plan->extents) {
       handler_->expect(extent.first_page * kPage, extent.page_count * kPage);
     }
@@ -177,7 +177,7 @@ void Session::begin_serving() {
   event.regions = memory.regions();
   environment_.emit(std::move(event));
 
-  if (!check_watched(watch_.start(*handler_))) return;
+  if (!ensure_watched(watch_.start(*handler_))) return;
   if (options_.plan) environment_.prefetcher.connected(this);
   if (peer_.pidfd) {
     if (!watch(Role::process, peer_.pidfd.get())) return;
@@ -187,7 +187,7 @@ void Session::begin_serving() {
   }
 }
 
-// Ends a handshake. A peer that has handed over its userfaultfd would freeze at its next fault.
+// Ends a handshake. A peer that has sent its userfaultfd would freeze at its next fault.
 void Session::refuse(const Failure& failure, bool guest_depends_on_us) {
   end_locked(guest_depends_on_us ? EndState::vm_left : EndState::closed, failure,
              guest_depends_on_us && options_.kill_vm ? Vm::kill : Vm::leave);

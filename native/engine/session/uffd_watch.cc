@@ -6,9 +6,9 @@ namespace reap {
 
 namespace {
 
-// Threads that one VM's cold pages may hold at the same time.
+// Maximum number of threads that wait for the disk for one VM.
 constexpr unsigned kMaxBlocking = 2;
-constexpr auto kWorkersCheck = std::chrono::milliseconds(1);
+constexpr auto kPollFallback = std::chrono::milliseconds(1);
 
 }  // namespace
 
@@ -21,23 +21,23 @@ void UffdWatch::stop() {
   if (handler_) reactor_.unwatch(handler_->fd());
 }
 
-// Where there are few cores, a fault that wakes a demand thread takes the one of a worker or of the
-// guest. A worker that installs finds the fault sooner and cheaper when it looks, so the uffd is
-// left to it; but not when it installs huge pages, of which one takes as long as ten looks.
+// With few cores, a fault that wakes a demand thread takes the core of a worker or of the guest. A
+// worker between installs finds the fault sooner and cheaper by polling, so the uffd is left to it;
+// except for huge pages, each of which takes as long to install as ten polls.
 //
-// Whether a worker gets to run is the scheduler's to say, so it is relied on for a moment at a
-// time. (Faults that it has read already, microseconds before it lost its core, wait for it to come
-// back.) Test: "a guest whose worker does not run is served all the same".
+// The scheduler may not run the worker, so it is trusted only for a moment at a time. (Faults that
+// it has read already, microseconds before it lost its core, wait for it to resume.) Test: "a guest
+// whose worker does not run is served all the same".
 void UffdWatch::resume() {
-  if (workers_.load() == 0 || reactor_.has_core_to_spare() ||
+  if (workers_.load() == 0 || reactor_.has_spare_core() ||
       handler_->memory().page_size() >= kHugePage) {
     rearm();
   } else {
-    schedule(workers_check_, kWorkersCheck);
+    schedule(poll_fallback_, kPollFallback);
   }
 }
 
-// Who saw this worker install has left the uffd to it.
+// Threads that saw this worker install have left the uffd to it.
 void UffdWatch::end_installs() {
   if (workers_.fetch_sub(1) == 1) rearm();
 }
@@ -51,7 +51,7 @@ bool UffdWatch::begin_blocking() {
   return true;
 }
 
-void UffdWatch::let_others_in() {
+void UffdWatch::admit_others() {
   rearm();
   if (handler_->has_waiting()) serve_again(std::chrono::nanoseconds(0));
   if (handler_->holds_faults()) serve_held();
@@ -63,13 +63,13 @@ void UffdWatch::end_blocking() {
 }
 
 void UffdWatch::schedule(Timer& timer, std::chrono::nanoseconds delay) {
-  // Each call that leaves something would add another chain of timers.
+  // Otherwise each call with pending faults would add another chain of timers.
   if (timer.pending.exchange(true, std::memory_order_relaxed)) return;
   reactor_.after(delay, session_, timer.role);
 }
 
 void UffdWatch::fired(Reactor::Role role) {
-  for (Timer* timer : {&again_, &held_, &workers_check_}) {
+  for (Timer* timer : {&again_, &held_, &poll_fallback_}) {
     if (timer->role == role) timer->pending.store(false, std::memory_order_relaxed);
   }
 }

@@ -1,5 +1,5 @@
-// Who looks for the next fault of a VM: the demand thread that epoll wakes, a prefetch worker
-// between two installs, or a timer.
+// Decides who polls for the next fault of a VM: the demand thread that epoll wakes, a prefetch
+// worker between two installs, or a timer.
 #pragma once
 
 #include <sys/epoll.h>
@@ -17,27 +17,27 @@ class UffdWatch {
  public:
   UffdWatch(Reactor& reactor, uint64_t session) : reactor_(reactor), session_(session) {}
 
-  // Before any other call. False with errno set when the kernel watches no more descriptors.
+  // Must be called first. False with errno set if the kernel cannot watch more descriptors.
   bool start(const FaultHandler& handler);
   void stop();
 
-  // A demand thread has served what there was.
+  // Called after a demand thread has served all pending faults.
   void resume();
-  // Serves once more after `delay`; one timer at a time.
+  // Serves again after `delay`; at most one such timer is pending.
   void serve_again(std::chrono::nanoseconds delay) { schedule(again_, delay); }
-  // Faults that are held wake with their pages; this is for those whose page does not come.
+  // Held faults wake with their pages; this timer is for those whose page does not come.
   void serve_held() { schedule(held_, FaultHandler::kMaxHold / 2); }
-  // A timer of this role has fired, and the caller serves.
+  // A timer of this role has fired; the caller serves.
   void fired(Reactor::Role role);
 
-  // A worker installs from here on, and looks for faults in between.
+  // From here on a worker installs, and polls for faults in between.
   void begin_installs() { workers_.fetch_add(1); }
   void end_installs();
 
-  // Permission for a thread that serves to wait for the disk.
+  // Permission for a serving thread to wait for the disk.
   bool begin_blocking();
-  // Before each wait: other threads serve this VM meanwhile.
-  void let_others_in();
+  // Called before each wait: other threads serve this VM meanwhile.
+  void admit_others();
   void end_blocking();
 
  private:
@@ -55,7 +55,7 @@ class UffdWatch {
   std::atomic<unsigned> blocking_{0};      // threads that wait for the disk
   Timer again_{Reactor::Role::serve_again};
   Timer held_{Reactor::Role::serve_held};
-  Timer workers_check_{Reactor::Role::look_after_workers};
+  Timer poll_fallback_{Reactor::Role::poll_fallback};
 };
 
 }  // namespace reap

@@ -1,4 +1,4 @@
-// What one restore counted and recorded. Shared with JavaScript, so it outlives the session.
+// Counters and trace of one restore. Shared with JavaScript, so they outlive the session.
 #pragma once
 
 #include <array>
@@ -14,18 +14,18 @@
 
 namespace reap {
 
-#define REAP_COUNTERS(X)                                                                     \
-  X(faults, "faults")                  /* messages served */                                 \
-  X(late_faults, "lateFaults")         /* on pages that the prefetch had yet to bring */     \
-  X(residual_faults, "residualFaults") /* on pages that the prefetch does not bring */       \
-  X(installed, "installed")            /* pages with bytes: by fault, ahead, or prefetch */  \
-  X(zero, "zero")                      /* pages installed as zeros without reading */        \
-  X(prefetched, "prefetched")          /* of both, those that came before the guest asked */ \
-  X(ahead, "installedAhead")           /* of both, those ahead of a run of faults */         \
-  X(present, "present")                /* installs that found the page there (EEXIST) */     \
-  X(deferred, "deferred")              /* installs put off for an unread REMOVE (EAGAIN) */  \
-  X(discarded, "discarded")            /* installs without memory or VMM (ENOENT, ESRCH) */  \
-  X(removed, "removed")                /* pages that the guest gave back */                  \
+#define REAP_COUNTERS(X)                                                                    \
+  X(faults, "faults")                  /* messages served */                                \
+  X(late_faults, "lateFaults")         /* on pages that the prefetch had yet to install */  \
+  X(residual_faults, "residualFaults") /* on pages that the prefetch does not install */    \
+  X(installed, "installed")            /* pages with bytes: by fault, ahead, or prefetch */ \
+  X(zero, "zero")                      /* pages installed as zeros without reading */       \
+  X(prefetched, "prefetched")          /* of both, those installed before a touch */        \
+  X(ahead, "installedAhead")           /* of both, those ahead of a run of faults */        \
+  X(present, "present")                /* installs on a present page (EEXIST) */            \
+  X(deferred, "deferred")              /* installs deferred by an unread REMOVE (EAGAIN) */ \
+  X(discarded, "discarded")            /* installs without memory or VMM (ENOENT, ESRCH) */ \
+  X(removed, "removed")                /* pages that the guest gave back */                 \
   X(bytes_read, "bytesRead")           /* from the memory file and the working-set file */
 REAP_NAMED_ENUM(Counter, kCounterNames, REAP_COUNTERS)
 
@@ -42,7 +42,7 @@ class Counters {
   std::array<std::atomic<uint64_t>, std::size(kCounterNames)> values_{};
 };
 
-// First touches in the order in which they were asked for; no page twice.
+// First touches in the order of their faults; each page once.
 class TraceRecorder {
  public:
   struct Touch {
@@ -71,7 +71,7 @@ class TraceRecorder {
     trace_->touches.push_back({static_cast<uint32_t>(page),
                                static_cast<uint32_t>(time_us < kMaxTime ? time_us : kMaxTime)});
   }
-  // Ends the recording; the trace does not change from then on. May be called again.
+  // Ends the recording; the trace is final after that. May be called repeatedly.
   std::shared_ptr<const Trace> take() {
     std::lock_guard<std::mutex> lock(mutex_);
     active_.store(false, std::memory_order_relaxed);

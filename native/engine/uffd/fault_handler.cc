@@ -16,23 +16,23 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// ENOMEM passes when the VMM's memory cgroup reclaims; after this long it is a failure.
-constexpr auto kNoMemoryPatience = std::chrono::seconds(2);
-// How long one call of serve() may go on: busy guests take turns on the demand threads.
+// ENOMEM ends when the VMM's memory cgroup reclaims; after this time it is a failure.
+constexpr auto kNoMemoryTimeout = std::chrono::seconds(2);
+// Maximum duration of one serve() call: busy guests take turns on the demand threads.
 constexpr auto kTurn = std::chrono::microseconds(500);
 // A longer yield went to other work: a guest would have reached its next fault by then.
 constexpr auto kLongYield = std::chrono::microseconds(500);
 constexpr size_t kMessagesPerRead = 32;
-// A VMM that floods events gets its faults served in between. An event left unread is safe:
-// installs answer EAGAIN until it is read.
+// Faults of a VMM that floods events are served in between. An unread event is safe: installs fail
+// with EAGAIN until it is read.
 constexpr int kReadsPerDrain = 8;
 
-// A page is answered once for all who wait for it. A VMM that wakes its own threads while their
-// fault is deferred would make the list grow without end.
-void forget_repeated(std::vector<uint64_t>* faults) {
-  constexpr size_t kFew = 64;
-  if (faults->size() < kFew) return;
-  // In their order: put_back_untried() has its reasons.
+// Drops duplicate faults: one answer wakes all waiters of a page. A VMM that wakes its own threads
+// while their fault is deferred would make the list grow without bound.
+void drop_duplicates(std::vector<uint64_t>* faults) {
+  constexpr size_t kDedupThreshold = 64;
+  if (faults->size() < kDedupThreshold) return;
+  // Keeps the order: see requeue_untried().
   std::unordered_set<uint64_t> seen;
   const auto is_repeated = [&seen](uint64_t fault) { return !seen.insert(fault).second; };
   faults->erase(std::remove_if(faults->begin(), faults->end(), is_repeated), faults->end());
@@ -45,7 +45,7 @@ FaultHandler::FaultHandler(GuestMemory memory, UniqueFd uffd, const PageSource& 
     : memory_(std::move(memory)),
       uffd_(std::move(uffd)),
       memory_file_(memory_file),
-      memory_stamp_(memory_file.look()),
+      memory_stamp_(memory_file.current_stamp()),
       counters_(counters),
       trace_(trace),
       connected_at_(Clock::now()),
@@ -82,10 +82,10 @@ void FaultHandler::put_back(uint64_t fault) {
   waiting_.push_back(fault);
 }
 
-// Those that nobody has tried go before those that wait for something: a turn that is over after
-// its first fault would meet the same one first in every turn. Test: "a cold fault does not keep a
-// worker without time from those behind it".
-void FaultHandler::put_back_untried(const std::vector<uint64_t>& faults, size_t first) {
+// Requeues untried faults ahead of waiting ones: otherwise a turn that expires after its first
+// fault would retry that one in every turn. Test: "a cold fault does not delay the faults after it
+// when turns expire".
+void FaultHandler::requeue_untried(const std::vector<uint64_t>& faults, size_t first) {
   std::lock_guard<std::mutex> lock(mutex_);
   waiting_.insert(waiting_.begin(), faults.begin() + static_cast<ptrdiff_t>(first), faults.end());
 }
@@ -107,8 +107,8 @@ FaultHandler::Served FaultHandler::serve(ServeBuffers& buffers, std::chrono::nan
     if (pass.served) spin_until = now + spin;
     if (pass.found) continue;
     if (now >= spin_until || now >= turn_ends) return Served::idle;
-    // The wake often puts the vCPU on this thread's core: one that spun there held the guest up.
-    // Beside other work, a thread that yields is not chosen again for a slice (since 6.6); one
+    // The wake-up often puts the vCPU on this thread's core, where spinning would delay the guest.
+    // Under other load, a thread that yields is not scheduled again for a slice (since 6.6); one
     // that sleeps runs as soon as it is woken.
     ::sched_yield();
     buffers.lost_core = REAP_HOOK_SAYS(core_is_lost) || Clock::now() - now > kLongYield;
@@ -118,11 +118,11 @@ FaultHandler::Served FaultHandler::serve(ServeBuffers& buffers, std::chrono::nan
 
 FaultHandler::Served FaultHandler::serve_once(ServeBuffers& buffers) {
   const Pass pass = serve_pass(buffers, Clock::now() + kTurn, nullptr);
-  return pass.end ? *pass.end : left_over();
+  return pass.end ? *pass.end : pending_state();
 }
 
-// Reads what there is and answers it. Without `before_blocking` what would wait for the disk is
-// left.
+// Reads the pending messages and answers the faults. Without `before_blocking`, faults that would
+// wait for the disk stay pending.
 FaultHandler::Pass FaultHandler::serve_pass(ServeBuffers& buffers, Clock::time_point turn_ends,
                                             const std::function<bool()>* before_blocking) {
   std::vector<uint64_t>& faults = buffers.faults;
@@ -135,7 +135,7 @@ FaultHandler::Pass FaultHandler::serve_pass(ServeBuffers& buffers, Clock::time_p
     faults.insert(faults.end(), waiting_.begin(), waiting_.end());
     waiting_.clear();
   }
-  forget_repeated(&faults);
+  drop_duplicates(&faults);
   if (prefetch_expected_) {
     hold_late(&faults);
     take_overdue(&faults);
@@ -147,8 +147,8 @@ FaultHandler::Pass FaultHandler::serve_pass(ServeBuffers& buffers, Clock::time_p
     REAP_HOOK(before_serve);
     Step step = serve_fault(faults[i], buffers, Wait::no);
     if (step == Step::would_wait && before_blocking) {
-      // The disk may take its time: the other faults are left to another thread.
-      put_back_untried(faults, i + 1);
+      // The disk may take long: leave the other faults to another thread.
+      requeue_untried(faults, i + 1);
       faults.resize(i + 1);
       if ((*before_blocking)()) {
         step = serve_fault(faults[i], buffers, Wait::yes);
@@ -159,28 +159,28 @@ FaultHandler::Pass FaultHandler::serve_pass(ServeBuffers& buffers, Clock::time_p
     if (step == Step::later || step == Step::would_wait) put_back(faults[i]);
     pass.served = pass.served || step == Step::done;
     if (Clock::now() >= turn_ends) {
-      put_back_untried(faults, i + 1);
-      return {left_over()};
+      requeue_untried(faults, i + 1);
+      return {pending_state()};
     }
   }
-  // EAGAIN lasts until the thread in madvise() has run on; only the VMM's scheduler knows when.
+  // EAGAIN lasts until the thread in madvise() resumes; only the VMM's scheduler knows when.
   if (pass.found && !pass.served && !fresh) pass.end = Served::later;
   return pass;
 }
 
-// Two races live here.
+// Two races are handled here.
 //
-// A read can return a fault ahead of a REMOVE that happened before it (the kernel hands out faults
-// first), and answering it from the memory file would be wrong. So everything is read and every
-// REMOVE applied before the first fault is served. A REMOVE that arrives later still is safe: until
-// it is read, installs fail with EAGAIN. Test: "a fault read before its REMOVE gets zeros".
+// A read can return a fault before an earlier REMOVE (the kernel returns faults first), and
+// answering it from the memory file would be wrong. So all messages are read and every REMOVE is
+// applied before the first fault is served. A later REMOVE is safe: until it is read, installs fail
+// with EAGAIN. Test: "a fault read before its REMOVE gets zeros".
 //
-// Reading a REMOVE lets madvise() go on and drop the pages. An install on another thread that had
-// looked before, and found the page not removed, would then put the old bytes back: the page is
-// missing, so the kernel takes them. (Since 6.9 its map_changing_lock ends installs in flight
-// before the event is queued, but it cannot know of our look.) Hence the gate: nobody is between
-// that look and the end of the ioctl while messages are read. Test: "a prefetch in flight does not
-// bring a removed page back".
+// Reading a REMOVE lets madvise() continue and drop the pages. An install on another thread that
+// has checked before, and found the page not removed, would then restore the old bytes: the page is
+// missing, so the kernel accepts them. (Since 6.9 the kernel's map_changing_lock ends installs in
+// flight before the event is queued, but it does not cover our check.) Hence the gate: while
+// messages are read, no thread is between that check and the end of the ioctl. Test: "a prefetch in
+// flight does not bring a removed page back".
 int FaultHandler::drain(std::vector<uint64_t>* faults) {
   REAP_HOOK(before_drain);
   std::lock_guard<InstallGate> lock(gate_);
@@ -204,7 +204,8 @@ int FaultHandler::drain(std::vector<uint64_t>* faults) {
       } else if (message.event == UFFD_EVENT_REMOVE) {
         apply_remove(message.arg.remove.start, message.arg.remove.end);
       } else if (message.event == UFFD_EVENT_FORK) {
-        // No known VMM asks for this event; the child's descriptor must not pile up here.
+        // No known VMM enables this event; close the child's descriptor so that they cannot
+        // accumulate.
         UniqueFd child(static_cast<int>(message.arg.fork.ufd));
       }
     }
@@ -234,7 +235,7 @@ void FaultHandler::note_faults(const std::vector<uint64_t>& faults) {
     const Region* region = memory_.region_at(address);
     if (!region) continue;  // serve_fault() reports it
     const uint64_t page = memory_.page_of(region->offset + (address - region->base));
-    // A page that was given back before its first touch needs nothing from the memory file.
+    // A page that was removed before its first touch needs nothing from the memory file.
     if (!removed_.test(page)) trace_.note(page, now);
     if (!prefetch_expected_) continue;
     const bool late = expected_.test(page) && !prefetch_over_.load(std::memory_order_relaxed);
@@ -242,14 +243,14 @@ void FaultHandler::note_faults(const std::vector<uint64_t>& faults) {
   }
 }
 
-// A page that the prefetch is about to bring costs less in its batch than alone: its UFFDIO_COPY
-// wakes who waits for it. Served one by one, such faults took most of the time from the batches
-// that would have answered them. So they are held: until their page is there, it is given back, the
-// prefetch is over, or kMaxHold has passed, after which they are served like others. Test: "a
+// A page that the prefetch is about to install costs less in its batch than alone: the batch's
+// UFFDIO_COPY wakes the waiters. Served one by one, such faults took most of the time from the
+// batches that would have answered them. So they are held until their page is present or removed,
+// the prefetch has ended, or kMaxHold has passed; after that they are served like others. Test: "a
 // late fault is answered by the batch that brings its page".
 //
-// No wake is lost: the kernel queues a fault before it looks whether the page has come, and an
-// install wakes all that are queued, whether their message was read or not (handle_userfault(),
+// No wake-up is lost: the kernel queues a fault before it checks whether the page is present, and
+// an install wakes all queued waiters, whether their message was read or not (handle_userfault(),
 // __wake_userfault()).
 bool FaultHandler::is_left_to_prefetch(uint64_t fault, uint64_t* offset) const {
   const Region* region = memory_.region_at(fault);
@@ -275,8 +276,7 @@ void FaultHandler::hold_late(std::vector<uint64_t>* faults) {
   if (on_late_) std::for_each(wanted.begin(), wanted.end(), on_late_);
 }
 
-// Adds the held faults that nobody is about to answer any more, and forgets those that were
-// answered.
+// Adds held faults that no install is about to answer any more, and drops answered ones.
 void FaultHandler::take_overdue(std::vector<uint64_t>* faults) {
   if (!holding_.load(std::memory_order_relaxed)) return;
   const auto limit = Clock::now() - kMaxHold;
@@ -323,7 +323,8 @@ FaultHandler::Step FaultHandler::serve_fault(uint64_t address, ServeBuffers& buf
     }
     counters_.add(Counter::bytes_read, page_size);
   }
-  // A hole as well: it may have been punched. What the guest gave back needs nothing from the file.
+  // Applies to holes as well: they may have been punched. A removed page needs nothing from the
+  // file.
   if (!removed && memory_file_changed()) return fail(changed_failure(offset));
 
   REAP_HOOK(before_install);
@@ -336,7 +337,7 @@ FaultHandler::Step FaultHandler::serve_fault(uint64_t address, ServeBuffers& buf
                   : uffd::copy(uffd_.get(), address, buffers.pages.data(), page_size);
     if (result.outcome == uffd::Outcome::installed) installed_.set(page);
   }
-  if (result.outcome == uffd::Outcome::present && !really_present(page)) {
+  if (result.outcome == uffd::Outcome::present && !confirm_present(page)) {
     result = {uffd::Outcome::no_memory, 0, -ENOMEM};
   }
   const Step step = settle(result, address, zero);
@@ -356,13 +357,13 @@ FaultHandler::Step FaultHandler::settle(const uffd::Result& result, uint64_t add
       return Step::done;
     }
     case uffd::Outcome::present:
-      // The page came another way. Its install woke who waited then, but EEXIST wakes nobody, and
-      // this fault may have been queued after that.
+      // Another thread installed the page. That woke the waiters of that moment, but EEXIST wakes
+      // nobody, and this fault may have been queued later.
       counters_.add(Counter::present);
       uffd::wake(uffd_.get(), address, page_size);
       return Step::done;
     case uffd::Outcome::unregistered:
-      // The VMM took this range out of userfaultfd; the fault, tried again, is the kernel's.
+      // The VMM unregistered this range; the kernel resolves the fault when it is retried.
       counters_.add(Counter::discarded);
       uffd::wake(uffd_.get(), address, page_size);
       return Step::done;
@@ -375,10 +376,10 @@ FaultHandler::Step FaultHandler::settle(const uffd::Result& result, uint64_t add
       return Step::gone;
     case uffd::Outcome::no_memory: {
       std::lock_guard<std::mutex> lock(mutex_);
-      // Patience is for one shortage: any install that works ends it.
+      // The timeout covers one shortage: any successful install ends it.
       const auto now = Clock::now();
       if (!short_of_memory_.exchange(true, std::memory_order_relaxed)) no_memory_since_ = now;
-      if (now - no_memory_since_ < kNoMemoryPatience) return Step::later;
+      if (now - no_memory_since_ < kNoMemoryTimeout) return Step::later;
       break;
     }
     case uffd::Outcome::failed:

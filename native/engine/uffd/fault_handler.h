@@ -1,5 +1,5 @@
-// Serves the page faults of one guest: the REMOVE rule, installs, the trace. Knows nothing of
-// sockets, sessions or JavaScript; tests drive it directly.
+// Serves the page faults of one guest: REMOVE events, installs, the trace. Independent of sockets,
+// sessions and JavaScript; tests drive it directly.
 #pragma once
 
 #include <algorithm>
@@ -21,11 +21,11 @@
 
 namespace reap {
 
-// What a serving thread owns: room for pages and for the faults it has read.
+// Buffers of a serving thread, for pages and for the faults that it has read.
 struct ServeBuffers {
-  Mapping pages;  // as long as the guest's page at the least
+  Mapping pages;  // at least one page of the guest
   std::vector<uint64_t> faults;
-  // Whether the last yield of serve() went to other work.
+  // True if the last yield of serve() went to other work.
   bool lost_core = false;
   bool reserve(uint64_t page_size) {
     const uint64_t length = std::max(page_size, FaultRuns::kMaxAhead);
@@ -36,71 +36,71 @@ struct ServeBuffers {
 
 class FaultHandler {
  public:
-  // `memory_file`, `counters` and `trace` outlive the handler.
+  // `memory_file`, `counters` and `trace` must outlive the handler.
   FaultHandler(GuestMemory memory, UniqueFd uffd, const PageSource& memory_file, Counters& counters,
                TraceRecorder& trace);
 
-  // False when there was no memory for the bitmaps.
+  // False if there was no memory for the bitmaps.
   bool ready() const;
   const GuestMemory& memory() const { return memory_; }
-  // The state of the memory file at the handshake, and whether its content is another now: what was
-  // installed is of that state.
+  // State of the memory file at the handshake, which is that of all installed pages, and whether
+  // its content has changed since.
   const FileStamp& memory_stamp() const { return memory_stamp_; }
   bool memory_file_changed() const {
-    return change_of(memory_stamp_, memory_file_.look()) == FileChange::content;
+    return change_of(memory_stamp_, memory_file_.current_stamp()) == FileChange::content;
   }
   int fd() const { return uffd_.get(); }
 
   enum class Served {
-    idle,    // nothing left to do until the uffd is readable again
-    later,   // some faults wait for the VMM to finish a REMOVE: call again in a moment
+    idle,    // nothing to do until the uffd is readable again
+    later,   // some faults wait for the VMM to complete a REMOVE: call again soon
     gone,    // the VMM's memory is gone
     failed,  // see failure()
   };
-  // Reads and serves until nothing is left. After a served fault it looks again for `spin` before
-  // it gives up: faults come in bursts, and waking a sleeping thread is half of a fault's cost.
-  // `before_blocking` is called before a read that waits for the disk, after the other faults in
-  // hand were put back: another thread may then call serve() beside this one. It may refuse, which
-  // leaves the fault for later.
+  // Reads and serves until nothing is pending. After a served fault it polls for `spin` before it
+  // returns: faults come in bursts, and waking a sleeping thread is half of a fault's cost.
+  // `before_blocking` is called before a read that waits for the disk, after the other faults have
+  // been requeued: another thread may then call serve() concurrently. It may refuse by returning
+  // false, which leaves the fault for later.
   Served serve(ServeBuffers& buffers, std::chrono::nanoseconds spin,
                const std::function<bool()>& before_blocking);
-  // For a thread that has other work: answers what is there now and waits for no disk.
+  // For a thread with other work: serves pending faults without waiting for the disk.
   Served serve_once(ServeBuffers& buffers);
-  // Whether late faults are left to the installs that are about to answer them: serve() is to be
+  // True while late faults are left to installs that are about to answer them: serve() must be
   // called again within kMaxHold.
   bool holds_faults() const { return holding_.load(std::memory_order_relaxed); }
   static constexpr auto kMaxHold = std::chrono::milliseconds(10);
-  // Whether faults that were read wait for another try; held ones do not count.
+  // True if read faults wait for another attempt; held ones do not count.
   bool has_waiting() const;
   Failure failure() const;
 
-  // Installs [offset, offset + length) of guest memory wherever nothing is yet, from `bytes` or,
-  // when null, as zeros. Removed pages are left alone. Offset and length are multiples of the page
-  // size. Whatever it returns, a second call skips quickly over what the first one did.
+  // Installs [offset, offset + length) of guest memory where pages are missing, from `bytes` or, if
+  // null, as zeros. Skips removed pages. Offset and length are multiples of the page size. Whatever
+  // the outcome, a second call quickly skips pages that the first one installed.
   enum class Filled {
-    all,        // every page that can be there is there
+    all,        // every page of the range that can be present is present
     stopped,    // `stop` was set
-    deferred,   // a REMOVE is pending: call again in a moment
-    no_memory,  // the VMM may have no more memory
+    deferred,   // a REMOVE is pending: call again soon
+    no_memory,  // the VMM cannot get more memory
     gone,       // the VMM's memory is gone
-    failed,     // *err says why
+    failed,     // see *err
   };
   enum class Purpose { prefetch, ahead, detach };
   Filled fill(uint64_t offset, const uint8_t* bytes, uint64_t length, Purpose purpose,
               const std::atomic<bool>& stop, int* err);
 
-  // Announces a prefetch, before the first fault is served, so that late and residual faults can
-  // be told apart; then the pages that it will bring, in bytes of the memory file. `on_late` hears
-  // of a page that the guest waits for.
+  // Announces a prefetch, before the first fault is served, so that late and residual faults can be
+  // told apart; then the pages that it will install, in bytes of the memory file. `on_late` is
+  // called for a page that the guest waits for.
   void expect_prefetch(std::function<void(uint64_t offset)> on_late = nullptr) {
     prefetch_expected_ = true;
     on_late_ = std::move(on_late);
   }
   void expect(uint64_t offset, uint64_t length);
-  void prefetch_is_over() { prefetch_over_.store(true, std::memory_order_release); }
+  void end_prefetch() { prefetch_over_.store(true, std::memory_order_release); }
 
-  // Ends the kernel's interest in the guest's memory; what is still missing reads as zeros.
-  // 0 or a negative errno.
+  // Unregisters the guest's memory; pages still missing read as zeros. Returns 0 or a negative
+  // errno.
   int unregister();
 
   uint64_t microseconds_since_connect() const;
@@ -109,8 +109,8 @@ class FaultHandler {
   enum class Step { done, would_wait, later, gone, failed };
   enum class Wait { no, yes };
   struct Pass {
-    std::optional<Served> end;  // stop, and say so
-    bool found = false;         // faults
+    std::optional<Served> end;  // outcome to return at once
+    bool found = false;         // at least one fault
     bool served = false;
   };
 
@@ -136,12 +136,12 @@ class FaultHandler {
   Step settle(const uffd::Result& result, uint64_t address, bool zero);
   static const uint8_t* zero_block();
   uffd::Result install_zeros(uint64_t address, uint64_t length);
-  bool really_present(uint64_t page);
+  bool confirm_present(uint64_t page);
   uint64_t next_run(uint64_t offset, uint64_t end) const;
   Step fail(const Failure& failure);
   void put_back(uint64_t fault);
-  void put_back_untried(const std::vector<uint64_t>& faults, size_t first);
-  Served left_over() const { return has_waiting() ? Served::later : Served::idle; }
+  void requeue_untried(const std::vector<uint64_t>& faults, size_t first);
+  Served pending_state() const { return has_waiting() ? Served::later : Served::idle; }
   int unregister(uint64_t address, uint64_t length);
 
   const GuestMemory memory_;
@@ -152,11 +152,11 @@ class FaultHandler {
   TraceRecorder& trace_;
   const std::chrono::steady_clock::time_point connected_at_;
 
-  // Held shared around "is it removed? then install", exclusive around reading messages: see
-  // drain() for the race.
+  // Held shared from the check for removed pages to the end of the install, exclusive while
+  // messages are read: see drain() for the race.
   InstallGate gate_;
-  PageBitmap removed_;    // given back by the guest: reads as zero from then on. Never cleared.
-  PageBitmap installed_;  // a hint that saves ioctls; the kernel's EEXIST is the truth
+  PageBitmap removed_;    // given back by the guest: reads as zeros. Never cleared.
+  PageBitmap installed_;  // a hint that saves ioctls; the kernel's EEXIST is authoritative
   PageBitmap expected_;
   ReadAround read_around_;
   FaultRuns runs_;
@@ -165,11 +165,11 @@ class FaultHandler {
   std::atomic<bool> prefetch_over_{false};
 
   std::atomic<bool> short_of_memory_{false};  // set under mutex_
-  std::atomic<bool> holding_{false};          // the same; whether held_ has any
+  std::atomic<bool> holding_{false};          // set under mutex_: held_ is not empty
 
   mutable std::mutex mutex_;       // guards what follows
-  std::vector<uint64_t> waiting_;  // faults that were read and not yet answered
-  std::vector<Held> held_;         // those that an install is about to answer
+  std::vector<uint64_t> waiting_;  // faults read and not yet answered
+  std::vector<Held> held_;         // faults that an install is about to answer
   std::chrono::steady_clock::time_point no_memory_since_{};
   Failure failure_;
 };

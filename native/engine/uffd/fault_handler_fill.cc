@@ -1,4 +1,4 @@
-// The half of the fault handler that installs what nobody has asked for yet.
+// The part of the fault handler that installs pages before they are touched.
 #include <algorithm>
 #include <cerrno>
 #include <shared_mutex>
@@ -11,34 +11,34 @@ namespace reap {
 
 namespace {
 
-// Bounds how long one install can keep the demand thread out of the gate: about 40 us.
+// Bounds the time that one install can keep the demand thread out of the gate: about 40 us.
 constexpr uint64_t kMaxInstall = 128 << 10;
 
 }  // namespace
 
-// When the pool of huge pages is empty the kernel answers EEXIST too (seen on 6.18: it takes the
-// page table entry that it has just made for a page). A guest woken by that would fault for ever,
-// and a detached one would find zeros. Test: "an empty pool of huge pages is waited for".
-bool FaultHandler::really_present(uint64_t page) {
+// With an empty huge-page pool the kernel also returns EEXIST (seen on 6.18: it finds the page
+// table entry that it has just created). A guest woken for it would fault for ever, and a detached
+// one would read zeros. Test: "an empty pool of huge pages is waited for".
+bool FaultHandler::confirm_present(uint64_t page) {
   if (memory_.page_size() < kHugePage) return true;
-  // Who installs a page marks it before leaving the gate.
+  // Installers set the bit before they leave the gate.
   std::lock_guard<InstallGate> lock(gate_);
   return installed_.test(page);
 }
 
-// Zeros as long as the largest page, never written.
+// Zeros of the largest page size, never written.
 const uint8_t* FaultHandler::zero_block() {
   static const Mapping block = Mapping::anonymous(kHugePage);
   return block.data();
 }
 
 uffd::Result FaultHandler::install_zeros(uint64_t address, uint64_t length) {
-  // UFFDIO_ZEROPAGE is EINVAL on hugetlb (mm/userfaultfd.c), whose pages are zeroed by a copy.
+  // UFFDIO_ZEROPAGE is EINVAL on hugetlb (mm/userfaultfd.c): zero those pages with a copy.
   if (memory_.page_size() < kHugePage) return uffd::zeropage(uffd_.get(), address, length);
   return uffd::copy(uffd_.get(), address, zero_block(), length);
 }
 
-// How far from `offset` pages are missing that may be installed; 0 when the first is not.
+// Length of the run from `offset` whose pages are missing and not removed; 0 if the first is not.
 uint64_t FaultHandler::next_run(uint64_t offset, uint64_t end) const {
   const uint64_t page_size = memory_.page_size();
   const uint64_t longest = std::max(page_size, kMaxInstall);
@@ -76,7 +76,7 @@ FaultHandler::Filled FaultHandler::fill(uint64_t offset, const uint8_t* bytes, u
                      : install_zeros(address, run);
       installed_.set(memory_.page_of(offset), memory_.page_of(offset + result.bytes));
       if (result.outcome == uffd::Outcome::unregistered && run > page_size) {
-        // The run crosses an edge of the registered memory: find it page by page.
+        // The run crosses the edge of the registered memory: find the edge page by page.
         one_by_one_until = offset + run;
         continue;
       }
@@ -92,8 +92,8 @@ FaultHandler::Filled FaultHandler::fill(uint64_t offset, const uint8_t* bytes, u
         break;
       }
       case uffd::Outcome::present:
-        if (!really_present(memory_.page_of(offset))) return Filled::no_memory;
-        // Whoever faulted on it has a message of its own in the queue, which serve() answers.
+        if (!confirm_present(memory_.page_of(offset))) return Filled::no_memory;
+        // A thread that faulted on it has its own message in the queue, which serve() answers.
         counters_.add(Counter::present);
         offset += page_size;
         break;
@@ -117,32 +117,32 @@ FaultHandler::Filled FaultHandler::fill(uint64_t offset, const uint8_t* bytes, u
   return Filled::all;
 }
 
-// During a prefetch a fault costs the disk no more than its page.
+// During a prefetch a fault reads only its page from the disk.
 void FaultHandler::read_around(uint64_t offset) {
   if (prefetch_is_running() || memory_.page_size() >= kHugePage) return;
   const ReadAround::Window window = read_around_.on_miss(offset);
   if (window.length == 0) return;
-  // First what is next to the page, which would wait for all that lies before it in the window.
+  // Starts with the part next to the page, which would otherwise wait for the window before it.
   constexpr uint64_t kFirst = 128 << 10;
   if (window.length > kFirst) memory_file_.will_need(offset / kFirst * kFirst, kFirst);
   memory_file_.will_need(window.offset, window.length);
 }
 
-// After a fault that continues a run: what follows it, if the page cache has that or it is a hole.
+// Installs the pages after a fault that continues a run, if they are cached or holes.
 void FaultHandler::install_ahead(uint64_t offset, ServeBuffers& buffers) {
   const uint64_t page_size = memory_.page_size();
   if (prefetch_is_running() || page_size >= kHugePage || trace_.is_active() ||
       short_of_memory_.load(std::memory_order_relaxed)) {
     return;
   }
-  const auto is_there = [this](uint64_t begin, uint64_t end) {
+  const auto is_present = [this](uint64_t begin, uint64_t end) {
     for (uint64_t page = memory_.page_of(begin); page < memory_.page_of(end); ++page) {
       if (!installed_.test(page) && !removed_.test(page)) return false;
     }
     return true;
   };
   const uint64_t begin = offset + page_size;
-  uint64_t length = runs_.on_fault(offset, page_size, is_there);
+  uint64_t length = runs_.on_fault(offset, page_size, is_present);
   length = std::min(length, memory_.bytes() - begin);
   if (length == 0) return;
 
@@ -152,7 +152,7 @@ void FaultHandler::install_ahead(uint64_t offset, ServeBuffers& buffers) {
     length = std::min(length, hole_end - begin);
   } else {
     length = std::min(length, memory_file_.data_end(begin) / page_size * page_size - begin);
-    // A read that does not wait starts to read what is missing, and that may wait for the device.
+    // A non-blocking read starts to read missing pages, which may block on the device's queue.
     while (length > 0 && !memory_file_.is_cached(begin, length)) {
       length = length / 2 / page_size * page_size;
     }
@@ -165,15 +165,15 @@ void FaultHandler::install_ahead(uint64_t offset, ServeBuffers& buffers) {
   if (memory_file_changed()) return;
   static const std::atomic<bool> never{false};
   int error = 0;
-  // What does not work is left to the faults.
+  // Pages that cannot be installed are left to faults.
   fill(begin, bytes, length, Purpose::ahead, never, &error);
 }
 
 int FaultHandler::unregister(uint64_t address, uint64_t length) {
   const int error = uffd::unregister(uffd_.get(), address, length);
   if (error != -EINVAL) return error;
-  // The kernel refuses the whole range for one part that was unmapped, or mapped as something that
-  // cannot have a userfaultfd. That part needs nothing; its neighbours do.
+  // The kernel refuses the whole range if a part of it was unmapped, or mapped as something that
+  // userfaultfd does not support. That part needs nothing; its neighbours do.
   if (length <= memory_.page_size()) return 0;
   const uint64_t half = length / 2 / memory_.page_size() * memory_.page_size();
   const int low = unregister(address, half);
@@ -188,8 +188,8 @@ int FaultHandler::unregister() {
     if (first_error == 0) first_error = error;
     uffd::wake(uffd_.get(), region.base, region.size);
   }
-  // A REMOVE that was queued before still holds its thread in madvise(), and will until somebody
-  // reads it: the VMM keeps the userfaultfd open.
+  // A previously queued REMOVE blocks its thread in madvise() until somebody reads it: the VMM
+  // keeps the userfaultfd open.
   std::vector<uint64_t> faults;
   while (drain(&faults) > 0) faults.clear();
   return first_error;

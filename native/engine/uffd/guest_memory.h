@@ -1,4 +1,4 @@
-// Where guest memory is: memory-file offsets against addresses in the VMM.
+// Layout of guest memory: memory-file offsets and addresses in the VMM.
 #pragma once
 
 #include <cstdint>
@@ -9,12 +9,12 @@ namespace reap {
 struct Region {
   uint64_t base;    // address in the VMM's address space
   uint64_t size;    // bytes
-  uint64_t offset;  // of its first byte in the memory file
+  uint64_t offset;  // of the first byte, in the memory file
 };
 
 class GuestMemory {
  public:
-  // The regions tile [0, bytes) of the memory file, sorted by offset (parse_handshake made sure).
+  // The regions cover [0, bytes) of the memory file, sorted by offset (checked by parse_handshake).
   GuestMemory(std::vector<Region> regions, uint64_t page_size);
 
   uint64_t page_size() const { return page_size_; }
@@ -23,10 +23,10 @@ class GuestMemory {
   uint64_t page_of(uint64_t offset) const { return offset / page_size_; }
   const std::vector<Region>& regions() const { return by_offset_; }
 
-  // The region that holds an address of the VMM, or null.
+  // The region that contains an address of the VMM, or null.
   const Region* region_at(uint64_t address) const;
 
-  // The address of a memory-file offset, and how many bytes from there lie in the same region.
+  // Address of a memory-file offset, and number of bytes from there to the end of its region.
   struct HostRange {
     uint64_t address;
     uint64_t length;

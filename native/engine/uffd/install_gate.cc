@@ -9,8 +9,8 @@ namespace reap {
 
 namespace {
 
-// Waits for somebody who is about to be done: spins, then lets others run, then sleeps.
-class Patience {
+// Waits for a short section of another thread: spins, then yields, then sleeps.
+class Backoff {
  public:
   void wait() {
     ++waits_;
@@ -29,18 +29,18 @@ class Patience {
 
 }  // namespace
 
-// Both sides announce themselves first and look for the other then; with sequential consistency at
-// least one of them sees the other.
+// Each side announces itself before it checks for the other; with sequential consistency at least
+// one of them sees the other.
 void InstallGate::lock() {
-  Patience patience;
-  while (writing_.exchange(true)) patience.wait();
-  while (readers_.load() != 0) patience.wait();
+  Backoff backoff;
+  while (writing_.exchange(true)) backoff.wait();
+  while (readers_.load() != 0) backoff.wait();
 }
 
 void InstallGate::lock_shared() {
-  Patience patience;
+  Backoff backoff;
   for (;;) {
-    while (writing_.load()) patience.wait();
+    while (writing_.load()) backoff.wait();
     readers_.fetch_add(1);
     if (!writing_.load()) return;
     readers_.fetch_sub(1);

@@ -1,11 +1,11 @@
-// Keeps installs and the reading of userfaultfd messages apart (fault_handler.cc has the race).
+// Separates installs from reads of userfaultfd messages (fault_handler.cc describes the race).
 #pragma once
 
 #include <atomic>
 
 namespace reap {
 
-// Tells the core that this thread only waits.
+// Hints to the core that this thread only waits.
 inline void relax() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -14,9 +14,9 @@ inline void relax() {
 #endif
 }
 
-// A reader-writer lock for sections of a few microseconds, in which a waiting writer goes first, so
-// that a busy prefetch cannot keep the demand thread out. Waiting spins: to put the workers to
-// sleep and wake them again for each fault would cost more than the fault.
+// A reader-writer lock for sections of a few microseconds. Waiting writers have priority, so that a
+// busy prefetch cannot keep the demand thread out. Waiters spin: to put the workers to sleep and
+// wake them for each fault would cost more than the fault.
 class InstallGate {
  public:
   void lock();

@@ -16,12 +16,12 @@ namespace reap {
 namespace {
 
 constexpr uint64_t kDefaultReadAhead = 128 << 10;  // VM_READAHEAD_PAGES
-// A longer window is not worth the wait for one page, whatever the device is set to.
+// A longer window would delay the fault too much, whatever the device's setting.
 constexpr uint64_t kMaxWindow = 8 << 20;
-// What a guest without locality may cost before only pages are read.
+// Bytes read around without a hit before only single pages are read.
 constexpr int64_t kMaxUnused = 256 << 20;
 
-// Of a disk, of the disk of a partition, and of what has no block device; in KiB.
+// Of a disk, of a partition's disk, and of a file system without a block device; in KiB.
 constexpr const char* kPaths[] = {
     "/sys/dev/block/%u:%u/queue/read_ahead_kb",
     "/sys/dev/block/%u:%u/../queue/read_ahead_kb",
@@ -46,13 +46,13 @@ uint64_t device_read_ahead(dev_t device) {
 ReadAround::Window ReadAround::on_miss(uint64_t offset) {
   uint64_t length = length_.load(std::memory_order_relaxed);
   if (length == 0) {
-    // A page at the least, and a power of two to align to.
+    // At least a page, and a power of two for alignment.
     const uint64_t limit = std::clamp<uint64_t>(device_read_ahead(device_), kPage, kMaxWindow);
     for (length = kPage; length * 2 <= limit;) length *= 2;
     length_.store(length, std::memory_order_relaxed);
   }
   const uint64_t begin = offset / length * length;
-  // In a window that is still being read, or of a file system that does not tell hits.
+  // In a window that is still being read, or on a file system that does not report hits.
   if (!asked_for_ || !asked_for_.set(begin / kPage)) {
     on_hit();
     return {offset, 0};

@@ -11,7 +11,7 @@
 #include <cstdio>
 #include <cstring>
 
-// Linux 5.11; Debian 12's header has it, older ones may not.
+// Linux 5.11; present in Debian 12's header, not in all older ones.
 #ifndef UFFD_USER_MODE_ONLY
 #define UFFD_USER_MODE_ONLY 1
 #endif
@@ -25,8 +25,8 @@ namespace reap::uffd {
 Result classify(int error, int64_t done, uint64_t length) {
   if (error == 0) return {Outcome::installed, length, 0};
   if (done > 0) return {Outcome::partial, static_cast<uint64_t>(done), -error};
-  // The field repeats the errno where the kernel got as far as writing it; argument checks, ESRCH
-  // and (before 6.15) EAGAIN return earlier and leave it at 0.
+  // The field repeats the errno if the kernel got as far as writing it; argument checks, ESRCH and
+  // (before 6.15) EAGAIN return earlier and leave it at 0.
   switch (error) {
     case EEXIST:
       return {Outcome::present, 0, -error};
@@ -76,8 +76,8 @@ bool has_messages(int uffd) {
 }
 
 int read_messages(int uffd, uffd_msg* messages, size_t capacity) {
-  // O_NONBLOCK belongs to the open file, which the VMM has too and may clear. RWF_NOWAIT belongs to
-  // this call; kernels whose userfaultfd has no read_iter (before 6.10) do not take it.
+  // O_NONBLOCK belongs to the open file, which the VMM shares and may clear. RWF_NOWAIT belongs to
+  // this call; a userfaultfd without read_iter (before 6.10) does not accept it.
   iovec part{messages, capacity * sizeof(uffd_msg)};
   for (;;) {
     ssize_t got = ::preadv2(uffd, &part, 1, -1, RWF_NOWAIT);
@@ -85,7 +85,7 @@ int read_messages(int uffd, uffd_msg* messages, size_t capacity) {
       got = ::read(uffd, messages, capacity * sizeof(uffd_msg));
     }
     if (got >= 0) return static_cast<int>(static_cast<size_t>(got) / sizeof(uffd_msg));
-    // EAGAIN after POLLIN is normal: another thread's install resolved the fault meanwhile.
+    // EAGAIN after POLLIN is normal: another thread's install has resolved the fault.
     if (errno == EAGAIN) return 0;
     if (errno != EINTR) return -errno;
   }
@@ -108,7 +108,7 @@ bool is_userfaultfd(int fd) {
 
 namespace {
 
-// 0 and the kernel's features when the handshake with a new userfaultfd works.
+// Returns 0 and the kernel's features if the UFFDIO_API handshake succeeds.
 int try_api(int fd, uint64_t* features) {
   if (fd < 0) return -errno;
   const UniqueFd owned(fd);

@@ -11,10 +11,10 @@ namespace reap {
 
 namespace {
 
-// Groups whose pages of the memory file are asked for ahead of the comparison. The working-set file
+// Groups whose pages of the memory file are requested ahead of the comparison. The working-set file
 // is read front to back, where the kernel reads ahead by itself.
 constexpr size_t kGroupsAhead = 4;
-// Pages of a zero extent that are read at a time.
+// Pages of a zero extent per read.
 constexpr uint32_t kZerosAtOnce = 64;
 
 bool is_zero(const uint8_t* bytes, uint64_t length) {
@@ -27,7 +27,7 @@ class Comparer {
            Comparison* result)
       : plan_(plan), working_set_(working_set), memory_file_(memory_file), result_(*result) {}
 
-  // One huge page for both, where there are such.
+  // Both buffers lie in one huge page if available.
   bool reserve() {
     buffers_ = Mapping::buffer(2 * kMaxGroupBytes);
     if (!buffers_) return false;
@@ -67,8 +67,8 @@ class Comparer {
     }
   }
 
-  // What the page cache has is copied, and from the first page on that it does not have the disk is
-  // asked ahead. To ask for what is there would take a sixth of the comparison.
+  // Copies pages from the page cache; from the first missing page on, requests readahead. To
+  // request cached pages too would take a sixth of the comparison's time.
   PageSource::Result read_found(uint64_t offset, uint64_t length) {
     if (!waits_) {
       const auto read = memory_file_.read_cached(offset, found_, length);
@@ -108,7 +108,7 @@ class Comparer {
     return true;
   }
 
-  // With zeros where `stored` is null.
+  // Compares with zeros if `stored` is null.
   bool compare_pages(uint32_t first_page, uint32_t count, const uint8_t* stored) {
     const uint64_t length = count * kPage;
     const auto read = read_found(first_page * kPage, length);
@@ -139,9 +139,9 @@ class Comparer {
   Mapping buffers_;
   uint8_t* stored_ = nullptr;
   uint8_t* found_ = nullptr;
-  size_t group_ = 0;      // that is compared
-  size_t asked_for_ = 0;  // groups
-  bool waits_ = false;    // a page was not in the page cache
+  size_t group_ = 0;      // being compared
+  size_t asked_for_ = 0;  // number of groups requested ahead
+  bool waits_ = false;    // a page was missing from the page cache
 };
 
 }  // namespace

@@ -1,5 +1,5 @@
-// Compares every page of a working set with a memory file. Nothing else shows whether a copied set,
-// or one whose files changed, still holds the memory file's bytes.
+// Compares every page of a working set with a memory file. Only this shows whether a copied set, or
+// one whose files changed, still has the memory file's bytes.
 #pragma once
 
 #include <atomic>
@@ -18,11 +18,11 @@ struct Comparison {
 
   uint64_t pages = 0;  // compared, zero extents included
   uint64_t mismatched_pages = 0;
-  std::vector<uint32_t> mismatches;  // the first of them, in the order of the file
-  Failure failure;                   // why it ended early, unless `stop` was set
+  std::vector<uint32_t> mismatches;  // the first mismatching pages, in file order
+  Failure failure;                   // reason for an early end, unless `stop` was set
 };
 
-// Compares group by group. Calls `on_progress` with the number of pages compared after each.
+// Compares group by group, and calls `on_progress` with the number of compared pages after each.
 void compare(const Plan& plan, const PageSource& working_set, const PageSource& memory_file,
              const std::atomic<bool>& stop, const std::function<void(uint64_t)>& on_progress,
              Comparison* result);

@@ -1,5 +1,5 @@
-// The bytes of a working-set file (docs/working-set-format.md): the only place in C++ that knows
-// them. Page numbers and counts are in pages of 4 KiB.
+// Layout of a working-set file (docs/working-set-format.md), which no other C++ file knows. Page
+// numbers and counts are in 4 KiB pages.
 #pragma once
 
 #include <cstdint>
@@ -15,14 +15,14 @@ constexpr uint16_t kMinorVersion = 0;
 constexpr uint64_t kMaxMemoryPages = uint64_t{1} << 32;
 constexpr uint64_t kMaxGroupBytes = 1 << 20;
 constexpr uint64_t kMaxGroupPages = 4096;
-constexpr uint64_t kMaxIndexBytes = 1 << 28;  // what a reader may be made to allocate
+constexpr uint64_t kMaxIndexBytes = 1 << 28;  // limit for what a file can make a reader allocate
 constexpr uint32_t kMaxManifestBytes = 1 << 16;
 constexpr uint32_t kMaxDisks = 16;
 constexpr uint64_t kMaxDiskBytes = uint64_t{1} << 44;
 constexpr uint32_t kMaxDiskSamples = 16;
 constexpr uint32_t kMaxNameBytes = 255;
 
-// The fields of a header at their places; the rest of its bytes is reserved.
+// Fields of a header at their offsets; its remaining bytes are reserved.
 struct WorkingSetHeader {
   uint8_t magic[8];
   uint16_t major_version, minor_version;
@@ -33,7 +33,7 @@ struct WorkingSetHeader {
   uint64_t index_offset, index_bytes;
   uint64_t data_offset;
   uint32_t groups, extents, touches;
-  uint32_t written_touches;  // and one more; 0 where nobody looked
+  uint32_t written_touches;  // number of written touches + 1; 0 if unknown
   uint32_t runs;
   uint32_t manifest_bytes;
   uint64_t data_pages, zero_pages;

@@ -11,12 +11,12 @@ Plan memory_groups_of(const Plan& plan) {
   Plan places;
   places.page_size = plan.page_size;
   std::vector<PlanExtent> ordered = plan.extents;
-  // Those of a file follow its groups; others come by address.
+  // Extents from a file are in group order; others are in address order.
   if (plan.groups.empty()) {
     std::sort(ordered.begin(), ordered.end(),
               [](const PlanExtent& a, const PlanExtent& b) { return a.rank < b.rank; });
   }
-  uint32_t pages = 0;  // in the group that is filled
+  uint32_t pages = 0;  // in the current group
   const auto end_group = [&] {
     if (pages == 0) return;
     PlanGroup group{};

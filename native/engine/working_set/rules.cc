@@ -1,5 +1,5 @@
-// What a reader must check (docs/working-set-format.md), before it trusts or allocates by any
-// number. The sentences for the names are in src/binding/explain.ts.
+// Checks of a reader (docs/working-set-format.md), made before any number is trusted or used to
+// allocate. The sentences for the check names are in src/binding/explain.ts.
 #include <cstddef>
 #include <cstring>
 
@@ -21,13 +21,13 @@ Failure broken(const char* check, uint64_t offset, uint64_t want = 0, uint64_t g
   return failure;
 }
 
-// One bit a page, for one thread. Memory is used only where bits were set.
+// Bitmap with one bit per page, for one thread. Only parts with set bits use memory.
 class PageMarks {
  public:
   explicit PageMarks(uint64_t pages) : words_(Mapping::anonymous((pages + 63) / 64 * 8)) {}
 
   explicit operator bool() const { return static_cast<bool>(words_); }
-  // Whether none of them was set.
+  // Returns true if all of them were clear before.
   bool set(uint64_t first, uint64_t end) {
     uint64_t before = 0;
     each(first, end, [&before](uint64_t& word, uint64_t mask) {
@@ -36,7 +36,7 @@ class PageMarks {
     });
     return before == 0;
   }
-  // Whether it was set.
+  // Clears the bit, and returns whether it was set.
   bool take(uint64_t page) {
     uint64_t& word = reinterpret_cast<uint64_t*>(words_.data())[page / 64];
     const uint64_t bit = uint64_t{1} << (page % 64);
@@ -59,7 +59,7 @@ class PageMarks {
   Mapping words_;
 };
 
-// The tables of a sound header, which the vectors of the set have the sizes of.
+// Checks the tables of a set whose header is valid and gives their sizes.
 class Tables {
  public:
   explicit Tables(const WorkingSet& set)
@@ -86,7 +86,7 @@ class Tables {
   }
 
  private:
-  // That groups follow each other in extents, data and ranks.
+  // Groups must be contiguous in extents, data and ranks.
   Failure check_groups() {
     uint64_t first_extent = 0, zero_pages = 0, data = header_.data_offset;
     const uint64_t ranks = set_.touches.size() * step_;
@@ -124,7 +124,7 @@ class Tables {
     return {};
   }
 
-  // The extents of a group by themselves, their order, and that no other extent has their pages.
+  // Checks the extents of one group and their order; no other extent may have the same pages.
   Failure check_extents(uint64_t first_extent, uint64_t end_extent, uint64_t* pages,
                         uint64_t* data_pages) {
     uint64_t next_page = 0;
@@ -143,7 +143,8 @@ class Tables {
     return {};
   }
 
-  // That a group's extents have the pages of its ranks and no others, and each a rank of its own.
+  // The extents of a group must have exactly the pages of its ranks, and each the rank of one of
+  // its pages.
   Failure check_pages(uint64_t first_extent, uint64_t end_extent, uint64_t pages) {
     for (uint64_t i = first_extent; i < end_extent; ++i) {
       const PlanExtent& extent = set_.plan.extents[i];
@@ -219,7 +220,8 @@ class Tables {
     return {};
   }
 
-  // That they lie in the disk, in the order of their times, and no page is there twice.
+  // Touches must lie in the disk and be in the order of their times, and no page may be touched
+  // twice.
   Failure check_disk_touches(const Disk& disk, uint64_t first, uint64_t number) const {
     PageMarks touched(pages_of(disk));
     if (!touched) return failed_call(ErrorCode::working_set_io, -ENOMEM, "mmap");
@@ -239,7 +241,7 @@ class Tables {
 
   const WorkingSet& set_;
   const WorkingSetHeader& header_;
-  const uint64_t step_;  // pages of 4 KiB in a page of the guest
+  const uint64_t step_;  // 4 KiB pages per guest page
   const uint64_t memory_pages_;
   const uint64_t extents_at_;
   const uint64_t touches_at_;
@@ -281,7 +283,7 @@ Failure check_header(const WorkingSetHeader& h, uint64_t file_bytes) {
     return broken("data-offset", 56);
   }
   const uint64_t pages = uint64_t{h.touches} * (h.page_size / kPage);
-  // The last bounds what the tables are checked by.
+  // The last comparison bounds the size of the bitmaps that check the tables.
   if (h.zero_pages > pages || h.data_pages != pages - h.zero_pages || pages > memory_pages) {
     return broken("page-count", 88);
   }

@@ -22,7 +22,8 @@ Failure rule(const char* check, uint64_t offset, uint64_t want = 0, uint64_t got
   return failure;
 }
 
-// Reads on from `*offset`, which moves; a file that ends there is cut short.
+// Reads the next table at `*offset` and advances it; a file that ends inside the table is
+// truncated.
 template <typename Entry>
 Failure read_table(const PageSource& file, uint64_t* offset, uint64_t count, uint32_t* checksum,
                    std::vector<Entry>* table) {
@@ -42,14 +43,14 @@ bool has_magic(const WorkingSetHeader& header) {
   return std::memcmp(header.magic, "REAPWSET", sizeof header.magic) == 0;
 }
 
-// Whether the checksum of these kHeaderBytes is right. Gives the fields.
-bool read_sealed_header(const uint8_t* bytes, WorkingSetHeader* header) {
+// Copies the fields out of these kHeaderBytes. Returns true if their checksum is right.
+bool decode_header(const uint8_t* bytes, WorkingSetHeader* header) {
   std::memcpy(header, bytes, sizeof *header);
-  uint8_t unsealed[kHeaderBytes];
-  std::memcpy(unsealed, bytes, sizeof unsealed);
-  std::memset(unsealed + offsetof(WorkingSetHeader, header_checksum), 0,
+  uint8_t without_checksum[kHeaderBytes];
+  std::memcpy(without_checksum, bytes, sizeof without_checksum);
+  std::memset(without_checksum + offsetof(WorkingSetHeader, header_checksum), 0,
               sizeof header->header_checksum);
-  return crc32c(unsealed, sizeof unsealed) == header->header_checksum;
+  return crc32c(without_checksum, sizeof without_checksum) == header->header_checksum;
 }
 
 Failure read_header(const PageSource& file, WorkingSetHeader* header) {
@@ -59,7 +60,7 @@ Failure read_header(const PageSource& file, WorkingSetHeader* header) {
   if (read.read == PageSource::Read::failed) {
     return read_failure(ErrorCode::working_set_io, read, 0);
   }
-  const bool is_sealed = read_sealed_header(bytes, header);
+  const bool is_intact = decode_header(bytes, header);
   if (!has_magic(*header)) return rule("magic", 0);
   if (length < kHeaderBytes || read.read == PageSource::Read::cut_short) {
     return rule("truncated", length, kHeaderBytes, length);
@@ -68,7 +69,7 @@ Failure read_header(const PageSource& file, WorkingSetHeader* header) {
     return rule("version", offsetof(WorkingSetHeader, major_version), 0,
                 uint64_t{header->major_version} << 16 | header->minor_version);
   }
-  if (!is_sealed) return rule("header-checksum", offsetof(WorkingSetHeader, header_checksum));
+  if (!is_intact) return rule("header-checksum", offsetof(WorkingSetHeader, header_checksum));
   const uint8_t* const used = std::find_if(bytes + sizeof *header, bytes + sizeof bytes,
                                            [](uint8_t byte) { return byte != 0; });
   if (used != bytes + sizeof bytes) return rule("reserved", static_cast<uint64_t>(used - bytes));
@@ -80,7 +81,7 @@ Failure read_header(const PageSource& file, WorkingSetHeader* header) {
 Failure read_working_set(const PageSource& file, std::shared_ptr<const WorkingSet>* found) {
   const auto set = std::make_shared<WorkingSet>();
   set->stamp = file.stamp();
-  // No reading ahead into the data, which is read past the page cache.
+  // No read-ahead into the data, which is read past the page cache.
   const PageSource::RandomAccess random(file);
   file.will_need(0, first_bytes(file.bytes()));
   WorkingSetHeader& header = set->header;
@@ -120,7 +121,7 @@ std::shared_ptr<const WorkingSet> make_working_set(uint64_t memory_bytes, uint32
   set->disks = std::move(disks);
   set->disk_touches = std::move(disk_touches);
 
-  // Runs of pages by address, each with the lowest of their ranks.
+  // Runs of pages in address order, each with the lowest rank of its pages.
   const auto step = static_cast<uint32_t>(page_size / kPage);
   std::vector<uint32_t> by_address(set->touches.size());
   std::iota(by_address.begin(), by_address.end(), 0);

@@ -1,4 +1,4 @@
-// A working set as it is read from its file, or as it was recorded. It does not change.
+// An immutable working set, read from its file or recorded.
 #pragma once
 
 #include <algorithm>
@@ -15,38 +15,39 @@
 namespace reap {
 
 struct WorkingSet {
-  // Of the file. A set in no file has the fields that say what it is of: memory and page size,
-  // runs, touches and disks.
+  // Header of the file. A set without a file fills in only the fields that describe it: memory and
+  // page size, runs, touches and disks.
   WorkingSetHeader header{};
-  FileStamp stamp{};  // of the file before it was read
+  FileStamp stamp{};  // of the file, taken before it was read
   Plan plan;
   std::vector<Touch> touches;  // of the guest's pages, in first-touch order
   std::vector<Disk> disks;
-  std::vector<Touch> disk_touches;  // those of the first disk, of the second, …
+  std::vector<Touch> disk_touches;  // disk by disk
   std::vector<uint8_t> manifest;
 
   bool is_in_file() const { return header.file_bytes > 0; }
 };
 
-// What is read with the header, by the size of a file: its index, which is less than a 128th of it
-// where each page is by itself. Of a large set it is a part.
+// Number of bytes that are read together with the header, by file size: the whole index if every
+// page is an extent of one page, since it is then less than 1/128 of the file. For a large set, a
+// part of the index.
 constexpr uint64_t first_bytes(uint64_t file_bytes) {
   return std::clamp<uint64_t>(file_bytes / 128 / 4096 * 4096, 32 << 10, 512 << 10);
 }
 
-// Reads all but the data, and checks every rule of the format but those of the manifest's JSON and
-// of the data. Of a broken rule the failure has the name and the place in the file. The tables of a
-// set of 1 GiB take some milliseconds.
+// Reads everything except the data, and checks every rule of the format except those of the
+// manifest's JSON and of the data. For a broken rule the failure has its name and the offset in the
+// file. The tables of a 1 GiB set take some milliseconds.
 Failure read_working_set(const PageSource& file, std::shared_ptr<const WorkingSet>* found);
 
-// A set in no file. Of `disks` the numbers of touches count.
+// Makes a set without a file. Of `disks`, only the touch counts matter.
 std::shared_ptr<const WorkingSet> make_working_set(uint64_t memory_bytes, uint32_t page_size,
                                                    std::vector<Touch> touches,
                                                    std::vector<Disk> disks,
                                                    std::vector<Touch> disk_touches);
 
-// The rules of the format, in the order in which they are checked: the header by itself, for a file
-// of so many bytes, and the tables.
+// Rules of the format, in the order in which they are checked: first the header, for a file of this
+// size, then the tables.
 Failure check_header(const WorkingSetHeader& header, uint64_t file_bytes);
 Failure check_tables(const WorkingSet& set);
 

@@ -1,5 +1,6 @@
 // @ts-check
-// Drives `reap-guest kvm`, a VM that replays a trace. JavaScript, so that bench/ can run it as it is.
+// Drives `reap-guest kvm`, a VM that replays a trace. JavaScript, so that bench/ can run it
+// directly.
 import { spawn, spawnSync } from 'node:child_process'
 import { closeSync, fstatSync, openSync, readSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -13,8 +14,8 @@ const EVENT_TIMEOUT_MS = 40_000
  * @typedef {object} Touch One entry of a trace.
  * @property {number} page
  * @property {boolean} [write] Writes the word's complement, after the comparison.
- * @property {number} [giveBack] Gives so many pages back instead, from this one on.
- * @property {bigint} [word] What must be there; that of the memory file if left out.
+ * @property {number} [giveBack] Gives this number of pages back instead, from this one on.
+ * @property {bigint} [word] Expected word; default: that of the memory file.
  *
  * @typedef {object} KvmEvent One line of the VM.
  * @property {boolean} ok
@@ -41,7 +42,7 @@ const EVENT_TIMEOUT_MS = 40_000
  * @property {boolean} [userModeOnly] Use a userfaultfd that does not deliver KVM's faults.
  */
 
-/** Why KVM cannot be used here, or nothing. Throws when it runs our guest, and wrongly. */
+/** Reason why KVM is unusable here, if it is. Throws if KVM runs our guest incorrectly. */
 export function kvmMissing() {
   const { stdout, error } = spawnSync(BINARY, ['kvm', '--probe'], { encoding: 'utf8' })
   if (error) return error.message
@@ -52,8 +53,8 @@ export function kvmMissing() {
 }
 
 /**
- * Where a trace looks at a page: a place of the page's own, so that the word of another page is no
- * match.
+ * Offset at which a trace checks a page: it differs between pages, so that the word of another page
+ * is no match.
  *
  * @param {number} page
  * @param {number} pageSize
@@ -99,7 +100,7 @@ export function writeKvmTrace(path, memoryFile, touches, { pageSize = 4096 } = {
   writeFileSync(path, bytes, { mode: 0o600 })
 }
 
-/** A VM that replays a trace, in a process of its own. */
+/** A VM that replays a trace, in a separate process. */
 export class KvmGuest {
   /** @type {import('node:child_process').ChildProcessWithoutNullStreams} */
   #child
@@ -129,7 +130,7 @@ export class KvmGuest {
       this.#changed()
     })
     /**
-     * The end of the process; never rejects.
+     * The exit of the process; never rejects.
      * @type {Promise<{ code: number | null, signal: NodeJS.Signals | null }>}
      */
     this.exited = new Promise((resolve) => {
@@ -145,18 +146,18 @@ export class KvmGuest {
     return this.#child.pid
   }
 
-  /** What it said so far. */
+  /** Its events so far. */
   get events() {
     return this.#events
   }
 
-  /** What it said is wrong. */
+  /** The errors that it reported. */
   get error() {
     return this.#events.find(({ ok }) => !ok)
   }
 
   /**
-   * Waits until it says this.
+   * Waits for an event.
    *
    * @param {NonNullable<KvmEvent['event']>} name
    * @returns {Promise<KvmEvent & { us: number }>}
@@ -184,7 +185,7 @@ export class KvmGuest {
   }
 
   /**
-   * Lets it go on after a pause.
+   * Resumes it after a pause.
    *
    * @param {string} [line] After `ready`, its backend: `file`, or `socket` and a path.
    */

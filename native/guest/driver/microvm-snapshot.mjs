@@ -1,5 +1,5 @@
 // @ts-check
-// Snapshots of the guest in native/guest/microvm, made by the Firecracker that will restore them.
+// Snapshots of the guest in native/guest/microvm, made by the Firecracker that restores them.
 import { createHash, randomFillSync } from 'node:crypto'
 import {
   closeSync,
@@ -21,7 +21,7 @@ import { firecracker, guestKernel, MicroVm } from './microvm.mjs'
 
 const cache = join(root, 'build/microvm-snapshots')
 const PAGE = 4096
-/** Where the guest's chains begin: what is before has its code and its tables. */
+/** Start of the guest's chains, after its code and its tables. */
 const CHAINS_BEGIN = 32 << 20
 
 /**
@@ -32,7 +32,7 @@ const CHAINS_BEGIN = 32 << 20
  *
  * @typedef {object} SnapshotOptions
  * @property {import('./microvm.mjs').BootOptions} [boot]
- * @property {string} [requests] What the guest is asked before: `mo`, a warm function, if left out.
+ * @property {string} [requests] Requests before the snapshot; default: `mo`, a warm function.
  * @property {boolean} [filled] The pages that no request asks for hold something, as in most guests.
  *   Those of 4 KiB only.
  * @property {string} [binary]
@@ -66,8 +66,8 @@ export async function makeSnapshot(
 }
 
 /**
- * The same, made once for this guest, this Firecracker and these options, and kept under build/. A name
- * stands for one set of options: what was made for others is removed.
+ * The same, made once for this guest, this Firecracker and these options, and kept under build/. A
+ * name stands for one set of options: snapshots made with others are removed.
  *
  * @param {string} name
  * @param {SnapshotOptions} [options]
@@ -81,7 +81,7 @@ export async function cachedSnapshot(name, options = {}) {
   mkdirSync(cache, { recursive: true })
   const isOfBefore = new RegExp(`^${name}-[0-9a-f]{12}$`)
   for (const old of readdirSync(cache)) {
-    // Not what another process has made meanwhile.
+    // Keep what another process has made meanwhile.
     if (!isOfBefore.test(old) || join(cache, old) === folder) continue
     rmSync(join(cache, old), { recursive: true, force: true })
   }
@@ -91,7 +91,7 @@ export async function cachedSnapshot(name, options = {}) {
     renameSync(work, folder)
   } catch (error) {
     rmSync(work, { recursive: true, force: true })
-    // Another process may have been first.
+    // Another process may have made it first.
     if (!existsSync(folder)) throw error
   }
   return filesIn(folder)

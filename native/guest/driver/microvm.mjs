@@ -1,6 +1,6 @@
 // @ts-check
-// Drives Firecracker itself, with the guest of native/guest/microvm in it. JavaScript, so that bench/
-// can run it as it is.
+// Drives Firecracker with the guest of native/guest/microvm. JavaScript, so that bench/ can run it
+// directly.
 import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import {
@@ -88,11 +88,13 @@ process.on('exit', () => {
 
 /** One Firecracker process, its API and its guest's console. */
 export class MicroVm {
-  /** What is on the console so far, and what Firecracker says itself. */
+  /** Console output so far, including Firecracker's own. */
   output = ''
-  /** Where its sockets and files are as this process sees them, which a jailed one calls `/`. */
+  /**
+   * Folder of its sockets and files in this process's view; a jailed Firecracker sees it as `/`.
+   */
   folder
-  /** Resolves when it is gone. Never rejects. */
+  /** Resolves when it has exited. Never rejects. */
   exited
   #child
   #pid
@@ -111,7 +113,7 @@ export class MicroVm {
     try {
       await vm.#awaitApi()
       if (jail?.newPidNamespace) {
-        // The jailer ends, and leaves the number that the new process has outside.
+        // The jailer exits, and reports the pid of the new process outside.
         if (vm.#child.exitCode === null) await once(vm.#child, 'exit')
         vm.#pid = Number(readFileSync(join(vm.folder, `${basename(binary)}.pid`), 'utf8'))
       }
@@ -164,7 +166,7 @@ export class MicroVm {
       })
     }
     alive.add(this)
-    // Its output is open for as long as it lives, also where the jailer has ended before it.
+    // Its output stays open until it exits, even if the jailer has exited before.
     this.exited = new Promise((resolve) => {
       this.#child.on('error', (error) => {
         this.output += error.message
@@ -178,7 +180,7 @@ export class MicroVm {
     })
   }
 
-  /** Of Firecracker itself, also where a jailer has started it. */
+  /** Firecracker's pid, even if a jailer has started it. */
   get pid() {
     return /** @type {number} */ (this.#pid)
   }
@@ -189,11 +191,11 @@ export class MicroVm {
     try {
       process.kill(this.#pid, name)
     } catch {
-      // It is gone already.
+      // It has exited already.
     }
   }
 
-  /** Kills it, waits for its end, and removes what is its own. */
+  /** Kills it, waits for its exit, and removes its files. */
   async kill() {
     this.signal('SIGKILL')
     await this.exited
@@ -203,7 +205,7 @@ export class MicroVm {
   }
 
   /**
-   * A request on its API. Resolves to the answer, where there is one.
+   * A request on its API. Resolves to the response body, if any.
    *
    * @param {'GET' | 'PUT' | 'PATCH'} method
    * @param {string} path
@@ -217,7 +219,7 @@ export class MicroVm {
       'Content-Length': bytes.length,
     }
     const socketPath = join(this.folder, 'api.sock')
-    // Its server has few connections to keep.
+    // Its server accepts few connections: do not keep them alive.
     const sent = request({ socketPath, method, path, agent: false, ...(headers && { headers }) })
     sent.end(bytes)
     const [response] = await once(sent, 'response')
@@ -311,7 +313,7 @@ export class MicroVm {
    * @param {string} options.vmstate
    * @param {string} [options.uffdSocket]
    * @param {string} [options.memoryFile]
-   * @param {boolean} [options.resume] In the same call. Yes, if left out.
+   * @param {boolean} [options.resume] In the same call. Default: true.
    * @param {boolean} [options.trackDirtyPages]
    */
   async load({ vmstate, uffdSocket, memoryFile, resume = true, trackDirtyPages }) {
@@ -323,7 +325,7 @@ export class MicroVm {
       snapshot_path: vmstate,
       mem_backend: backend,
       resume_vm: resume,
-      // Deprecated from 1.13 on, and known to all.
+      // Deprecated since 1.13, and supported by all versions.
       ...(trackDirtyPages && { enable_diff_snapshots: true }),
     })
   }

@@ -12,30 +12,33 @@ const EVICT_PAUSE_MS = 10
 const WARM_ATTEMPTS = 5
 const HALVE_ATTEMPTS = 5
 const BLOCK = 64 * 1024
-/** A half-warm file has this share of its pages, a block more or less; where holes are not cached, fewer. */
+/**
+ * Share of a half-warm file's pages that is cached, give or take a block; less if holes are not
+ * cached.
+ */
 const HALF = { least: 0.4, most: 0.52 }
 
-/** What of a file can be in the page cache everywhere: some file systems do not cache holes. */
+/** Bytes of a file that every file system can cache: some do not cache holes. */
 async function dataBytes(file) {
   const { blocks, size } = await stat(file)
   return Math.min(blocks * 512, Math.ceil(size / PAGE) * PAGE)
 }
 
 /**
- * Puts files into the page cache and out of it, and looks whether that took, so that "cold",
- * "half-warm" and "warm" are states and not hopes. Works through `reap-guest`, which has mincore() and
- * posix_fadvise().
+ * Brings files into the page cache and evicts them, and verifies the result, so that "cold",
+ * "half-warm" and "warm" are checked states. Uses `reap-guest` for mincore() and posix_fadvise().
  */
 export class PageCache {
   #child
   #answers
-  /** Files that were read from one end to the other, and nothing else has been done to since. */
+  /** Files that were read sequentially, and not changed or evicted since. */
   #whole = new Set()
 
   static async open() {
     const child = spawn(join(root, 'build/Release/reap-guest'), ['vmm'], {
       stdio: ['pipe', 'pipe', 'ignore'],
-      // Not in the terminal's group: a Ctrl-C is ours to handle. It ends with its stdin.
+      // Not in the terminal's process group: Ctrl-C is handled here. It exits when its stdin
+      // closes.
       detached: true,
     })
     await once(child, 'spawn')
@@ -68,13 +71,13 @@ export class PageCache {
     }
   }
 
-  /** Bytes of the file that are there, in whole pages. */
+  /** Cached bytes of the file, in whole pages. */
   async resident(file) {
     return (await this.#ask(`resident ${file}`)).resident * PAGE
   }
 
   async #evict(file) {
-    // A page that is under I/O, or that an ending process still maps, stays for a moment.
+    // A page under I/O, or still mapped by an ending process, stays for a moment.
     for (let attempt = 0; attempt < EVICT_ATTEMPTS; attempt++) {
       if ((await this.#ask(`evict ${file}`)).resident === 0) return
       await sleep(EVICT_PAUSE_MS)
@@ -91,7 +94,7 @@ export class PageCache {
       const least = data * HALF.least - BLOCK
       const most = pages * PAGE * HALF.most + BLOCK
       if (resident * PAGE >= least && resident * PAGE <= most) return
-      // Large folios go as a whole or not at all; read again by blocks, there are none.
+      // Large folios are evicted whole or not at all; reads in blocks do not create any.
       await this.#evict(file)
     }
     throw new Error(`a half of ${file} does not stay in the page cache, or more than that does`)
@@ -101,9 +104,9 @@ export class PageCache {
     const wanted = await dataBytes(file)
     const { resident } = await this.#ask(`resident ${file}`)
     if (this.#whole.has(file) && resident * PAGE >= wanted) return
-    // Of what faults or a prefetch have brought in, some lies in single pages, which cost more to map.
-    await this.#evict(file).catch(() => {}) // what cannot be evicted is there in any case
-    // A host that reclaims ahead of need may take pages back while others come in.
+    // Pages that faults or a prefetch brought in may be in small folios, which cost more to map.
+    await this.#evict(file).catch(() => {}) // pages that cannot be evicted stay cached
+    // A host with proactive reclaim may evict pages while others are read.
     for (let attempt = 0; attempt < WARM_ATTEMPTS; attempt++) {
       if ((await this.#ask(`warm ${file}`)).resident * PAGE < wanted) continue
       this.#whole.add(file)

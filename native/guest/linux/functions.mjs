@@ -1,5 +1,5 @@
 // @ts-check
-// The functions there are, and what the host knows of each: its inputs, their answers, its files.
+// The available functions, and the host's facts about each: inputs, answers, files.
 import { execFile } from 'node:child_process'
 import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
@@ -11,7 +11,7 @@ export const guestFolder = fileURLToPath(new URL('guest', import.meta.url))
 const runtimes = {
   '.py': {
     agent: 'agent.py',
-    // Alone with its standard library: no site packages, no environment, no .pyc written.
+    // Only with its standard library: no site packages, no environment, no .pyc written.
     flags: ['-I', '-S', '-B'],
     memoryBytes: 256 * 2 ** 20,
     command: (/** @type {import('./packages.mjs').Parts} */ parts) => parts.python,
@@ -29,7 +29,7 @@ const runtimes = {
 /** @typedef {{ name: string, request: any, answer: any }} Input */
 
 /**
- * By their names, which say where a guest has its root: `disk_…` on a disk, others in its memory.
+ * By name; the name tells where a guest has its root: `disk_…` on a disk, others in memory.
  * @type {ReadonlyMap<string, GuestFunction>}
  */
 export const guestFunctions = new Map(

@@ -25,7 +25,7 @@ export class Guest {
     this.name = name
     this.memoryFile = join(folder, 'memory')
     this.stateFile = join(folder, 'state')
-    /** Its root, where that is not in its memory. */
+    /** Its root, unless that is in its memory. */
     this.diskImages = onDisk ? [join(folder, 'disk')] : []
     this.memoryBytes = memoryBytes
     this.inputs = inputs
@@ -73,7 +73,7 @@ export class Guest {
     }
   }
 
-  /** Restores the guest for each input, and throws where its answer is not the host's. */
+  /** Restores the guest for each input, and throws if its answer differs from the host's. */
   async check(/** @type {AbortSignal | undefined} */ signal) {
     for (const { name, request, answer: expected } of this.inputs) {
       const vm = await this.restore({ signal })
@@ -108,7 +108,7 @@ export class GuestVm {
     return this.#machine.pid
   }
 
-  /** When each thing had happened, as performance.now() has it: spawned, qmp, loaded, resumed, answered. */
+  /** Times of performance.now() for spawned, qmp, loaded, resumed, answered. */
   get phases() {
     return this.#machine.phases
   }
@@ -135,7 +135,7 @@ export class GuestVm {
     return { answer, ms: now - started, us }
   }
 
-  /** Kills QEMU and waits for its end. It leaves no file. */
+  /** Kills QEMU and waits for its exit. It leaves no file. */
   stop() {
     return this.#machine.stop()
   }

@@ -1,6 +1,6 @@
 // @ts-check
-// The guest's root: busybox, the drivers of the virtio serial port, a runtime, one function. It is
-// the initramfs, or a disk that a smaller initramfs mounts.
+// Root of the guest: busybox, the drivers of the virtio serial port, a runtime, one function. It is
+// the initramfs itself, or a disk that a smaller initramfs mounts.
 import { execFile, execFileSync } from 'node:child_process'
 import { readdirSync, readFileSync, realpathSync } from 'node:fs'
 import { basename, join } from 'node:path'
@@ -9,7 +9,7 @@ import { sharedLibraries } from './packages.mjs'
 import { Archive, addHostFile, blockBytes, Staging } from './trees.mjs'
 
 const portDrivers = ['virtio_pci', 'virtio_console']
-// ext4 looks crc32c up by its name, which modules.dep does not tell.
+// ext4 looks up crc32c by name, which modules.dep does not list.
 const diskDrivers = ['virtio_blk', 'crc32c_generic', 'ext4']
 
 /**
@@ -22,7 +22,7 @@ function driverFiles(modules, drivers) {
   const needs = new Map()
   for (const line of readFileSync(join(modules, 'modules.dep'), 'utf8').split('\n')) {
     const [file, after] = line.split(':')
-    // Dependencies are listed nearest first, and are loaded in the opposite order.
+    // Dependencies are listed nearest first, and are loaded in reverse order.
     if (file) needs.set(file, (after ?? '').split(' ').filter(Boolean).reverse())
   }
   const ordered = new Set()
@@ -41,7 +41,7 @@ function readModule(path) {
 }
 
 /**
- * What the root has besides busybox and drivers.
+ * Content of the root in addition to busybox and drivers.
  * @typedef {object} Userland
  * @property {import('./packages.mjs').Parts} parts
  * @property {string} guestFolder    its files go to the root of the image
@@ -85,7 +85,7 @@ function addUserland(tree, { guestFolder, guestFiles, command, files }) {
   for (const path of [executable, ...files, ...libraries.flatMap(sharedLibraries)]) {
     addHostFile(tree, path)
   }
-  // The loader is named in the executable by a path that goes through this link on a merged /usr.
+  // On a merged /usr the executable names its loader by a path through this link.
   for (const name of readdirSync('/').filter((entry) => /^lib(64)?$/.test(entry))) {
     const target = realpathSync(`/${name}`)
     if (target !== `/${name}`) tree.link(`/${name}`, target)
@@ -123,15 +123,15 @@ export function buildDiskLoader({ parts, guestFolder }) {
 }
 
 /**
- * A root for read-only use, as ext4 in `disk`. mke2fs fills it from a folder: nothing is mounted, and
- * nobody needs to be root. With a fixed UUID and hash seed, what is equal is laid out equally.
+ * A root for read-only use, as ext4 in `disk`. mke2fs fills it from a folder: nothing is mounted,
+ * and no root is needed. With a fixed UUID and hash seed, equal content has an equal layout.
  * @param {Userland} userland
  * @param {{ disk: string, dataFolder: string, stagingFolder: string, signal?: AbortSignal | undefined }} options
  */
 export async function buildDisk(userland, { disk, dataFolder, stagingFolder, signal }) {
   const staging = new Staging(stagingFolder)
   addBase(staging, userland.parts.busybox)
-  addDrivers(staging, userland.parts.modules, []) // the loader has them
+  addDrivers(staging, userland.parts.modules, []) // the loader has the drivers
   addUserland(staging, userland)
   for (const name of readdirSync(dataFolder)) {
     addHostFile(staging, join(dataFolder, name), { as: `/data/${name}` })
@@ -142,7 +142,7 @@ export async function buildDisk(userland, { disk, dataFolder, stagingFolder, sig
     ...['-O', '^has_journal,^resize_inode', '-E', `root_owner=0:0,hash_seed=${uuid}`],
     ...['-d', stagingFolder],
   ]
-  // A tenth and some MiB are for inodes, folders and the tables of blocks.
+  // A tenth and some MiB for inodes, folders and block tables.
   const kib = Math.ceil((staging.bytes * 1.1 + 8 * 2 ** 20) / 1024)
   await promisify(execFile)(userland.parts.mke2fs, [...options, disk, `${kib}k`], { signal })
 }

@@ -1,5 +1,5 @@
 // @ts-check
-// Linux guests with real functions, for the bench and the tests; README.md tells what they are.
+// Linux guests with real functions, for the bench and the tests; described in README.md.
 import { createHash } from 'node:crypto'
 import { existsSync, readFileSync, realpathSync, statSync } from 'node:fs'
 import { mkdir, mkdtemp, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
@@ -55,7 +55,7 @@ export async function prepareGuests({
   await mkdir(cacheFolder, { recursive: true })
   const context = { parts, cacheFolder: resolve(cacheFolder), accelerator, onProgress, signal }
 
-  // A failure aborts the builds beside it, and is told when they have cleaned up.
+  // A failure aborts the concurrent builds, and is thrown after they have cleaned up.
   const guests = /** @type {Guest[]} */ ([])
   const failed = new AbortController()
   const either = signal ? AbortSignal.any([signal, failed.signal]) : failed.signal
@@ -106,14 +106,14 @@ async function prepareGuest(guestFunction, options) {
     const inputs = await takeSnapshot(guestFunction, {
       parts,
       folder: building,
-      consoleLog: join(cacheFolder, `${name}.console.log`), // stays when the build fails
+      consoleLog: join(cacheFolder, `${name}.console.log`), // kept if the build fails
       accelerator,
       signal,
     })
     await writeFile(join(building, 'inputs.json'), JSON.stringify(inputs))
     await (await open(building)).check(signal)
     await rename(building, kept).catch((error) => {
-      if (!existsSync(kept)) throw error // another process has built the same meanwhile
+      if (!existsSync(kept)) throw error // another process has built the same one
     })
   } finally {
     await rm(building, { recursive: true, force: true })
@@ -123,7 +123,7 @@ async function prepareGuest(guestFunction, options) {
 }
 
 /**
- * Removes the function's snapshots of other keys, and what builds that were killed have left.
+ * Removes the function's snapshots of other keys, and the remains of killed builds.
  * @param {string} name
  * @param {string} cacheFolder
  */
@@ -136,8 +136,8 @@ async function removeOld(name, cacheFolder) {
 }
 
 /**
- * Stands for everything a snapshot is made from. Packages' files count by their size and time, so
- * that a look into the cache takes milliseconds.
+ * Hash of everything that a snapshot is made from. Packages' files count by size and time, so that
+ * a cache lookup takes milliseconds.
  * @param {import('./functions.mjs').GuestFunction} guestFunction
  * @param {import('./packages.mjs').Parts} parts
  * @param {string} accelerator

@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 // @ts-check
-// Builds the guests' snapshots into the cache, so that the bench and the tests find them there.
+// Builds the guests' snapshots into the cache, for the bench and the tests.
 import { parseArgs } from 'node:util'
 import { defaultCacheFolder, diskFunctionNames, functionNames, prepareGuests } from './index.mjs'
 

@@ -1,5 +1,5 @@
 // @ts-check
-// Where the guest's parts are on this machine; what is missing comes with the apt line to get it.
+// Paths of the guest's parts on this machine; a missing one is reported with its apt command.
 import { execFileSync } from 'node:child_process'
 import { accessSync, constants, existsSync, readdirSync, realpathSync } from 'node:fs'
 
@@ -61,7 +61,7 @@ export function findParts() {
   const kernel = findKernel()
   const qemu = firstOf(['/usr/bin/qemu-system-x86_64'], constants.X_OK)
   const busybox = firstOf(['/usr/bin/busybox', '/bin/busybox'], constants.X_OK)
-  // Debian's own by its path: a version manager's Python may come first in PATH.
+  // Debian's Python by its path: a version manager's may come first in PATH.
   const python = firstOf(['/usr/bin/python3'], constants.X_OK)
   const mke2fs = firstOf(['/usr/sbin/mke2fs', '/sbin/mke2fs'], constants.X_OK)
   const missing = []
@@ -97,7 +97,7 @@ export function sharedLibraries(path) {
   try {
     printed = execFileSync('ldd', [path], { encoding: 'utf8', stdio: 'pipe' })
   } catch {
-    return [] // ldd exits with 1 for what is linked statically
+    return [] // ldd exits with 1 for statically linked files
   }
   return [...printed.matchAll(/(\/\S+) \(0x/g)].map((match) => match[1] ?? '')
 }

@@ -1,8 +1,8 @@
 // @ts-check
 // One QEMU process: its command line, its monitor (QMP), and the agent's end of the serial port.
 //
-// The three channels are socket pairs that QEMU inherits, so there is no socket file to clean up, no
-// connecting to retry, and each end sees when the other is gone.
+// The three channels are socket pairs that QEMU inherits, so there is no socket file to clean up
+// and no connection to retry, and each end sees when the other one closes.
 import { spawn } from 'node:child_process'
 import { createInterface } from 'node:readline'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -14,13 +14,14 @@ const consoleFd = 5
 const stateFd = 6
 
 /**
- * The same machine must be asked for at the snapshot and at each restore.
+ * The snapshot and each restore must request the same machine.
  *
  * q35 without what a serverless guest has no use for: each device left out is device state not
  * loaded at each restore. (microvm loads some milliseconds faster, and did not always boot.)
  *
  * A disk is read through the host's page cache, and no lock is taken: any number of VMs share it.
- * Without drop-cache=off, QEMU would evict the image at each restore, for it cannot know that nobody
+ * Without drop-cache=off, QEMU would evict the image at each restore, since it cannot know that
+ * nobody
  * has changed it on another host.
  * @param {{ memoryFile: string, memoryBytes: number, shared: boolean, accelerator: string, rootDisk?: string | undefined }} options
  */
@@ -59,7 +60,7 @@ export const stateUri = `fd:${stateFd}`
 
 /** @typedef {{ spawned?: number, qmp?: number, loaded?: number, resumed?: number, answered?: number }} Phases */
 
-/** A tail of what a stream said. */
+/** The last part of a stream's output. */
 class Tail {
   text = ''
   /** @param {string} chunk */
@@ -91,8 +92,9 @@ export class Machine {
    */
   constructor({ qemu, args, env = {}, stateFile, folder, signal, onConsole }) {
     signal?.throwIfAborted()
-    // A QEMU must not outlive a killed parent: setpriv asks the kernel to see to that, and the
-    // request holds across exec. env(1) comes after it, so that a preloaded library is in QEMU alone.
+    // QEMU must not outlive a killed parent: setpriv requests that from the kernel, and the request
+    // persists across exec. env(1) follows it, so that a preloaded library is loaded into QEMU
+    // only.
     const variables = Object.entries(env).map(([name, value]) => `${name}=${value}`)
     const command = ['--pdeathsig', 'KILL', 'env', ...variables, qemu, ...args]
     const channels = /** @type {const} */ (['pipe', 'pipe', 'pipe'])
@@ -117,9 +119,9 @@ export class Machine {
     ])) {
       const lines = createInterface({ input: this.#channel(fd), crlfDelay: Infinity })
       lines.on('line', (line) => this.#receive(from, line))
-      lines.on('error', () => {}) // readline has the channel's errors too
+      lines.on('error', () => {}) // readline also emits the channel's errors
     }
-    // That QEMU is gone is told by its end, not by EPIPE or ECONNRESET.
+    // QEMU's exit is reported by its exit event, not by EPIPE or ECONNRESET.
     for (const fd of [qmpFd, agentFd, consoleFd]) this.#channel(fd).on('error', () => {})
     const onAbort = () => this.#end(signal?.reason)
     signal?.addEventListener('abort', onAbort, { once: true })
@@ -165,7 +167,7 @@ export class Machine {
   }
 
   /**
-   * Runs `migrate` or `migrate-incoming`, and waits until the state is over.
+   * Runs `migrate` or `migrate-incoming`, and waits until the state has been transferred.
    * @param {'migrate' | 'migrate-incoming'} command
    * @param {string} uri
    */
@@ -177,7 +179,7 @@ export class Machine {
       this.execute(command, { uri }),
     ])
     if (last.data.status !== 'completed') {
-      await Promise.race([this.#closed, sleep(1000)]) // it ends soon, and says why before
+      await Promise.race([this.#closed, sleep(1000)]) // it exits soon, after printing the reason
       throw this.#problem(`QEMU's ${command} failed`)
     }
   }
@@ -209,10 +211,10 @@ export class Machine {
     )
   }
 
-  /** Ends QEMU in good order: what it has started, such as a program it writes to, has ended too. */
+  /** Ends QEMU cleanly: its child processes, such as a program it writes to, have exited too. */
   async quit() {
-    await this.execute('quit').catch(() => {}) // it may be gone before it has replied
-    // Its children have its stderr, so `close` is told only after they have ended.
+    await this.execute('quit').catch(() => {}) // it may exit before it has replied
+    // Its children inherit its stderr, so `close` is emitted only after they have exited.
     const deadline = new AbortController()
     const late = sleep(30_000, 'late', { signal: deadline.signal }).catch(() => {})
     if ((await Promise.race([this.#closed, late])) === 'late') {
@@ -221,7 +223,7 @@ export class Machine {
     deadline.abort()
   }
 
-  /** Kills QEMU and waits for its end. */
+  /** Kills QEMU and waits for its exit. */
   async stop() {
     this.#end(new Error('the guest was stopped'))
     await this.#closed

@@ -1,5 +1,6 @@
 // @ts-check
-// Boots a guest with one function, waits until it is ready and idle, and keeps its memory and state.
+// Boots a guest with one function, waits until it is ready and idle, and saves its memory and
+// state.
 import { appendFileSync } from 'node:fs'
 import { mkdir, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -8,12 +9,12 @@ import { askReference, guestFolder } from './functions.mjs'
 import { buildDisk, buildDiskLoader, buildImage } from './image.mjs'
 import { Machine, machineArguments } from './qemu.mjs'
 
-/** What the kernel does after the agent is up, such as freeing memory, is over by then. */
+/** By then the kernel's work after the agent's start, such as freeing memory, has ended. */
 const idleMs = 1000
 
 const kernelCommandLine = [
   'console=ttyS0 quiet',
-  'panic=-1', // QEMU gets -no-reboot, so that a guest that fails ends
+  'panic=-1', // QEMU gets -no-reboot, so that a failing guest exits
   'mitigations=off nokaslr audit=0 apparmor=0 ipv6.disable=1',
   'random.trust_cpu=on', // nothing waits for entropy
   'no5lvl no_timer_check tsc=reliable 8250.nr_uarts=1',
@@ -57,7 +58,7 @@ export async function takeSnapshot(guestFunction, options) {
     await sleep(idleMs, undefined, { signal })
     await machine.execute('stop')
     await machine.migrate('migrate', 'exec:cat > state')
-    await machine.quit() // cat(1) has written it all by then
+    await machine.quit() // cat(1) has written everything by then
   } finally {
     await machine.stop()
   }

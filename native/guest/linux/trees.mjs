@@ -1,5 +1,5 @@
 // @ts-check
-// What a guest's files are put into: an archive for its initramfs, a folder for its disk.
+// Containers for a guest's files: an archive for its initramfs, a folder for its disk.
 import {
   existsSync,
   mkdirSync,
@@ -135,8 +135,8 @@ export class Staging {
 /** @typedef {Archive | Staging} Tree */
 
 /**
- * A file of the host, under its own path. Folders are taken for what they really are, since the
- * image has no /lib → /usr/lib. Python trusts a .pyc only with its source's time.
+ * A file of the host, under its own path. Symbolic links to folders are resolved, since the image
+ * has no /lib → /usr/lib. Python trusts a .pyc only with its source's time.
  * @param {Tree} tree
  * @param {string} path
  */

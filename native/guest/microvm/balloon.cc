@@ -30,7 +30,7 @@ constexpr uint32_t kFeaturesOk = 8;
 constexpr uint32_t kVersion1 = 1;  // bit 32
 
 constexpr uint16_t kSlots = 16;
-/** As many page numbers as one descriptor may have. */
+/** Maximum number of page numbers per descriptor. */
 constexpr uint64_t kBatch = 256;
 
 struct Descriptor {
@@ -67,14 +67,14 @@ uint32_t numbers[kBatch];
 
 uint64_t device;
 uint64_t given;
-/** The most pages that were ever given: those have lost what was in them. */
+/** Maximum number of pages ever given: those have lost their content. */
 uint64_t ever_given;
 
 uint64_t page_at(uint64_t number) { return kBalloonPages.begin + number * kPageBytes; }
 
 volatile uint64_t& word_of(uint64_t page) { return *reinterpret_cast<volatile uint64_t*>(page); }
 
-/** Whether `text` begins with `word`, and what comes after it. */
+/** The text after `word`, if `text` begins with it. */
 const char* after(const char* text, const char* word) {
   while (*word != 0) {
     if (*text++ != *word++) return nullptr;
@@ -132,7 +132,7 @@ void set_up_device(uint32_t line) {
   register_at(device + kStatus) = kAcknowledged | kDriver | kFeaturesOk | kDriverOk;
 }
 
-/** Hands so many pages over, from this one on, and waits until the device has seen them. */
+/** Passes `pages` pages to the device, and waits until it has processed them. */
 void exchange(uint32_t number, uint64_t first, uint64_t pages) {
   for (uint64_t i = 0; i < pages; i++) {
     numbers[i] = static_cast<uint32_t>(page_at(first + i) / kPageBytes);

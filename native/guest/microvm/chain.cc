@@ -4,15 +4,15 @@ namespace reap::microvm {
 
 namespace {
 
-/** Neighbours that are asked for together, as a function's data often lies. */
+/** Number of neighbours that are touched together, as in a function's data. */
 constexpr uint64_t kClusterPages = 3;
 constexpr uint64_t kClusters = (kLargePages + kClusterPages - 1) / kClusterPages;
-/** Where walks may begin and end. */
+/** Possible ends of walks. */
 constexpr uint64_t kMarkPages = 512;
-/** What the guest reads of a page. */
+/** The part of a page that the guest reads. */
 struct Link {
   Link* next;
-  /** How often the page was written. */
+  /** Number of writes to the page. */
   uint64_t writes;
 };
 
@@ -32,14 +32,14 @@ uint64_t by_chance() {
   return state;
 }
 
-/** Where a page has its link in a generation. */
+/** Position of a page's link in a generation. */
 Link* link_at(uint64_t page, uint64_t in_generation) {
   constexpr uint64_t kSlots = kPageBytes / sizeof(Link);
   const uint64_t slot = (page / kPageBytes * 5 + in_generation * 7) % kSlots;
   return reinterpret_cast<Link*>(page + slot * sizeof(Link));
 }
 
-/** Moves the link of a page on into a generation, from the one before. */
+/** Moves a page's link from the previous generation's position to the current one. */
 Link* move_link(uint64_t page, uint64_t to) {
   Link* link = link_at(page, to);
   if (to == 0) return link;
@@ -72,7 +72,7 @@ void link_all(uint64_t to) {
   generation = to;
 }
 
-/** Follows so many links, a multiple of the unrolled loop. One instruction a page. */
+/** Follows `left` links, a multiple of the unrolled loop's length. One instruction per page. */
 Link* follow(Link* at, uint64_t left) {
   __asm__ volatile(
       "1:\n\t.rept 32\n\tmov (%0), %0\n\t.endr\n\t"
@@ -119,7 +119,7 @@ void build_chains(Span* spans, size_t count) {
   others = last.begin + last.pages * kPageBytes;
   uint64_t pages = 0;
   for (size_t i = 0; i < count; i++) pages += spans[i].pages;
-  // Each span has a rest that is too small for another cluster.
+  // The rest of each span is too small for another cluster.
   const uint64_t stride = pages / (kClusters + count);
   if (stride < kClusterPages) give_up("WRONG: too little memory");
   uint64_t made = 0;

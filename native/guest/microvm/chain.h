@@ -1,5 +1,5 @@
-// The pages that the guest walks: chains through memory whose every link is in the page itself, so
-// that a page with other bytes than its own leads a walk astray.
+// Page chains that the guest walks. Each link is stored in the page itself, so a page with wrong
+// bytes misdirects the walk.
 #ifndef REAP_GUEST_MICROVM_CHAIN_H_
 #define REAP_GUEST_MICROVM_CHAIN_H_
 
@@ -7,27 +7,30 @@
 
 namespace reap::microvm {
 
-/** 10, 30 and 64 MiB of pages. All walks are along one chain, from its beginning. */
+/** 10, 30 and 64 MiB of pages. All walks follow one chain, from its start. */
 constexpr uint64_t kSmallPages = 2560;
 constexpr uint64_t kMediumPages = 7680;
 constexpr uint64_t kLargePages = 16384;
-/** A second chain, for a request that asks for something else as well. */
+/** A second chain, for a request that also touches other pages. */
 constexpr uint64_t kOtherPages = 128;
 
-/** Writes the chains into these spans, spread over all of them. Takes pages of the last one. */
+/**
+ * Writes the chains into these spans, spread over all of them. Uses pages at the end of the last
+ * one.
+ */
 void build_chains(Span* spans, size_t count);
 
-/** Each walks, and returns whether it came to where it had to. */
+/** Each function walks, and returns whether the walk ended at the right page. */
 bool walk_pages(uint64_t pages);
 bool walk_other_pages();
-/** Walks the medium pages, and counts up in each. */
+/** Walks the medium pages, and increments a counter in each. */
 bool write_pages();
-/** Whether each of the medium pages has counted all that was written. */
+/** True if the counters of all medium pages match the number of writes. */
 bool check_written();
-/** Walks the large pages, a part on each processor. */
+/** Walks the large pages, one part per processor. */
 bool walk_on_all(uint64_t processors);
 
-/** Puts every link somewhere else in its page: a page of an earlier generation leads astray. */
+/** Moves every link inside its page, so that a page of an earlier generation misdirects a walk. */
 void relink();
 
 }  // namespace reap::microvm

@@ -28,7 +28,7 @@ constexpr uint32_t kCallVector = 0x40;
 constexpr uint32_t kSpuriousVector = 0xff;
 constexpr size_t kExceptions = 32;
 
-/** Below 1 MiB, and nothing of the boot protocol is there. */
+/** Below 1 MiB, and unused by the boot protocol. */
 constexpr uint64_t kTrampoline = 0x10000;
 
 struct [[gnu::packed]] Gate {
@@ -88,25 +88,25 @@ void load_gates() {
 
 void enable_local_apic() { register_at(kSpurious) = 0x100 | kSpuriousVector; }
 
-/** A command to all other processors. */
+/** An interprocessor interrupt to all other processors. */
 void send_to_others(uint32_t command) {
   register_at(kCommandLow) = kToAllOthers | kAssert | command;
   while (register_at(kCommandLow) & kPending) {
   }
 }
 
-/** How many processors the table of Intel's multiprocessor specification lists. */
+/** Number of processors in the table of Intel's multiprocessor specification. */
 uint64_t listed_processors() {
   constexpr uint32_t kPointerMark = 0x5f504d5f;  // "_MP_"
   constexpr uint64_t kEntries = 44;
-  // VMMs put their tables here, Firecracker this one first.
+  // VMMs put their tables here; Firecracker puts this one first.
   for (uint64_t at = 0x9fc00; at < 0xb0000; at += 16) {
     if (load<uint32_t>(at) != kPointerMark) continue;
     const uint64_t table = load<uint32_t>(at + 4);
     const uint16_t entries = load<uint16_t>(table + 34);
     uint64_t entry = table + kEntries;
     uint64_t processors = 0;
-    // Those of processors come first, and have 20 bytes.
+    // Processor entries come first, and have 20 bytes.
     for (uint16_t i = 0; i < entries && load<uint8_t>(entry) == 0; i++, entry += 20) processors++;
     return processors;
   }
@@ -121,13 +121,13 @@ volatile uint64_t finished;
 }  // namespace
 
 extern "C" {
-// Of entry.S.
+// Defined in entry.S.
 extern const char on_interrupt[];
 extern const char on_exception[];
 extern const char trampoline[];
 extern const char trampoline_end[];
 
-// For entry.S.
+// Used by entry.S.
 [[gnu::aligned(kPageBytes)]] uint64_t page_map[512];
 [[gnu::aligned(16)]] uint8_t other_stacks[kMaxProcessors][kPageBytes];
 volatile uint64_t processors_entered;
@@ -233,7 +233,7 @@ void set_up_interrupts() {
                                 : reinterpret_cast<uint64_t>(on_interrupt));
   }
   load_gates();
-  // The old controllers have the same lines.
+  // The legacy controllers use the same lines.
   outb(0x21, 0xff);
   outb(0xa1, 0xff);
   enable_local_apic();

@@ -1,4 +1,4 @@
-// The processor, its interrupt controllers and the serial console, of a guest that has no kernel.
+// Processor, interrupt controllers and serial console of a guest without a kernel.
 #ifndef REAP_GUEST_MICROVM_MACHINE_H_
 #define REAP_GUEST_MICROVM_MACHINE_H_
 
@@ -10,7 +10,7 @@ namespace reap::microvm {
 constexpr uint64_t kPageBytes = 4096;
 constexpr uint64_t kMaxProcessors = 8;
 
-/** A run of memory that nobody else uses. */
+/** An unused range of memory. */
 struct Span {
   uint64_t begin;
   uint64_t pages;
@@ -22,7 +22,7 @@ inline volatile uint32_t& register_at(uint64_t address) {
   return *reinterpret_cast<volatile uint32_t*>(address);
 }
 
-/** Compilers do not see that a device or another processor reads and writes memory. */
+/** Compiler barrier: a device or another processor accesses this memory. */
 inline void memory_barrier() { __asm__ volatile("mfence" ::: "memory"); }
 
 void set_up_console();
@@ -31,15 +31,15 @@ void say_number(uint64_t value);
 /** The next character from the console. The processor halts until there is one. */
 uint8_t next_character();
 
-/** Says so, and halts for good. */
+/** Prints the message, and halts for ever. */
 [[noreturn]] void give_up(const char* text);
 
-/** What the VMM says of the machine, by Linux's boot protocol. */
+/** Description of the machine by the VMM, in Linux's boot protocol. */
 class BootParameters {
  public:
   explicit BootParameters(uint64_t address) : address_(address) {}
 
-  /** The memory from `begin` on, up to `max_address`. Returns how many spans there are. */
+  /** The memory from `begin` to `max_address`. Returns the number of spans. */
   size_t memory(uint64_t begin, uint64_t max_address, Span (&spans)[kMaxSpans]) const;
   const char* command_line() const;
 
@@ -51,9 +51,9 @@ class BootParameters {
 constexpr uint64_t kMappedBytes = 8ULL << 30;
 void set_up_paging();
 
-/** Interrupts come to the first processor, and only wake it. */
+/** Interrupts go to the first processor, and only wake it. */
 void set_up_interrupts();
-/** Lets the interrupt of a device through: its edge, on this line of the controller. */
+/** Enables a device's interrupt, edge-triggered, on this line of the controller. */
 void enable_line(uint32_t line);
 extern "C" void halt_until_interrupt();
 

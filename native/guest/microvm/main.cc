@@ -3,7 +3,7 @@
 // request, and the answer is a line: the character, how many requests there were, and `right` or
 // `WRONG`.
 //
-//   s, m, l  walks 10, 30, 64 MiB of scattered pages       o  walks 128 other pages
+//   s, m, l  walks 10, 30, 64 MiB of scatter pages       o  walks 128 other pages
 //   w        walks 30 MiB and writes each page             c  checks what w has written
 //   p        walks 64 MiB, a part on each processor        n  puts all links elsewhere in their
 //   pages b        makes the balloon as large as the VMM asks    z  checks the pages that the
@@ -21,7 +21,7 @@ namespace {
 constexpr uint64_t kChainsBegin = kBalloonPages.begin + kBalloonPages.pages * kPageBytes;
 
 uint64_t processors;
-/** The answer's last word, if it has one. */
+/** Last word of the answer, if any. */
 uint64_t figure;
 bool has_figure;
 

@@ -11,31 +11,31 @@ import {
   verifyHelp,
 } from './help.js'
 import {
+  collect,
   duration,
   guestMemory,
   integer,
   label,
-  oneMore,
   path,
   snapshotId,
   socketPath,
   timeSpan,
 } from './values.js'
 
-/** What `record` and `restore` share. */
+/** Arguments of both `record` and `restore`. */
 export interface ServeArguments {
   readonly memory: string
-  /** Empty where the backend needs none. */
+  /** Path of the socket; empty if the backend needs none. */
   readonly socket: string
   readonly disks: readonly string[]
   readonly json: boolean
-  /** 0 waits for ever. */
+  /** 0 waits indefinitely. */
   readonly connectTimeoutMs: number
   readonly leaveVm: boolean
   readonly peerUid: number | undefined
-  /** Empty for none. */
+  /** COMMAND and its arguments; empty for none. */
   readonly command: readonly string[]
-  /** Load the interposer into COMMAND. */
+  /** Whether to load the interposer into COMMAND. */
   readonly interpose: boolean
 }
 
@@ -91,7 +91,7 @@ export interface DemoArguments {
   readonly memoryBytes: number
   readonly rounds: number
   readonly keep: string | undefined
-  /** A binary, for a guest in a real microVM. */
+  /** Path of the Firecracker binary; `undefined` for the embedded guest. */
   readonly firecracker: string | undefined
 }
 
@@ -104,7 +104,7 @@ export type Arguments =
   | DoctorArguments
   | DemoArguments
 
-/** What the command line asks for, or what to print instead of doing it. */
+/** Parsed arguments, or output and exit code for help and wrong usage. */
 export type Parsed =
   | { readonly arguments: Arguments }
   | { readonly exitCode: 0 | 2; readonly stdout: string; readonly stderr: string }
@@ -118,27 +118,31 @@ const option = (flags: string, description: string, parser: (text: string) => un
 const required = (...args: Parameters<typeof option>): Option =>
   option(...args).makeOptionMandatory()
 
-const json = () => new Option('--json', 'print JSON on stdout, and nothing else there')
+const json = () => new Option('--json', 'print only JSON on stdout')
 const memory = () => required('--memory <file>', "the snapshot's guest memory file", path)
 const socket = () =>
-  option('--socket <path>', "where to listen for the VMM: its backend's path", socketPath)
+  option('--socket <path>', "socket to listen on: the VMM's backend path", socketPath)
 const disk = () =>
-  option('--disk <file>', 'a disk image that the VM reads; again for more, in one order', path)
-    .argParser(oneMore(16))
+  option(
+    '--disk <file>',
+    'disk image that the VM reads; repeat for more, in the order of the recording',
+    path,
+  )
+    .argParser(collect(16))
     .default([], 'none')
 const vcpus = () =>
-  new Option('--vcpus <kind>', "what runs the guest: KVM, or the VMM's threads (QEMU's TCG)")
+  new Option('--vcpus <kind>', "vCPUs of KVM, or threads of the VMM (QEMU's TCG)")
     .choices(['kvm', 'threads'])
     .default('kvm')
 
 const serveOptions = () => [
-  option('--connect-timeout <time>', 'give up when no VMM has connected by then', duration).default(
+  option('--connect-timeout <time>', 'maximum time to wait for a VMM to connect', duration).default(
     0,
     'none',
   ),
-  new Option('--leave-vm', 'leave the VM frozen, instead of killed, when it cannot be served'),
-  option('--peer-uid <uid>', 'a uid that the VMM may have, besides ours', integer(0, 2 ** 32 - 2)),
-  new Option('--interpose', 'COMMAND has a VMM that maps FILE: take that memory over'),
+  new Option('--leave-vm', 'leave a VM that cannot be served frozen instead of killing it'),
+  option('--peer-uid <uid>', 'additional uid that the VMM may run as', integer(0, 2 ** 32 - 2)),
+  new Option('--interpose', 'serve the memory of a VMM in COMMAND that maps FILE'),
   json(),
 ]
 
@@ -154,77 +158,70 @@ const serveArguments = (options: Record<string, unknown>, command: readonly stri
   interpose: options.interpose === true,
 })
 
-/** Tells the caller what a command was given. */
-type Found = (args: Arguments) => void
+/** Called with the parsed arguments of a command. */
+type OnParsed = (args: Arguments) => void
 
 function addAll(self: Command, options: readonly Option[]): Command {
   for (const each of options) self.addOption(each)
   return self
 }
 
-/** Every backend but the page cache may need one. */
-function needsSocket(command: Command, { backend, socket }: Record<string, unknown>): void {
-  if (socket !== undefined || backend === 'page-cache') return
-  command.error("error: required option '--socket <path>' not specified")
+/** Checks --socket and --interpose against the backend. */
+function checkBackend(command: Command, options: Record<string, unknown>): void {
+  const { backend, socket, interpose } = options
+  if (backend !== 'page-cache') {
+    if (socket === undefined)
+      command.error("error: required option '--socket <path>' not specified")
+  } else if (interpose) {
+    command.error('error: --interpose is for a fault handler, not for --backend page-cache')
+  }
 }
 
-/** The page cache needs nothing in the VMM. */
-function mayInterpose(command: Command, { backend, interpose }: Record<string, unknown>): void {
-  if (!interpose || backend !== 'page-cache') return
-  command.error('error: --interpose is for a fault handler, and --backend page-cache has none')
-}
-
-function recordCommand(command: readonly string[], found: Found): Command {
+function recordCommand(command: readonly string[], onParsed: OnParsed): Command {
   const self = new Command('record')
     .summary('record the working set of a restored VM')
     .description(
-      'Notes which pages of its memory a restored VM touches and in which order, and writes them to a\nworking-set file: as a handler that serves its page faults, or, with --backend page-cache, by what\ncomes into the page cache.',
+      'Records which pages of its memory a restored VM touches, and in which order, in a working-set file:\nas a handler of its page faults, or, with --backend page-cache, by watching the page cache.',
     )
     .usage('--memory FILE [--socket PATH] --output FILE [options] [-- COMMAND …]')
     .addHelpText('after', recordHelp)
     .action((options) => {
       const { backend, output, label, snapshotId } = options
-      needsSocket(self, options)
-      mayInterpose(self, options)
+      checkBackend(self, options)
       if (options.disk.length > 0 && backend === 'uffd') {
-        self.error('error: --disk needs --backend page-cache, which sees the reads of disk images')
+        self.error('error: --disk needs --backend page-cache, which records reads of disk images')
       }
       const args = serveArguments(options, command)
-      found({ name: 'record', backend, ...args, output, forMs: options.for, label, snapshotId })
+      onParsed({ name: 'record', backend, ...args, output, forMs: options.for, label, snapshotId })
     })
   return addAll(self, [
     memory(),
-    new Option('--backend <how>', 'serve the faults, or watch what comes into the page cache')
+    new Option('--backend <how>', 'serve the page faults, or watch the page cache')
       .choices(['uffd', 'page-cache'])
       .default('uffd'),
     socket(),
     disk(),
-    required('--output <file>', 'the working-set file to write', path),
-    option(
-      '--for <time>',
-      "record for so long, from the VM's connection or the eviction on: 2s",
-      timeSpan,
-    ),
-    option('--label <text>', 'what the file shall say of itself', label),
-    option('--snapshot-id <id>', 'a name that only this snapshot has', snapshotId),
+    required('--output <file>', 'working-set file to write', path),
+    option('--for <time>', 'duration of the recording, such as 2s', timeSpan),
+    option('--label <text>', 'description to store in the file', label),
+    option('--snapshot-id <id>', 'unique id of the snapshot', snapshotId),
     ...serveOptions(),
   ])
 }
 
-function restoreCommand(command: readonly string[], found: Found): Command {
+function restoreCommand(command: readonly string[], onParsed: OnParsed): Command {
   const self = new Command('restore')
-    .summary('restore a VM with its working set brought beforehand')
+    .summary('restore a VM with its working set prefetched')
     .description(
-      'Brings the pages of a working set before the VM asks for them: as a handler that serves its page\nfaults, or, with --backend page-cache, into the page cache.',
+      'Prefetches the pages of a working set for a VM: as a handler of its page faults, or, with\n--backend page-cache, into the page cache.',
     )
     .usage('--memory FILE [--socket PATH] --working-set FILE [options] [-- COMMAND …]')
     .addHelpText('after', restoreHelp)
     .action((options) => {
       const { backend, vcpus, workingSet, onBadWorkingSet, onStaleWorkingSet, snapshotId } = options
-      needsSocket(self, options)
-      mayInterpose(self, options)
+      checkBackend(self, options)
       const args = serveArguments(options, command)
-      found({
+      onParsed({
         name: 'restore',
         backend,
         vcpus,
@@ -237,57 +234,58 @@ function restoreCommand(command: readonly string[], found: Found): Command {
     })
   return addAll(self, [
     memory(),
-    new Option('--backend <how>', 'install the pages, bring them into the page cache, or choose')
+    new Option('--backend <how>', 'install the pages, prefetch them into the page cache, or choose')
       .choices(['auto', 'uffd', 'page-cache'])
       .default('uffd'),
     socket(),
     disk(),
     vcpus(),
-    required('--working-set <file>', 'what "record" wrote', path),
-    new Option('--on-bad-working-set <what>', 'when it is damaged, or of a memory of another size')
+    required('--working-set <file>', 'working-set file of "record"', path),
+    new Option(
+      '--on-bad-working-set <what>',
+      'for a set that is damaged, or of another memory size',
+    )
       .choices(['on-demand', 'fail'])
       .default('on-demand'),
     new Option(
       '--on-stale-working-set <what>',
-      'when pages of it are not those of the memory file (default: "fail" with --on-bad-working-set fail, else "warn")',
+      'for a set that differs from the memory file (default: "fail" with --on-bad-working-set fail, else "warn")',
     ).choices(['warn', 'rewrite', 'fail']),
     option(
       '--snapshot-id <id>',
-      'name of the snapshot: a set with this name needs no other proof',
+      'id of the snapshot: a set with the same id needs no other proof',
       snapshotId,
     ),
     ...serveOptions(),
   ])
 }
 
-function adviseCommand(found: Found): Command {
+function adviseCommand(onParsed: OnParsed): Command {
   return new Command('advise')
-    .summary('say which backend a restore would use now, and why')
-    .description('Says which backend a restore of a snapshot would use on this host now, and why.')
+    .summary('show which backend a restore would use now, and why')
+    .description('Shows which backend a restore of a snapshot would use on this host now, and why.')
     .argument('<file>', 'a working-set file', path)
     .addOption(memory())
     .addOption(vcpus())
-    .addOption(
-      new Option('--no-calibrate', 'do not calibrate a host that was not calibrated before'),
-    )
+    .addOption(new Option('--no-calibrate', 'do not calibrate this host'))
     .addOption(json())
     .addHelpText('after', adviseHelp)
     .action((file, { memory, vcpus, calibrate, json }) =>
-      found({ name: 'advise', file, memory, vcpus, calibrate, json: json === true }),
+      onParsed({ name: 'advise', file, memory, vcpus, calibrate, json: json === true }),
     )
 }
 
-function inspectCommand(found: Found): Command {
+function inspectCommand(onParsed: OnParsed): Command {
   return new Command('inspect')
-    .summary('show what is in a working-set file')
-    .description('Shows what is in a working-set file, with a map of the address space.')
+    .summary('show the content of a working-set file')
+    .description('Shows the content of a working-set file, with a map of the address space.')
     .argument('<file>', 'a working-set file', path)
     .addOption(json())
     .addHelpText('after', inspectHelp)
-    .action((file, options) => found({ name: 'inspect', file, json: options.json === true }))
+    .action((file, options) => onParsed({ name: 'inspect', file, json: options.json === true }))
 }
 
-function verifyCommand(found: Found): Command {
+function verifyCommand(onParsed: OnParsed): Command {
   return new Command('verify')
     .summary('compare every page of a working-set file with the snapshot')
     .description('Compares every page of a working-set file with the memory file.')
@@ -296,33 +294,33 @@ function verifyCommand(found: Found): Command {
     .addOption(json())
     .addHelpText('after', verifyHelp)
     .action((file, { memory, json }) =>
-      found({ name: 'verify', file, memory, json: json === true }),
+      onParsed({ name: 'verify', file, memory, json: json === true }),
     )
 }
 
-function doctorCommand(found: Found): Command {
+function doctorCommand(onParsed: OnParsed): Command {
   return new Command('doctor')
-    .summary('check what this machine has')
+    .summary('check this machine')
     .description(
-      'Checks kernel, userfaultfd, permissions and limits, and names the command that mends each.',
+      'Checks kernel, userfaultfd, permissions and limits, and shows the command that fixes each problem.',
     )
     .addOption(json())
     .addHelpText('after', doctorHelp)
-    .action((options) => found({ name: 'doctor', json: options.json === true }))
+    .action((options) => onParsed({ name: 'doctor', json: options.json === true }))
 }
 
-function demoCommand(found: Found): Command {
+function demoCommand(onParsed: OnParsed): Command {
   const self = new Command('demo')
     .summary('record and restore the embedded guest, and compare')
-    .description('Shows on this machine what recording and prefetching a working set does.')
+    .description('Shows the effect of recording and prefetching a working set on this machine.')
     .addHelpText('after', demoHelp)
     .action(({ memorySize: memoryBytes, rounds, keep, firecracker, json }) => {
-      found({ name: 'demo', json: json === true, memoryBytes, rounds, keep, firecracker })
+      onParsed({ name: 'demo', json: json === true, memoryBytes, rounds, keep, firecracker })
     })
   return addAll(self, [
     option('--memory-size <size>', "the guest's memory", guestMemory).default(2 ** 28, '256M'),
-    option('--rounds <n>', 'restores of each kind', integer(1, 1000)).default(5),
-    option('--keep <dir>', 'make guest.mem and guest.ws there, and leave them', path),
+    option('--rounds <n>', 'number of restores of each kind', integer(1, 1000)).default(5),
+    option('--keep <dir>', 'create guest.mem and guest.ws there, and keep them', path),
     option('--firecracker [path]', 'restore a real microVM with this binary', path).preset(
       'firecracker',
     ),
@@ -330,10 +328,10 @@ function demoCommand(found: Found): Command {
   ])
 }
 
-function program(command: readonly string[], found: Found): Command {
+function program(command: readonly string[], onParsed: OnParsed): Command {
   const root = new Command('reap-trace')
     .description(
-      'Records what a microVM touches after a snapshot restore, and brings it beforehand.',
+      'Records the pages that a microVM touches after a snapshot restore, and prefetches them.',
     )
     .version(version(), '-V, --version', 'print the version')
     .helpOption('-h, --help', 'print help')
@@ -341,28 +339,28 @@ function program(command: readonly string[], found: Found): Command {
     .usage('COMMAND [options]')
     .addHelpText('after', programHelp)
   const commands = [
-    recordCommand(command, found),
-    restoreCommand(command, found),
-    adviseCommand(found),
-    inspectCommand(found),
-    verifyCommand(found),
-    doctorCommand(found),
-    demoCommand(found),
+    recordCommand(command, onParsed),
+    restoreCommand(command, onParsed),
+    adviseCommand(onParsed),
+    inspectCommand(onParsed),
+    verifyCommand(onParsed),
+    doctorCommand(onParsed),
+    demoCommand(onParsed),
   ]
   for (const each of commands) root.addCommand(each.helpOption('-h, --help', 'print help'))
   return root
 }
 
-/** Reads a command line, without the program's name. Does nothing else. */
+/** Parses a command line, without the program's name. Has no side effects. */
 export function parse(argv: readonly string[]): Parsed {
   const dashes = argv.indexOf('--')
-  const own = dashes < 0 ? argv : argv.slice(0, dashes)
+  const args = dashes < 0 ? argv : argv.slice(0, dashes)
   const command = dashes < 0 ? [] : argv.slice(dashes + 1)
   let stdout = ''
   let stderr = ''
   let result: Arguments | undefined
-  const root = program(command, (args) => {
-    result = args
+  const root = program(command, (parsed) => {
+    result = parsed
   })
   for (const each of [root, ...root.commands]) {
     each.exitOverride().configureOutput({
@@ -378,14 +376,14 @@ export function parse(argv: readonly string[]): Parsed {
   }
   const fail = (): Parsed => {
     if (!stderr.startsWith('error:')) return { exitCode: 2, stdout, stderr }
-    const name = root.commands.find((each) => each.name() === own[0])?.name()
+    const name = root.commands.find((each) => each.name() === args[0])?.name()
     const hint = /^error: too many arguments for '(record|restore)'/.test(stderr)
       ? 'a command goes after --: -- ./invoke-once.sh'
       : `see "reap-trace ${name ? `${name} ` : ''}--help"`
     return { exitCode: 2, stdout, stderr: `${stderr.trimEnd()}\nhint: ${hint}\n` }
   }
   try {
-    root.parse([...own], { from: 'user' })
+    root.parse([...args], { from: 'user' })
     if (dashes >= 0 && command.length === 0) root.error('error: a command is missing after --')
     if (result && 'command' in result && result.interpose && command.length === 0) {
       root.error('error: --interpose needs a command after --')

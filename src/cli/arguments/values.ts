@@ -1,7 +1,7 @@
 import { InvalidArgumentError } from 'commander'
 import { parseDuration, parseSize } from '../terminal/units.js'
 
-// How the text of an option becomes its value; commander turns what they throw into a usage error.
+// Parsers of option values; commander turns their exceptions into usage errors.
 
 const MiB = 2 ** 20
 
@@ -13,7 +13,7 @@ export const duration = (text: string): number => {
 
 export const timeSpan = (text: string): number => {
   const ms = duration(text)
-  if (ms === 0) throw new InvalidArgumentError('It must be longer than nothing.')
+  if (ms === 0) throw new InvalidArgumentError('It must be longer than 0.')
   return ms
 }
 
@@ -21,15 +21,15 @@ export const guestMemory = (text: string): number => {
   const bytes = parseSize(text)
   if (bytes === undefined) throw new InvalidArgumentError('Write it as 256M or 1GiB.')
   if (bytes >= 128 * MiB && bytes <= 2 ** 36 && bytes % (2 * MiB) === 0) return bytes
-  throw new InvalidArgumentError('The guest takes 128M to 64G, in steps of 2M.')
+  throw new InvalidArgumentError('The guest can have 128M to 64G, in steps of 2M.')
 }
 
 export const integer =
-  (least: number, most: number) =>
+  (min: number, max: number) =>
   (text: string): number => {
     const number = /^\d+$/.test(text) ? Number(text) : Number.NaN
-    if (number >= least && number <= most) return number
-    throw new InvalidArgumentError(`It must be an integer from ${least} to ${most}.`)
+    if (number >= min && number <= max) return number
+    throw new InvalidArgumentError(`It must be an integer from ${min} to ${max}.`)
   }
 
 export const path = (text: string): string => {
@@ -37,16 +37,16 @@ export const path = (text: string): string => {
   return text
 }
 
-/** For an option that may be given so often. */
-export const oneMore =
-  (most: number) =>
+/** Collects the values of an option that may be given at most `max` times. */
+export const collect =
+  (max: number) =>
   (text: string, before: readonly string[]): readonly string[] => {
-    if (before.length < most) return [...before, path(text)]
-    throw new InvalidArgumentError(`It may be given ${most} times.`)
+    if (before.length < max) return [...before, path(text)]
+    throw new InvalidArgumentError(`It may be given at most ${max} times.`)
   }
 
 export const label = (text: string): string => {
-  if (text.length > 1024) throw new InvalidArgumentError('It may have 1024 characters.')
+  if (text.length > 1024) throw new InvalidArgumentError('It may have at most 1024 characters.')
   return text
 }
 

@@ -18,25 +18,25 @@ export async function advise(args: AdviseArguments, terminal: Terminal): Promise
   terminal.emit({ backend, reason, residency, vcpus, calibration, decidedMs })
   terminal.print(`${terminal.style('bold', backend)}: ${reason}`)
   terminal.print()
-  const { pageCount: pages, missingPageCount: missingPages } = residency!
+  const { pageCount, missingPageCount } = residency!
   terminal.print(
-    `memory file   ${formatPlural(pages - missingPages, 'page')} of ${formatPlural(pages, 'page')} in the page cache`,
+    `memory file   ${formatPlural(pageCount - missingPageCount, 'page')} of ${formatPlural(pageCount, 'page')} in the page cache`,
   )
   const guests = Object.entries(calibration?.guests ?? {})
   for (const [kind, { reads, writes }] of guests) {
-    for (const [manner, { mappedUs, installedUs }] of [
+    for (const [access, { mappedUs, installedUs }] of [
       ['reads', reads],
       ['writes', writes],
     ] as const) {
       terminal.print(
-        `${`${kind}, ${manner}`.padEnd(16)}${mappedUs.toFixed(1)} us a mapped page, ${installedUs.toFixed(1)} us an installed one`,
+        `${`${kind}, ${access}`.padEnd(16)}${mappedUs.toFixed(1)} us per mapped page, ${installedUs.toFixed(1)} us per installed page`,
       )
     }
   }
   if (calibration) terminal.print(`calibrated    ${calibration.calibratedAt}`)
 }
 
-/** Calibrates a host that was not calibrated before, which takes some two seconds. */
+/** Calibrates the host, which takes about two seconds. */
 async function calibrateOnce(terminal: Terminal): Promise<void> {
   const signals = new Signals()
   const signal = abortOnSignal(signals)
@@ -51,7 +51,7 @@ async function calibrateOnce(terminal: Terminal): Promise<void> {
     })
   } catch (error) {
     if (signal.aborted) throw new Interrupted(signal.reason, `ended by ${signal.reason}`)
-    terminal.warn(error, 'the choice goes by what is in the page cache')
+    terminal.warn(error, 'the choice depends only on the page cache')
   } finally {
     live.stop()
     signals.dispose()

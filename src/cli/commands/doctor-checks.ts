@@ -7,23 +7,23 @@ import { findingsFolder, interposerEnvironment, probeUserfaultfd, serve } from '
 import { GuestProcess } from '../demo/guest-process.js'
 import { formatCount } from '../terminal/units.js'
 
-/** What one look at the machine found. */
+/** Result of a check. */
 export interface Finding {
   /**
-   * `warn`: some use needs it; `fail`: reap-trace does not work without it; `skip`: not looked at,
-   * since a check that it needs failed.
+   * `warn`: some features need it; `fail`: reap-trace does not work without it; `skip`: not
+   * checked, since an earlier check failed.
    */
   readonly status: 'ok' | 'warn' | 'fail' | 'skip'
   readonly detail: string
-  /** What mends it, as a command where there is one. */
+  /** Remedy, as a command if there is one. */
   readonly remedy?: string
 }
 
 export interface Check {
   readonly name: string
-  /** An earlier check without which this one finds nothing of its own. */
+  /** Name of an earlier check that must pass first. */
   readonly needs?: string
-  readonly look: () => Finding | Promise<Finding>
+  readonly run: () => Finding | Promise<Finding>
 }
 
 const ok = (detail: string): Finding => ({ status: 'ok', detail })
@@ -44,7 +44,7 @@ const user = (): string => {
   }
 }
 
-/** Whether a release such as "6.1.0-9-amd64" is at least this. */
+/** Whether a release such as "6.1.0-9-amd64" is at least `major`.`minor`. */
 export function isKernelAtLeast(kernel: string, major: number, minor: number): boolean {
   const [a = 0, b = 0] = kernel.split(/[.-]/).map(Number)
   return a > major || (a === major && b >= minor)
@@ -57,7 +57,7 @@ function platform(): Finding {
     : fail(detail, 'userfaultfd is a feature of Linux')
 }
 
-/** Whether `engines` of package.json has this version. */
+/** Whether this version satisfies `engines` of package.json. */
 export function isNodeSupported(version: string): boolean {
   const [major = 0, minor = 0] = version.split('.').map(Number)
   return (major === 20 && minor >= 19) || (major === 22 && minor >= 12) || major > 22
@@ -95,7 +95,7 @@ async function pageSize(): Promise<Finding> {
   for (let i = 0; i + 16 <= vector.length; i += 16) {
     if (vector.readBigUInt64LE(i) === 6n) bytes = Number(vector.readBigUInt64LE(i + 8))
   }
-  if (bytes === 0) return warn('the page size is not known', 'mount /proc')
+  if (bytes === 0) return warn('the page size is unknown', 'mount /proc')
   return bytes === 4096
     ? ok('pages of 4096 bytes')
     : fail(`pages of ${bytes} bytes`, 'boot a kernel with pages of 4096 bytes')
@@ -103,7 +103,7 @@ async function pageSize(): Promise<Finding> {
 
 const outcome = (errno: number) => (errno === 0 ? 'works' : getSystemErrorName(errno))
 
-/** What the VMM needs to make a userfaultfd for a guest that KVM runs. */
+/** Whether a VMM can create a userfaultfd for a KVM guest. */
 function userfaultfdOfVmm(): Finding {
   const { device, syscall } = probeUserfaultfd()
   const detail = `/dev/userfaultfd ${outcome(device)}, the system call ${outcome(syscall)}`
@@ -144,7 +144,7 @@ function features(): Finding {
 async function unprivileged(): Promise<Finding> {
   const value = await text('/proc/sys/vm/unprivileged_userfaultfd')
   const detail = `vm.unprivileged_userfaultfd = ${value ?? 'none'}`
-  return ok(`${detail}; it matters to a VMM without /dev/userfaultfd, and never to a handler`)
+  return ok(`${detail}; only a VMM without /dev/userfaultfd needs it, never a handler`)
 }
 
 async function kvm(): Promise<Finding> {
@@ -229,11 +229,11 @@ const PAGES = 256
 interface Failure {
   readonly detail: string
   readonly remedy: string
-  /** Everything that the VM printed there. */
+  /** Output of the VM on stderr. */
   readonly stderr: string
 }
 
-/** Serves a tiny VM from its handshake to its end. `begin` starts it and announces its memory. */
+/** Serves a tiny VM from its handshake to its exit. `begin` starts it and sends its handshake. */
 async function serveTinyVm(
   begin: (vm: GuestProcess, socketPath: string, memoryFile: string) => Promise<unknown>,
   environment: (socketPath: string, memoryFile: string) => Record<string, string> = () => ({}),
@@ -273,7 +273,7 @@ async function serveTinyVm(
   return failure && { ...failure, stderr: vm?.stderr ?? '' }
 }
 
-/** The handshake, the peer's pidfd, faults and the end of a VM, for real. */
+/** Tests the handshake, the peer's pidfd, faults and the end of a VM. */
 async function endToEnd(): Promise<Finding> {
   const failure = await serveTinyVm(async (vm, socketPath) => {
     await vm.send(`map 4096 ${PAGES * 4096}`)
@@ -281,17 +281,17 @@ async function endToEnd(): Promise<Finding> {
   })
   if (failure) return fail(failure.detail, failure.remedy)
   return ok(
-    `a tiny VM was served ${formatCount(PAGES)} pages, every byte right, and killed by its pidfd`,
+    `a tiny VM was served ${formatCount(PAGES)} pages, with every byte correct, and killed through its pidfd`,
   )
 }
 
-/** The same for a VMM with the interposer. */
+/** Tests a VMM with the interposer. */
 async function interposer(): Promise<Finding> {
   const failure = await serveTinyVm(
     (vm, _, memoryFile) => vm.send(`map-file ${memoryFile} 0 ${PAGES * 4096}`),
     (socketPath, memoryFile) => interposerEnvironment({ socketPath, snapshot: { memoryFile } }),
   )
-  // It is for VMMs without a backend of their own: a warning.
+  // Only a warning, since most VMMs do not need the interposer.
   if (failure) {
     const [, reason] = /^reap-trace: .* is not served: (.*);/m.exec(failure.stderr) ?? []
     return reason
@@ -308,20 +308,20 @@ async function interposer(): Promise<Finding> {
 }
 
 export const checks: readonly Check[] = [
-  { name: 'platform', look: platform },
-  { name: 'node', look: node },
-  { name: 'addon', needs: 'platform', look: addon },
-  { name: 'kernel', needs: 'platform', look: kernel },
-  { name: 'page size', needs: 'platform', look: pageSize },
-  { name: 'uffd, VMM', needs: 'addon', look: userfaultfdOfVmm },
-  { name: 'uffd, demo', needs: 'addon', look: userfaultfdOfDemo },
-  { name: 'uffd, features', needs: 'addon', look: features },
-  { name: 'uffd, sysctl', needs: 'platform', look: unprivileged },
-  { name: 'end to end', needs: 'addon', look: endToEnd },
-  { name: 'interposer', needs: 'addon', look: interposer },
-  { name: 'kvm', needs: 'platform', look: kvm },
-  { name: 'huge pages', needs: 'platform', look: hugePages },
-  { name: 'O_DIRECT', needs: 'platform', look: directReads },
-  { name: 'proofs', needs: 'addon', look: proofs },
-  { name: 'limits', needs: 'platform', look: limits },
+  { name: 'platform', run: platform },
+  { name: 'node', run: node },
+  { name: 'addon', needs: 'platform', run: addon },
+  { name: 'kernel', needs: 'platform', run: kernel },
+  { name: 'page size', needs: 'platform', run: pageSize },
+  { name: 'uffd, VMM', needs: 'addon', run: userfaultfdOfVmm },
+  { name: 'uffd, demo', needs: 'addon', run: userfaultfdOfDemo },
+  { name: 'uffd, features', needs: 'addon', run: features },
+  { name: 'uffd, sysctl', needs: 'platform', run: unprivileged },
+  { name: 'end to end', needs: 'addon', run: endToEnd },
+  { name: 'interposer', needs: 'addon', run: interposer },
+  { name: 'kvm', needs: 'platform', run: kvm },
+  { name: 'huge pages', needs: 'platform', run: hugePages },
+  { name: 'O_DIRECT', needs: 'platform', run: directReads },
+  { name: 'proofs', needs: 'addon', run: proofs },
+  { name: 'limits', needs: 'platform', run: limits },
 ]

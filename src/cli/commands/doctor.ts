@@ -10,7 +10,7 @@ export async function doctor(terminal: Terminal): Promise<void> {
   const findings: ({ name: string } & Finding)[] = []
   for (const check of checks) {
     const { name } = check
-    const finding = await look(check, findings)
+    const finding = await run(check, findings)
     findings.push({ name, ...finding })
     const status = terminal.style(styles[finding.status], finding.status.padEnd(4))
     terminal.print(`${status}  ${name.padEnd(14)}  ${finding.detail}`)
@@ -26,7 +26,7 @@ export async function doctor(terminal: Terminal): Promise<void> {
   })
   terminal.print()
   terminal.print('A handler needs no privilege; only the VMM that creates the userfaultfd does.')
-  terminal.print('A warning is about a use that you may not have.')
+  terminal.print('A warning concerns a feature that you may not need.')
   if (failed.length === 0) return
   throw new CliError(
     'ERR_MACHINE_UNFIT',
@@ -35,8 +35,8 @@ export async function doctor(terminal: Terminal): Promise<void> {
   )
 }
 
-async function look(
-  { needs, look }: Check,
+async function run(
+  { needs, run }: Check,
   findings: readonly ({ name: string } & Finding)[],
 ): Promise<Finding> {
   const needed = findings.find(({ name }) => name === needs)
@@ -44,9 +44,9 @@ async function look(
     return { status: 'skip', detail: `needs the check "${needs}" to pass` }
   }
   try {
-    return await look()
+    return await run()
   } catch (error) {
-    // A check that breaks is itself a finding.
+    // A check that throws has failed.
     return { status: 'fail', detail: String(error), remedy: 'please report this' }
   }
 }

@@ -25,19 +25,21 @@ export async function inspect({ file }: InspectArguments, terminal: Terminal): P
   printMap(set, map, terminal)
 }
 
-/** What fits beside the addresses, as a power of two, so that rows begin at round ones. */
+/**
+ * Number of columns beside the addresses: a power of two, so that rows start at round addresses.
+ */
 const mapColumns = (width: number): number =>
   2 ** Math.floor(Math.log2(Math.min(64, Math.max(16, width - 16))))
 
-/** First-touch order in numbers. */
+/** Statistics of the first-touch order. */
 export interface OrderSummary {
-  /** By when half of the pages, nine tenths, and all had been touched, since the connection. */
+  /** Time since the connection until half, 90 %, and all of the pages had been touched. */
   readonly halfMs: number
   readonly mostMs: number
   readonly lastMs: number
-  /** Of the touches, those that went on with the page right after the one before. */
+  /** Share of touches that continued with the next page. */
   readonly sequentialShare: number
-  /** Of the touches, those that went down in address. */
+  /** Share of touches that went to a lower address. */
   readonly backwardShare: number
 }
 
@@ -96,7 +98,7 @@ function printFacts(
     ],
     [
       '',
-      `${formatShare(order.sequentialShare)} went on with the next page, ${formatShare(order.backwardShare)} went back`,
+      `${formatShare(order.sequentialShare)} continued with the next page, ${formatShare(order.backwardShare)} went back`,
     ],
     ...(summary.disks ?? []).map(({ name, bytes, pageCount, extentCount }): [string, string] => [
       'disk',
@@ -110,21 +112,19 @@ function printFacts(
   }
 }
 
-/** One line for each memory file that this host knows of. */
+/** Rows for the findings of this host, one per memory file. */
 function proofRows(findings: readonly WorkingSetFinding[]): [string, string][] {
   if (findings.length === 0) {
-    const none = 'none on this host: bytes come from the memory file, and the set is compared'
+    const none = 'none on this host: a restore reads the memory file and compares the set'
     return [['proof', none]]
   }
-  return findings.map(
-    ({ how, memoryFile, at, mismatchedPageCount: mismatchedPages, isCurrent }, i) => {
-      const found =
-        mismatchedPages > 0 ? `stale in ${formatPlural(mismatchedPages, 'page')}` : 'good'
-      const state = isCurrent ? `${found}, unchanged since` : 'void, as that file has changed since'
-      const verb = how === 'written' ? 'written from' : 'compared with'
-      return [i === 0 ? 'proof' : '', `${verb} ${memoryFile}, ${at}: ${state}`]
-    },
-  )
+  return findings.map(({ how, memoryFile, at, mismatchedPageCount, isCurrent }, i) => {
+    const result =
+      mismatchedPageCount > 0 ? `stale in ${formatPlural(mismatchedPageCount, 'page')}` : 'good'
+    const state = isCurrent ? `${result}, unchanged since` : 'void, since that file has changed'
+    const verb = how === 'written' ? 'written from' : 'compared with'
+    return [i === 0 ? 'proof' : '', `${verb} ${memoryFile}, ${at}: ${state}`]
+  })
 }
 
 function madeBy({ createdAt, createdBy, host, kernel }: Manifest): string {
@@ -140,14 +140,14 @@ function madeBy({ createdAt, createdBy, host, kernel }: Manifest): string {
 const BAR = 30
 
 function printRunLengths(set: WorkingSet, terminal: Terminal): void {
-  const { runLengths, pageCount: pages } = set.describe()
+  const { runLengths, pageCount } = set.describe()
   if (runLengths.length === 0) return
   terminal.print()
   terminal.print(terminal.style('bold', '    run length   extents     pages'))
   for (const range of runLengths) {
     const { fromPages, toPages } = range
     const name = fromPages === toPages ? `${fromPages}` : `${fromPages}–${toPages}`
-    const share = range.pageCount / pages
+    const share = range.pageCount / pageCount
     terminal.print(
       `${name.padStart(14)} ${formatCount(range.extentCount).padStart(9)} ${formatCount(range.pageCount).padStart(9)}  ` +
         `${'█'.repeat(Math.ceil(share * BAR))} ${formatShare(share)}`,

@@ -1,4 +1,4 @@
-// record and restore for VMMs that map the memory file: no handler, no socket.
+// record and restore for VMMs that map the memory file, without a handler.
 import { resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import {
@@ -28,24 +28,24 @@ const startCommand = async (args: ServeArguments): Promise<ChildCommand | undefi
   })
 }
 
-/** What ended a wait. */
-type End = 'command' | 'interrupt' | 'time' | NodeJS.Signals
+/** Event that ended a recording. */
+type End = 'command' | 'time' | NodeJS.Signals
 
 async function firstOf(
   signals: Signals,
   command: ChildCommand | undefined,
   forMs: number | undefined,
 ): Promise<End> {
-  const ends: Promise<End>[] = [signals.nextInterrupt().then(() => 'interrupt'), signals.terminated]
+  const ends: Promise<End>[] = [signals.next()]
   if (command) ends.push(command.ended.then(() => 'command'))
   if (forMs !== undefined) ends.push(sleep(forMs, 'time' as const, { ref: false }))
-  // Neither signals nor a recording keep the process.
+  // Neither signals nor a recording keep the event loop alive.
   const keep = setInterval(() => {}, 2 ** 30)
   try {
     return await Promise.race(ends)
   } finally {
     clearInterval(keep)
-    // This Ctrl-C ended the recording, or the command with it; the next one ends what follows.
+    // This Ctrl-C ended the recording or the command; the next one aborts the writing.
     if (signals.wasInterrupted) signals.answerInterrupt()
   }
 }
@@ -75,7 +75,7 @@ export async function recordByPageCache(args: RecordArguments, terminal: Termina
       snapshot,
       onEvent: ({ error }) => {
         terminal.emit({ type: 'warning', error: errorFields(error) })
-        terminal.warn(error, 'the record has what the kernel read ahead as well')
+        terminal.warn(error, 'the record includes read-ahead')
       },
     })
     const time = stopwatch()
@@ -90,7 +90,7 @@ export async function recordByPageCache(args: RecordArguments, terminal: Termina
       const end = await firstOf(signals, command, forMs)
       if (end === 'command') {
         await checkCommand(command, signals, 'the recording is not written')
-      } else if (end !== 'interrupt' && end !== 'time') {
+      } else if (end !== 'SIGINT' && end !== 'time') {
         throw new Interrupted(end, `ended by ${end}: the recording is not written`)
       }
     } finally {
@@ -113,33 +113,31 @@ async function write(
   if (trace.pages.length === 0) {
     throw new CliError(
       'ERR_NOTHING_RECORDED',
-      `no page of ${snapshot.memoryFile} came into the page cache: ${output} is not written`,
+      `no page of ${snapshot.memoryFile} entered the page cache: ${output} is not written`,
       'Does the VMM map this file (Firecracker: a File backend), and did the guest run?',
     )
   }
   const set = WorkingSet.fromTraces([trace], { disks: disks.map((disk) => [disk]) })
   let share = 0
   const live = terminal.live(() => `writing ${output} · ${formatShare(share)}`)
-  const interrupted = new AbortController()
-  const stop = abortOnSignal(signals)
-  stop.addEventListener('abort', () => interrupted.abort(stop.reason), { once: true })
+  const signal = abortOnSignal(signals)
   try {
     await set.write(output, {
       snapshot,
       label,
-      signal: interrupted.signal,
-      onProgress: ({ pageCount: pages, totalPageCount: totalPages }) => {
-        share = pages / totalPages
+      signal,
+      onProgress: ({ pageCount, totalPageCount }) => {
+        share = pageCount / totalPageCount
       },
     })
   } catch (reason) {
-    if (!interrupted.signal.aborted) throw reason
-    throw new Interrupted(stop.reason, `ended by ${stop.reason}: ${output} is not written`)
+    if (!signal.aborted) throw reason
+    throw new Interrupted(signal.reason, `ended by ${signal.reason}: ${output} is not written`)
   } finally {
     live.stop()
   }
   const { pageCount, bytes } = set
-  const onDisks = set.disks.reduce((sum, disk) => sum + disk.pageCount, 0)
+  const diskPageCount = set.disks.reduce((sum, disk) => sum + disk.pageCount, 0)
   const extentCount = set.extents.length
   terminal.emit({
     type: 'recorded',
@@ -147,18 +145,19 @@ async function write(
     pageCount,
     extentCount,
     bytes,
-    diskPageCount: onDisks,
+    diskPageCount,
     trimmedPageCount,
     mapper: mapper?.pid ?? null,
   })
-  const images = onDisks > 0 ? ` and ${formatPlural(onDisks, 'page')} of disk images` : ''
+  const images =
+    diskPageCount > 0 ? ` and ${formatPlural(diskPageCount, 'page')} of disk images` : ''
   terminal.print(
     `recorded ${formatPlural(pageCount, 'page')} in ${formatPlural(extentCount, 'extent')} (${formatBytes(bytes)}, ${formatShare(bytes / set.memoryBytes)} of the memory)${images} in ${output}`,
   )
   terminal.print(
     mapper
-      ? `pid ${mapper.pid} mapped the memory: ${formatPlural(trimmedPageCount, 'page')} that the kernel read besides are left out`
-      : 'no process that may be looked into mapped the memory: what the kernel read ahead is in the record',
+      ? `pid ${mapper.pid} mapped the memory: ${formatPlural(trimmedPageCount, 'page')} of read-ahead omitted`
+      : 'no readable page table of a process that mapped the memory: the record includes read-ahead',
   )
 }
 
@@ -174,7 +173,7 @@ export async function restoreFromPageCache(
       onEvent: (event) => {
         if (event.type !== 'warning') return
         terminal.emit({ type: 'warning', error: errorFields(event.error) })
-        terminal.warn(event.error, 'the guest reads what is missing itself')
+        terminal.warn(event.error, 'the guest reads missing pages on demand')
       },
     })
     const backend = restored.memBackend
@@ -182,7 +181,7 @@ export async function restoreFromPageCache(
     if (args.command.length === 0)
       terminal.note(`load the snapshot now: "mem_backend": ${JSON.stringify(backend)}`)
     command = await startCommand(args)
-    const brought = restored.prefetched.then((result) => {
+    const prefetched = restored.prefetched.then((result) => {
       const { pageCount, residentPageCount, bytes, extentCount, completedMs } = result
       terminal.emit({ type: 'prefetched', ...result })
       if (pageCount === 0 && !result.complete) return
@@ -190,16 +189,12 @@ export async function restoreFromPageCache(
       terminal.print(
         residentPageCount === pageCount
           ? `prefetched nothing: ${pages} in the page cache already`
-          : `prefetched ${formatBytes(bytes)} in ${formatPlural(extentCount, 'extent')} in ${formatMs(completedMs)}; ${formatCount(residentPageCount)} of ${pages} were there`,
+          : `prefetched ${formatBytes(bytes)} in ${formatPlural(extentCount, 'extent')} in ${formatMs(completedMs)}; ${formatCount(residentPageCount)} of ${pages} were cached already`,
       )
     })
-    const done = Promise.all([brought, command?.ended])
-    const end = await Promise.race([
-      done.then(() => 'done' as const),
-      signals.nextInterrupt().then(() => 'SIGINT' as const),
-      signals.terminated,
-    ])
-    if (end !== 'done') throw new Interrupted(end, `ended by ${end}`)
+    const done = Promise.all([prefetched, command?.ended]).then(() => undefined)
+    const signal = await Promise.race([done, signals.next()])
+    if (signal) throw new Interrupted(signal, `ended by ${signal}`)
     await checkCommand(command, signals, 'the restore failed')
   } finally {
     await command?.stop()

@@ -29,11 +29,11 @@ export async function record(args: RecordArguments, terminal: Terminal): Promise
         : `writing ${args.output} · ${formatShare(share)}`,
     )
     const writing = new AbortController()
-    // A file that cannot be written is no reason to take the VM away.
+    // The VM is served even if the file cannot be written.
     const written = writeTrace(session, args, terminal, {
       signal: writing.signal,
-      onProgress: ({ pageCount: pages, totalPageCount: totalPages }) => {
-        share = pages / totalPages
+      onProgress: ({ pageCount, totalPageCount }) => {
+        share = pageCount / totalPageCount
       },
     })
       .catch((error) => {
@@ -46,7 +46,7 @@ export async function record(args: RecordArguments, terminal: Terminal): Promise
     try {
       await session.serveOn()
     } catch (error) {
-      // Told to end at once, and a half of the file is of no use.
+      // The user ends the session at once.
       if (error instanceof Interrupted) writing.abort()
       throw error
     } finally {
@@ -54,11 +54,11 @@ export async function record(args: RecordArguments, terminal: Terminal): Promise
       live.stop()
     }
   })
-  if (failure !== undefined) throw new Reported(failure)
+  if (failure !== undefined) throw new AlreadyReported(failure)
 }
 
-/** A failure that was printed when it happened. */
-export class Reported extends Error {
+/** A failure that was already printed. */
+export class AlreadyReported extends Error {
   constructor(cause: unknown) {
     super('reported', { cause })
   }
@@ -84,7 +84,7 @@ async function untilRecorded(
   if (!session.command && forMs === undefined) terminal.note('Ctrl-C ends the recording')
   try {
     let turn = await session.next({ afterMs: forMs, command: true })
-    // A command that brings its own VM ends after it, and its status says whether all went well.
+    // A command that starts the VM exits after it; its status tells whether the recording is good.
     if (turn.on === 'vm' && session.command) {
       turn = { on: 'command', end: await endOfCommand(session) }
     }
@@ -97,11 +97,7 @@ async function untilRecorded(
 }
 
 async function endOfCommand(session: ServedSession) {
-  const end = await Promise.race([
-    session.command!.ended,
-    session.signals.nextInterrupt().then(() => 'SIGINT' as const),
-    session.signals.terminated,
-  ])
+  const end = await Promise.race([session.command!.ended, session.signals.next()])
   return typeof end === 'string' ? session.abandon(end) : end
 }
 
@@ -115,7 +111,7 @@ async function writeTrace(
   if (trace.pages.length === 0) {
     throw new CliError(
       'ERR_NOTHING_RECORDED',
-      `the guest touched no page while it was recorded: ${output} is not written`,
+      `the guest touched no page during the recording: ${output} is not written`,
       'Was it resumed ("resume_vm": true), and did it answer a request?',
     )
   }
@@ -129,7 +125,7 @@ async function writeTrace(
   )
 }
 
-/** Finds out before anybody waits what would fail at the end. */
+/** Fails early if the output could not be written at the end. */
 async function checkOutput(
   output: string,
   memory: string,
@@ -142,16 +138,17 @@ async function checkOutput(
       hint,
     })
   await access(folder, constants.W_OK | constants.X_OK).catch((error: NodeJS.ErrnoException) => {
-    if (error.code === 'ENOENT') throw refuse(`there is no folder ${folder}`, 'Make it first.')
+    if (error.code === 'ENOENT')
+      throw refuse(`the folder ${folder} does not exist`, 'Create it first.')
     throw refuse(`${folder} is not writable (${error.code})`, 'Choose another folder for --output.')
   })
   const there = await stat(output, { bigint: true }).catch(() => undefined)
   if (!there) return
-  if (!there.isFile()) throw refuse('it is not a file', 'Give --output the name of a file.')
+  if (!there.isFile()) throw refuse('it is not a file', 'Choose a different --output.')
   for (const path of [memory, ...disks]) {
     const source = await stat(path, { bigint: true }).catch(() => undefined)
     if (source?.dev !== there.dev || source.ino !== there.ino) continue
     const what = path === memory ? 'the memory file' : 'a disk image'
-    throw refuse(`it is ${what} itself`, 'Give --output a name of its own.')
+    throw refuse(`it is ${what}`, 'Choose a different --output.')
   }
 }

@@ -6,17 +6,9 @@ import type { Terminal } from '../terminal/terminal.js'
 import { restoreFromPageCache } from './page-cache.js'
 
 export async function restore(args: RestoreArguments, terminal: Terminal): Promise<void> {
-  const {
-    memory: memoryFile,
-    disks,
-    workingSet,
-    backend,
-    vcpus,
-    onBadWorkingSet,
-    snapshotId: id,
-  } = args
+  const { memory, disks, workingSet, backend, vcpus, onBadWorkingSet, snapshotId } = args
   const plan = await planRestore({
-    snapshot: { memoryFile, diskImages: disks, id },
+    snapshot: { memoryFile: memory, diskImages: disks, id: snapshotId },
     workingSet,
     backend,
     vcpus,
@@ -24,7 +16,7 @@ export async function restore(args: RestoreArguments, terminal: Terminal): Promi
   })
   if (backend === 'auto') {
     terminal.emit({ type: 'chosen', backend: plan.backend, reason: plan.reason })
-    terminal.print(`chosen: ${plan.backend}, since ${plan.reason}`)
+    terminal.print(`chosen: ${plan.backend} (${plan.reason})`)
   }
   for (const path of plan.refusal ? [] : disks.slice(plan.diskImages.length)) {
     terminal.say(`${path} is not prefetched: the working set was recorded without it`)
@@ -49,7 +41,7 @@ async function restoreByHandler(
             return onEvent(event)
           }
           terminal.emit({ type: 'warning', error: errorFields(event.error) })
-          terminal.warn(event.error, 'the guest reads that image itself')
+          terminal.warn(event.error, 'the guest reads that image on demand')
         },
       })
       return restored.handler

@@ -18,14 +18,14 @@ export async function verify({ file, memory }: VerifyArguments, terminal: Termin
       { memoryFile: memory },
       {
         signal,
-        onProgress: ({ pageCount: pages, totalPageCount: totalPages }) => {
-          share = pages / totalPages
+        onProgress: ({ pageCount, totalPageCount }) => {
+          share = pageCount / totalPageCount
         },
       },
     )
     terminal.emit({ path: file, memory, ...result })
     if (result.identical) {
-      const next = result.remembered ? '; restores on this host install them' : ''
+      const next = result.remembered ? '; restores on this host install its bytes' : ''
       terminal.print(`identical: all of ${formatPlural(result.pageCount, 'page')}${next}`)
       return
     }

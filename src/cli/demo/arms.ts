@@ -1,7 +1,7 @@
-import { stat } from 'node:fs/promises'
+import { readFile, stat } from 'node:fs/promises'
 import { performance } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type FaultHandler, type FaultStats, serve, type Trace } from '../../index.js'
+import { type FaultHandler, type MemBackend, serve, type Trace } from '../../index.js'
 import { CliError } from '../terminal/failure.js'
 import { formatBytes, formatPlural } from '../terminal/units.js'
 import { buildSnapshot, GuestProcess } from './guest-process.js'
@@ -13,72 +13,139 @@ export type Cache = (typeof caches)[number]
 
 /** One restore with one request. */
 export interface Sample {
-  /** From the restore request to the response, on our clock. */
+  /** Time from the restore request to the response. */
   readonly responseMs: number
-  /** What the guest waited for: the handler's faults, or the kernel's for `kernel-file`. */
+  /** Number of faults served by the handler, or by the kernel for `kernel-file`. */
   readonly faults: number
   readonly lateFaults: number
   readonly residualFaults: number
   readonly response: string
-  /** Of all recorded pages, as they are after the request. Empty where the guest checks its pages. */
+  /** Digest of all recorded pages after the request; empty if the guest checks its pages itself. */
   readonly digest: string
 }
 
-/** What every restore is of. */
+/** Files of the demo. */
 export interface Scene {
   readonly memoryFile: string
   readonly memoryBytes: number
   readonly workingSet: string
-  /** Numbers of the recorded pages, as 32-bit words. */
+  /** Path of the numbers of the recorded pages, as 32-bit words. */
   readonly pageList: string
-  /** A new socket path for each restore. */
+  /** Returns a new socket path for each restore. */
   readonly socketPath: () => string
   readonly signal: AbortSignal
 }
 
 /** A kind of guest that the demo restores. */
 export interface Subject {
-  /** The request to record, and another one. */
+  /** A request to record, and another one. */
   readonly inputs: readonly [recorded: string, other: string]
-  /** Makes the snapshot, and says of what. */
-  build(scene: Scene): Promise<{ readonly says: string; readonly vmm: string | null }>
+  /** Builds the snapshot. */
+  build(scene: Scene): Promise<{ readonly description: string; readonly vmm: string | null }>
   record(scene: Scene, input: string): Promise<{ trace: Trace; response: string }>
   sample(scene: Scene, arm: Arm, cache: Cache, input: string): Promise<Sample>
 }
 
-/** A small in-memory store in a process that restores as a VMM does. */
+/** A small in-memory store in a process that restores like a VMM. */
 export const embeddedSubject: Subject = {
   inputs: ['the-recorded-request', 'another-request'],
   async build({ memoryFile, memoryBytes, signal }) {
     const { dataPages, documents } = await buildSnapshot(memoryFile, memoryBytes, signal)
-    const says =
+    const description =
       `a guest with ${formatPlural(documents, 'document')} in ${formatBytes(memoryBytes)} of ` +
       `memory, ${formatBytes(dataPages * 4096)} of it in use`
-    return { says, vmm: null }
+    return { description, vmm: null }
   },
   record: (scene, input) =>
-    withGuest(scene.signal, async (guest) => {
-      const { memoryFile, memoryBytes } = scene
-      const socketPath = scene.socketPath()
-      const handler = await serve({ socketPath, snapshot: { memoryFile }, record: true })
-      return whileServed(handler, async () => {
-        const { response } = await guest.send<{ response: string }>(
-          `invoke uffd ${socketPath} ${memoryBytes} ${input}`,
-        )
-        return { trace: handler.stopRecording(), response }
-      })
-    }),
+    withGuest(scene.signal, (guest) =>
+      record(scene, (backend) => invoke(guest, scene, backend, input)),
+    ),
   sample: (scene, arm, cache, input) =>
     withGuest(scene.signal, async (guest) => {
       await setCache(guest, cache, [scene.memoryFile, scene.workingSet])
-      const restore = arm === 'kernel-file' ? restoreFromFile : restoreThroughHandler
-      return restore(scene, guest, arm, input)
+      const request = (backend: MemBackend) => invoke(guest, scene, backend, input)
+      return measure(scene, arm, guest.pid, request, () => digestOf(scene, guest))
     }),
 }
 
-export const noFaults = { faults: 0, lateFaults: 0, residualFaults: 0 }
+/** Restores the embedded guest with this backend and sends it a request. */
+async function invoke(
+  guest: GuestProcess,
+  { memoryBytes }: Scene,
+  { backend_type, backend_path }: MemBackend,
+  input: string,
+): Promise<string> {
+  const restored =
+    backend_type === 'File' ? `file ${backend_path}` : `uffd ${backend_path} ${memoryBytes}`
+  return (await guest.send<{ response: string }>(`invoke ${restored} ${input}`)).response
+}
 
-/** Runs `body` with a VMM that is ready before its restore is asked for, as pooled ones are. */
+/** Restores a snapshot with a backend, and returns the response to a request. */
+type Request = (backend: MemBackend) => Promise<string>
+
+/** Records the pages that a request touches. */
+export async function record(
+  scene: Scene,
+  request: Request,
+): Promise<{ trace: Trace; response: string }> {
+  const socketPath = scene.socketPath()
+  const { memoryFile } = scene
+  const handler = await serve({ socketPath, snapshot: { memoryFile }, record: true })
+  return whileServed(handler, async () => {
+    const response = await request({ backend_type: 'Uffd', backend_path: socketPath })
+    return { trace: handler.stopRecording(), response }
+  })
+}
+
+/** Measures a request in the VMM with this pid. */
+export async function measure(
+  scene: Scene,
+  arm: Arm,
+  pid: number,
+  request: Request,
+  digest: () => Promise<string> = async () => '',
+): Promise<Sample> {
+  const { memoryFile, workingSet } = scene
+  if (arm === 'kernel-file') {
+    const before = await kernelFaultsOf(pid)
+    const start = performance.now()
+    const response = await request({ backend_type: 'File', backend_path: memoryFile })
+    const responseMs = performance.now() - start
+    const faults = (await kernelFaultsOf(pid)) - before
+    const noHandler = { lateFaults: 0, residualFaults: 0 }
+    return { ...noHandler, responseMs, faults, response, digest: await digest() }
+  }
+  const socketPath = scene.socketPath()
+  const prefetching = {
+    workingSet,
+    onBadWorkingSet: 'fail',
+    onStaleWorkingSet: 'warn',
+  } as const
+  const start = performance.now()
+  const handler = await serve({
+    socketPath,
+    snapshot: { memoryFile },
+    ...(arm === 'working-set' && prefetching),
+  })
+  return whileServed(handler, async () => {
+    const response = await request({ backend_type: 'Uffd', backend_path: socketPath })
+    const responseMs = performance.now() - start
+    const { faults, lateFaults, residualFaults } = handler.stats()
+    await handler.prefetched
+    return { responseMs, faults, lateFaults, residualFaults, response, digest: await digest() }
+  })
+}
+
+/** Number of page faults, of all kinds, that the kernel has counted for a process. */
+async function kernelFaultsOf(pid: number): Promise<number> {
+  const stat = await readFile(`/proc/${pid}/stat`, 'utf8')
+  // After the name, which may contain spaces, state is the third field, minflt the 10th, majflt the
+  // 12th.
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
+  return Number(fields[7]) + Number(fields[9])
+}
+
+/** Runs `body` with a VMM that is started in advance, as in a pool. */
 export async function withGuest<T>(
   signal: AbortSignal,
   body: (guest: GuestProcess) => Promise<T>,
@@ -95,50 +162,10 @@ export async function withGuest<T>(
   }
 }
 
-async function restoreFromFile(
-  scene: Scene,
-  guest: GuestProcess,
-  _arm: Arm,
-  input: string,
-): Promise<Sample> {
-  const before = await guest.kernelFaults()
-  const start = performance.now()
-  const { response } = await guest.send<{ response: string }>(
-    `invoke file ${scene.memoryFile} ${input}`,
-  )
-  const responseMs = performance.now() - start
-  const faults = (await guest.kernelFaults()) - before
-  return { ...noFaults, responseMs, faults, response, digest: await digestOf(scene, guest) }
-}
-
-export const prefetching = (workingSet: string) =>
-  ({ workingSet, onBadWorkingSet: 'fail', onStaleWorkingSet: 'warn' }) as const
-
-async function restoreThroughHandler(
-  scene: Scene,
-  guest: GuestProcess,
-  arm: Arm,
-  input: string,
-): Promise<Sample> {
-  const { memoryFile, memoryBytes, workingSet } = scene
-  const socketPath = scene.socketPath()
-  const options = arm === 'working-set' ? prefetching(workingSet) : { record: false }
-  const start = performance.now()
-  const handler = await serve({ socketPath, snapshot: { memoryFile }, ...options })
-  return whileServed(handler, async () => {
-    const { response } = await guest.send<{ response: string }>(
-      `invoke uffd ${socketPath} ${memoryBytes} ${input}`,
-    )
-    const responseMs = performance.now() - start
-    const { faults, lateFaults, residualFaults }: FaultStats = handler.stats()
-    await handler.prefetched
-    const digest = await digestOf(scene, guest)
-    return { responseMs, faults, lateFaults, residualFaults, response, digest }
-  })
-}
-
-/** Runs `body` and ends the session; its failure explains one of `body`. */
-export async function whileServed<T>(handler: FaultHandler, body: () => Promise<T>): Promise<T> {
+/**
+ * Runs `body` and ends the session. A failure of the session takes precedence over one of `body`.
+ */
+async function whileServed<T>(handler: FaultHandler, body: () => Promise<T>): Promise<T> {
   try {
     const failed = handler.closed.then(
       () => new Promise<never>(() => {}),
@@ -162,9 +189,9 @@ const PAGE = 4096
 const EVICT_ATTEMPTS = 20
 const EVICT_PAUSE_MS = 10
 
-/** Whether a file can be dropped from the page cache: all of it, or "cold" would not be true. */
+/** Whether a file can be evicted from the page cache completely. */
 export async function canEvict(guest: GuestProcess, file: string): Promise<boolean> {
-  // A page that is under I/O or in a CPU's own list stays for a moment.
+  // A page under I/O or in a per-CPU list stays for a moment.
   for (let attempt = 0; attempt < EVICT_ATTEMPTS; attempt++) {
     if ((await guest.send<Residency>(`evict ${file}`)).resident === 0) return true
     await sleep(EVICT_PAUSE_MS)
@@ -182,18 +209,18 @@ export async function setCache(
       if (await canEvict(guest, file)) continue
       throw new CliError(
         'ERR_DEMO_FAILED',
-        `${file} could not be evicted from the page cache, so that nothing cold can be measured`,
+        `${file} could not be evicted from the page cache, so no cold restore can be measured`,
         'Does another process use it? Try again, or choose another folder with --keep.',
       )
     }
-    // Holes are read too, and stay where the file system caches them.
+    // Holes are read too, but not every file system caches them.
     const { resident, pages } = await guest.send<Residency>(`resident ${file}`)
     if (resident === pages) continue
     const after = await guest.send<Residency>(`warm ${file}`)
     if (after.resident * PAGE < Math.min((await stat(file)).blocks * 512, after.pages * PAGE)) {
       throw new CliError(
         'ERR_DEMO_FAILED',
-        `${file} does not stay in the page cache, so that nothing warm can be measured`,
+        `${file} does not stay in the page cache, so no warm restore can be measured`,
         'This machine is short of memory: try a smaller --memory-size.',
       )
     }

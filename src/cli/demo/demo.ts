@@ -25,12 +25,12 @@ export async function demo(args: DemoArguments, terminal: Terminal): Promise<voi
   requireUserfaultfd()
   const signals = new Signals()
   const signal = abortOnSignal(signals)
-  // Sockets have short paths, so they never go where --keep says.
+  // Not in the folder of --keep: the paths of sockets must be short.
   const scratch = await mkdtemp(join(await scratchParent(), 'reap-trace-demo-'))
   let step = 'building a snapshot'
   const live = terminal.live(() => step)
   try {
-    const report = await tell({ ...args, scratch, signal, terminal }, (text) => {
+    const report = await runDemo({ ...args, scratch, signal, terminal }, (text) => {
       step = text
     })
     live.stop()
@@ -42,8 +42,8 @@ export async function demo(args: DemoArguments, terminal: Terminal): Promise<voi
     if (report.identical) return
     throw new CliError(
       'ERR_NOT_IDENTICAL',
-      'the restores did not all give the same response and the same pages',
-      'This is a bug of reap-trace or of the machine: please report it with `reap-trace doctor`.',
+      'the restores differ in their responses or pages',
+      'This is a bug in reap-trace or a fault of the machine: please report it with the output of `reap-trace doctor`.',
     )
   } catch (error) {
     if (signal.aborted) {
@@ -58,15 +58,15 @@ export async function demo(args: DemoArguments, terminal: Terminal): Promise<voi
   }
 }
 
-interface Stage extends DemoArguments {
+interface DemoContext extends DemoArguments {
   readonly scratch: string
   readonly signal: AbortSignal
   readonly terminal: Terminal
 }
 
-async function tell(stage: Stage, onStep: (text: string) => void): Promise<DemoReport> {
-  const { memoryBytes, rounds, scratch, signal, terminal } = stage
-  const folder = stage.keep === undefined ? scratch : resolve(stage.keep)
+async function runDemo(context: DemoContext, onStep: (text: string) => void): Promise<DemoReport> {
+  const { memoryBytes, rounds, scratch, signal, terminal } = context
+  const folder = context.keep === undefined ? scratch : resolve(context.keep)
   await mkdir(folder, { recursive: true })
   let sockets = 0
   const scene: Scene = {
@@ -78,10 +78,10 @@ async function tell(stage: Stage, onStep: (text: string) => void): Promise<DemoR
     signal,
   }
   const subject =
-    stage.firecracker === undefined ? embeddedSubject : firecrackerSubject(stage.firecracker)
+    context.firecracker === undefined ? embeddedSubject : firecrackerSubject(context.firecracker)
   const [input, otherInput] = subject.inputs
-  const { says, vmm } = await subject.build(scene)
-  terminal.print(`${says}; its snapshot is in ${folder}`)
+  const { description, vmm } = await subject.build(scene)
+  terminal.print(`${description}; its snapshot is in ${folder}`)
 
   onStep('recording a request')
   const { trace, response } = await subject.record(scene, input)
@@ -97,7 +97,7 @@ async function tell(stage: Stage, onStep: (text: string) => void): Promise<DemoR
   const samples = emptySamples()
   const total = rounds * arms.length * (cold ? 2 : 1)
   let done = 0
-  // Warm first: an eviction gives memory back, and what takes it again is slow for a while.
+  // Warm first: memory freed by an eviction is slow to allocate again for a while.
   for (const cache of cold ? (['warm', 'cold'] as const) : (['warm'] as const)) {
     for (let round = 0; round < rounds; round++) {
       for (const arm of rotate(arms, round)) {
@@ -111,8 +111,7 @@ async function tell(stage: Stage, onStep: (text: string) => void): Promise<DemoR
     await subject.sample(scene, 'working-set', 'warm', otherInput),
     await subject.sample(scene, 'on-demand', 'warm', otherInput),
   ] as const
-  const { pageCount: pages, bytes } = set
-  const workingSet = { pages, extents: set.extents.length, bytes }
+  const workingSet = { pages: set.pageCount, extents: set.extents.length, bytes: set.bytes }
   return makeReport({
     vmm,
     memoryBytes,
@@ -133,7 +132,7 @@ function emptySamples(): Record<Arm, Record<Cache, Sample[]>> {
   }
 }
 
-/** No arm always comes right after the same other one. */
+/** Rotates the order of the arms, so that each runs at every position. */
 const rotate = <T>(list: readonly T[], by: number): T[] => {
   const at = by % list.length
   return [...list.slice(at), ...list.slice(0, at)]
@@ -148,7 +147,7 @@ function pageWords(trace: Trace): Buffer {
   return words
 }
 
-/** The temporary folder, unless it is in memory and another is on a disk: cold must mean something. */
+/** Temporary folder, on a disk if possible: files on tmpfs are never cold. */
 async function scratchParent(): Promise<string> {
   const isInMemory = (path: string) =>
     statfs(path).then(

@@ -1,7 +1,7 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { closeSync, openSync, writeSync } from 'node:fs'
-import { readFile, unlink } from 'node:fs/promises'
+import { unlink } from 'node:fs/promises'
 import { request } from 'node:http'
 import { text } from 'node:stream/consumers'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -14,7 +14,7 @@ const ANSWER_TIMEOUT_MS = 60_000
 /** A Firecracker with the guest of native/guest/microvm, which answers on its serial console. */
 export class FirecrackerProcess {
   readonly pid: number
-  /** As it calls itself, such as `1.12.1`. */
+  /** Reported version, such as `1.12.1`. */
   version = ''
   readonly #child: ChildProcess
   readonly #apiPath: string
@@ -25,15 +25,15 @@ export class FirecrackerProcess {
   #ended = false
   #changed: () => void = () => {}
 
-  /** Starts the binary, and resolves when its API answers. The path is for its socket. */
+  /** Starts the binary, and resolves when its API, on the socket `apiPath`, responds. */
   static async start(binary: string, apiPath: string): Promise<FirecrackerProcess> {
     // Firecracker reads its console from a FIFO or a terminal; Node's pipes are sockets.
     const fifo = `${apiPath}.in`
     await promisify(execFile)('mkfifo', [fifo])
     const console = openSync(fifo, 'r+')
     await unlink(fifo)
-    const words = ['--api-sock', apiPath, '--level', 'Error']
-    const child = spawn(binary, words, { stdio: [console, 'pipe', 'pipe'] })
+    const args = ['--api-sock', apiPath, '--level', 'Error']
+    const child = spawn(binary, args, { stdio: [console, 'pipe', 'pipe'] })
     try {
       await once(child, 'spawn')
     } catch (error) {
@@ -71,7 +71,7 @@ export class FirecrackerProcess {
     })
   }
 
-  /** A request on its API. */
+  /** Sends an API request. */
   async call(method: 'GET' | 'PUT' | 'PATCH', path: string, body?: object): Promise<string> {
     const bytes = body && Buffer.from(JSON.stringify(body))
     const headers = bytes
@@ -80,20 +80,20 @@ export class FirecrackerProcess {
     const sent = request({ socketPath: this.#apiPath, method, path, agent: false, headers })
     sent.end(bytes)
     const [response] = await once(sent, 'response')
-    const said = await text(response)
-    if (response.statusCode < 300) return said
+    const answer = await text(response)
+    if (response.statusCode < 300) return answer
     throw new CliError(
       'ERR_DEMO_FAILED',
-      `Firecracker: ${method} ${path}: ${response.statusCode} ${said}`,
+      `Firecracker: ${method} ${path}: ${response.statusCode} ${answer}`,
     )
   }
 
-  /** Puts requests on the guest's console, also before there is a guest. */
+  /** Writes requests to the guest's console, even before the guest runs. */
   send(requests: string): void {
     writeSync(this.#console, requests)
   }
 
-  /** The rest of the next line that begins so. Rejects when the guest says that its memory is wrong. */
+  /** Rest of the next line with this prefix. Rejects if the guest reports wrong memory. */
   async line(start: string): Promise<string> {
     const deadline = performance.now() + ANSWER_TIMEOUT_MS
     for (;;) {
@@ -109,8 +109,8 @@ export class FirecrackerProcess {
       }
       const left = deadline - performance.now()
       if (this.#ended || left <= 0) {
-        const why = this.#ended ? 'Firecracker ended' : 'the guest does not answer'
-        throw new CliError('ERR_DEMO_FAILED', `${why}${this.#said()}`)
+        const why = this.#ended ? 'Firecracker exited' : 'the guest does not answer'
+        throw new CliError('ERR_DEMO_FAILED', `${why}${this.#printed()}`)
       }
       const waiting = new AbortController()
       const { signal } = waiting
@@ -122,15 +122,7 @@ export class FirecrackerProcess {
     }
   }
 
-  /** Page faults that the kernel has counted for this process, all kinds. */
-  async kernelFaults(): Promise<number> {
-    const stat = await readFile(`/proc/${this.pid}/stat`, 'utf8')
-    // After the name, which may have spaces: state is the third field, minflt the 10th, majflt 12th.
-    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
-    return Number(fields[7]) + Number(fields[9])
-  }
-
-  /** Kills it, and does not wait. */
+  /** Kills it without waiting. */
   stop(): void {
     this.#child.kill('SIGKILL')
   }
@@ -150,7 +142,7 @@ export class FirecrackerProcess {
         return
       } catch (error) {
         if (this.#ended) {
-          throw new CliError('ERR_DEMO_FAILED', `Firecracker ended at once${this.#said()}`)
+          throw new CliError('ERR_DEMO_FAILED', `Firecracker exited at once${this.#printed()}`)
         }
         const { code } = error as NodeJS.ErrnoException
         const isStarting = code === 'ENOENT' || code === 'ECONNREFUSED'
@@ -160,8 +152,8 @@ export class FirecrackerProcess {
     }
   }
 
-  #said(): string {
-    const said = this.#output.trim()
-    return said === '' ? '' : `; it said: ${said.slice(-1000)}`
+  #printed(): string {
+    const output = this.#output.trim()
+    return output === '' ? '' : `; it printed: ${output.slice(-1000)}`
   }
 }

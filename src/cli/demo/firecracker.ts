@@ -1,27 +1,15 @@
 import { accessSync, constants } from 'node:fs'
-import { performance } from 'node:perf_hooks'
-import { programPath, serve } from '../../index.js'
+import { type MemBackend, programPath } from '../../index.js'
 import { CliError } from '../terminal/failure.js'
 import { formatBytes } from '../terminal/units.js'
-import {
-  type Arm,
-  type Cache,
-  noFaults,
-  prefetching,
-  type Sample,
-  type Scene,
-  type Subject,
-  setCache,
-  whileServed,
-  withGuest,
-} from './arms.js'
+import { measure, record, type Scene, type Subject, setCache, withGuest } from './arms.js'
 import { FirecrackerProcess } from './firecracker-process.js'
 
-/** Walks 30 MiB of pages, and 128 pages that no other request asks for. */
+/** A request that walks 30 MiB, and one that also touches 128 other pages. */
 const INPUT = 'm'
 const OTHER_INPUT = 'mo'
 
-/** A guest without a kernel in a Firecracker, which says of each request whether its pages were right. */
+/** A guest in Firecracker, without a kernel, that checks the pages that each request touches. */
 export function firecrackerSubject(binary: string): Subject {
   if (process.arch !== 'x64') {
     throw new CliError(
@@ -39,19 +27,15 @@ export function firecrackerSubject(binary: string): Subject {
     inputs: [INPUT, OTHER_INPUT],
     build: (scene) => build(binary, scene),
     record: (scene, input) =>
+      withFirecracker(binary, scene, (vm) =>
+        record(scene, (backend) => request(vm, scene, input, backend)),
+      ),
+    sample: (scene, arm, cache, input) =>
       withFirecracker(binary, scene, async (vm) => {
-        const socketPath = scene.socketPath()
-        const handler = await serve({
-          socketPath,
-          snapshot: { memoryFile: scene.memoryFile },
-          record: true,
-        })
-        return whileServed(handler, async () => {
-          const response = await request(vm, scene, input, ['Uffd', socketPath])
-          return { trace: handler.stopRecording(), response }
-        })
+        const { memoryFile, workingSet, signal } = scene
+        await withGuest(signal, (helper) => setCache(helper, cache, [memoryFile, workingSet]))
+        return measure(scene, arm, vm.pid, (backend) => request(vm, scene, input, backend))
       }),
-    sample: (scene, arm, cache, input) => sample(binary, scene, arm, cache, input),
   }
 }
 
@@ -88,67 +72,35 @@ function build(binary: string, scene: Scene) {
       mem_file_path: scene.memoryFile,
     })
     const vmm = `Firecracker ${vm.version}`
-    return { vmm, says: `a guest of ${vmm} with ${formatBytes(scene.memoryBytes)} of memory` }
+    return {
+      vmm,
+      description: `a guest of ${vmm} with ${formatBytes(scene.memoryBytes)} of memory`,
+    }
   })
 }
 
 const vmstateOf = ({ memoryFile }: Scene): string => memoryFile.replace(/mem$/, 'vmstate')
 
-/** The answers to these requests, one character each. */
+/** Answers to these requests of one character each. */
 async function answers(vm: FirecrackerProcess, input: string, send: boolean): Promise<string> {
   if (send) vm.send(input)
   const lines: string[] = []
-  for (const one of input) lines.push(`${one} ${await vm.line(`${one} `)}`)
+  for (const key of input) lines.push(`${key} ${await vm.line(`${key} `)}`)
   return lines.join(', ')
 }
 
-/** Restores through this backend, with the request waiting on the console. */
+/** Restores with this backend; the requests are already on the console. */
 async function request(
   vm: FirecrackerProcess,
   scene: Scene,
   input: string,
-  [backend_type, backend_path]: ['File' | 'Uffd', string],
+  mem_backend: MemBackend,
 ): Promise<string> {
   vm.send(input)
   await vm.call('PUT', '/snapshot/load', {
     snapshot_path: vmstateOf(scene),
-    mem_backend: { backend_type, backend_path },
+    mem_backend,
     resume_vm: true,
   })
   return answers(vm, input, false)
-}
-
-function sample(
-  binary: string,
-  scene: Scene,
-  arm: Arm,
-  cache: Cache,
-  input: string,
-): Promise<Sample> {
-  const { memoryFile, workingSet, signal } = scene
-  return withFirecracker(binary, scene, async (vm) => {
-    await withGuest(signal, (helper) => setCache(helper, cache, [memoryFile, workingSet]))
-    if (arm === 'kernel-file') {
-      const before = await vm.kernelFaults()
-      const start = performance.now()
-      const response = await request(vm, scene, input, ['File', memoryFile])
-      const responseMs = performance.now() - start
-      const faults = (await vm.kernelFaults()) - before
-      return { ...noFaults, responseMs, faults, response, digest: '' }
-    }
-    const socketPath = scene.socketPath()
-    const start = performance.now()
-    const handler = await serve({
-      socketPath,
-      snapshot: { memoryFile },
-      ...(arm === 'working-set' ? prefetching(workingSet) : { record: false }),
-    })
-    return whileServed(handler, async () => {
-      const response = await request(vm, scene, input, ['Uffd', socketPath])
-      const responseMs = performance.now() - start
-      const { faults, lateFaults, residualFaults } = handler.stats()
-      await handler.prefetched
-      return { responseMs, faults, lateFaults, residualFaults, response, digest: '' }
-    })
-  })
 }

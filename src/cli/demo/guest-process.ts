@@ -1,6 +1,6 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { readFile, rm } from 'node:fs/promises'
+import { rm } from 'node:fs/promises'
 import { createInterface } from 'node:readline'
 import { promisify } from 'node:util'
 import { programPath } from '../../index.js'
@@ -14,14 +14,14 @@ interface Waiting {
   readonly reject: (error: Error) => void
 }
 
-/** Makes the snapshot of the embedded guest: one sparse memory file. */
+/** Builds the snapshot of the embedded guest: a sparse memory file. */
 export async function buildSnapshot(
   path: string,
   memoryBytes: number,
   signal: AbortSignal,
 ): Promise<{ dataPages: number; documents: number }> {
-  const words = ['build', '--memory-size', String(memoryBytes), '--snapshot', path]
-  const building = promisify(execFile)(programPath('reap-guest'), words, { signal })
+  const args = ['build', '--memory-size', String(memoryBytes), '--snapshot', path]
+  const building = promisify(execFile)(programPath('reap-guest'), args, { signal })
   const closed = once(building.child, 'close').catch(() => {})
   try {
     const { stdout } = await building
@@ -33,14 +33,17 @@ export async function buildSnapshot(
       await rm(`${path}.tmp${building.child.pid}`, { force: true })
     }
     if (signal.aborted || !stdout) throw error
-    throw new CliError('ERR_DEMO_FAILED', `the snapshot is not built: ${JSON.parse(stdout).error}`)
+    throw new CliError(
+      'ERR_DEMO_FAILED',
+      `the snapshot cannot be built: ${JSON.parse(stdout).error}`,
+    )
   }
 }
 
-/** A VMM with the embedded guest in it, which does what it is told. It ends with this process. */
+/** A VMM with the embedded guest, controlled by commands. It exits with this process. */
 export class GuestProcess {
   readonly pid: number
-  /** What it has written to stderr, all of it after `kill()`. */
+  /** Output on stderr, complete after `kill()`. */
   stderr = ''
   readonly #child: ChildProcess
   readonly #waiting: Waiting[] = []
@@ -64,7 +67,7 @@ export class GuestProcess {
     this.#exited = new Promise((resolve) => {
       child.once('close', () => {
         for (const { command, reject } of this.#waiting.splice(0)) {
-          reject(new CliError('ERR_DEMO_FAILED', `the embedded guest ended at "${command}"`))
+          reject(new CliError('ERR_DEMO_FAILED', `the embedded guest exited during "${command}"`))
         }
         resolve()
       })
@@ -75,7 +78,7 @@ export class GuestProcess {
     child.stderr!.setEncoding('utf8').on('data', (text: string) => {
       this.stderr += text
     })
-    // The end of the process is reported by its exit.
+    // Write errors are reported as the exit of the process.
     child.stdin!.on('error', () => {})
   }
 
@@ -87,14 +90,6 @@ export class GuestProcess {
     throw new CliError('ERR_DEMO_FAILED', `the embedded guest: ${answer.error}`)
   }
 
-  /** Page faults that the kernel has counted for this process, all kinds. */
-  async kernelFaults(): Promise<number> {
-    const stat = await readFile(`/proc/${this.pid}/stat`, 'utf8')
-    // After the name, which may have spaces: state is the third field, minflt the 10th, majflt 12th.
-    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
-    return Number(fields[7]) + Number(fields[9])
-  }
-
   async kill(): Promise<void> {
     this.#child.kill('SIGKILL')
     await this.#exited
@@ -103,7 +98,7 @@ export class GuestProcess {
   #expect(command: string): Promise<Answer> {
     return new Promise((resolve, reject) => {
       if (this.#child.exitCode !== null || this.#child.signalCode !== null) {
-        reject(new CliError('ERR_DEMO_FAILED', `the embedded guest ended before "${command}"`))
+        reject(new CliError('ERR_DEMO_FAILED', `the embedded guest exited before "${command}"`))
         return
       }
       this.#waiting.push({ command, resolve, reject })

@@ -9,23 +9,23 @@ export interface ArmResult {
   readonly faults: number
   readonly lateFaults: number
   readonly residualFaults: number
-  /** Of each round. */
+  /** Response time of each round. */
   readonly samplesMs: readonly number[]
 }
 
-/** What `demo --json` prints. */
+/** Output of `demo --json`. */
 export interface DemoReport {
-  /** Such as `Firecracker 1.12.1`; null for the embedded guest's own. */
+  /** VMM, such as `Firecracker 1.12.1`; null for the embedded guest. */
   readonly vmm: string | null
   readonly memoryBytes: number
   readonly workingSet: { readonly pages: number; readonly extents: number; readonly bytes: number }
-  /** `cold` is null where the files could not be evicted from the page cache. */
+  /** Results by arm; `cold` is null if the files could not be evicted from the page cache. */
   readonly arms: Readonly<Record<Arm, Readonly<Record<Cache, ArmResult | null>>>>
-  /** Whether every response and every recorded page was the same in all restores. */
+  /** Whether all restores gave the same response and the same recorded pages. */
   readonly identical: boolean
-  /** on-demand over working-set. */
+  /** Response time of on-demand divided by that of working-set. */
   readonly speedup: Readonly<Record<Cache, number | null>>
-  /** One restore with the working set and another request than the recorded one. */
+  /** A restore with the working set and a request that was not recorded. */
   readonly otherInput: {
     readonly faults: number
     readonly lateFaults: number
@@ -39,7 +39,7 @@ export interface DemoReport {
   readonly cpu: string
   readonly cpus: number
   readonly node: string
-  /** ISO 8601, in UTC. */
+  /** Time of the report, as ISO 8601 in UTC. */
   readonly date: string
 }
 
@@ -76,7 +76,7 @@ export function makeReport(facts: {
   readonly memoryBytes: number
   readonly workingSet: DemoReport['workingSet']
   readonly samples: Samples
-  /** The same other request through the working set and on demand. */
+  /** A request that was not recorded, with the working set and on demand. */
   readonly other: readonly [Sample, Sample]
   readonly recorded: string
   readonly rounds: number
@@ -130,14 +130,14 @@ export function printReport(report: DemoReport, terminal: Terminal): void {
   const parts = [cold && `cold ${split(cold)}`, warm && `warm ${split(warm)}`].filter(Boolean)
   terminal.print(`Faults with the working set: ${parts.join('; ')}.`)
   terminal.print(
-    '  late: on a page that the prefetch was still bringing; residual: on one that it does not bring.',
+    '  late: on a page that the prefetch had not installed yet; residual: on a page outside the working set.',
   )
   terminal.print(
-    `Another request than the recorded one: ${formatPlural(otherInput.faults, 'fault')} (${split(otherInput)}).`,
+    `A request that was not recorded: ${formatPlural(otherInput.faults, 'fault')} (${split(otherInput)}).`,
   )
   terminal.print()
   const checked = report.vmm
-    ? 'all responses, and by the guest itself every page that it asked for'
+    ? 'all responses, and every page that the guest touched (checked by the guest)'
     : `all responses, and all ${formatPlural(pages, 'recorded page')}`
   terminal.print(
     report.identical
@@ -171,7 +171,7 @@ function printTable({ arms: results }: DemoReport, terminal: Terminal): void {
   }
 }
 
-/** What the table says, in sentences, also where it speaks against us. */
+/** Conclusions from the table, favorable or not. */
 function conclusions({ arms: results }: DemoReport): string[] {
   const lines: string[] = []
   for (const cache of caches) {
@@ -181,15 +181,17 @@ function conclusions({ arms: results }: DemoReport): string[] {
     const [a, b] = [formatMs(mmap.responseMs), formatMs(ours.responseMs)]
     lines.push(
       mmap.responseMs < ours.responseMs
-        ? `With a ${cache} page cache plain mmap (kernel-file) wins, ${a} against ${b}: where a VMM can map the file, let it.`
+        ? `With a ${cache} page cache plain mmap (kernel-file) wins, ${a} against ${b}: let the VMM map the file if it can.`
         : `With a ${cache} page cache the working set wins against plain mmap (kernel-file), ${b} against ${a}.`,
     )
   }
   if (results['working-set'].cold === null) {
     lines.push(
-      'Nothing cold could be measured: this file system keeps its files in memory. Try --keep with a folder on a disk.',
+      'No cold restore could be measured: this file system keeps its files in memory. Try --keep with a folder on a disk.',
     )
   }
-  lines.push("kernel-file's faults are the kernel's, which maps several pages at each.")
+  lines.push(
+    'The faults of kernel-file are handled by the kernel, which maps several pages per fault.',
+  )
   return lines
 }

@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import { interposerEnvironment, type MemBackend } from '../../index.js'
 import { CliError } from '../terminal/failure.js'
 
-/** How a command ended that was started beside a session. */
+/** Exit of a command. */
 export interface CommandEnd {
   readonly code: number | null
   readonly signal: NodeJS.Signals | null
@@ -11,7 +11,9 @@ export interface CommandEnd {
 
 const STOP_MS = 2000
 
-/** Somebody waits for this VM, so it stops when it cannot be served, unless the user says else. */
+/**
+ * Environment of the interposer. A VM that cannot be served stops, unless the user chose otherwise.
+ */
 function interposed(socketPath: string, memoryFile: string): Record<string, string> {
   const whenUnreachable = process.env.REAP_TRACE_WHEN_UNREACHABLE === 'file' ? 'file' : 'stop'
   return interposerEnvironment({
@@ -29,18 +31,18 @@ export class ChildCommand {
   readonly #child: ChildProcess
 
   /**
-   * With `json`, its stdout goes to our stderr.
+   * Starts the command. With `json`, its stdout goes to stderr.
    *
-   * @throws CliError `ERR_COMMAND_FAILED` when it cannot be started.
-   * @throws ReapTraceError what `interposerEnvironment()` throws.
+   * @throws CliError `ERR_COMMAND_FAILED` if it cannot be started.
+   * @throws ReapTraceError as `interposerEnvironment()` does.
    */
   static async start(
-    [name = '', ...words]: readonly string[],
+    [name = '', ...args]: readonly string[],
     options: { json: boolean; memBackend: MemBackend; memoryFile: string; interpose: boolean },
   ): Promise<ChildCommand> {
     const { memBackend, memoryFile } = options
     const { backend_type: type, backend_path: backendPath } = memBackend
-    const child = spawn(name, words, {
+    const child = spawn(name, args, {
       stdio: ['inherit', options.json ? process.stderr : 'inherit', 'inherit'],
       env: {
         ...process.env,
@@ -71,7 +73,7 @@ export class ChildCommand {
     })
   }
 
-  /** Asks it to end, insists after a while, and waits for it. */
+  /** Sends SIGTERM, then SIGKILL after a while, and waits for the exit. */
   async stop(): Promise<void> {
     if (this.#child.exitCode !== null || this.#child.signalCode !== null) return
     this.#child.kill('SIGTERM')
@@ -80,12 +82,12 @@ export class ChildCommand {
     clearTimeout(timer)
   }
 
-  /** Lets it live on without us. */
+  /** Lets this process exit before the command. */
   leave(): void {
     this.#child.unref()
   }
 
-  /** What a failed end says; `undefined` for a good one. */
+  /** Description of a failed exit; `undefined` on success. */
   failure({ code, signal }: CommandEnd): string | undefined {
     if (code === 0) return undefined
     return signal

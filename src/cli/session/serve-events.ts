@@ -12,7 +12,7 @@ export function reportEvent(event: ServeEvent, terminal: Terminal, isPrefetched:
 
 const consequenceOf = ({ check }: ReapTraceError, isPrefetched: boolean): string =>
   check === 'stale' || check === 'snapshot-id'
-    ? "the guest gets the memory file's bytes, and the set gives their order"
+    ? 'the bytes come from the memory file, and only their order from the set'
     : isPrefetched
       ? 'the guest is not affected'
       : 'the VM is served on demand'
@@ -38,20 +38,14 @@ function toText(event: Exclude<ServeEvent, { type: 'warning' }>): string {
 }
 
 function describeComparison(result: WorkingSetComparison): string {
-  const {
-    pageCount: pages,
-    mismatchedPageCount: mismatchedPages,
-    identical,
-    remembered,
-    rewritten,
-  } = result
+  const { pageCount, mismatchedPageCount, identical, remembered, rewritten } = result
   const set = rewritten ? '; the set was rewritten' : ''
   if (!identical) {
-    const differ = mismatchedPages === 1 ? 'differs' : 'differ'
-    return `compared: ${formatCount(mismatchedPages)} of ${formatPlural(pages, 'page')} of the working set ${differ} from the memory file${set}`
+    const differ = mismatchedPageCount === 1 ? 'differs' : 'differ'
+    return `compared: ${formatCount(mismatchedPageCount)} of ${formatPlural(pageCount, 'page')} of the working set ${differ} from the memory file${set}`
   }
-  const next = remembered && !rewritten ? '; later restores install them' : set
-  return `compared: the working set has the memory file's bytes in all of ${formatPlural(pages, 'page')}${next}`
+  const next = remembered && !rewritten ? '; later restores install its bytes' : set
+  return `compared: the working set has the memory file's bytes in all of ${formatPlural(pageCount, 'page')}${next}`
 }
 
 const endings: Record<ServeResult['state'], string> = {
@@ -59,7 +53,7 @@ const endings: Record<ServeResult['state'], string> = {
   'vm-exited': 'the VM exited',
   'vm-killed': 'the VM was killed',
   'vm-left': 'the VM was left without a handler',
-  detached: 'detached: the VM lives on, with all of its memory',
+  detached: 'detached: the VM continues with all of its memory',
 }
 
 function describeEnd({ state, stats }: ServeResult): string {
@@ -71,11 +65,11 @@ function describeEnd({ state, stats }: ServeResult): string {
       ? [`${formatCount(lateFaults)} late and ${formatCount(residualFaults)} residual`]
       : []),
     ...(installedAhead > 0 ? [`${formatPlural(installedAhead, 'page')} installed ahead`] : []),
-    ...(removed > 0 ? [`${formatPlural(removed, 'page')} given back`] : []),
+    ...(removed > 0 ? [`${formatPlural(removed, 'page')} released`] : []),
   ]
   return `${endings[state]} (${parts.join(', ')})`
 }
 
-/** An event as JSON has it: of errors, what a program may want to know. */
+/** JSON form of an event, with its error as an object. */
 const toJson = (event: ServeEvent): object =>
   'error' in event && event.error ? { ...event, error: errorFields(event.error) } : event

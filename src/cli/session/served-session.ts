@@ -16,26 +16,26 @@ const INTERPOSED_MS = 10_000
 const interposedHint =
   'Its VMM must be dynamically linked, not setuid, and map the memory file privately (share=off).'
 
-/** What a wait came to. */
+/** Event that ended a wait. */
 export type Turn =
   | { readonly on: 'command'; readonly end: CommandEnd }
   | { readonly on: 'vm' | 'interrupt' | 'time' }
   | { readonly on: 'terminated'; readonly signal: NodeJS.Signals }
 
-/** What to wait for besides the VM's end and signals. */
-interface Also {
-  /** Time since the VM's connection. */
+/** Additional events to wait for. */
+interface WaitOptions {
+  /** Maximum time since the VM's connection. */
   readonly afterMs?: number | undefined
   readonly command?: boolean
 }
 
-/** What a session gives whoever opens its handler. */
+/** Options for opening the handler of a session. */
 export type SessionOptions = Pick<
   ServeOptions,
   'socketPath' | 'connectTimeoutMs' | 'vm' | 'peerUid' | 'signal'
 > & { readonly onEvent: NonNullable<ServeOptions['onEvent']> }
 
-/** One fault handler of the command line: with a command beside it, and signals as its remote control. */
+/** A fault handler of the command line, with its COMMAND and signals. */
 export class ServedSession {
   readonly handler: FaultHandler
   readonly signals: Signals
@@ -56,20 +56,16 @@ export class ServedSession {
     let session: ServedSession | undefined
     let handler: FaultHandler | undefined
     let end: ServeEvent | undefined
-    // After the prefetch, what a warning is about is the comparison of its set.
+    // A warning after the prefetch concerns the comparison.
     let isPrefetched = false
     const comparing = new AbortController()
-    // The last event, also where a file is written after the VM's end.
+    // `closed` is reported last, even if a file is written after the VM's exit.
     const reportEnd = () => {
       if (end) reportEvent(end, terminal, isPrefetched)
       end = undefined
     }
-    // Before a VM is served, a signal ends what opens the handler: that may compare a whole set.
-    const ended = Promise.race([
-      signals.nextInterrupt().then(() => 'SIGINT' as const),
-      signals.terminated,
-    ])
-    ended.then((signal) => {
+    // A signal aborts the opening of the handler, which may compare a whole set.
+    signals.next().then((signal) => {
       if (!handler) comparing.abort(new Interrupted(signal, 'nothing was served'))
     })
     const opening = terminal.live(() => 'opening the snapshot')
@@ -103,7 +99,7 @@ export class ServedSession {
       await session.#untilCompared()
     } finally {
       opening.stop()
-      // After a good end there is nothing left to close or to stop.
+      // Without effect after a regular end.
       await handler?.close({ vm: args.leaveVm ? 'leave' : 'kill' }).catch(() => {})
       comparing.abort()
       reportEnd()
@@ -142,8 +138,8 @@ export class ServedSession {
     return this.#guest !== undefined
   }
 
-  /** Whatever comes first; rejects when the session fails. */
-  async next({ afterMs, command }: Also = {}): Promise<Turn> {
+  /** Waits for the first event; rejects if the session fails. */
+  async next({ afterMs, command }: WaitOptions = {}): Promise<Turn> {
     const turns: Promise<Turn>[] = [
       this.handler.closed.then(() => ({ on: 'vm' })),
       this.signals.nextInterrupt().then(() => ({ on: 'interrupt' })),
@@ -156,7 +152,7 @@ export class ServedSession {
       const time = this.handler.connected.then(() =>
         sleep<Turn>(afterMs, { on: 'time' }, { ref: false }),
       )
-      // A session that ends unconnected says so itself.
+      // The end of an unconnected session is reported by `closed`.
       turns.push(time.catch(() => new Promise<never>(() => {})))
     }
     const turn = await Promise.race(turns)
@@ -164,9 +160,9 @@ export class ServedSession {
     return turn
   }
 
-  /** What a command's end means for a session that waited for it. */
+  /** Throws if the command failed, or exited before a VM connected. */
   async checkCommand(end: CommandEnd, consequence: string): Promise<void> {
-    // A terminal's Ctrl-C ends the command too: that is what the user wanted.
+    // Ctrl-C on a terminal ends the command too, as the user wanted.
     if (this.signals.wasInterrupted) return
     // The connected event can arrive after the command has exited.
     if (!this.isConnected) {
@@ -186,14 +182,14 @@ export class ServedSession {
     if (this.isConnected) return
     throw new CliError(
       'ERR_HANDSHAKE_TIMEOUT',
-      `${this.command?.name} ended and no VM had connected to ${this.#arguments.socket}`,
+      `${this.command?.name} exited before a VM connected to ${this.#arguments.socket}`,
       this.#arguments.interpose
         ? interposedHint
-        : 'It should load the snapshot with $REAP_TRACE_SOCKET as its Uffd backend, and wait for the answer.',
+        : 'It should load the snapshot with $REAP_TRACE_SOCKET as its Uffd backend, and wait for the response.',
     )
   }
 
-  /** Ends the wait for a VM as the user asked. */
+  /** Throws the end that the user requested. */
   abandon(signal: NodeJS.Signals): never {
     throw new Interrupted(
       signal,
@@ -201,7 +197,7 @@ export class ServedSession {
     )
   }
 
-  /** Serves until the VM exits or is detached; Ctrl-C detaches, one more ends the session. */
+  /** Serves until the VM exits or is detached. Ctrl-C detaches, a second one ends the session. */
   async serveOn(): Promise<void> {
     let turn = await this.next({ command: true })
     while (turn.on === 'command') {
@@ -215,23 +211,19 @@ export class ServedSession {
     }
   }
 
-  /** Waits for a command that outlives its session; a signal ends it. */
+  /** Waits for a command that outlives the session; a signal stops it. */
   async #untilCommandEnds(): Promise<void> {
     if (!this.command || this.#detached) return
-    const turn = await Promise.race<Turn>([
-      this.command.ended.then((end) => ({ on: 'command', end })),
-      this.signals.nextInterrupt().then(() => ({ on: 'interrupt' })),
-      this.signals.terminated.then((signal) => ({ on: 'terminated', signal })),
-    ])
-    const ending = `${this.command.name} is ended; the session was over`
-    if (turn.on === 'terminated') throw new Interrupted(turn.signal, ending)
-    if (turn.on === 'interrupt') throw new Interrupted('SIGINT', ending)
-    if (turn.on !== 'command' || this.signals.wasInterrupted) return
-    const failure = this.command.failure(turn.end)
+    const end = await Promise.race([this.command.ended, this.signals.next()])
+    if (typeof end === 'string') {
+      throw new Interrupted(end, `${this.command.name} is stopped; the session had ended`)
+    }
+    if (this.signals.wasInterrupted) return
+    const failure = this.command.failure(end)
     if (failure) throw new CliError('ERR_COMMAND_FAILED', `${failure}, after the session`)
   }
 
-  /** Lets a comparison end that will make the next restore faster; a signal ends it. */
+  /** Waits for the comparison, which makes the next restore faster; a signal stops it. */
   async #untilCompared(): Promise<void> {
     const live = this.#terminal.live(
       () => 'comparing the working set with the memory file · Ctrl-C stops it',
@@ -249,20 +241,18 @@ export class ServedSession {
   }
 
   async #dismissCommand(): Promise<void> {
-    // What was detached may be the command itself.
+    // The detached VM may be the command itself.
     if (this.#detached) this.command?.leave()
     else await this.command?.stop()
   }
 
   async #detach(): Promise<void> {
     const live = this.#terminal.live(() => `detaching · ${progress(this.handler.stats())}`)
-    this.#terminal.note(
-      'detaching: the rest of the memory is installed · Ctrl-C ends us and the VM',
-    )
+    this.#terminal.note('detaching: the rest of the memory is installed · Ctrl-C kills the VM')
     try {
       const failed = this.handler.detach().then(
         () => new Promise<never>(() => {}),
-        // The VM is served on: the user is told, and decides.
+        // Serving continues: the user decides.
         (error) => this.#terminal.warn(error, 'the VM is served as before'),
       )
       const turn = await Promise.race([this.next(), failed])
@@ -275,7 +265,7 @@ export class ServedSession {
     }
   }
 
-  /** A VMM that does not load the library says nothing about it. */
+  /** Reminds the user, since a VMM that does not load the library reports nothing. */
   #remind(): void {
     if (this.isConnected || this.#ended) return
     this.#terminal.note(`no VM has connected so far. ${interposedHint}`)
@@ -290,7 +280,7 @@ export class ServedSession {
   }
 }
 
-/** The numbers of a live line. */
+/** Counters for a live line. */
 export const progress = (stats: FaultStats): string =>
   [
     `${formatPlural(stats.faults, 'fault')}`,
@@ -298,7 +288,7 @@ export const progress = (stats: FaultStats): string =>
     `${formatBytes(stats.bytesRead)} read`,
   ].join(' · ')
 
-/** Seconds since the call, for a live line. */
+/** Elapsed seconds, for a live line. */
 export function stopwatch(): () => string {
   const start = performance.now()
   return () => `${((performance.now() - start) / 1000).toFixed(1)} s`

@@ -1,8 +1,8 @@
 const ENDING = ['SIGTERM', 'SIGHUP'] as const
 
-/** The user's signals as promises, so that a session can wait for whatever comes first. */
+/** Signals of the user as promises. */
 export class Signals {
-  /** How often Ctrl-C was pressed, and how often somebody acted on it. */
+  /** Number of times that Ctrl-C was pressed, and that it was handled. */
   #interrupts = 0
   #answered = 0
   readonly #waiting: { readonly count: number; readonly resolve: () => void }[] = []
@@ -30,33 +30,37 @@ export class Signals {
     return this.#interrupts > 0
   }
 
-  /** The first Ctrl-C that nobody has answered, which may have been pressed before the call. */
+  /** Resolves at the next unhandled Ctrl-C, which may precede the call. */
   nextInterrupt(): Promise<void> {
     const count = this.#answered + 1
     if (count <= this.#interrupts) return Promise.resolve()
     return new Promise((resolve) => this.#waiting.push({ count, resolve }))
   }
 
-  /** Says that the first unanswered Ctrl-C is acted on. */
+  /** Marks the next Ctrl-C as handled. */
   answerInterrupt(): void {
     this.#answered++
   }
 
-  /** SIGTERM or SIGHUP. */
+  /** Resolves at SIGTERM or SIGHUP. */
   get terminated(): Promise<NodeJS.Signals> {
     return this.#terminated
   }
 
-  /** Gives the signals back to Node's own handling. */
+  /** Resolves at the next unhandled Ctrl-C, SIGTERM or SIGHUP. */
+  next(): Promise<NodeJS.Signals> {
+    return Promise.race([this.nextInterrupt().then(() => 'SIGINT' as const), this.#terminated])
+  }
+
+  /** Restores Node's default handling of the signals. */
   dispose(): void {
     this.#dispose()
   }
 }
 
-/** An AbortSignal for work that any of these signals ends; its reason is the signal's name. */
+/** An AbortSignal that aborts at any of these signals, with the signal's name as its reason. */
 export function abortOnSignal(signals: Signals): AbortSignal {
   const controller = new AbortController()
-  signals.nextInterrupt().then(() => controller.abort('SIGINT'))
-  signals.terminated.then((signal) => controller.abort(signal))
+  signals.next().then((signal) => controller.abort(signal))
   return controller.signal
 }

@@ -1,6 +1,6 @@
 import { ReapTraceError, type ReapTraceErrorCode } from '../../index.js'
 
-/** What only the command line can get wrong, beside the codes of {@link ReapTraceError}. */
+/** Error codes of the command line, in addition to those of {@link ReapTraceError}. */
 export type CliErrorCode =
   | 'ERR_COMMAND_FAILED'
   | 'ERR_NOTHING_RECORDED'
@@ -21,7 +21,7 @@ export class CliError extends Error {
   }
 }
 
-/** Thrown to end the program as the signal would have, when everything is put away. */
+/** Thrown to end the program by the signal, after cleaning up. */
 export class Interrupted extends Error {
   override readonly name = 'Interrupted'
   readonly signal: NodeJS.Signals
@@ -32,7 +32,7 @@ export class Interrupted extends Error {
   }
 }
 
-/** An error in JSON: what a program may want to know of it. */
+/** JSON form of an error. */
 export function errorFields(error: unknown): Record<string, unknown> {
   if (error instanceof ReapTraceError) {
     const { code, message, hint, errno, syscall, path, check, offset } = error
@@ -42,7 +42,7 @@ export function errorFields(error: unknown): Record<string, unknown> {
   return { message: String(error) }
 }
 
-/** The lines that say what went wrong and what to do about it. */
+/** Message and hint of an error, as printed. */
 export function describeError(
   kind: 'error' | 'warning',
   error: unknown,
@@ -53,7 +53,7 @@ export function describeError(
     const sentence = consequence ? `${error.message}; ${consequence}` : error.message
     return `${kind}: ${sentence} [${error.code}]${hint}`
   }
-  // Not foreseen, so that the stack is what helps.
+  // An unexpected error: print its stack.
   const text = error instanceof Error ? (error.stack ?? error.message) : String(error)
   return `${kind}: ${text}\nhint: This is a bug of reap-trace: please report it with the lines above.`
 }

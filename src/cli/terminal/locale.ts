@@ -1,4 +1,4 @@
-/** What the output has beside ASCII, and what stands for it where that is all. */
+/** ASCII substitutes for the other characters of the output. */
 const substitutes: Readonly<Record<string, string>> = {
   '·': '.',
   '░': ':',
@@ -12,13 +12,13 @@ const substitutes: Readonly<Record<string, string>> = {
   '→': '>',
 }
 
-/** Whether the environment asks for another encoding than UTF-8. Where it names no locale, it does not. */
+/** Whether the locale uses UTF-8; true if none is set. */
 function isUtf8({ LC_ALL, LC_CTYPE, LANG }: NodeJS.ProcessEnv): boolean {
   const locale = LC_ALL || LC_CTYPE || LANG
   return !locale || /utf-?8/i.test(locale)
 }
 
-/** The text in characters that the locale's encoding has. */
+/** The text with the characters of the locale's encoding. */
 export function forLocale(text: string, env: NodeJS.ProcessEnv = process.env): string {
   if (isUtf8(env)) return text
   return text.replace(/[^\0-\x7f]/g, (character) => substitutes[character] ?? character)

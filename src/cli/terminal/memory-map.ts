@@ -3,18 +3,20 @@ import type { WorkingSet } from '../../index.js'
 /** The guest's memory as a grid of cells of equal size. */
 export interface MemoryMap {
   readonly columns: number
-  /** A power of two. */
+  /** Bytes per cell, a power of two. */
   readonly cellBytes: number
-  /** Of each cell, by address. */
+  /** Cells, sorted by address. */
   readonly cells: readonly MapCell[]
 }
 
 export interface MapCell {
-  /** 4 KiB pages of the working set in it. */
+  /** Number of 4 KiB pages of the working set in the cell. */
   readonly pages: number
-  /** Their share of the cell's memory, 0 to 1. */
+  /** Share of the cell's memory in the working set, 0 to 1. */
   readonly density: number
-  /** Mean place of its pages in the first-touch order, 0 (first) to 1 (last); NaN without pages. */
+  /**
+   * Mean relative rank of its pages in first-touch order, 0 (first) to 1 (last); NaN without pages.
+   */
   readonly place: number
 }
 
@@ -47,17 +49,17 @@ export function mapMemory(set: WorkingSet, columns: number): MemoryMap {
 
 const SHADES = '·░▒▓█'
 
-/** A character for a cell by how full it is: a space for nothing, then five shades. */
+/** Character for the density of a cell: a space if empty, else one of five shades. */
 export function shade({ pages, density }: MapCell): string {
   if (pages === 0) return ' '
   return SHADES[Math.min(SHADES.length - 1, Math.floor(density * SHADES.length))]!
 }
 
-/** A digit for a cell by when it is needed, 0 to 9. */
+/** Digit for the mean rank of a cell, 0 to 9. */
 export const digit = ({ pages, place }: MapCell): string =>
   pages === 0 ? ' ' : String(Math.min(9, Math.floor(place * 10)))
 
-/** The lines of a map, each with the address that it begins with. */
+/** Lines of a map, each with its first address. */
 export function drawMap(map: MemoryMap, draw: (cell: MapCell) => string): string[] {
   const last = map.cells.length * map.cellBytes
   const width = last.toString(16).length

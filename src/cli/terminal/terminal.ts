@@ -12,7 +12,7 @@ export interface Sink {
   on?(event: 'error', listener: (error: NodeJS.ErrnoException) => void): unknown
 }
 
-/** A line of a terminal that is drawn again and again until it is stopped. */
+/** A line of a terminal that is redrawn until it is stopped. */
 export interface LiveLine {
   stop(): void
 }
@@ -21,8 +21,8 @@ const REDRAW_MS = 100
 const CLEAR = '\r\x1b[2K'
 
 /**
- * Everything that is printed. Results go to stdout, for people or, with `json`, as one object a
- * line; what is only of use to somebody who watches goes to stderr, when that is a terminal.
+ * Output of the program. Results go to stdout, as text or, with `json`, as one object per line;
+ * progress and notes go to stderr if it is a terminal.
  */
 export class Terminal {
   readonly json: boolean
@@ -36,55 +36,58 @@ export class Terminal {
     this.#stdout = options.stdout ?? process.stdout
     this.#stderr = options.stderr ?? process.stderr
     for (const sink of [this.#stdout, this.#stderr]) {
-      // A VM depends on us: neither a reader that has seen enough (`| head`) nor a full disk ends us.
+      // A VM depends on this process: neither a closed pipe (`| head`) nor a full disk may end it.
       sink.on?.('error', (error) => {
         if (error.code !== 'EPIPE') process.exitCode = 1
       })
     }
   }
 
-  /** Columns of stdout, 80 when it is not a terminal, or one that says 0. */
+  /** Number of columns of stdout; 80 if unknown. */
   get columns(): number {
     return columnsOf(this.#stdout)
   }
 
-  /** Whether somebody reads stderr as it is written. */
+  /** Whether stderr is a terminal. */
   get isWatched(): boolean {
     return this.#stderr.isTTY === true
   }
 
-  /** Whether stdout takes colours: FORCE_COLOR decides, or it is a terminal and there is no NO_COLOR. */
+  /**
+   * Whether stdout gets colors: FORCE_COLOR decides, else it must be a color terminal without
+   * NO_COLOR.
+   */
   get hasColors(): boolean {
     return takesColors(this.#stdout)
   }
 
-  /** Text in a style, or plain where stdout takes no colours. */
+  /** Styled text, or plain text if stdout gets no colors. */
   style(format: Format, text: string): string {
     return paint(this.#stdout, format, text)
   }
 
-  /** A line of the result for people. */
+  /** Prints a line of the result, unless `json`. */
   print(text = ''): void {
     if (!this.json) this.#write(this.#stdout, `${forLocale(text)}\n`)
   }
 
-  /** An object of the result for programs. */
+  /** Prints an object of the result, if `json`. */
   emit(object: object): void {
     if (this.json) this.#write(this.#stdout, `${JSON.stringify(object)}\n`)
   }
 
-  /** What to do or what happens next, for somebody who watches. */
+  /** Prints a note on stderr, if it is a terminal. */
   note(text: string): void {
     if (this.isWatched)
       this.#write(this.#stderr, `${paint(this.#stderr, 'dim', forLocale(text))}\n`)
   }
 
-  /** A sentence that must not get lost, whoever reads. */
+  /** Prints a sentence on stderr in any case. */
   say(text: string): void {
     this.#write(this.#stderr, `${forLocale(text)}\n`)
   }
 
-  /** A failure that does not end anything, and what follows from it. */
+  /** Prints a failure that does not end the program, and its consequence. */
   warn(error: unknown, consequence: string): void {
     const text = describeError('warning', error, consequence)
     this.#write(this.#stderr, `${this.#mark(text, 'yellow')}\n`)
@@ -94,7 +97,7 @@ export class Terminal {
     this.#write(this.#stderr, `${this.#mark(describeError('error', error), 'red')}\n`)
   }
 
-  /** Shows what `render` says until it is stopped. One at a time; none where nobody watches. */
+  /** Shows the result of `render` on a terminal until stopped. One line at a time. */
   live(render: () => string): LiveLine {
     if (!this.isWatched) return { stop() {} }
     this.#render = render
@@ -124,7 +127,7 @@ export class Terminal {
 
   #draw(): void {
     if (!this.#render) return
-    // A line that wraps could not be cleared again.
+    // A line that wraps cannot be cleared.
     const text = forLocale(this.#render()).slice(0, columnsOf(this.#stderr) - 1)
     this.#stderr.write(`${CLEAR}${paint(this.#stderr, 'dim', text)}`)
     this.#drawn = true
@@ -135,7 +138,7 @@ export class Terminal {
   }
 }
 
-// A pseudo-terminal that nobody has sized says 0.
+// A pseudo-terminal without a size has 0 columns.
 const columnsOf = ({ columns }: Sink): number => columns || 80
 
 function takesColors(sink: Sink): boolean {

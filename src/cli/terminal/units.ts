@@ -12,7 +12,7 @@ export function parseDuration(text: string): number | undefined {
   const match = /^(\d+(?:\.\d+)?)(ms|s|m|h)$/.exec(text)
   if (!match) return undefined
   const ms = Math.round(Number(match[1]) * durations[match[2]!]!)
-  // What a timer can wait.
+  // Maximum delay of a timer.
   return ms < 2 ** 31 ? ms : undefined
 }
 

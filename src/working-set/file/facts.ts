@@ -3,24 +3,24 @@ import { ReapTraceError } from '../../errors.js'
 import type { FileStamp } from '../../snapshot/file-stamp.js'
 import { DISK_BYTES, DISK_NAME_AT, type Manifest, type StoredDisk } from './format.js'
 
-/** A working set's file, as it was read. */
+/** A working-set file, as read. */
 export interface WorkingSetFile {
   readonly path: string
   /** State of the file before it was read. */
   readonly stamp: FileStamp
   readonly fileBytes: number
   readonly memoryBytes: number
-  /** 16 random bytes, drawn anew for each file that is written: they name this content. */
+  /** Identifier of the content: 16 random bytes, new for each write. */
   readonly id: Uint8Array
   readonly manifest: Manifest
-  /** Share of the touched pages that the guest changed; `undefined` where nobody looked. */
+  /** Share of the touched pages that the guest modified; `undefined` if unknown. */
   readonly writtenShare: number | undefined
   readonly dataPages: number
   readonly zeroPages: number
   readonly groupCount: number
   readonly extentCount: number
   readonly disks: readonly StoredDisk[]
-  /** The engine's side of it. */
+  /** The native tables of the set. */
   readonly tables: NativeWorkingSet
 }
 
@@ -35,8 +35,8 @@ const MANIFEST_MEMBERS: readonly (keyof Manifest)[] = [
 ]
 
 /**
- * @throws ReapTraceError `ERR_WORKING_SET_INVALID` for text that breaks a rule of the format: the manifest,
- * the names of disks.
+ * @throws ReapTraceError `ERR_WORKING_SET_INVALID` for text that breaks a rule of the format: the
+ * manifest, the names of disks.
  */
 export function describeFile(
   path: string,

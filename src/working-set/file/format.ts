@@ -5,51 +5,51 @@ import type { DiskIdentity } from '../../snapshot/disk-image.js'
 // The bytes are specified in docs/working-set-format.md; the names here are the ones used there.
 // This file writes them; native/engine/working_set reads and checks them.
 
-export const MAGIC = 0x5445_5357_5041_4552n // "REAPWSET"
-export const MAJOR = 3
-export const MINOR = 0
-export const HEADER_BYTES = 4096
-/** Where the id is in the header. */
-export const ID_AT = 104
+const MAGIC = 0x5445_5357_5041_4552n // "REAPWSET"
+const MAJOR = 3
+const MINOR = 0
+const HEADER_BYTES = 4096
+/** Offset of the id in the header. */
+const ID_AT = 104
 export const ID_BYTES = 16
-export const ZERO_EXTENT = 1
+const ZERO_EXTENT = 1
 
-export const GROUP_BYTES = 32
-export const EXTENT_BYTES = 16
-export const TOUCH_BYTES = 8
+const GROUP_BYTES = 32
+const EXTENT_BYTES = 16
+const TOUCH_BYTES = 8
 export const DISK_BYTES = 512
-/** Where a disk's samples, the size of its name, and its name begin. */
-export const DISK_SAMPLES_AT = 16
-export const DISK_SAMPLE_BYTES = 8
-export const DISK_NAME_BYTES_AT = 144
+/** Offsets in a disk entry. */
+const DISK_SAMPLES_AT = 16
+const DISK_SAMPLE_BYTES = 8
+const DISK_NAME_BYTES_AT = 144
 export const DISK_NAME_AT = 152
 
 export const MAX_GROUP_DATA_PAGES = 256
 export const MAX_GROUP_PAGES = 4096
-export const MAX_MANIFEST_BYTES = 65536
+const MAX_MANIFEST_BYTES = 65536
 export const MAX_DISKS = 16
-export const MAX_NAME_BYTES = 255
-/** What a reader may be made to allocate. */
-export const MAX_INDEX_BYTES = 2 ** 28
+const MAX_NAME_BYTES = 255
+/** Maximum allocation that a file can demand of its reader. */
+const MAX_INDEX_BYTES = 2 ** 28
 
-/** Where and when a working set was made. Other writers may leave members out, or add some. */
+/** Origin of a working-set file. Other writers may omit or add members. */
 export interface Manifest {
-  /** ISO 8601, in UTC. */
+  /** Time of the write, as ISO 8601 in UTC. */
   readonly createdAt?: string
-  /** The program that wrote the file. */
+  /** Name of the program that wrote the file. */
   readonly createdBy?: string
   readonly host?: string
   /** Release of the host's kernel. */
   readonly kernel?: string
   /** Name of the memory file, without its folder. */
   readonly memoryFile?: string
-  /** Whatever the user of `write()` gave. */
+  /** Description passed to `write()`. */
   readonly label?: string
-  /** Name of the snapshot, given by whoever wrote the file. */
+  /** Identifier of the snapshot, as passed to `write()`. */
   readonly snapshotId?: string
 }
 
-/** Part of the data, fetched and installed as one. */
+/** Part of the data, fetched and installed as a unit. */
 export interface Group {
   readonly dataOffset: number
   readonly dataBytes: number
@@ -65,46 +65,46 @@ export interface Group {
 export interface StoredExtent {
   readonly firstPage: number
   readonly pageCount: number
-  /** The lowest rank of its pages. */
+  /** Lowest rank of its pages. */
   readonly rank: number
-  /** All bytes are zero; there is no data in the file. */
+  /** Whether all bytes are zero, so that the file holds no data. */
   readonly zero: boolean
 }
 
-/** A disk image that was read. */
+/** A disk image with pages to prefetch. */
 export interface StoredDisk extends DiskIdentity {
-  /** Of the image, without its folder. */
+  /** File name of the image, without its folder. */
   readonly name: string
-  /** Number of pages of 4 KiB that were touched. */
+  /** Number of 4 KiB pages touched. */
   readonly pages: number
 }
 
-/** What the header and the index are made of, but for the tables of groups and extents. */
+/** Content of the header and the index, except the tables of groups and extents. */
 export interface Head {
-  /** 16 random bytes, drawn anew for each file that is written: they name this content. */
+  /** Identifier of the content: 16 random bytes, new for each write. */
   readonly id: Uint8Array
-  /** Of the guest that was recorded. */
+  /** Page size of the recorded guest. */
   readonly pageSize: number
   readonly memoryBytes: number
-  /** Number of runs that were merged. */
+  /** Number of runs merged. */
   readonly runs: number
   /**
-   * Pairs, in first-touch order: the number of the first 4 KiB page of a page of the guest, and when
-   * it was touched.
+   * Pairs, in first-touch order: the number of the first 4 KiB page of a guest page, and its
+   * first-touch time.
    */
   readonly touches: Uint32Array
-  /** Share of the touched pages that the guest changed; `undefined` where nobody looked. */
+  /** Share of the touched pages that the guest modified; `undefined` if unknown. */
   readonly writtenShare: number | undefined
   readonly dataPages: number
   readonly zeroPages: number
   readonly disks: readonly StoredDisk[]
-  /** Pairs of a page and a time: those of the first disk, of the second, … */
+  /** Pairs of a page and its time: those of the first disk, of the second, and so on. */
   readonly diskTouches: Uint32Array
 }
 
 const alignUp = (bytes: number): number => Math.ceil(bytes / PAGE) * PAGE
 
-/** JSON as it goes into the file. */
+/** Encodes the manifest as JSON. */
 export function encodeManifest(manifest: Manifest): Buffer {
   const bytes = Buffer.from(JSON.stringify(manifest))
   if (bytes.length <= MAX_MANIFEST_BYTES) return bytes
@@ -112,7 +112,8 @@ export function encodeManifest(manifest: Manifest): Buffer {
 }
 
 /**
- * Where the data of a set of `pages` 4 KiB pages can begin, whatever its groups and extents will be.
+ * Upper bound of the size of header and index, and so the offset of the data, for a set of `pages`
+ * 4 KiB pages.
  *
  * @param touches number of touches, those of disks included.
  * @param disks number of disks.
@@ -125,7 +126,7 @@ export function dataOffsetFor(
   manifestBytes: number,
 ): number {
   // A group ends with its 256th data page or its 4096th page of any kind, so all but the last are
-  // full; in the worst case each page is an extent of its own.
+  // full; in the worst case each page is a separate extent.
   const groups = Math.ceil(pages / MAX_GROUP_DATA_PAGES)
   const index =
     groups * GROUP_BYTES +
@@ -139,7 +140,7 @@ export function dataOffsetFor(
   )
 }
 
-/** The header and the index: the bytes of the file up to somewhere before `dataOffset`. */
+/** Encodes the header and the index, which end at or before `dataOffset`. */
 export function encodeHead(
   index: Head,
   groups: readonly Group[],
@@ -212,10 +213,10 @@ function encodeDisk({ name, bytes: fileBytes, pages, samples }: StoredDisk): Buf
   return bytes
 }
 
-/** A name as far as it fits: some file systems have names of more bytes. */
+/** Truncates a name that is too long: some file systems allow longer ones. */
 export function shortName(name: string): string {
   const bytes = Buffer.from(name).subarray(0, MAX_NAME_BYTES)
-  // A stream waits for the rest of a character, so that a part of one is left out.
+  // A streaming decoder omits an incomplete character at the end.
   return new TextDecoder('utf-8', { ignoreBOM: true }).decode(bytes, { stream: true })
 }
 

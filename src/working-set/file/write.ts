@@ -29,7 +29,7 @@ import {
 
 /** Progress of a write or a comparison. */
 export interface Progress {
-  /** 4 KiB pages done. */
+  /** Number of 4 KiB pages done. */
   readonly pageCount: number
   readonly totalPageCount: number
 }
@@ -39,21 +39,21 @@ export interface WriteJob {
   readonly runs: number
   readonly snapshot: Snapshot
   readonly disks: readonly StoredDisk[]
-  /** The touches of {@link disks}. */
+  /** Touches of {@link disks}. */
   readonly diskTouches: Uint32Array
-  /** The state of the file that this one is made from and may take the place of; any if `undefined`. */
+  /** State of the file that may be replaced; `undefined` for any. */
   readonly replaces: FileStamp | undefined
   readonly label: string | undefined
   readonly signal: AbortSignal | undefined
   readonly onProgress: ((progress: Progress) => void) | undefined
 }
 
-/** Pages read and looked at together: 4 MiB. */
+/** Number of pages read together: 4 MiB. */
 const WINDOW_PAGES = 1024
 
 /**
- * Writes a working-set file, reading each page of the memory file once, and remembers that it holds
- * that file's bytes.
+ * Writes a working-set file, reading each page of the memory file once, and remembers that both
+ * hold the same bytes.
  */
 export async function writeWorkingSetFile(path: string, job: WriteJob): Promise<Manifest> {
   const { order, runs, disks, diskTouches, signal, onProgress } = job
@@ -74,7 +74,7 @@ export async function writeWorkingSetFile(path: string, job: WriteJob): Promise<
   try {
     checkSize(memoryFile, memory.bytes, order.memoryBytes)
     if (await memory.isAt(path)) {
-      throw new TypeError(`The working set would replace its own memory file, ${path}`)
+      throw new TypeError(`The working set would replace the memory file, ${path}`)
     }
     const isSettled = await memory.untilSettled()
     const step = order.pageSize / PAGE
@@ -135,7 +135,8 @@ export async function writeWorkingSetFile(path: string, job: WriteJob): Promise<
       await checkReplaced(path, job.replaces)
       inode = (await file.stat({ bigint: true })).ino
     })
-    // By its new name, as rename() changes the status. Another writer's file may have it by now.
+    // After the rename(), which changes the status. Another writer may already have replaced the
+    // file.
     const written = await stat(path, { bigint: true }).catch(() => undefined)
     if (state && isSettled && written && written.ino === inode) {
       const set = { path, id, stamp: stampOf(written) }
@@ -153,19 +154,19 @@ export async function writeWorkingSetFile(path: string, job: WriteJob): Promise<
   }
 }
 
-/** Makes sure that nobody has recorded anew what is about to be replaced. */
+/** Checks that the file to be replaced has not been replaced by another writer. */
 async function checkReplaced(path: string, replaces: FileStamp | undefined): Promise<void> {
   if (!replaces) return
   const now = await stat(path, { bigint: true }).catch(() => undefined)
   if (now && stampKey(now) === keyOfStamp(replaces)) return
-  throw new ReapTraceError('ERR_WORKING_SET_INVALID', `${path} was written to since it was read`, {
+  throw new ReapTraceError('ERR_WORKING_SET_INVALID', `${path} was modified since it was read`, {
     path,
     check: 'changed',
-    hint: 'The newer file stays.',
+    hint: 'The newer file is kept.',
   })
 }
 
-/** The disks as they go into the file, each with the identity of its image. */
+/** Adds the identity of its image to each disk. */
 export async function takeDisks(
   path: string,
   { disks, diskTouches }: Pick<SetInternals, 'disks' | 'diskTouches'>,
@@ -179,7 +180,7 @@ export async function takeDisks(
     const sampled = chooseDiskPages(pages, (place) => ofDisk[2 * place]!)
     const identity = await takeDiskIdentity(image, bytes, sampled)
     if (await isSameFile(path, image)) {
-      throw new TypeError(`The working set would replace its own disk image, ${path}`)
+      throw new TypeError(`The working set would replace the disk image, ${path}`)
     }
     taken.push({ name: shortName(basename(image)), pages, ...identity })
     first += pages
@@ -187,7 +188,7 @@ export async function takeDisks(
   return taken
 }
 
-/** Cuts pages that come in order of rank into groups, and writes the data of each. */
+/** Splits pages, added in order of rank, into groups, and writes their data. */
 class GroupWriter {
   readonly groups: Group[] = []
   readonly extents: StoredExtent[] = []
@@ -196,7 +197,7 @@ class GroupWriter {
   readonly #dataOffset: number
   readonly #file: FileHandle
   #rank = 0
-  /** The pages of the group that is being filled; `slot` is their place in `staged`. */
+  /** Pages of the current group; `slot` is their index in `staged`. */
   #pages: { readonly page: number; readonly rank: number; readonly slot: number | undefined }[] = []
   #slots = 0
   readonly #staged = Buffer.allocUnsafe(MAX_GROUP_DATA_PAGES * PAGE)
@@ -216,7 +217,7 @@ class GroupWriter {
     }
   }
 
-  /** Ends the group; pages added after it begin the next one. */
+  /** Ends the current group. */
   async end(): Promise<void> {
     if (this.#pages.length === 0) return
     const firstExtent = this.extents.length

@@ -1,4 +1,4 @@
-// How many cores the process may keep busy.
+// Number of cores that the process may keep busy.
 #include "base/cores.h"
 
 #include <sched.h>
@@ -7,7 +7,7 @@
 
 #include "support/check.h"
 
-TEST(cores_that_the_affinity_takes_away_do_not_count) {
+TEST(cores_outside_the_affinity_mask_do_not_count) {
   cpu_set_t before;
   CHECK_EQ(::sched_getaffinity(0, sizeof before, &before), 0);
   const auto all = static_cast<unsigned>(CPU_COUNT(&before));

@@ -51,7 +51,7 @@ TEST(every_crc32c_agrees_at_every_length_and_alignment) {
   }
 }
 
-TEST(a_crc32c_goes_on_from_the_one_before) {
+TEST(a_crc32c_continues_from_a_previous_one) {
   const std::vector<uint8_t> bytes = noise(10000);
   const uint32_t whole = reap::crc32c(bytes.data(), bytes.size());
   for (size_t i = 0; i < reap::detail::kCrc32cCount; ++i) {

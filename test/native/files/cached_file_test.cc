@@ -1,4 +1,4 @@
-// What the page cache has of a file: counted, mapped out, brought in, dropped.
+// Pages of a file in the page cache: counted, listed, brought in, dropped.
 #include "files/cached_file.h"
 
 #include <fcntl.h>
@@ -21,18 +21,19 @@ using reap::kPage;
 using fixture::Mapper;
 using fixture::PageFile;
 
-std::vector<uint32_t> mapped_out(const reap::CachedFile& file, uint32_t first, uint32_t pages) {
-  std::vector<uint8_t> is_there(pages);
-  CHECK_EQ(file.map(first, pages, is_there.data()), 0);
+std::vector<uint32_t> cached_pages_of(const reap::CachedFile& file, uint32_t first,
+                                      uint32_t pages) {
+  std::vector<uint8_t> is_cached(pages);
+  CHECK_EQ(file.map(first, pages, is_cached.data()), 0);
   std::vector<uint32_t> found;
   for (uint32_t i = 0; i < pages; ++i) {
-    if (is_there[i] & 1) found.push_back(first + i);
+    if (is_cached[i] & 1) found.push_back(first + i);
   }
   return found;
 }
 
 // With pages 3, 4 and 40 of 64 in the page cache.
-void counts_what_is_there(const char* way) {
+void counts_cached_pages(const char* way) {
   check::about = way;
   const PageFile file(64, "", 100);
   if (!file.evict()) SKIP(fixture::kNeedsEviction);
@@ -50,8 +51,8 @@ void counts_what_is_there(const char* way) {
   CHECK_EQ(cached.count(UINT64_MAX, UINT64_MAX), 0);
   if (!cached.is_visible()) return;
   CHECK_EQ(cached.count(0, 64), 4);
-  CHECK(mapped_out(cached, 0, 64) == std::vector<uint32_t>({3, 4, 40, 63}));
-  CHECK(mapped_out(cached, 4, 36) == std::vector<uint32_t>({4}));
+  CHECK(cached_pages_of(cached, 0, 64) == std::vector<uint32_t>({3, 4, 40, 63}));
+  CHECK(cached_pages_of(cached, 4, 36) == std::vector<uint32_t>({4}));
   CHECK_EQ(cached.evict(), 0);
   CHECK_EQ(cached.count(0, 64), 0);
 }
@@ -59,12 +60,12 @@ void counts_what_is_there(const char* way) {
 }  // namespace
 
 TEST(page_cache_of_a_file_is_counted) {
-  counts_what_is_there("cachestat");
+  counts_cached_pages("cachestat");
   fixture::Hooks hooks;
   reap::hooks::lacks_cachestat = [] { return true; };
-  counts_what_is_there("mincore");
+  counts_cached_pages("mincore");
   reap::hooks::hides_residency = [] { return true; };
-  counts_what_is_there("reads that do not wait");
+  counts_cached_pages("reads that do not wait");
 }
 
 TEST(page_cache_of_a_large_file_is_counted_without_cachestat) {
@@ -73,14 +74,14 @@ TEST(page_cache_of_a_large_file_is_counted_without_cachestat) {
   const PageFile file(1300);
   reap::CachedFile cached;
   CHECK_EQ(cached.open(file.path()), 0);
-  CHECK_EQ(cached.count(0, 1300), file.there().size());
+  CHECK_EQ(cached.count(0, 1300), file.cached().size());
   if (!file.evict()) SKIP(fixture::kNeedsEviction);
   file.read({5, 511, 512, 1024, 1299});
   CHECK_EQ(cached.count(0, 1300), 5);
   CHECK_EQ(cached.count(6, 1294), 4);
 }
 
-TEST(page_cache_gets_the_pages_that_are_asked_for_and_no_others) {
+TEST(page_cache_gets_the_requested_pages_and_no_others) {
   const PageFile file(256);
   if (!file.evict()) SKIP(fixture::kNeedsEviction);
   reap::CachedFile cached;
@@ -95,11 +96,11 @@ TEST(page_cache_gets_the_pages_that_are_asked_for_and_no_others) {
   CHECK_EQ(cached.wait_for(UINT64_MAX, UINT64_MAX), 0);
   std::vector<uint32_t> wanted = fixture::every(1, 10, 30);
   for (uint32_t page = 250; page < 256; ++page) wanted.push_back(page);
-  CHECK(file.there() == wanted);
+  CHECK(file.cached() == wanted);
 }
 
-// The kernel takes as much of a wish as the device's read-ahead or its largest request.
-TEST(page_cache_gets_all_of_a_long_stretch) {
+// The kernel reads as much of one request as the device's read-ahead or maximum request size.
+TEST(page_cache_gets_all_pages_of_a_long_range) {
   for (const bool has_cachestat : {true, false}) {
     fixture::Hooks hooks;
     reap::hooks::lacks_cachestat = [=] { return !has_cachestat; };
@@ -108,13 +109,13 @@ TEST(page_cache_gets_all_of_a_long_stretch) {
     reap::CachedFile cached;
     CHECK_EQ(cached.open(file.path()), 0);
     cached.will_need(0, 5000);
-    CHECK(fixture::in_time([&] { return file.there() == fixture::every(1, 0, 5000); }));
+    CHECK(fixture::in_time([&] { return file.cached() == fixture::every(1, 0, 5000); }));
   }
 }
 
 TEST(page_cache_has_every_page_that_was_waited_for) {
   fixture::Hooks hooks;
-  reap::hooks::ignores_wishes = [] { return true; };
+  reap::hooks::drops_readahead = [] { return true; };
   for (const bool is_hidden : {false, true}) {
     reap::hooks::hides_residency = [=] { return is_hidden; };
     const PageFile file(700);
@@ -123,24 +124,24 @@ TEST(page_cache_has_every_page_that_was_waited_for) {
     CHECK_EQ(cached.open(file.path()), 0);
     file.read({5, 609});
     cached.will_need(5, 605);
-    CHECK_EQ(file.there().size(), 2);
+    CHECK_EQ(file.cached().size(), 2);
     CHECK_EQ(cached.wait_for(5, 605), 0);
-    CHECK(file.there() == fixture::every(1, 5, 610));
+    CHECK(file.cached() == fixture::every(1, 5, 610));
   }
 }
 
-TEST(page_cache_of_a_file_that_is_cut_meanwhile_is_no_danger) {
+TEST(page_cache_of_a_file_that_is_truncated_meanwhile_can_be_queried) {
   const PageFile file(64);
   if (!file.evict()) SKIP(fixture::kNeedsEviction);
   reap::CachedFile cached;
   CHECK_EQ(cached.open(file.path()), 0);
   file.read({0, 5, 40});
   CHECK_EQ(::truncate(file.path().c_str(), 4096 + 100), 0);
-  CHECK(mapped_out(cached, 5, 59).empty());
+  CHECK(cached_pages_of(cached, 5, 59).empty());
   CHECK_EQ(cached.count(5, 59), 0);
   cached.will_need(0, 64);
   CHECK_EQ(cached.wait_for(0, 64), 0);
-  CHECK(mapped_out(cached, 0, 64) == std::vector<uint32_t>({0, 1}));
+  CHECK(cached_pages_of(cached, 0, 64) == std::vector<uint32_t>({0, 1}));
   CHECK_EQ(cached.evict(), 0);
 }
 
@@ -150,15 +151,15 @@ TEST(page_cache_of_an_empty_file_is_empty) {
   CHECK_EQ(cached.open(file.path()), 0);
   CHECK_EQ(cached.pages(), 0);
   CHECK_EQ(cached.count(0, 1), 0);
-  uint8_t is_there = 7;
-  CHECK_EQ(cached.map(0, 1, &is_there), 0);
+  uint8_t is_cached = 7;
+  CHECK_EQ(cached.map(0, 1, &is_cached), 0);
   cached.will_need(0, 1);
   CHECK_EQ(cached.wait_for(0, 1), 0);
   CHECK_EQ(cached.evict(), 0);
   CHECK(reap::mappings_of(cached.view()).empty());
 }
 
-TEST(page_cache_is_that_of_regular_files_only) {
+TEST(page_cache_is_queried_for_regular_files_only) {
   const uint64_t descriptors = fixture::descriptors_here();
   const fixture::TempDir directory;
   CHECK_EQ(::mkfifo(directory.path("pipe").c_str(), 0600), 0);
@@ -169,7 +170,7 @@ TEST(page_cache_is_that_of_regular_files_only) {
   CHECK_EQ(fixture::descriptors_here(), descriptors);
 }
 
-TEST(page_cache_knows_who_maps_a_file_and_which_pages) {
+TEST(page_cache_finds_the_mappers_of_a_file_and_their_pages) {
   const PageFile file(2048);
   const PageFile other(2048);
   reap::CachedFile cached;
@@ -198,7 +199,7 @@ TEST(page_cache_knows_who_maps_a_file_and_which_pages) {
   CHECK(touched() == std::vector<uint32_t>({0, 1024, 2047}));
 }
 
-TEST(page_cache_of_a_process_that_has_ended_has_nothing) {
+TEST(page_cache_finds_no_pages_of_a_process_that_has_ended) {
   const PageFile file(64);
   Mapper mapper(file.path());
   CHECK(mapper.touch(5));
@@ -217,8 +218,8 @@ TEST(page_cache_of_a_process_that_has_ended_has_nothing) {
   CHECK_EQ(reap::PageTable().open(pid), -ENOENT);
 }
 
-// It would be taken for the VMM that it is about to become.
-TEST(page_cache_views_do_not_go_into_children) {
+// It would be mistaken for the VMM that it is about to exec.
+TEST(page_cache_views_are_not_inherited_by_children) {
   const PageFile file(64);
   reap::CachedFile cached;
   CHECK_EQ(cached.open(file.path()), 0);
@@ -227,7 +228,7 @@ TEST(page_cache_views_do_not_go_into_children) {
   CHECK(reap::mappings_of(cached.view()).empty());
 }
 
-TEST(page_cache_of_a_file_on_overlayfs_is_that_of_the_file_beneath) {
+TEST(page_cache_of_a_file_on_overlayfs_is_that_of_the_underlying_file) {
   const fixture::TempDir folder;
   for (const char* part : {"lower", "upper", "work", "merged"}) {
     CHECK_EQ(::mkdir(folder.path(part).c_str(), 0700), 0);
@@ -237,7 +238,7 @@ TEST(page_cache_of_a_file_on_overlayfs_is_that_of_the_file_beneath) {
     const reap::UniqueFd file(
         ::open(folder.path("lower/file").c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
     CHECK_EQ(::write(file.get(), bytes.data(), bytes.size()), static_cast<ssize_t>(bytes.size()));
-    CHECK_EQ(::fsync(file.get()), 0);  // which a sync through overlayfs does not
+    CHECK_EQ(::fsync(file.get()), 0);  // which sync() through overlayfs does not
   }
   const std::string options = "lowerdir=" + folder.path("lower") +
                               ",upperdir=" + folder.path("upper") +

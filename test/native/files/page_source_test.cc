@@ -1,4 +1,4 @@
-// Reads of the memory file: cached or not, past the page cache or not, holes, and its end.
+// Reads of the memory file: cached or not, through or past the page cache, holes, its end.
 #include "files/page_source.h"
 
 #include <fcntl.h>
@@ -31,7 +31,7 @@ fixture::Shape sparse() {
   return shape;
 }
 
-// Buffers for O_DIRECT begin at a page.
+// Buffers for O_DIRECT are page-aligned.
 reap::Mapping room(uint64_t pages) { return reap::Mapping::anonymous(pages * kPage); }
 
 void read_everything(const std::string& directory) {
@@ -50,7 +50,7 @@ void read_everything(const std::string& directory) {
   const auto same = [&](uint64_t page, uint64_t pages) {
     return std::memcmp(buffer.data(), bytes.data() + page * kPage, pages * kPage) == 0;
   };
-  // Whether it answers depends on the page cache; that it answers with the bytes does not.
+  // Whether it succeeds depends on the page cache; the bytes do not.
   const Read cached = source.read_cached(kPage, buffer.data(), kPage).read;
   CHECK(cached == Read::would_block || (cached == Read::done && same(1, 1)));
   CHECK(source.read_streaming(2 * kPage, buffer.data(), 20 * kPage).read == Read::done);
@@ -61,7 +61,7 @@ void read_everything(const std::string& directory) {
   CHECK(same(40, 24));
   source.will_need(0, 64 * kPage);
   CHECK(source.read(3 * kPage, buffer.data(), kPage).read == Read::done);
-  // tmpfs cannot tell (EOPNOTSUPP), and that means: wait.
+  // tmpfs does not support it (EOPNOTSUPP), which means: wait.
   const Read again = source.read_cached(3 * kPage, buffer.data(), kPage).read;
   CHECK(directory.empty() ? again == Read::done : again != Read::failed);
   CHECK(same(3, 1));
@@ -98,7 +98,7 @@ TEST(a_page_source_finds_the_holes_of_a_sparse_file) {
   CHECK_EQ(source.hole_end(63 * kPage), 64 * kPage);
   CHECK_EQ(source.data_end(0), 16 * kPage);
   CHECK_EQ(source.data_end(40 * kPage), 48 * kPage);
-  // A file that has been cut short since: no hole reaches past its end.
+  // A file that was truncated meanwhile: no hole extends past its end.
   CHECK_EQ(::truncate(path.c_str(), 50 * kPage + 100), 0);
   CHECK_EQ(source.hole_end(49 * kPage), 50 * kPage + 100);
   CHECK_EQ(source.hole_end(60 * kPage), 60 * kPage);
@@ -114,7 +114,7 @@ TEST(a_page_source_finds_no_holes_in_a_full_file) {
   CHECK_EQ(source.data_end(5 * kPage), 64 * kPage);
 }
 
-TEST(a_read_past_the_end_of_a_file_says_so) {
+TEST(a_read_past_the_end_of_a_file_is_reported_as_short) {
   for (const char* directory : {"", "/dev/shm"}) {
     if (*directory && ::access(directory, W_OK) != 0) continue;
     for (const uint64_t size : {10 * kPage, 10 * kPage + 100, uint64_t{0}}) {
@@ -139,7 +139,7 @@ TEST(a_read_past_the_end_of_a_file_says_so) {
   }
 }
 
-TEST(a_streaming_read_leaves_the_page_cache_as_it_is) {
+TEST(a_streaming_read_does_not_change_the_page_cache) {
   fixture::Shape shape;
   shape.region_pages = {512};
   const fixture::TempDir temporary;
@@ -162,7 +162,7 @@ TEST(a_streaming_read_leaves_the_page_cache_as_it_is) {
   CHECK_EQ(reap::cached_pages(file.get(), 0, 512), 0);
 }
 
-TEST(a_streaming_read_waits_for_pages_that_are_being_read_and_reads_them_no_second_time) {
+TEST(a_streaming_read_waits_for_pages_that_are_being_read_and_does_not_read_them_twice) {
   fixture::Hooks hooks;
   fixture::Shape shape;
   shape.region_pages = {256};
@@ -202,20 +202,20 @@ TEST(a_streaming_read_waits_for_pages_that_are_being_read_and_reads_them_no_seco
 static bool asks_for_huge_pages(const void* data) {
   std::ifstream maps("/proc/self/smaps");
   const auto address = reinterpret_cast<uintptr_t>(data);
-  bool is_there = false;
+  bool is_cached = false;
   for (std::string line; std::getline(maps, line);) {
     uintptr_t first = 0, end = 0;
     char dash = 0;
     std::istringstream words(line);
     if (words >> std::hex >> first >> dash >> end && dash == '-') {
-      is_there = first <= address && address < end;
+      is_cached = first <= address && address < end;
     }
-    if (is_there && line.rfind("VmFlags:", 0) == 0) return line.find(" hg") != std::string::npos;
+    if (is_cached && line.rfind("VmFlags:", 0) == 0) return line.find(" hg") != std::string::npos;
   }
   return false;
 }
 
-TEST(a_buffer_for_reads_is_made_for_huge_pages_if_it_has_the_size_of_one) {
+TEST(a_read_buffer_of_at_least_a_huge_page_asks_for_huge_pages) {
   constexpr size_t kHuge = 2 << 20;
   const bool kernel_has_huge_pages =
       ::access("/sys/kernel/mm/transparent_hugepage/enabled", F_OK) == 0;

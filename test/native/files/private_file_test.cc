@@ -1,4 +1,4 @@
-// What is found out about working sets is believed where nobody else can have written it.
+// Findings about working sets are trusted only if nobody else can have written them.
 #include "files/private_file.h"
 
 #include <fcntl.h>
@@ -24,7 +24,7 @@ void write_file(const std::string& path, size_t bytes, mode_t mode = 0600) {
   CHECK_EQ(::fchmod(file.get(), mode), 0);
 }
 
-// Of a folder of its own with a file of 10 bytes.
+// A folder with a file of 10 bytes, and their owners and modes.
 struct Row {
   const char* name;
   bool is_read;
@@ -56,7 +56,7 @@ void change_mode(const std::string& path, mode_t mode) { CHECK_EQ(::chmod(path.c
 
 }  // namespace
 
-TEST(a_private_file_is_read_where_only_this_user_can_have_written_it) {
+TEST(a_private_file_is_read_if_only_this_user_can_have_written_it) {
   const auto mode_of_file = [](mode_t mode) {
     return [mode](const std::string&, const std::string& file) { change_mode(file, mode); };
   };
@@ -75,7 +75,7 @@ TEST(a_private_file_is_read_where_only_this_user_can_have_written_it) {
   });
 }
 
-TEST(a_private_file_is_a_regular_file_and_no_link_to_one) {
+TEST(a_private_file_is_a_regular_file_and_not_a_link_to_one) {
   read_each({
       {"no file", false, [](auto&, const std::string& file) { ::unlink(file.c_str()); }},
       {"a link", false,
@@ -109,7 +109,7 @@ TEST(a_private_file_is_not_read_through_a_link_to_its_folder) {
   CHECK(!reap::read_private_file(parent.path("nowhere"), "found.json", &bytes));
 }
 
-TEST(a_private_file_and_its_folder_are_this_users_own) {
+TEST(a_private_file_and_its_folder_belong_to_this_user) {
   const auto own = [](const std::string& path) {
     CHECK_EQ(::chown(path.c_str(), kAnother, kAnother), 0);
   };
@@ -120,7 +120,7 @@ TEST(a_private_file_and_its_folder_are_this_users_own) {
   });
 }
 
-TEST(a_private_file_has_up_to_one_mebibyte) {
+TEST(a_private_file_has_at_most_one_mebibyte) {
   const fixture::TempDir folder;
   for (const size_t size : {size_t{0}, size_t{1} << 20, (size_t{1} << 20) + 1}) {
     check::about = std::to_string(size);

@@ -84,7 +84,7 @@ void check_refused(const HandshakeRefusal& why, size_t message_size) {
   if (of_regions) REQUIRE(why.offset <= reap::kMaxRegions);
 }
 
-// What was accepted, written anew in another order and with other keys, is accepted as the same.
+// An accepted message, rewritten in another order and with other keys, is accepted as the same.
 void check_round_trip(const Handshake& handshake, const HandshakeLimits& limits, Random* random) {
   std::string message;
   const size_t count = handshake.regions.size();
@@ -128,7 +128,7 @@ void check_parser(std::string_view message, const MessageScanner& scanner, State
   check_accepted(handshake, limits);
   check_round_trip(handshake, limits, random);
 
-  // The scanner saw the same end, and nothing shorter is a message for either of them.
+  // The scanner found the same end, and no shorter prefix is a message for either of them.
   REQUIRE(state == State::complete);
   const size_t size = scanner.message_size();
   REQUIRE(message[size - 1] == ']');

@@ -26,7 +26,7 @@ std::string region_json(const Region& region, const std::string& more = "") {
          ",\"offset\":" + std::to_string(region.offset) + more + "}";
 }
 
-// One region of one page, with more keys: the first of them is at byte 63.
+// One region of one page, with additional keys: the first of them is at byte 63.
 std::string page_with(const std::string& more) {
   return "[" + region_json({0x7f0000000000, 4096, 0}, "," + more) + "]";
 }
@@ -82,7 +82,7 @@ TEST(every_release_of_firecracker_is_understood) {
            "}]",                                            // 1.1 to 1.6
            ",\"page_size_kib\":4096}]",                     // 1.7 to 1.11
            ",\"page_size\":4096,\"page_size_kib\":4096}]",  // since 1.12
-           ",\"page_size\":4096}]",                         // once the old name is gone
+           ",\"page_size\":4096}]",                         // after removal of the old name
            ",\"gpa_start\":0,\"page_size\":4096,\"is_guest_memfd\":false}]",
        }) {
     const Handshake handshake = accepted(head + tail, k128MiB);
@@ -169,7 +169,7 @@ TEST(unknown_keys_with_any_value_are_ignored) {
   CHECK_EQ(outcome(page_with("\"future\":\"" + std::string(500'000, 'x') + "\"")), "ok");
 }
 
-TEST(white_space_and_escaped_keys_are_read_as_json_says) {
+TEST(white_space_and_escaped_keys_are_read_as_in_json) {
   const std::string spaced =
       " \t\r\n[ { \"base_host_virt_addr\" : 4096 , \"s\\u0069ze\"\n:\t4096,\"\\u006fffset\":0 } ] "
       "\n";
@@ -315,7 +315,7 @@ TEST(guest_memfd_regions_are_refused) {
   }
 }
 
-TEST(page_sizes_are_known_and_the_same_everywhere) {
+TEST(page_sizes_are_supported_and_the_same_in_all_regions) {
   check_refused({
       {page_with("\"page_size\":0"), "page-size 0 4096 0"},
       {page_with("\"page_size\":4"), "page-size 0 4096 4"},
@@ -398,7 +398,7 @@ TEST(the_scanner_finds_the_end_whatever_the_pieces) {
   CHECK(MessageScanner().feed("", 0) == State::incomplete);
 }
 
-TEST(what_the_scanner_calls_invalid_the_parser_refuses) {
+TEST(the_parser_refuses_every_message_that_the_scanner_calls_invalid) {
   for (const char* message : {"{", "x", "]", "\"", "[}", "[{]", "[[}]", "[]]", "[][]", "[],"}) {
     CHECK(scan(message) == State::invalid);
     CHECK(outcome(message) != "ok");

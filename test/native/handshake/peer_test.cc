@@ -1,10 +1,10 @@
-// Who may connect, when, and with what: sockets, deadlines, refused handshakes.
+// Peers that may connect, when, and with what: sockets, deadlines, refused handshakes.
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -37,7 +37,7 @@ fixture::SessionOptions options_of(const Restore& restore, const char* name = "u
   return options;
 }
 
-// A socket at `path` that nobody else made.
+// A socket at `path` that this library did not create.
 reap::UniqueFd bind_to(const std::string& path, bool listening) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
@@ -52,7 +52,7 @@ bool exists(const std::string& path) { return ::access(path.c_str(), F_OK) == 0;
 
 }  // namespace
 
-TEST(a_session_that_nobody_connects_to_ends_in_time) {
+TEST(a_session_without_a_peer_ends_at_its_deadline) {
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
   EngineRun run;
@@ -85,7 +85,7 @@ TEST(a_vmm_that_has_connected_in_time_may_take_longer_for_its_message) {
   CHECK_EQ(run.wait_for_end(session.id).failure.code, ErrorCode::none);
 }
 
-TEST(every_session_has_a_deadline_of_its_own) {
+TEST(every_session_has_a_separate_deadline) {
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
   EngineRun run;
@@ -104,7 +104,7 @@ TEST(every_session_has_a_deadline_of_its_own) {
   for (const uint64_t session : {never, last}) CHECK(run.close(session, false));
 }
 
-TEST(a_message_that_does_not_come_to_its_end_in_time_is_refused) {
+TEST(a_message_that_is_incomplete_at_its_deadline_is_refused) {
   Restore restore;
   Restore owned;
   if (!restore.missing().empty()) SKIP(restore.missing());
@@ -206,7 +206,7 @@ TEST(a_vmm_of_another_user_is_refused_unless_it_was_announced) {
     struct stat status {};
     CHECK_EQ(::stat(options.socket_path.c_str(), &status), 0);
     CHECK_EQ(status.st_mode & 0777, 0600);
-    // The mode alone keeps it out; now only the look at the peer does.
+    // The mode alone keeps it out; now only the check of the peer does.
     CHECK_EQ(::chmod(options.socket_path.c_str(), 0666), 0);
     const Event ended = run.wait_for_end(session.id);
     CHECK_EQ(ended.failure.code, ErrorCode::peer_refused);
@@ -216,14 +216,14 @@ TEST(a_vmm_of_another_user_is_refused_unless_it_was_announced) {
   }
 }
 
-TEST(one_vmm_connects_to_a_session_and_no_other) {
+TEST(only_one_vmm_can_connect_to_a_session) {
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
   EngineRun run;
   const fixture::SessionOptions options = options_of(restore);
   const EngineRun::Opened session = run.open(options);
   const reap::UniqueFd first = connect_to(options.socket_path);
-  // In the queue of the socket, or too late for it: nobody speaks to it either way.
+  // In the queue of the socket, or too late for it: in both cases nobody answers.
   const reap::UniqueFd second(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
@@ -237,7 +237,7 @@ TEST(one_vmm_connects_to_a_session_and_no_other) {
   CHECK(!exists(options.socket_path));
 }
 
-TEST(a_socket_that_nobody_listens_on_is_replaced_and_others_are_not) {
+TEST(a_stale_socket_is_replaced_and_others_are_not) {
   const fixture::TempDir directory;
   const std::string path = directory.path("socket");
   const auto open = [&] {
@@ -265,7 +265,7 @@ TEST(a_socket_that_nobody_listens_on_is_replaced_and_others_are_not) {
   CHECK_EQ(open().err, -EADDRINUSE);
 }
 
-TEST(a_listener_takes_its_own_path_away_and_no_other) {
+TEST(a_listener_unlinks_its_own_path_and_no_other) {
   const fixture::TempDir directory;
   const std::string path = directory.path("socket");
   reap::Listener listener;
@@ -276,7 +276,7 @@ TEST(a_listener_takes_its_own_path_away_and_no_other) {
   CHECK(exists(path));
 }
 
-TEST(a_session_that_cannot_open_says_why) {
+TEST(a_session_that_cannot_open_reports_why) {
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
   struct Row {
@@ -304,7 +304,7 @@ TEST(a_session_that_cannot_open_says_why) {
 
 namespace {
 
-// A process that ends when it is asked to.
+// A process that exits on command.
 class Bystander {
  public:
   Bystander() {
@@ -324,7 +324,7 @@ class Bystander {
     ::waitpid(pid_, nullptr, 0);
   }
   pid_t pid() const { return pid_; }
-  // It stays a zombie.
+  // It remains a zombie.
   void end() { until_.reset(); }
 
  private:
@@ -355,7 +355,7 @@ TEST(a_session_ends_at_once_with_the_vmm_that_was_named) {
   }
 }
 
-TEST(a_vmm_that_is_no_process_is_refused_before_anything_listens) {
+TEST(a_pid_without_a_process_is_refused_before_anything_listens) {
   const Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
   fixture::SessionOptions options = options_of(restore);

@@ -1,4 +1,4 @@
-// Prefetches into the page cache: their order, what they bring in, and how they end.
+// Prefetches into the page cache: their order, their effect, and their ends.
 #include "page_cache/prefetcher.h"
 
 #include <fcntl.h>
@@ -21,7 +21,7 @@ using reap::PageCacheReport;
 constexpr uint64_t kNoBudget = UINT64_MAX;
 constexpr uint32_t kExtentsInTurn = 256;
 
-// Text, so that a check prints it: file:page+pages.
+// As text, so that a check prints it: file:page+pages.
 std::string text_of(const std::vector<reap::FileExtent>& extents) {
   std::string text;
   for (const auto& extent : extents) {
@@ -39,7 +39,7 @@ PageCachePlan touches(const std::vector<uint32_t>& pages) {
   return plan;
 }
 
-// The end of a job, which comes once.
+// The end of a job, which is reported once.
 class End {
  public:
   PageCachePrefetcher::Done done() {
@@ -90,20 +90,20 @@ class HeldTurn {
 TEST(page_cache_plan_sorts_and_merges_windows_of_touches) {
   CHECK_EQ(text_of(touches({9, 3, 5, 4, 10}).extents()), "0:3+3 0:9+2");
   CHECK_EQ(text_of(touches({}).extents()), "");
-  // 256 touches are a window: what comes later is not sorted before, nor merged with it.
+  // 256 touches are one window: later ones are neither sorted before nor merged with it.
   std::vector<uint32_t> pages = fixture::every(1, 1000, 1256);
   for (const uint32_t page : {1257, 1256, 0}) pages.push_back(page);
   CHECK_EQ(text_of(touches(pages).extents()), "0:1000+256 0:0+1 0:1256+2");
   CHECK_EQ(text_of(touches({UINT32_MAX, 0}).extents()), "0:0+1 0:4294967295+1");
 }
 
-TEST(page_cache_plan_takes_each_touch_of_2_mib_by_itself_in_pieces_of_1_mib) {
+TEST(page_cache_plan_splits_each_touch_of_2_mib_into_pieces_of_1_mib) {
   PageCachePlan plan = touches({1024, 0, 512});
   plan.pages_per_touch = 512;
   CHECK_EQ(text_of(plan.extents()), "0:1024+256 0:1280+256 0:0+256 0:256+256 0:512+256 0:768+256");
 }
 
-TEST(page_cache_plan_has_disks_between_the_touches_by_their_times) {
+TEST(page_cache_plan_merges_disks_and_touches_by_their_times) {
   PageCachePlan plan;
   for (uint32_t i = 0; i < 512; ++i) plan.touches.push_back({i, 10 * i});
   plan.disk_extents = {{0, 7, 2, 0}, {1, 3, 1, 2559}, {0, 50, 4, 2560}, {0, 90, 1, 9000}};
@@ -125,24 +125,24 @@ TEST(page_cache_prefetcher_brings_in_the_plan_and_nothing_else) {
   if (!memory.evict() || !disk.evict() || !unused.evict()) SKIP(fixture::kNeedsEviction);
   memory.read({41, 700});
   PageCachePlan plan = touches({1500, 40, 42, 41});
-  // The last reaches past the end of its file, one begins there, and one is of no file.
+  // The last one extends past the end of its file, one begins there, and one has no file.
   plan.disk_extents = {{0, 10, 5, 0}, {0, 598, 10, 1}, {0, 600, 5, 2}, {7, 0, 5, 3}};
   const PageCacheReport report =
       bring_in({memory.path(), disk.path(), unused.path()}, std::move(plan));
   CHECK(!report.failure);
-  CHECK(memory.there() == std::vector<uint32_t>({40, 41, 42, 700, 1500}));
-  CHECK(disk.there() == std::vector<uint32_t>({10, 11, 12, 13, 14, 598, 599}));
-  CHECK(unused.there().empty());
+  CHECK(memory.cached() == std::vector<uint32_t>({40, 41, 42, 700, 1500}));
+  CHECK(disk.cached() == std::vector<uint32_t>({10, 11, 12, 13, 14, 598, 599}));
+  CHECK(unused.cached().empty());
   CHECK_EQ(report.pages, 4 + 5 + 2);
   CHECK_EQ(report.resident, 1);
   CHECK_EQ(report.fetched_pages, 10);
   CHECK_EQ(report.extents, 4);
   CHECK(report.in_budget);
   CHECK(!report.cancelled);
-  CHECK(report.asked_us <= report.there_us);
+  CHECK(report.submitted_us <= report.completed_us);
 }
 
-TEST(page_cache_prefetcher_asks_for_nothing_that_is_there) {
+TEST(page_cache_prefetcher_requests_no_cached_pages) {
   const PageFile memory(64);
   if (!memory.evict()) SKIP(fixture::kNeedsEviction);
   memory.read({5, 6, 7, 20});
@@ -163,17 +163,17 @@ TEST(page_cache_prefetcher_brings_in_a_file_that_is_hidden) {
   CHECK_EQ(report.pages, 4);
   CHECK_EQ(report.resident, 0);
   CHECK_EQ(report.fetched_pages, 4);
-  CHECK(memory.there() == std::vector<uint32_t>({5, 6, 7, 20}));
+  CHECK(memory.cached() == std::vector<uint32_t>({5, 6, 7, 20}));
 }
 
-TEST(page_cache_prefetcher_ends_when_every_page_is_there) {
+TEST(page_cache_prefetcher_ends_when_every_page_is_cached) {
   fixture::Hooks hooks;
-  reap::hooks::ignores_wishes = [] { return true; };
+  reap::hooks::drops_readahead = [] { return true; };
   const PageFile memory(64);
   if (!memory.evict()) SKIP(fixture::kNeedsEviction);
   memory.read({39});
   CHECK_EQ(bring_in({memory.path()}, touches(fixture::every(1, 20, 40))).fetched_pages, 19);
-  CHECK(memory.there() == fixture::every(1, 20, 40));
+  CHECK(memory.cached() == fixture::every(1, 20, 40));
 }
 
 TEST(page_cache_prefetcher_stops_at_its_budget) {
@@ -181,7 +181,7 @@ TEST(page_cache_prefetcher_stops_at_its_budget) {
   if (!memory.evict() || !disk.evict()) SKIP(fixture::kNeedsEviction);
   memory.read({20});
   PageCachePlan plan;
-  // In one window in the order of pages, with one that is there and costs nothing.
+  // In one window in page order, with one that is cached and costs nothing.
   plan.touches = {{30, 0}, {31, 0}, {32, 0}, {10, 0}, {11, 0}, {20, 0}};
   plan.disk_extents = {{0, 1, 2, 0}, {0, 40, 1, 9}};
   const PageCacheReport report = bring_in({memory.path(), disk.path()}, plan, 5 * 4096 + 4095);
@@ -190,15 +190,15 @@ TEST(page_cache_prefetcher_stops_at_its_budget) {
   CHECK_EQ(report.fetched_pages, 4);
   CHECK_EQ(report.pages, 5);
   CHECK_EQ(report.resident, 1);
-  CHECK(memory.there() == std::vector<uint32_t>({10, 11, 20}));
-  CHECK(disk.there() == std::vector<uint32_t>({1, 2}));
+  CHECK(memory.cached() == std::vector<uint32_t>({10, 11, 20}));
+  CHECK(disk.cached() == std::vector<uint32_t>({1, 2}));
   memory.read({30, 31});
   const PageCacheReport all = bring_in({memory.path(), disk.path()}, plan, 2 * 4096);
   CHECK(all.in_budget);
   CHECK_EQ(all.fetched_pages, 2);
 }
 
-TEST(page_cache_prefetcher_cancels_before_anything_was_asked_for) {
+TEST(page_cache_prefetcher_cancels_before_the_first_request) {
   const PageFile memory(64);
   if (!memory.evict()) SKIP(fixture::kNeedsEviction);
   HeldTurn turn(1);
@@ -211,7 +211,7 @@ TEST(page_cache_prefetcher_cancels_before_anything_was_asked_for) {
   turn.release();
   CHECK(end.wait().cancelled);
   CHECK_EQ(end.wait().pages, 0);
-  CHECK(memory.there().empty());
+  CHECK(memory.cached().empty());
   prefetcher.cancel(job);
 }
 
@@ -234,7 +234,7 @@ TEST(page_cache_prefetcher_cancels_between_two_turns) {
   CHECK_EQ(other.wait().fetched_pages, 1);
 }
 
-// The first turn asks for all, the second waits for it.
+// The first turn requests everything, the second one waits.
 TEST(page_cache_prefetcher_cancels_the_wait) {
   const PageFile memory(1024);
   if (!memory.evict()) SKIP(fixture::kNeedsEviction);
@@ -268,10 +268,10 @@ TEST(page_cache_prefetcher_lets_jobs_take_turns) {
   CHECK_EQ(shorter.wait().fetched_pages, 1);
   CHECK_EQ(longer.wait().fetched_pages, 2048);
   CHECK(is_first);
-  CHECK(memory.there() == fixture::every(2, 0, 4096));
+  CHECK(memory.cached() == fixture::every(2, 0, 4096));
 }
 
-TEST(page_cache_prefetcher_goes_on_without_a_disk_image_that_cannot_be_opened) {
+TEST(page_cache_prefetcher_continues_without_a_disk_image_that_cannot_be_opened) {
   const PageFile memory(64);
   const PageFile disk(64);
   if (!memory.evict() || !disk.evict()) SKIP(fixture::kNeedsEviction);
@@ -285,12 +285,12 @@ TEST(page_cache_prefetcher_goes_on_without_a_disk_image_that_cannot_be_opened) {
   CHECK_EQ(report.failure.syscall, "open");
   CHECK_EQ(report.file, 1);
   CHECK_EQ(report.pages, 2);
-  CHECK(memory.there() == std::vector<uint32_t>({5}));
-  CHECK(disk.there() == std::vector<uint32_t>({9}));
+  CHECK(memory.cached() == std::vector<uint32_t>({5}));
+  CHECK(disk.cached() == std::vector<uint32_t>({9}));
   CHECK_EQ(fixture::descriptors_here(), descriptors);
 }
 
-TEST(page_cache_prefetcher_ends_where_the_memory_file_cannot_be_opened) {
+TEST(page_cache_prefetcher_ends_if_the_memory_file_cannot_be_opened) {
   const PageFile disk(64);
   if (!disk.evict()) SKIP(fixture::kNeedsEviction);
   PageCachePlan plan = touches({5});
@@ -299,10 +299,10 @@ TEST(page_cache_prefetcher_ends_where_the_memory_file_cannot_be_opened) {
   CHECK_EQ(report.failure.err, -ENOENT);
   CHECK_EQ(report.file, 0);
   CHECK_EQ(report.pages, 0);
-  CHECK(disk.there().empty());
+  CHECK(disk.cached().empty());
 }
 
-TEST(page_cache_prefetcher_ends_a_job_and_has_told_its_end_by_then) {
+TEST(page_cache_prefetcher_has_reported_the_end_of_a_job_when_end_returns) {
   const PageFile memory(64);
   HeldTurn turn(1);
   End end;
@@ -320,12 +320,12 @@ TEST(page_cache_prefetcher_ends_a_job_and_has_told_its_end_by_then) {
   prefetcher.end(job);  // nothing to wait for
 }
 
-TEST(page_cache_prefetcher_waits_for_what_others_are_reading) {
+TEST(page_cache_prefetcher_waits_for_pages_that_others_are_reading) {
   const PageFile memory(64);
   if (!memory.evict()) SKIP(fixture::kNeedsEviction);
   memory.read({5, 6});
   fixture::Hooks hooks;
-  // Counted as there, and not to be read yet: each page is waited for.
+  // Counted as cached, but still being read: each page is waited for.
   std::atomic<int> looks{0};
   reap::hooks::reads_are_unfinished = [&looks] { return ++looks > 0; };
   const PageCacheReport report = bring_in({memory.path()}, touches({5, 6}));
@@ -334,7 +334,7 @@ TEST(page_cache_prefetcher_waits_for_what_others_are_reading) {
   CHECK_EQ(looks.load(), 1);
 }
 
-TEST(page_cache_prefetcher_leaves_out_a_file_without_a_path) {
+TEST(page_cache_prefetcher_skips_a_file_without_a_path) {
   const PageFile disk(64);
   if (!disk.evict()) SKIP(fixture::kNeedsEviction);
   PageCachePlan plan = touches({5, 6});
@@ -342,7 +342,7 @@ TEST(page_cache_prefetcher_leaves_out_a_file_without_a_path) {
   const PageCacheReport report = bring_in({"", "", disk.path()}, std::move(plan));
   CHECK(!report.failure);
   CHECK_EQ(report.pages, 1);
-  CHECK(disk.there() == std::vector<uint32_t>({9}));
+  CHECK(disk.cached() == std::vector<uint32_t>({9}));
 }
 
 TEST(page_cache_prefetcher_ends_a_job_without_files_or_pages) {
@@ -354,14 +354,14 @@ TEST(page_cache_prefetcher_ends_a_job_without_files_or_pages) {
   CHECK_EQ(report.pages, 0);
 }
 
-TEST(page_cache_prefetcher_brings_in_what_a_file_has_that_was_cut) {
+TEST(page_cache_prefetcher_brings_in_what_remains_of_a_truncated_file) {
   const PageFile memory(64);
   if (!memory.evict()) SKIP(fixture::kNeedsEviction);
   HeldTurn turn(2);
   End end;
   PageCachePrefetcher prefetcher;
   PageCachePlan plan = touches(fixture::every(1, 0, 64));
-  // More than a turn, so that there is a second, which waits.
+  // More than one turn, so that there is a second one, which waits.
   for (uint32_t i = 0; i < kExtentsInTurn; ++i) plan.disk_extents.push_back({0, 0, 1, 0});
   prefetcher.start({memory.path(), ""}, std::move(plan), kNoBudget, end.done());
   turn.wait();
@@ -385,8 +385,8 @@ TEST(page_cache_prefetcher_has_closed_its_files_when_it_ends) {
   CHECK_EQ(at_the_end, descriptors);
 }
 
-// What a caller captured may be anything, also something that ends another of its jobs.
-TEST(page_cache_prefetcher_can_be_called_while_it_forgets_a_job) {
+// The captures of a `done` may be anything, even something that ends another job.
+TEST(page_cache_prefetcher_can_be_called_while_it_releases_a_job) {
   const PageFile memory(64);
   fixture::Flag is_gone;
   PageCachePrefetcher prefetcher;
@@ -399,7 +399,7 @@ TEST(page_cache_prefetcher_can_be_called_while_it_forgets_a_job) {
   CHECK(fixture::in_time([&] { return is_gone.is_set(); }));
 }
 
-TEST(page_cache_prefetcher_ends_each_job_once_when_it_goes) {
+TEST(page_cache_prefetcher_ends_each_job_once_when_it_is_destroyed) {
   const PageFile memory(64);
   if (!memory.evict()) SKIP(fixture::kNeedsEviction);
   HeldTurn turn(1);
@@ -422,7 +422,7 @@ TEST(page_cache_prefetcher_ends_each_job_once_when_it_goes) {
     CHECK(end.has_come());
     CHECK(end.wait().cancelled);
   }
-  CHECK(memory.there().empty());
+  CHECK(memory.cached().empty());
 }
 
-TEST(page_cache_prefetcher_that_had_nothing_to_do_goes) { const PageCachePrefetcher prefetcher; }
+TEST(page_cache_prefetcher_without_jobs_can_be_destroyed) { const PageCachePrefetcher prefetcher; }

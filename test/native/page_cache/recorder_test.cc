@@ -1,4 +1,4 @@
-// Recordings of the page cache: what was read and mapped between two marks, and in which order.
+// Recordings of the page cache: pages read and mapped between two marks, in their order.
 #include "page_cache/recorder.h"
 
 #include <fcntl.h>
@@ -38,13 +38,13 @@ bool rise(const Touches& touches) {
                         [](const auto& a, const auto& b) { return a.time_us < b.time_us; });
 }
 
-// Counts the recorder's looks. Made before the recorder.
+// Counts the recorder's looks. Constructed before the recorder.
 class Looks {
  public:
   Looks() {
     reap::hooks::after_look = [this] { ++looks_; };
   }
-  // Until one was done that began after this call.
+  // Waits for a look that began after this call.
   void another() const {
     const int before = looks_;
     CHECK(fixture::in_time([&] { return looks_ >= before + 2; }));
@@ -57,7 +57,7 @@ class Looks {
 
 }  // namespace
 
-TEST(page_cache_recorder_finds_what_was_read_between_the_marks_in_its_order) {
+TEST(page_cache_recorder_finds_pages_read_between_the_marks_in_their_order) {
   const PageFile memory(2048);
   const PageFile disk(600);
   memory.read({7, 8});
@@ -66,7 +66,7 @@ TEST(page_cache_recorder_finds_what_was_read_between_the_marks_in_its_order) {
   const Looks looks;
   PageCacheRecorder recorder;
   CHECK(!recorder.start({memory.path(), disk.path()}, kInterval));
-  CHECK(memory.there().empty());
+  CHECK(memory.cached().empty());
   looks.another();
   memory.read({1030});
   looks.another();
@@ -96,7 +96,7 @@ TEST(page_cache_recorder_finds_what_was_read_between_the_marks_in_its_order) {
   CHECK(record.looks >= 9);
 }
 
-TEST(page_cache_recorder_has_closed_its_files_when_it_has_told_what_it_saw) {
+TEST(page_cache_recorder_has_closed_its_files_when_it_returns_its_record) {
   const PageFile memory(64);
   if (!memory.evict()) SKIP(fixture::kNeedsEviction);
   const Mapper mapper(memory.path());
@@ -106,7 +106,7 @@ TEST(page_cache_recorder_has_closed_its_files_when_it_has_told_what_it_saw) {
   CHECK(!recorder.start({memory.path()}, kInterval));
   CHECK(mapper.touch(3));
   looks.another();
-  // The file and a page table, and what a look has open for a moment.
+  // The file and a page table, and descriptors that a look opens briefly.
   CHECK(fixture::descriptors_here() >= descriptors + 2);
   recorder.stop();
   CHECK_EQ(fixture::descriptors_here(), descriptors);
@@ -145,13 +145,13 @@ TEST(page_cache_recorder_finds_a_page_whose_read_ends_after_a_look) {
   if (record.cached.size() == 2) CHECK(record.cached[0].time_us < record.cached[1].time_us);
 }
 
-TEST(page_cache_recorder_finds_a_page_that_took_the_place_of_another) {
+TEST(page_cache_recorder_finds_a_page_that_replaced_another) {
   const PageFile memory(64);
   if (!memory.evict()) SKIP(fixture::kNeedsEviction);
   fixture::Hooks hooks;
   fixture::Hold hold;
   std::atomic<bool> has_read{false};
-  // The second, as the first may have begun before.
+  // The second one, since the first one may have begun before.
   reap::hooks::after_look = [&, looks = 0]() mutable {
     if (has_read && ++looks == 2) hold();
   };
@@ -166,7 +166,7 @@ TEST(page_cache_recorder_finds_a_page_that_took_the_place_of_another) {
   CHECK(pages_of(recorder.stop().cached) == std::vector<uint32_t>({5, 6}));
 }
 
-TEST(page_cache_recorder_finds_what_a_process_mapped_and_not_what_was_only_read) {
+TEST(page_cache_recorder_finds_mapped_pages_and_not_those_that_were_only_read) {
   const PageFile memory(2048);
   const Mapper mapper(memory.path());
   if (!memory.evict()) SKIP(fixture::kNeedsEviction);
@@ -189,7 +189,7 @@ TEST(page_cache_recorder_finds_what_a_process_mapped_and_not_what_was_only_read)
   CHECK_EQ(record.mapper_error, 0);
 }
 
-TEST(page_cache_recorder_names_no_mapper_that_has_touched_nothing) {
+TEST(page_cache_recorder_reports_no_mapper_that_has_touched_nothing) {
   const PageFile memory(64);
   const Mapper mapper(memory.path());
   if (!memory.evict()) SKIP(fixture::kNeedsEviction);
@@ -209,7 +209,7 @@ TEST(page_cache_recorder_is_not_disturbed_by_a_mapper_that_ends) {
   Mapper mapper(memory.path());
   if (!memory.evict()) SKIP(fixture::kNeedsEviction);
   const Looks looks;
-  // It is known to map the file, and gone when its page table is to be opened.
+  // It is known to map the file, and has exited when its page table is opened.
   bool is_first = true;
   reap::hooks::before_page_tables = [&] {
     if (is_first) mapper.end();
@@ -290,7 +290,7 @@ TEST(page_cache_recorder_refuses_a_file_that_a_process_has_mapped) {
   CHECK_EQ(failure.got, mapper.pid());
 }
 
-TEST(page_cache_recorder_refuses_a_file_that_stays) {
+TEST(page_cache_recorder_refuses_a_file_that_cannot_be_evicted) {
   if (::access("/dev/shm", W_OK) != 0) SKIP("needs /dev/shm");
   const PageFile memory(16, "/dev/shm");
   PageCacheRecorder recorder;
@@ -312,7 +312,7 @@ TEST(page_cache_recorder_refuses_a_file_that_is_hidden) {
   CHECK_EQ(failure.offset, 0);
 }
 
-TEST(page_cache_recorder_says_which_file_cannot_be_opened) {
+TEST(page_cache_recorder_reports_which_file_cannot_be_opened) {
   const uint64_t descriptors = fixture::descriptors_here();
   const PageFile memory(16);
   {
@@ -326,7 +326,7 @@ TEST(page_cache_recorder_says_which_file_cannot_be_opened) {
   CHECK_EQ(fixture::descriptors_here(), descriptors);
 }
 
-TEST(page_cache_recorder_takes_empty_files_and_files_that_are_cut) {
+TEST(page_cache_recorder_accepts_empty_and_truncated_files) {
   const PageFile memory(0);
   const PageFile disk(1024);
   if (!disk.evict()) SKIP(fixture::kNeedsEviction);
@@ -340,7 +340,7 @@ TEST(page_cache_recorder_takes_empty_files_and_files_that_are_cut) {
   CHECK(sorted(pages_of(recorder.stop().cached, 1)) == std::vector<uint32_t>({0, 1000}));
 }
 
-TEST(page_cache_recorder_ends_with_nobody_to_stop_it) {
+TEST(page_cache_recorder_stops_when_it_is_destroyed) {
   const PageFile memory(64);
   if (!memory.evict()) SKIP(fixture::kNeedsEviction);
   const uint64_t threads = fixture::threads_here();

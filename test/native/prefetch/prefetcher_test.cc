@@ -36,10 +36,10 @@ void prefetch(Prefetcher& prefetcher, const std::shared_ptr<Client>& client, con
   client->wait_for_prefetched();
 }
 
-// Groups that a restore fetches before its VM connects: the whole pool while reads wait.
+// Groups that a restore fetches before its VM connects: the whole pool if reads block.
 uint64_t fetched_before_the_vm(bool cold) { return cold ? 24 : 8; }
 
-// What has been read when the worker is about to install the `held`th group of sixty.
+// Pages read when the worker is about to install the `held`th group of sixty.
 uint64_t read_while_installing(Restore& restore, uint64_t held, bool cold) {
   fixture::Hooks hooks;
   std::vector<uint32_t> order;
@@ -99,7 +99,7 @@ TEST(a_group_of_many_extents_is_installed_whole) {
   Restore restore(shape);
   if (!restore.missing().empty()) SKIP(restore.missing());
   const std::vector<fixture::Group> groups = {
-      {{0, 3}, {10, 1}, {20, 5, true}, {290, 20}},  // over the edge of two regions
+      {{0, 3}, {10, 1}, {20, 5, true}, {290, 20}},  // across the boundary of two regions
       {{400, 100}, {510, 2}},
       {{30, 1, true}},
       {}};
@@ -132,7 +132,7 @@ TEST(an_empty_working_set_is_prefetched_at_once) {
   CHECK_EQ(without_file->wait_for_prefetched().failure.code, ErrorCode::none);
 }
 
-TEST(what_is_fetched_before_the_handshake_is_bounded) {
+TEST(fetching_before_the_handshake_is_bounded) {
   constexpr uint32_t kGroups = 60;
   for (const bool cold : {true, false}) {
     check::about = cold ? "cold" : "warm";
@@ -158,19 +158,19 @@ TEST(what_is_fetched_before_the_handshake_is_bounded) {
   }
 }
 
-TEST(readers_fetch_ahead_of_a_worker_where_reads_wait_for_the_disk) {
+TEST(readers_fetch_ahead_of_a_worker_if_reads_wait_for_the_disk) {
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
   CHECK_EQ(read_while_installing(restore, 30, true), 30 + 8);
 }
 
-TEST(readers_leave_what_the_page_cache_has_to_the_workers) {
+TEST(readers_leave_cached_groups_to_the_workers) {
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
   CHECK_EQ(read_while_installing(restore, 30, false), 30);
 }
 
-TEST(readers_take_no_more_from_the_pool_than_before_the_vm_came) {
+TEST(readers_take_no_more_buffers_than_before_the_vm_connected) {
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
   CHECK_EQ(read_while_installing(restore, 10, true), 24);
@@ -185,14 +185,14 @@ TEST(time_in_which_several_threads_fetch_counts_once) {
   };
   CHECK_EQ(reap::microseconds_in({}), 0);
   CHECK_EQ(reap::microseconds_in(Spans{span(5, 9)}), 4);
-  // Apart, side by side, one inside another, and told in any order.
+  // Disjoint, adjacent, nested, and in any order.
   CHECK_EQ(reap::microseconds_in(Spans{span(20, 30), span(0, 10)}), 20);
   CHECK_EQ(reap::microseconds_in(Spans{span(5, 15), span(0, 10)}), 15);
   CHECK_EQ(reap::microseconds_in(Spans{span(0, 10), span(2, 4), span(8, 9)}), 10);
   CHECK_EQ(reap::microseconds_in(Spans{span(10, 12), span(0, 10), span(11, 12)}), 12);
 }
 
-TEST(a_damaged_group_ends_the_prefetch_and_the_rest_comes_on_demand) {
+TEST(a_damaged_group_ends_the_prefetch_and_the_rest_is_served_on_demand) {
   for (const bool connected_first : {true, false}) {
     check::about = connected_first ? "handshake before the damage" : "handshake after the damage";
     Restore restore;
@@ -272,7 +272,7 @@ TEST(several_restores_share_the_workers_and_one_that_fails_leaves_the_others_alo
   }
 }
 
-TEST(what_a_guest_waits_for_comes_next_whether_it_was_fetched_or_not) {
+TEST(a_page_that_a_guest_waits_for_comes_next_whether_it_was_fetched_or_not) {
   fixture::Hooks hooks;
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
@@ -294,17 +294,17 @@ TEST(what_a_guest_waits_for_comes_next_whether_it_was_fetched_or_not) {
   fixture::eventually([&] { return restore.get(Counter::bytes_read) == fetched; });
   prefetcher.connected(client.get());
   hold.wait_until_held();
-  prefetcher.bring_next(client.get(), 20 * 4096);
-  prefetcher.bring_next(client.get(), 50 * 4096);
-  prefetcher.bring_next(client.get(), 50 * 4096);
-  prefetcher.bring_next(client.get(), 63 * 4096);  // which the plan does not bring
+  prefetcher.prioritize(client.get(), 20 * 4096);
+  prefetcher.prioritize(client.get(), 50 * 4096);
+  prefetcher.prioritize(client.get(), 50 * 4096);
+  prefetcher.prioritize(client.get(), 63 * 4096);  // which is not in the plan
   hold.release();
   CHECK_EQ(client->wait_for_prefetched().pages, 60);
   CHECK_EQ(installs, 60);
   for (const uint32_t page : order) CHECK(restore.has_file_bytes(page));
 }
 
-TEST(of_guests_that_run_the_oldest_has_its_pages_first) {
+TEST(the_oldest_running_guest_gets_its_pages_first) {
   fixture::Hooks hooks;
   Restore older;
   Restore newer;
@@ -369,7 +369,7 @@ void cancel_at_any_moment(bool has_one_set, std::string* missing) {
       if (next(4) == 0) prefetcher.fill(clients.back());
     }
     for (const auto& client : clients) {
-      // Not a sleep and not a yield: on a busy machine both take longer than a whole prefetch.
+      // Neither a sleep nor a yield: on a busy machine both take longer than a whole prefetch.
       const auto moment = std::chrono::steady_clock::now() + std::chrono::microseconds(next(300));
       while (std::chrono::steady_clock::now() < moment) {
       }
@@ -378,7 +378,7 @@ void cancel_at_any_moment(bool has_one_set, std::string* missing) {
       fixture::eventually([&] { return client.use_count() == 1; });
     }
   }
-  // The pool has all its buffers back. A restore takes them where its reads wait.
+  // All buffers are back in the pool. A restore takes them if its reads block.
   reap::hooks::is_cold = [] { return true; };
   const auto client = std::make_shared<Client>(*restores[0]);
   const uint64_t before = restores[0]->get(Counter::bytes_read);
@@ -392,7 +392,7 @@ void cancel_at_any_moment(bool has_one_set, std::string* missing) {
 
 }  // namespace
 
-TEST(a_restore_that_is_canceled_at_any_moment_is_forgotten) {
+TEST(a_restore_that_is_cancelled_at_any_moment_is_released) {
   for (const bool has_one_set : {false, true}) {
     check::about = has_one_set ? "one set" : "a set for each";
     std::string missing;
@@ -406,7 +406,7 @@ TEST(a_guest_of_huge_pages_gets_whole_blocks_of_the_memory_file) {
     check::about = with_file ? "a working-set file" : "no working-set file";
     Restore restore(huge_shape());
     if (!restore.missing().empty()) SKIP(restore.missing());
-    // Pages of blocks 3, 1 and 6, the last two over the edge of two blocks each.
+    // Pages of blocks 3, 1 and 6, the last two across the boundary of two blocks each.
     Set plan = write_working_set(
         restore,
         {{{3 * 512 + 5, 1}, {3 * 512 + 9, 2}}, {{1 * 512 + 511, 2}}, {{6 * 512, 1, true}}});
@@ -463,7 +463,7 @@ TEST(a_working_set_of_huge_pages_serves_a_guest_of_small_pages) {
   }
 }
 
-TEST(filling_brings_every_page_but_the_removed_ones) {
+TEST(filling_installs_every_page_except_removed_ones) {
   for (const uint64_t page_size : {fixture::kSmallPage, fixture::kHugePage}) {
     Shape shape;
     shape.page_size = page_size;
@@ -485,7 +485,7 @@ TEST(filling_brings_every_page_but_the_removed_ones) {
   }
 }
 
-TEST(a_memory_file_that_is_cut_short_fails_the_fill_and_the_prefetch_by_block) {
+TEST(a_truncated_memory_file_fails_the_fill_and_the_prefetch_by_block) {
   for (const off_t size : {20 * 4096, 20 * 4096 + 100}) {
     Restore restore;
     if (!restore.missing().empty()) SKIP(restore.missing());

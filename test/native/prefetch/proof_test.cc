@@ -1,5 +1,5 @@
-// Where a prefetch takes its bytes from: the working-set file while both files are in the states in
-// which they were found to hold the same, and the memory file otherwise.
+// Source of a prefetch's bytes: the working-set file while both files are in the states that the
+// proof names, and otherwise the memory file.
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -47,7 +47,7 @@ void write_byte_as_it_is(const std::string& path) {
   CHECK_EQ(::pwrite(file.get(), &byte, 1, 5000), 1);
 }
 
-// The times of the last access and of the last write as they were: a change of status alone.
+// Restores the times of the last access and write, which leaves a change of status only.
 class Times {
  public:
   explicit Times(std::string path) : path_(std::move(path)) {
@@ -63,7 +63,7 @@ class Times {
   struct stat before_ {};
 };
 
-// The vCPU that waits goes on when its memory is not registered any more.
+// A waiting vCPU resumes when its memory is unregistered.
 void a_fault_fails_as_changed(Restore& restore, const Servers& servers, uint64_t page) {
   std::thread vcpu([&] { fixture::peek(restore.guest.page(page)); });
   CHECK(servers.wait_for_end() == reap::FaultHandler::Served::failed);
@@ -72,7 +72,7 @@ void a_fault_fails_as_changed(Restore& restore, const Servers& servers, uint64_t
   vcpu.join();
 }
 
-// With the stamp of a memory file that differs in one field.
+// Proves the set for a memory file whose stamp differs in one field.
 void prove_of_other(const Restore& restore, Set& set, size_t field) {
   reap::FileStamp other = restore.memory_file.stamp();
   other[field] += 1;
@@ -88,7 +88,7 @@ const reap::PrefetchReport& prefetch(Prefetcher& prefetcher, const std::shared_p
 
 }  // namespace
 
-TEST(bytes_of_a_set_are_installed_where_they_are_proven_and_nowhere_else) {
+TEST(bytes_of_a_set_are_installed_only_if_they_are_proven) {
   struct Row {
     const char* name;
     std::function<void(Restore&, Set&)> edit;
@@ -149,7 +149,7 @@ TEST(zero_extents_of_a_set_that_is_not_proven_have_the_bytes_of_the_memory_file)
   }
 }
 
-// In which way a file changes without changing what is in it.
+// A change of a file that leaves its content.
 struct Touch {
   const char* name;
   std::function<void(const std::string&)> touch;
@@ -166,7 +166,7 @@ const Touch kTouches[] = {
      }},
 };
 
-TEST(a_set_that_changes_during_the_prefetch_gives_no_more_bytes) {
+TEST(no_more_bytes_come_from_a_set_that_changes_during_the_prefetch) {
   for (const Touch& change : kTouches) {
     check::about = change.name;
     Restore restore;
@@ -186,13 +186,13 @@ TEST(a_set_that_changes_during_the_prefetch_gives_no_more_bytes) {
     const reap::PrefetchReport& report = client->wait_for_prefetched();
     CHECK_EQ(report.failure.code, ErrorCode::none);
     CHECK(!report.from_working_set);
-    // The first group was read while the proof held.
+    // The first group was read while the proof was valid.
     for (const uint64_t page : {40, 41, 42, 50}) CHECK(has_false_bytes(restore, page));
     for (const uint64_t page : {3, 4, 9, 20, 21, 22, 23}) CHECK(restore.has_file_bytes(page));
   }
 }
 
-TEST(a_memory_file_whose_status_changes_is_the_source_of_its_bytes_from_then_on) {
+TEST(after_a_change_of_status_the_bytes_come_from_the_memory_file) {
   for (const Touch& change : kTouches) {
     check::about = change.name;
     Restore restore;
@@ -214,7 +214,7 @@ TEST(a_memory_file_whose_status_changes_is_the_source_of_its_bytes_from_then_on)
   }
 }
 
-TEST(a_memory_file_that_is_written_to_under_a_guest_ends_the_prefetch_and_its_faults) {
+TEST(a_write_to_the_memory_file_under_a_guest_fails_the_prefetch_and_its_faults) {
   for (const bool proven : {true, false}) {
     check::about = proven ? "proven" : "not proven";
     Shape shape;
@@ -245,7 +245,7 @@ TEST(a_memory_file_that_is_written_to_under_a_guest_ends_the_prefetch_and_its_fa
   }
 }
 
-TEST(a_memory_file_that_changes_before_the_handshake_is_fetched_anew) {
+TEST(a_memory_file_that_changes_before_the_handshake_is_fetched_again) {
   for (const bool proven : {true, false}) {
     check::about = proven ? "proven" : "not proven";
     Restore restore;
@@ -271,7 +271,7 @@ TEST(a_memory_file_that_changes_before_the_handshake_is_fetched_anew) {
   }
 }
 
-TEST(a_memory_file_that_changes_before_the_handshake_is_not_fetched_ahead_of_it_any_more) {
+TEST(a_memory_file_that_changes_before_the_handshake_is_no_longer_fetched_ahead_of_it) {
   Shape shape;
   shape.region_pages = {1024};
   Restore restore(shape);
@@ -297,7 +297,7 @@ TEST(a_memory_file_that_changes_before_the_handshake_is_not_fetched_ahead_of_it_
   for (const uint64_t page : {0, 255, 300, 855}) CHECK(restore.has_file_bytes(page));
 }
 
-TEST(a_memory_file_that_may_change_unseen_is_not_fetched_ahead_of_the_handshake) {
+TEST(a_memory_file_that_may_change_without_a_trace_is_not_fetched_ahead_of_the_handshake) {
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
   fixture::Hooks hooks;
@@ -312,7 +312,7 @@ TEST(a_memory_file_that_may_change_unseen_is_not_fetched_ahead_of_the_handshake)
   for (const uint64_t page : kPlanned) CHECK(restore.has_file_bytes(page));
 }
 
-TEST(a_hole_that_was_punched_under_a_guest_ends_its_faults_and_its_detach) {
+TEST(a_hole_punched_under_a_guest_fails_its_faults_and_its_detach) {
   Shape shape;
   shape.holes = {0};
   Restore restore(shape);
@@ -349,7 +349,7 @@ TEST(a_memory_file_that_is_open_for_writing_is_not_fetched_ahead_of_the_handshak
   CHECK_EQ(client->wait_for_prefetched().pages, kPlanned.size());
 }
 
-TEST(a_change_of_status_does_not_make_a_prefetch_from_the_memory_file_begin_anew) {
+TEST(a_change_of_status_does_not_restart_a_prefetch_from_the_memory_file) {
   Shape shape;
   shape.region_pages = {1024};
   Restore restore(shape);
@@ -390,7 +390,7 @@ TEST(a_file_that_is_replaced_while_it_is_opened_is_read_through_one_descriptor) 
   CHECK_EQ(buffer.data()[0], 1);
 }
 
-TEST(a_change_of_times_owner_or_links_is_told_from_a_write) {
+TEST(a_change_of_times_owner_or_links_is_distinguished_from_a_write) {
   const reap::FileStamp stamp = {1, 2, 3, 4, 5};
   CHECK(reap::change_of(stamp, stamp) == FileChange::none);
   const reap::FileStamp later = {1, 2, 3, 4, 6};
@@ -402,7 +402,7 @@ TEST(a_change_of_times_owner_or_links_is_told_from_a_write) {
   }
 }
 
-TEST(times_of_this_tick_do_not_tell_of_the_next_write) {
+TEST(times_of_this_tick_do_not_show_the_next_write) {
   constexpr uint64_t kSecond = 1000000000;
   struct Row {
     const char* name;
@@ -428,7 +428,7 @@ TEST(times_of_this_tick_do_not_tell_of_the_next_write) {
   }
 }
 
-TEST(places_are_cut_into_groups_in_first_touch_order_and_lie_there_by_address) {
+TEST(pages_are_grouped_in_first_touch_order_and_sorted_by_address_within_a_group) {
   Plan plan;
   plan.extents = {{0, 300, 900, 0}, {1000, 2, 5, reap::kZeroExtent}, {2000, 100, 0, 0}};
   const Plan places = memory_groups_of(plan);

@@ -1,4 +1,4 @@
-// Restores of one working set at the same time: what one has fetched, all install.
+// Concurrent restores of one working set: a group that one has fetched is installed by all.
 #include <string>
 
 #include "prefetch/prefetcher.h"
@@ -19,15 +19,15 @@ using reap::Prefetcher;
 using reap::SharedGroups;
 using State = SharedGroups::State;
 
-constexpr uint32_t kPages = 40;  // more than the pool has buffers
-constexpr uint64_t kAhead = 8;   // what a restore fetches before its VM comes while no read waits
+constexpr uint32_t kPages = 40;  // more than the pool's buffers
+constexpr uint64_t kAhead = 8;   // fetched by a restore before its VM connects while no read blocks
 
 SharedGroups::Buffer some_buffer() {
   return std::make_shared<reap::Mapping>(reap::Mapping::anonymous(4096));
 }
 
 // A client that is held when it has read its third group, before the others have it: each of two
-// workers may read one before it is known that reads wait.
+// workers may read one before it is known that reads block.
 class HeldReader : public Client {
  public:
   explicit HeldReader(Restore& restore) : Client(restore) {}
@@ -42,7 +42,7 @@ class HeldReader : public Client {
   fixture::Hold hold_;
 };
 
-// Restores with a snapshot each, which hold the same bytes, and one set for all.
+// Restores of one snapshot each, with the same bytes, and one set for all.
 class Crowd {
  public:
   explicit Crowd(size_t restores, uint32_t pages = kPages) : pages_(pages) {
@@ -83,7 +83,7 @@ class Crowd {
 
 }  // namespace
 
-TEST(a_group_is_absent_until_it_was_read) {
+TEST(a_group_is_absent_until_it_has_been_read) {
   Restore restore;
   const Set plan = write_working_set(restore, fixture::one_page_groups({1, 2}));
   SharedGroups groups(plan, plan.proven->file.stamp());
@@ -95,10 +95,10 @@ TEST(a_group_is_absent_until_it_was_read) {
   groups.begin(1);
   const auto data = some_buffer();
   groups.end(1, data);
-  CHECK(groups.state_of(1) == State::there);
+  CHECK(groups.state_of(1) == State::present);
   CHECK(groups.data_of(1) == data);
   CHECK(groups.state_of(0) == State::absent);
-  CHECK(groups.has_any());
+  CHECK(groups.any_present());
 }
 
 TEST(a_group_that_is_being_installed_is_not_taken_out) {
@@ -111,7 +111,7 @@ TEST(a_group_that_is_being_installed_is_not_taken_out) {
   held.reset();
   CHECK(groups.take_free());
   CHECK(groups.state_of(0) == State::absent);
-  CHECK(!groups.has_any());
+  CHECK(!groups.any_present());
 }
 
 TEST(groups_are_those_of_the_same_bytes_in_the_same_file) {
@@ -133,8 +133,8 @@ TEST(groups_are_those_of_the_same_bytes_in_the_same_file) {
 
 TEST(restores_of_one_set_read_it_once_from_the_disk) {
   fixture::Hooks hooks;
-  constexpr uint32_t kFew = 20;  // that stay until all have them
-  Crowd crowd(4, kFew);
+  constexpr uint32_t kGroups = 20;  // each stays until all restores have it
+  Crowd crowd(4, kGroups);
   if (!crowd.missing().empty()) SKIP(crowd.missing());
   reap::hooks::is_cold = [] { return true; };
   std::vector<std::shared_ptr<Client>> clients;
@@ -145,13 +145,13 @@ TEST(restores_of_one_set_read_it_once_from_the_disk) {
   }
   for (const auto& client : clients) prefetcher.connected(client.get());
   for (size_t i = 0; i < 4; ++i) CHECK(crowd.has_all(i, clients[i]));
-  // But for what threads read before it is known that reads wait, or that there is another.
-  CHECK(crowd.pages_read() >= kFew);
-  CHECK(crowd.pages_read() <= kFew + 12);
+  // Except for reads before it is known that reads block, or that there is another restore.
+  CHECK(crowd.pages_read() >= kGroups);
+  CHECK(crowd.pages_read() <= kGroups + 12);
 }
 
-// Two restores, of which the second one comes when the first one has what it fetches ahead. From
-// then on reads wait, and after one for each worker they are for both.
+// Two restores; the second one starts when the first one has fetched its share ahead. From then on
+// reads block, and after one per worker they are shared.
 class Pair {
  public:
   explicit Pair(unsigned workers) : prefetcher(workers) {
@@ -192,7 +192,7 @@ TEST(a_damaged_group_fails_each_restore_of_the_set) {
   }
 }
 
-TEST(a_vm_whose_install_does_not_end_keeps_no_group_from_others) {
+TEST(a_vm_whose_install_hangs_keeps_no_group_from_others) {
   fixture::Hooks hooks;
   Crowd crowd(2);
   if (!crowd.missing().empty()) SKIP(crowd.missing());
@@ -215,7 +215,7 @@ TEST(a_vm_whose_install_does_not_end_keeps_no_group_from_others) {
   CHECK(crowd.has_all(1, stuck));
 }
 
-TEST(a_read_that_does_not_end_is_waited_for_no_longer_than_its_limit) {
+TEST(a_hung_read_is_waited_for_no_longer_than_its_limit) {
   fixture::Hooks hooks;
   Crowd crowd(2);
   if (!crowd.missing().empty()) SKIP(crowd.missing());
@@ -231,7 +231,7 @@ TEST(a_read_that_does_not_end_is_waited_for_no_longer_than_its_limit) {
   CHECK(crowd.has_all(1, reader));
 }
 
-TEST(a_restore_that_ends_while_it_reads_for_others_leaves_them_what_it_read) {
+TEST(a_restore_that_ends_while_it_reads_for_others_leaves_them_the_data) {
   fixture::Hooks hooks;
   Crowd crowd(2);
   if (!crowd.missing().empty()) SKIP(crowd.missing());
@@ -244,7 +244,7 @@ TEST(a_restore_that_ends_while_it_reads_for_others_leaves_them_what_it_read) {
   pair.prefetcher.cancel(reader.get());
   reader->release();
   CHECK(crowd.has_all(0, other));
-  CHECK_EQ(crowd.pages_read(), kPages + 1);  // the one before it was known that reads wait
+  CHECK_EQ(crowd.pages_read(), kPages + 1);  // the one before it was known that reads block
   fixture::eventually([&] { return reader.use_count() == 1; });
   CHECK(!reader->is_prefetched());
 }

@@ -1,4 +1,4 @@
-// Memory files with blocks that are allocated and not written: a hole until somebody reads them.
+// Memory files with blocks that are allocated but unwritten: holes until somebody reads them.
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -15,7 +15,7 @@ using fixture::Shape;
 constexpr char kNeedsUnwritten[] =
     "needs a temporary folder on a file system with unwritten extents that SEEK_DATA knows";
 
-// The pages [first, first + count), as places without bytes of their own.
+// The pages [first, first + count), without bytes.
 fixture::Set places(const std::vector<fixture::Pages>& extents) {
   fixture::Set plan;
   plan.page_size = fixture::kSmallPage;
@@ -28,7 +28,7 @@ fixture::Set places(const std::vector<fixture::Pages>& extents) {
 
 }  // namespace
 
-TEST(a_block_that_was_a_hole_when_it_was_fetched_gives_zeros_whatever_it_is_later) {
+TEST(a_block_fetched_as_a_hole_is_installed_as_zeros_even_if_it_becomes_data) {
   constexpr off_t kUnwritten = 16;
   constexpr off_t kPages = 8;
   Shape shape;
@@ -38,7 +38,7 @@ TEST(a_block_that_was_a_hole_when_it_was_fetched_gives_zeros_whatever_it_is_late
   if (!restore.missing().empty()) SKIP(restore.missing());
   reap::UniqueFd file(::open(restore.path.c_str(), O_RDWR | O_CLOEXEC));
   if (::fallocate(file.get(), 0, kUnwritten * 4096, kPages * 4096) != 0) SKIP(kNeedsUnwritten);
-  // Open for reading alone, as a file with a writer is not fetched ahead of the handshake.
+  // Open for reading only, since a file with a writer is not fetched ahead of the handshake.
   file.reset(::open(restore.path.c_str(), O_RDONLY | O_CLOEXEC));
   restore.connect();
   const auto is_hole = [&] {
@@ -46,7 +46,7 @@ TEST(a_block_that_was_a_hole_when_it_was_fetched_gives_zeros_whatever_it_is_late
   };
   if (!is_hole()) SKIP(kNeedsUnwritten);
 
-  // The last buffer that was given back is the next to be taken: it is full of another VM's bytes.
+  // The last returned buffer is the next one to be taken: it is full of another VM's bytes.
   reap::Prefetcher prefetcher(1);
   const auto before = std::make_shared<Client>(first);
   fixture::start(prefetcher, before, places({{0, 16}}));

@@ -1,4 +1,4 @@
-// Prefetch workers that serve the faults of their guest between installs.
+// Prefetch workers that serve faults of their guest between installs.
 #include <thread>
 
 #include "prefetch/prefetcher.h"
@@ -13,12 +13,12 @@ using fixture::Restore;
 using fixture::Shape;
 using Served = reap::FaultHandler::Served;
 
-// A restore whose only servers are prefetch workers.
+// A restore that is served by prefetch workers only.
 class WorkersAlone : public fixture::Client {
  public:
   explicit WorkersAlone(Restore& restore) : Client(restore) {}
   void begin_installs() override { ++serving; }
-  void serve_beside_work(reap::ServeBuffers& buffers) override {
+  void poll_faults(reap::ServeBuffers& buffers) override {
     CHECK(buffers.reserve(handler().memory().page_size()));
     handler().serve_once(buffers);
     ++looks;
@@ -51,8 +51,8 @@ void start(reap::Prefetcher& prefetcher, const std::shared_ptr<WorkersAlone>& cl
   prefetcher.connected(client.get());
 }
 
-// Prefetches every second page, and holds the first install until the guest waits for `page`, which
-// it gets.
+// Prefetches every second page, and holds the first install until the guest waits for `page` and
+// has received it.
 std::shared_ptr<WorkersAlone> fault_beside_the_first_install(Restore& restore, uint64_t page) {
   const auto client = std::make_shared<WorkersAlone>(restore);
   fixture::Hold hold;
@@ -106,8 +106,8 @@ TEST(a_worker_serves_a_fault_on_another_page_from_the_page_cache) {
 
 namespace {
 
-// Faults of which the first, with the lowest address, has to wait for the disk, and the others are
-// on holes of the memory file.
+// Faults of which the first, with the lowest address, has to wait for the disk; the others are on
+// holes of the memory file.
 void serve_those_behind_a_cold_fault(uint64_t count) {
   Shape shape = shape_of_many();
   for (uint64_t page = 6; page < kPages; ++page) shape.holes.push_back(page);
@@ -124,14 +124,14 @@ void serve_those_behind_a_cold_fault(uint64_t count) {
   }
   reap::ServeBuffers buffers;
   CHECK(buffers.reserve(4096));
-  // Once, or a few times where the machine is so busy that a turn is over after its first fault.
+  // Once, or a few times if the machine is so busy that a turn expires after its first fault.
   CHECK(fixture::in_time([&] {
     CHECK_EQ(restore.handler->serve_once(buffers), Served::later);
     return served == count - 1;
   }));
   CHECK(!restore.guest.is_present(5));
   CHECK_EQ(restore.get(Counter::bytes_read), 0);
-  // A demand thread takes what was left, and waits.
+  // A demand thread takes the remaining fault, and waits.
   fixture::eventually([&] {
     return restore.handler->serve(buffers, std::chrono::nanoseconds(0), [] { return true; }) ==
            Served::idle;
@@ -141,19 +141,19 @@ void serve_those_behind_a_cold_fault(uint64_t count) {
 
 }  // namespace
 
-TEST(a_cold_fault_does_not_keep_a_worker_from_those_behind_it) {
+TEST(a_cold_fault_does_not_delay_the_faults_after_it) {
   fixture::Hooks hooks;
   reap::hooks::is_cold = [] { return true; };
   serve_those_behind_a_cold_fault(3);
 }
 
-TEST(a_cold_fault_does_not_keep_a_worker_without_time_from_those_behind_it) {
+TEST(a_cold_fault_does_not_delay_the_faults_after_it_when_turns_expire) {
   fixture::Hooks hooks;
   reap::hooks::is_cold = [] { return true; };
-  // Longer than a turn, which ends with its first fault.
+  // Longer than a turn, which then ends with its first fault.
   reap::hooks::before_serve = [] { std::this_thread::sleep_for(std::chrono::milliseconds(1)); };
   serve_those_behind_a_cold_fault(3);
-  // So many that repeated ones are looked for.
+  // Enough for the search for duplicates.
   serve_those_behind_a_cold_fault(80);
 }
 
@@ -168,7 +168,7 @@ TEST(a_page_that_was_removed_before_its_batch_is_zero) {
   start(prefetcher, client, write_working_set(restore, every_second_page()));
   hold.wait_until_held();
   fixture::Flag removed;
-  // The worker waits for madvise() to run on, however long the scheduler takes.
+  // The worker waits for madvise() to complete, however long the scheduler takes.
   reap::hooks::before_remove_pause = [&] { removed.wait(); };
   std::thread vcpu([&] {
     // Returns when the worker has read the event.
@@ -178,9 +178,9 @@ TEST(a_page_that_was_removed_before_its_batch_is_zero) {
   });
   fixture::eventually([&] { return restore.guest.remove_is_pending(); });
   hold.release();
-  // No install was given up because of it.
+  // No install was abandoned because of it.
   CHECK_EQ(client->wait_for_prefetched().pages, kPages / 2 - 1);
-  // The worker may be through before the guest asks.
+  // The worker may have finished before the guest asks.
   reap::ServeBuffers buffers;
   CHECK(buffers.reserve(4096));
   std::atomic<bool> joined{false};
@@ -193,7 +193,7 @@ TEST(a_page_that_was_removed_before_its_batch_is_zero) {
   CHECK_EQ(restore.get(Counter::removed), 1);
 }
 
-TEST(workers_look_for_faults_again_and_again_in_a_long_extent) {
+TEST(workers_poll_for_faults_repeatedly_in_a_long_extent) {
   Restore restore(shape_of_many());
   if (!restore.missing().empty()) SKIP(restore.missing());
   const auto client = std::make_shared<WorkersAlone>(restore);
@@ -205,7 +205,7 @@ TEST(workers_look_for_faults_again_and_again_in_a_long_extent) {
 
 // epoll and poll() report a blocking userfaultfd as broken, and a read of it would wait for a
 // fault.
-TEST(a_worker_does_not_look_at_a_blocking_userfaultfd) {
+TEST(a_worker_does_not_poll_a_blocking_userfaultfd) {
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
   std::thread vcpu([&] { CHECK(restore.has_file_bytes(5)); });
@@ -253,7 +253,7 @@ class HeldWorker {
     run_.shut_down();
   }
 
-  void go_on() {
+  void resume_worker() {
     worker_.release();
     run_.wait(reap::Event::Kind::prefetched, session_.id);
   }
@@ -261,9 +261,9 @@ class HeldWorker {
   void hold_next_event() { hold_events_ = true; }
   void wait_for_event() { event_.wait_until_held(); }
   void release_event() { event_.release(); }
-  // Whether nothing happens by itself.
+  // True if nothing happens without a new event.
   bool is_quiet() const {
-    // What follows from the last fault.
+    // Consequences of the last fault.
     static_cast<void>(fixture::Flag().set_within_a_moment());
     const int before = events_;
     return !fixture::Flag().set_within_a_moment() && events_ == before;
@@ -281,8 +281,7 @@ class HeldWorker {
 
 }  // namespace
 
-// A worker that serves may lose its core. Demand threads leave the userfaultfd to it, and come
-// back.
+// A worker that serves may lose its core. Demand threads leave the userfaultfd to it, and return.
 TEST(a_guest_whose_worker_does_not_run_is_served_all_the_same) {
   fixture::Hooks hooks;
   Restore restore;
@@ -290,7 +289,7 @@ TEST(a_guest_whose_worker_does_not_run_is_served_all_the_same) {
   HeldWorker held(restore);
   // The first fault finds the userfaultfd watched, the others find it left to the worker.
   for (const uint64_t page : {9, 2, 11, 0, 13}) CHECK(restore.has_file_bytes(page));
-  held.go_on();
+  held.resume_worker();
   for (const uint64_t page : {15, 17, 4}) CHECK(restore.has_file_bytes(page));
   CHECK(held.is_quiet());
 }
@@ -301,10 +300,10 @@ TEST(a_worker_that_has_served_gives_the_userfaultfd_back) {
   if (!restore.missing().empty()) SKIP(restore.missing());
   HeldWorker held(restore);
   CHECK(restore.has_file_bytes(9));
-  // The timer by which a demand thread would look after the worker comes to nothing.
+  // The timer that lets a demand thread check the worker has no effect.
   held.hold_next_event();
   held.wait_for_event();
-  held.go_on();
+  held.resume_worker();
   CHECK(restore.has_file_bytes(11));
 }
 
@@ -319,11 +318,11 @@ TEST(a_userfaultfd_of_huge_pages_is_not_left_to_a_worker) {
   CHECK(restore.has_file_bytes(5));
   CHECK(held.is_quiet());
   CHECK(restore.has_file_bytes(6));
-  held.go_on();
+  held.resume_worker();
 }
 
 // Both are read at once, and the thread that read them waits for the disk.
-TEST(a_held_fault_is_served_in_its_time_beside_one_that_waits_for_the_disk) {
+TEST(a_held_fault_is_served_on_time_while_another_waits_for_the_disk) {
   fixture::Hooks hooks;
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
@@ -343,11 +342,11 @@ TEST(a_held_fault_is_served_in_its_time_beside_one_that_waits_for_the_disk) {
   disk.release();
   residual.join();
   late.join();
-  held.go_on();
+  held.resume_worker();
 }
 
 // Three are read at once, and the thread that read them waits for the disk.
-TEST(faults_beside_one_that_waits_for_the_disk_are_served_by_another_thread_of_the_engine) {
+TEST(another_thread_of_the_engine_serves_faults_while_one_waits_for_the_disk) {
   fixture::Hooks hooks;
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
@@ -371,5 +370,5 @@ TEST(faults_beside_one_that_waits_for_the_disk_are_served_by_another_thread_of_t
   CHECK(fixture::in_time([&] { return served == 2; }));
   disk.release();
   for (std::thread& vcpu : vcpus) vcpu.join();
-  held.go_on();
+  held.resume_worker();
 }

@@ -1,4 +1,4 @@
-// VMMs that do what Firecracker never does, and VMMs that come at the worst moment.
+// VMMs that do what Firecracker never does, and VMMs that connect at the worst moment.
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -44,8 +44,8 @@ reap::UniqueFd connect_guest(const Restore& restore) {
   return connection;
 }
 
-// A VMM in a process of its own that connects when it is told to, says when it has sent its
-// handshake, and touches its memory then. Made before the threads of an engine, as it forks.
+// A VMM in a separate process that connects on command, reports when it has sent its handshake, and
+// then touches its memory. Constructed before the threads of an engine, since it forks.
 class LateVmm {
  public:
   LateVmm(const Shape& shape, const std::string& path) {
@@ -68,7 +68,7 @@ class LateVmm {
     char byte = 1;
     return ::write(ours_.get(), &byte, 1) == 1 && ::read(ours_.get(), &byte, 1) == 1;
   }
-  // The signal that ended it, 0 while it lives on.
+  // The signal that killed it, 0 while it lives.
   int end_in_time() {
     int status = 0;
     if (!in_time([&] { return ::waitpid(pid_, &status, WNOHANG) == pid_; })) return 0;
@@ -95,7 +95,7 @@ class LateVmm {
   reap::UniqueFd ours_;
 };
 
-// Guests whose faults occupy every demand thread, so that nobody is there to accept another VMM.
+// Guests whose faults occupy every demand thread, so that no thread can accept another VMM.
 class BusyThreads {
  public:
   BusyThreads() {
@@ -168,7 +168,7 @@ TEST(a_vmm_that_makes_its_userfaultfd_block_holds_no_demand_thread) {
   CHECK(in_time([&] { return down.is_set(); }));
   std::vector<std::thread> rescue;
   if (!down.is_set()) {
-    // What is held after all is let go: a fault ends the read that waits for one.
+    // Releases a thread that is held after all: a fault ends the blocking read.
     set_flags(O_NONBLOCK);
     for (const auto& restore : restores) {
       rescue.emplace_back([&] { fixture::peek(restore->guest.page(9)); });
@@ -180,7 +180,7 @@ TEST(a_vmm_that_makes_its_userfaultfd_block_holds_no_demand_thread) {
   for (std::thread& thread : rescue) thread.join();
 }
 
-TEST(a_vmm_that_nobody_has_accepted_when_its_session_ends_is_killed_and_not_left_frozen) {
+TEST(a_vmm_that_is_unaccepted_when_its_session_ends_is_killed_and_not_left_frozen) {
   for (const char* how : {"close", "shutdown", "deadline"}) {
     const std::string way = how;
     Restore restore;
@@ -210,8 +210,8 @@ TEST(a_vmm_that_nobody_has_accepted_when_its_session_ends_is_killed_and_not_left
 }
 
 // The VMM has sent its handshake and does not wait for an answer. Whatever a demand thread is about
-// to do with it, close() must find that its guest depends on us.
-TEST(every_vmm_whose_session_is_closed_as_its_handshake_comes_is_killed) {
+// to do with it, close() must detect that its guest depends on us.
+TEST(every_vmm_whose_session_is_closed_as_its_handshake_arrives_is_killed) {
   const char* const next_step[] = {"accept it", "receive its message", "serve its first fault"};
   for (int step = 0; step < 3; ++step) {
     check::about = std::string("a thread that is about to ") + next_step[step];
@@ -280,12 +280,12 @@ TEST(a_peer_that_sends_descriptors_with_every_byte_is_refused_at_the_first_that_
   CHECK_EQ(ended.failure.code, ErrorCode::handshake_invalid);
   CHECK_EQ(ended.failure.check, "descriptors");
   CHECK_EQ(ended.failure.got, 4);
-  // Both ends of the connection, the listener, the memory file twice, and one message's.
+  // Both ends of the connection, the listener, the memory file twice, and those of one message.
   CHECK(most <= before + 16);
   CHECK_EQ(fixture::descriptors_here(), before);
 }
 
-TEST(the_end_of_a_session_is_told_when_every_descriptor_of_it_is_closed) {
+TEST(the_end_of_a_session_is_reported_after_its_descriptors_are_closed) {
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
   const reap::UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
@@ -298,7 +298,7 @@ TEST(the_end_of_a_session_is_told_when_every_descriptor_of_it_is_closed) {
   const reap::UniqueFd connection = connect_to(socket_of(restore));
   CHECK(fixture::send(connection.get(), "[", {null.get(), null.get()}));
   run.wait_for_end(session.id);
-  // This process is the VMM too.
+  // This process is also the VMM.
   const uint64_t ours = 1;
   CHECK_EQ(at_the_end.load(), before + ours);
 }
@@ -327,7 +327,7 @@ TEST(a_vm_whose_pages_are_all_on_the_disk_leaves_threads_for_others) {
   // A third one would have taken its permission by then.
   CHECK(!fixture::Flag().set_within_a_moment());
   CHECK_EQ(arrived.load(), 2);
-  // Three may wait for the disk at the same time, this VM's at most two of them.
+  // Three threads may wait for the disk at the same time, at most two of them for this VM.
   CHECK(run.engine().reactor().begin_blocking());
   CHECK(!run.engine().reactor().begin_blocking());
   run.engine().reactor().end_blocking();

@@ -1,4 +1,4 @@
-// Sessions through a real socket: serving, prefetching, and every way in which they end.
+// Sessions through a real socket: serving, prefetching, and all their ends.
 #include "session/session.h"
 
 #include <fcntl.h>
@@ -144,7 +144,7 @@ TEST(a_detached_guest_has_every_page_and_needs_no_handler) {
   for (uint64_t page = 0; page < 64; ++page) {
     CHECK(page == 9 ? restore.is_zero(page) : restore.has_file_bytes(page));
   }
-  // Gone from the kernel's books too: the page is zero at the next touch, not waited for.
+  // Unregistered in the kernel, too: the page is zero at the next touch, not waited for.
   CHECK(restore.guest.remove(10));
   CHECK(restore.is_zero(10));
 }
@@ -217,7 +217,7 @@ TEST(a_vm_whose_fault_cannot_be_served_is_killed_or_left_as_asked) {
   }
 }
 
-TEST(the_end_of_the_engine_ends_every_session_as_its_options_say) {
+TEST(the_end_of_the_engine_ends_every_session_as_its_options_specify) {
   Restore listening;
   Restore connected;
   Restore killed;

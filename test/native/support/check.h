@@ -1,6 +1,7 @@
-// TEST(name) { CHECK(x); CHECK_EQ(a, b); } registers a test; main.cc runs those that the arguments
-// select. A failed check is printed and counted and the test goes on; checks may run on any thread.
-// SKIP(reason) leaves the test where something that it needs is missing, and says so.
+// TEST(name) { CHECK(x); CHECK_EQ(a, b); } registers a test; main.cc runs the tests selected by its
+// arguments. A failed check is printed and counted, and the test continues; checks may run on any
+// thread. SKIP(reason) leaves the test if something that it needs is missing, and prints the
+// reason.
 #pragma once
 
 #include <atomic>
@@ -23,13 +24,13 @@ inline std::vector<Test>& tests() {
   return all;
 }
 
-// Failed checks in the test that is running.
+// Failed checks of the current test.
 inline std::atomic<int> failures{0};
 
-// Why the test that is running was skipped, or empty.
+// Reason for skipping the current test, or empty.
 inline std::string skipped;
-// What the checks that follow are about, printed with those that fail: the row of a table.
-// Set on the test's own thread while no other thread checks.
+// Subject of the following checks, printed with failures: the row of a table. Set on the test's own
+// thread while no other thread checks.
 inline std::string about;
 
 struct Registration {
@@ -57,7 +58,7 @@ std::string describe(const Value& value) {
   }
 }
 
-// Integers are compared by value: -1 is no unsigned number, and a literal needs no suffix.
+// Compares integers by value: -1 equals no unsigned number, and a literal needs no suffix.
 template <typename Left, typename Right>
 bool equal(const Left& left, const Right& right) {
   if constexpr (std::is_convertible_v<const Left&, std::string_view> &&

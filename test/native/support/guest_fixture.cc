@@ -73,7 +73,7 @@ Hooks::~Hooks() {
   for (auto* answer :
        {&reap::hooks::is_cold, &reap::hooks::is_young, &reap::hooks::core_is_lost,
         &reap::hooks::cores_are_busy, &reap::hooks::hides_residency, &reap::hooks::lacks_cachestat,
-        &reap::hooks::ignores_wishes, &reap::hooks::reads_are_unfinished}) {
+        &reap::hooks::drops_readahead, &reap::hooks::reads_are_unfinished}) {
     *answer = nullptr;
   }
 }
@@ -122,7 +122,7 @@ Guest::Guest(const Shape& shape) : page_size_(shape.page_size) {
 }
 
 Guest::~Guest() {
-  // Nothing may be left waiting for a handler when the memory goes.
+  // No thread may still wait for a handler when the memory is unmapped.
   if (uffd_) unregister_all();
 }
 
@@ -197,7 +197,7 @@ bool Guest::remove(uint64_t first_page, uint64_t pages) const {
 }
 
 bool Guest::remove_is_pending() const {
-  // A copy answers EAGAIN before it looks whether the page is there.
+  // A copy returns EAGAIN before the kernel checks whether the page is present.
   static const std::vector<uint8_t> kBytes(kSmallPage);
   uffdio_copy request{};
   request.dst = reinterpret_cast<uintptr_t>(probe_);
@@ -207,7 +207,7 @@ bool Guest::remove_is_pending() const {
 }
 
 unsigned long Guest::faults_pending() const {
-  // poll() would not tell a fault from an event.
+  // poll() would not distinguish a fault from an event.
   const std::string path = "/proc/self/fdinfo/" + std::to_string(uffd_.get());
   unsigned long pending = 0;
   if (std::FILE* info = std::fopen(path.c_str(), "r")) {
@@ -235,7 +235,7 @@ bool Guest::install(uint64_t page, const uint8_t* bytes, bool wake) const {
 void Guest::unregister_all() const {
   for (const reap::Region& region : regions_) {
     reap::uffd::unregister(uffd_.get(), region.base, region.size);
-    // A thread that was just about to wait may have missed the wake-up in there.
+    // A thread that was about to wait may have missed the wake-up in there.
     reap::uffd::wake(uffd_.get(), region.base, region.size);
   }
 }
@@ -338,7 +338,7 @@ bool is_asleep(pid_t thread) {
   const std::string path = "/proc/self/task/" + std::to_string(thread) + "/stat";
   char state = 'R';
   if (std::FILE* stat = std::fopen(path.c_str(), "r")) {
-    // Its number and its name, which is ours, come first.
+    // Its pid and its name, which is ours, come first.
     if (std::fscanf(stat, "%*d (%*[^)]) %c", &state) != 1) state = 'R';
     std::fclose(stat);
   }

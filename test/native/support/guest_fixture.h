@@ -1,5 +1,5 @@
-// A guest inside the test's own process: memory registered with a userfaultfd, a memory file for
-// it, and threads that serve it. What Firecracker does, without Firecracker.
+// A guest inside the test's own process: memory registered with a userfaultfd, its memory file, and
+// threads that serve it. Replaces Firecracker.
 #pragma once
 
 #include <sys/types.h>
@@ -25,7 +25,7 @@ using reap::Counter;
 constexpr uint64_t kSmallPage = 4096;
 constexpr uint64_t kHugePage = 2 << 20;
 
-// A directory that goes with everything in it.
+// A directory that is removed with its contents.
 class TempDir {
  public:
   explicit TempDir(const std::string& parent = "");
@@ -37,7 +37,7 @@ class TempDir {
   std::string path_;
 };
 
-// Starts with everyone who takes part at the same time.
+// Starts all participants at the same time.
 class Barrier {
  public:
   explicit Barrier(int parties) : missing_(parties) {}
@@ -50,7 +50,7 @@ class Barrier {
   std::atomic<int> missing_;
 };
 
-// Set once, waited for by anybody.
+// Set once, awaited by any thread.
 class Flag {
  public:
   void set() { set_ = true; }
@@ -58,14 +58,14 @@ class Flag {
   void wait() const {
     while (!set_) std::this_thread::yield();
   }
-  // For what must not happen: false after a time in which it would have.
+  // For events that must not happen: false after a time in which they would have.
   bool set_within_a_moment() const;
 
  private:
   std::atomic<bool> set_{false};
 };
 
-// A hook that holds the first thread that comes by.
+// A hook that holds the first thread that reaches it.
 class Hold {
  public:
   void operator()() {
@@ -85,7 +85,8 @@ class Hold {
   Flag released_;
 };
 
-// Takes every hook away again. Made before the threads that meet them, so that it goes after them.
+// Removes all hooks. Constructed before the threads that use them, so that it is destroyed after
+// them.
 struct Hooks {
   ~Hooks();
 };
@@ -95,7 +96,7 @@ void eventually(Condition condition) {
   while (!condition()) std::this_thread::yield();
 }
 
-// Whether it came true in a time in which it must, on a busy machine too.
+// True if the condition came true within a time that suffices on a busy machine.
 template <typename Condition>
 bool in_time(Condition condition) {
   const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(30);
@@ -108,11 +109,11 @@ bool in_time(Condition condition) {
 
 struct Shape {
   uint64_t page_size = kSmallPage;
-  std::vector<uint64_t> region_pages = {64};  // in the order of the memory file
-  bool descending = false;                    // in addresses
-  bool reserve = true;                        // huge pages from the pool, when it is mapped
+  std::vector<uint64_t> region_pages = {64};  // in memory-file order
+  bool descending = false;                    // order of addresses
+  bool reserve = true;                        // huge pages from the pool, when mapped
   std::vector<uint64_t> holes;                // pages that the memory file does not store
-  std::vector<uint64_t> zeros;                // pages that it stores and that are zero
+  std::vector<uint64_t> zeros;                // pages that it stores as zeros
   std::string directory;                      // of the memory file; empty: a new temporary one
 
   uint64_t pages() const {
@@ -123,18 +124,18 @@ struct Shape {
   uint64_t bytes() const { return pages() * page_size; }
 };
 
-// Until every change of a file shows in its times.
+// Waits until every later change of a file shows in its times.
 void wait_until_settled(const std::string& path);
 
-// Drops a file from the page cache, so that reading it waits for the disk.
+// Drops a file from the page cache, so that reads wait for the disk.
 void forget_cached(const std::string& path);
 
-// The bytes of a memory file: page and place tell them apart, and none is zero.
+// Bytes of a memory file: they differ between pages and offsets, and none is zero.
 std::vector<uint8_t> memory_bytes(const Shape& shape);
 bool write_memory_file(const std::string& path, const Shape& shape,
                        const std::vector<uint8_t>& bytes);
 
-// Registered memory as a VMM has it. There is a gap behind every region.
+// Registered memory, as in a VMM. Every region is followed by a gap.
 class Guest {
  public:
   explicit Guest(const Shape& shape);
@@ -152,13 +153,13 @@ class Guest {
 
   // madvise(MADV_DONTNEED): returns when the event has been read.
   bool remove(uint64_t first_page, uint64_t pages = 1) const;
-  // Whether an event is queued that nobody has read.
+  // True if an event is queued and unread.
   bool remove_is_pending() const;
-  // Faults that are queued and that nobody has read.
+  // Number of faults that are queued and unread.
   unsigned long faults_pending() const;
-  // Whether the kernel has a page there. Does not touch it.
+  // True if the page is present. Does not touch it.
   bool is_present(uint64_t page) const;
-  // UFFDIO_COPY as somebody else would do it: the handler hears nothing of it.
+  // UFFDIO_COPY by another party: the handler does not learn of it.
   bool install(uint64_t page, const uint8_t* bytes, bool wake = true) const;
   void unregister_all() const;
 
@@ -171,18 +172,18 @@ class Guest {
   std::string missing_;
   reap::UniqueFd uffd_;
   reap::Mapping reservation_;
-  uint8_t* probe_ = nullptr;  // a page of its own, to ask the kernel whether an event is unread
+  uint8_t* probe_ = nullptr;  // a separate page, to find out whether an event is unread
   std::vector<reap::Region> regions_;
 };
 
-// Threads that wait for a guest's faults and serve them until they are told to stop.
+// Threads that wait for a guest's faults and serve them until stopped.
 class Servers {
  public:
   explicit Servers(reap::FaultHandler& handler, unsigned threads = 1);
   ~Servers() { stop(); }
-  // A page is there before it is counted: stop before you look at the counters.
+  // A page is installed before it is counted: stop before reading the counters.
   void stop();
-  // What the first thread that gave up said; only after one has.
+  // Outcome of the first thread that ended; only after one has.
   reap::FaultHandler::Served wait_for_end() const;
 
  private:
@@ -205,12 +206,12 @@ class Restore {
   uint64_t get(Counter counter) const { return counters.get(counter); }
   uint64_t page_size() const { return shape.page_size; }
   const uint8_t* bytes_of(uint64_t page) const { return bytes.data() + page * shape.page_size; }
-  // Opens the memory file anew when its times tell of the next change, for a handler that has met
-  // none.
+  // Reopens the memory file when every later change shows in its times, for a handler that is to
+  // see no change.
   void connect();
-  // A handler anew, which finds the memory file as it is now. It may be read meanwhile.
+  // A new handler, which sees the memory file in its current state. It may be read meanwhile.
   void handshake();
-  // Touch the page, so somebody has to serve it.
+  // Touches the page, so a handler has to serve it.
   bool has_file_bytes(uint64_t page) const;
   bool is_zero(uint64_t page) const;
   // fill() with the memory file's bytes.
@@ -229,15 +230,15 @@ class Restore {
   int error = 0;
 };
 
-// Reads and writes that the thread sanitizer leaves alone: the kernel changes guest memory too.
+// Reads and writes invisible to the thread sanitizer: the kernel changes guest memory, too.
 uint8_t peek(const uint8_t* address);
 void poke(uint8_t* address, uint8_t value);
 
 pid_t this_thread();
-// Whether a thread of this process waits in the kernel.
+// True if a thread of this process waits in the kernel.
 bool is_asleep(pid_t thread);
 
-// A thread that was joined is listed for a moment more.
+// A thread that was joined remains listed for a moment.
 uint64_t threads_here();
 uint64_t descriptors_here();
 

@@ -1,5 +1,5 @@
-// Runs the tests in a child process, so that a test that hangs or crashes is named and what was
-// changed on the machine is put back whatever happens.
+// Runs the tests in a child process, so that a test that hangs or crashes is named, and changes to
+// the machine are undone in any case.
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
@@ -48,8 +48,8 @@ void set_huge_pages(long pages) {
   }
 }
 
-// Lends the tests some huge pages where this process may; they skip where there are none. The pool
-// is the machine's and tests empty it, so those of another checkout wait
+// Adds some huge pages to the pool for the tests, if this process may; without them tests skip. The
+// pool is the machine's, and tests empty it, so concurrent runs take turns
 // (test/uffd/huge-pages.test.ts takes the same lock).
 class HugePageLoan {
  public:
@@ -62,7 +62,7 @@ class HugePageLoan {
     added_ = huge_pages() - before;
   }
   ~HugePageLoan() {
-    // What others added meanwhile stays.
+    // Pages that others added meanwhile stay.
     if (added_ > 0) set_huge_pages(huge_pages() - added_);
   }
 
@@ -102,11 +102,12 @@ int run_tests(int progress, int argc, char** argv) {
   }
   std::printf("%d passed, %d failed, %d skipped\n", passed, failed, skipped);
   std::fflush(stdout);
-  // A filter that selects nothing is a mistake, not a success.
+  // A filter that selects nothing is an error.
   return failed == 0 && passed + skipped > 0 ? 0 : 1;
 }
 
-// Waits for the tests; whether each of them began in time. `running` is the last that did.
+// Waits for the tests; returns whether each of them began in time. `running` is the last one that
+// did.
 bool watch(int progress, std::string* running) {
   std::string line;
   for (;;) {
@@ -134,7 +135,7 @@ int main(int argc, char** argv) {
     ::close(progress[0]);
     std::exit(run_tests(progress[1], argc, argv));
   }
-  // Makes poll() above return.
+  // Interrupts poll() above.
   struct sigaction on_end {};
   on_end.sa_handler = [](int) {};
   ::sigaction(SIGTERM, &on_end, nullptr);

@@ -25,7 +25,7 @@ PageFile::PageFile(uint64_t pages, const std::string& directory, uint64_t cut_by
 
 bool PageFile::evict() const {
   forget_cached(path_);
-  return there().empty();
+  return cached().empty();
 }
 
 void PageFile::evict(uint64_t first_page, uint64_t pages) const {
@@ -44,16 +44,16 @@ void PageFile::read(const std::vector<uint32_t>& pages) const {
   }
 }
 
-std::vector<uint32_t> PageFile::there() const {
+std::vector<uint32_t> PageFile::cached() const {
   const reap::UniqueFd file(::open(path_.c_str(), O_RDONLY | O_CLOEXEC));
   void* data = ::mmap(nullptr, bytes_, PROT_READ, MAP_SHARED, file.get(), 0);
   CHECK(data != MAP_FAILED);
   const reap::Mapping view = reap::Mapping::adopt(data, bytes_);
-  std::vector<uint8_t> is_there((bytes_ + kSmallPage - 1) / kSmallPage);
-  CHECK_EQ(::mincore(view.data(), bytes_, is_there.data()), 0);
+  std::vector<uint8_t> is_cached((bytes_ + kSmallPage - 1) / kSmallPage);
+  CHECK_EQ(::mincore(view.data(), bytes_, is_cached.data()), 0);
   std::vector<uint32_t> found;
-  for (uint32_t page = 0; page < is_there.size(); ++page) {
-    if (is_there[page] & 1) found.push_back(page);
+  for (uint32_t page = 0; page < is_cached.size(); ++page) {
+    if (is_cached[page] & 1) found.push_back(page);
   }
   return found;
 }

@@ -1,4 +1,4 @@
-// Files whose pages are in the page cache or not, and a process that maps one of them.
+// Files whose pages are cached or not, and a process that maps one of them.
 #pragma once
 
 #include <sys/types.h>
@@ -19,14 +19,14 @@ class PageFile {
   explicit PageFile(uint64_t pages, const std::string& directory = "", uint64_t cut_bytes = 0);
 
   const std::string& path() const { return path_; }
-  // Drops what no process maps; whether all of it went.
+  // Drops unmapped pages; returns whether all of them are gone.
   bool evict() const;
-  // Of whole 2 MiB: the page cache may have pages in pieces of up to that size.
+  // Whole ranges of 2 MiB: the page cache may have folios of up to that size.
   void evict(uint64_t first_page, uint64_t pages) const;
-  // Reads these alone, with nothing ahead.
+  // Reads only these pages, without read-ahead.
   void read(const std::vector<uint32_t>& pages) const;
-  // The pages that are in the page cache and were read to the end.
-  std::vector<uint32_t> there() const;
+  // Pages that are cached and completely read.
+  std::vector<uint32_t> cached() const;
 
  private:
   const uint64_t bytes_;
@@ -34,7 +34,7 @@ class PageFile {
   const std::string path_;
 };
 
-// A child that maps a file, privately and without read-ahead, and touches what it is told to.
+// A child that maps a file privately without read-ahead, and touches pages on command.
 class Mapper {
  public:
   explicit Mapper(const std::string& path);
@@ -43,9 +43,9 @@ class Mapper {
   Mapper& operator=(const Mapper&) = delete;
 
   pid_t pid() const { return pid_; }
-  // Each returns when it is done.
+  // Returns when the page has been touched.
   bool touch(uint32_t page) const;
-  // It becomes the program in that file, which echoes what it reads, and which has echoed.
+  // Executes the program in that file, which echoes its input; returns when it has echoed.
   bool become(const std::string& path) const;
   void end();
 
@@ -57,7 +57,7 @@ class Mapper {
   reap::UniqueFd child_;
 };
 
-// Pages from `first` on, `step` apart.
+// Pages from `first` on, in steps of `step`.
 std::vector<uint32_t> every(uint32_t step, uint32_t first, uint32_t end);
 
 }  // namespace fixture

@@ -25,13 +25,13 @@ struct Pages {
 };
 using Group = std::vector<Pages>;
 
-// A plan with the file that has its data.
+// A plan and the file with its data.
 struct Set : reap::Plan {
   std::string path;
   std::shared_ptr<const reap::ProvenFile> proven;
 };
 
-// Takes for proven that the file's bytes are those of the memory file in this state.
+// Declares proven that the file's bytes are those of the memory file in this state.
 inline void prove(Set& set, const reap::FileStamp& memory_file) {
   reap::PageSource file;
   CHECK_EQ(file.open(set.path), 0);
@@ -51,7 +51,7 @@ inline void write_data(const Restore& restore, Set& set, const std::vector<uint8
   prove(set, restore.memory_file.stamp());
 }
 
-// Writes the data of a working-set file as prefetchers read it: groups, each at a page.
+// Writes the data of a working-set file as prefetchers read it: groups, each page-aligned.
 inline Set write_working_set(const Restore& restore, const std::vector<Group>& groups,
                              const std::string& name = "working-set") {
   Set set;
@@ -78,8 +78,8 @@ inline Set write_working_set(const Restore& restore, const std::vector<Group>& g
   return set;
 }
 
-// The same with every bit of the data wrong, and no checksum or stamp that says so: what the guest
-// finds tells where its bytes came from.
+// The same with all bits of the data inverted, and matching checksums: the bytes in the guest show
+// where they came from.
 inline Set write_false_set(const Restore& restore, const std::vector<Group>& groups) {
   Set set = write_working_set(restore, groups);
   std::vector<uint8_t> data(kSmallPage);
@@ -118,7 +118,7 @@ class Client : public reap::PrefetchClient {
   reap::Counters& counters() override { return restore_.counters; }
   const std::atomic<bool>& stopping() override { return stopping_; }
   void begin_installs() override {}
-  void serve_beside_work(reap::ServeBuffers&) override {}
+  void poll_faults(reap::ServeBuffers&) override {}
   void end_installs() override {}
   void on_prefetched(const reap::PrefetchReport& report) override {
     CHECK(!prefetched_.is_set());
@@ -137,7 +137,7 @@ class Client : public reap::PrefetchClient {
     prefetched_.wait();
     return report_;
   }
-  // The failure says why it did not come to Filled::all.
+  // The failure explains an outcome other than Filled::all.
   std::pair<reap::FaultHandler::Filled, reap::Failure> wait_for_filled() const {
     filled_.wait();
     return {end_, failure_};

@@ -1,4 +1,4 @@
-// The VMM's side of the handshake, in this process or in one of its own, and an engine to meet it.
+// The VMM's side of the handshake, in this process or in a separate one, and an engine for it.
 #pragma once
 
 #include <sys/types.h>
@@ -16,13 +16,13 @@
 
 namespace fixture {
 
-// Waits until somebody listens there and this process may connect.
+// Waits until a listener exists that this process may connect to.
 reap::UniqueFd connect_to(const std::string& path);
-// One sendmsg(), as Firecracker's.
+// One sendmsg(), as in Firecracker.
 bool send(int connection, const std::string& text, const std::vector<int>& descriptors);
 std::string handshake_text(const Guest& guest, uint64_t page_size);
 
-// What a VMM in a process of its own does after it has connected.
+// Behaviour of a VMM in a separate process after it has connected.
 enum class Manner {
   touches_its_memory,  // sends the handshake, reads every page, then waits
   waits,               // sends the handshake, then waits
@@ -38,10 +38,10 @@ class VmmProcess {
   VmmProcess& operator=(const VmmProcess&) = delete;
 
   pid_t pid() const { return pid_; }
-  // Whether every page that it read had the memory file's bytes. Waits until it has read them.
+  // True if every page that it read had the memory file's bytes. Waits until it has read them.
   bool had_the_right_bytes();
   bool is_alive();
-  // The signal that ended it, 0 when it exited by itself. Waits for the end.
+  // The signal that killed it, 0 if it exited by itself. Waits for its exit.
   int end();
   void exit_by_itself();
 
@@ -49,11 +49,11 @@ class VmmProcess {
   [[noreturn]] void run(const Shape& shape, const std::string& path, Manner manner, uid_t uid);
 
   pid_t pid_ = -1;
-  reap::UniqueFd report_;   // its verdict on the bytes
-  reap::UniqueFd command_;  // closed: exit
+  reap::UniqueFd report_;   // whether the bytes were right
+  reap::UniqueFd command_;  // closing it makes the child exit
 };
 
-// Those of a session, whose memory file is opened when the session is.
+// Options of a session, whose memory file is opened with the session.
 struct SessionOptions {
   std::string socket_path;
   std::string memory_file;
@@ -66,12 +66,12 @@ struct SessionOptions {
   std::shared_ptr<const reap::ProvenFile> proven;
 };
 
-// An engine whose events can be waited for.
+// An engine whose events can be awaited.
 class EngineRun {
  public:
   using OnEvent = std::function<void(const reap::Event&)>;
 
-  // `on_event` hears of each event on the thread that emits it.
+  // `on_event` is called for each event on the thread that emits it.
   explicit EngineRun(OnEvent on_event = {});
   ~EngineRun() { shut_down(); }
 
@@ -83,7 +83,7 @@ class EngineRun {
     uint64_t get(Counter counter) const { return counters->get(counter); }
   };
   Opened open(const SessionOptions& options);
-  // The event, which is taken out of those that came.
+  // Waits for the event, and removes it from the queue.
   reap::Event wait(reap::Event::Kind kind, uint64_t session);
   reap::Event wait_for_end(uint64_t session) { return wait(reap::Event::Kind::ended, session); }
   bool close(uint64_t session, bool kill_vm);

@@ -1,4 +1,4 @@
-// fill(): what each answer of the kernel comes to, and the way out (fill everything, unregister).
+// fill(): its response to each result of the kernel, and detaching (fill everything, unregister).
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -23,7 +23,7 @@ using reap::uffd::Outcome;
 using Filled = reap::FaultHandler::Filled;
 using Served = reap::FaultHandler::Served;
 
-// A VMM of its own process, so that its memory can go while the handler lives.
+// A VMM in a separate process, so that its memory can disappear while the handler lives.
 class OtherVmm {
  public:
   explicit OtherVmm(const Shape& shape) {
@@ -118,7 +118,7 @@ class HugePages {
 
 }  // namespace
 
-TEST(the_answers_of_an_install_ioctl_are_told_apart) {
+TEST(the_results_of_an_install_ioctl_are_distinguished) {
   struct Row {
     int error;
     int64_t done;
@@ -152,7 +152,7 @@ TEST(the_answers_of_an_install_ioctl_are_told_apart) {
   }
 }
 
-TEST(a_run_that_meets_a_present_page_goes_on_behind_it) {
+TEST(a_run_that_meets_a_present_page_continues_after_it) {
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
   const std::vector<uint8_t> others(4096, 0x77);
@@ -167,7 +167,7 @@ TEST(a_run_that_meets_a_present_page_goes_on_behind_it) {
   CHECK_EQ(restore.get(Counter::prefetched), 6);
 }
 
-TEST(a_huge_page_that_came_by_fault_meanwhile_is_not_installed_again) {
+TEST(a_huge_page_that_a_fault_has_installed_is_not_installed_again) {
   fixture::Hooks hooks;
   fixture::Hold installing;
   Shape shape;
@@ -175,7 +175,7 @@ TEST(a_huge_page_that_came_by_fault_meanwhile_is_not_installed_again) {
   shape.region_pages = {4};
   Restore restore(shape);
   if (!restore.missing().empty()) SKIP(restore.missing());
-  // Two servers have read a fault each on one page; the second finds it there.
+  // Two servers have each read a fault on the same page; the second one finds it present.
   reap::hooks::before_install = installing.hook();
   Servers servers(*restore.handler, 2);
   std::thread first([&] { CHECK(restore.has_file_bytes(2)); });
@@ -229,13 +229,13 @@ TEST(a_run_over_unregistered_and_unmapped_holes_is_split) {
   }
   CHECK_EQ(restore.get(Counter::discarded), 4);
   CHECK_EQ(restore.get(Counter::prefetched), 60);
-  // A second call skips what the first one did and tries the holes again.
+  // A second call skips the pages that the first one installed and retries the holes.
   CHECK(restore.fill(0, 64) == Filled::all);
   CHECK_EQ(restore.get(Counter::prefetched), 60);
   CHECK_EQ(restore.handler->unregister(), 0);
 }
 
-TEST(a_fault_whose_page_was_unregistered_meanwhile_goes_on) {
+TEST(a_fault_whose_page_was_unregistered_meanwhile_is_discarded) {
   fixture::Hooks hooks;
   fixture::Hold serving;
   Restore restore;
@@ -280,7 +280,7 @@ TEST(a_vmm_that_is_gone_ends_the_serving_and_the_prefetch) {
   }
 }
 
-// The kernel answers EEXIST then as if the page were there.
+// The kernel then returns EEXIST as if the page were present.
 TEST(an_empty_pool_of_huge_pages_is_waited_for) {
   Shape shape;
   shape.page_size = fixture::kHugePage;
@@ -334,7 +334,7 @@ TEST(two_short_shortages_of_memory_do_not_add_up) {
   }
 }
 
-TEST(a_fill_stops_when_it_is_told_to) {
+TEST(a_fill_stops_on_request) {
   fixture::Hooks hooks;
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
@@ -349,7 +349,7 @@ TEST(a_fill_stops_when_it_is_told_to) {
   }
 }
 
-// The end of detach(): every page is in place, so the guest does without a handler.
+// The end of detach(): every page is present, so the guest needs no handler.
 TEST(a_guest_that_is_filled_and_unregistered_has_the_right_bytes_everywhere) {
   constexpr uint64_t kThreads = 4;
   Shape shape;
@@ -364,7 +364,7 @@ TEST(a_guest_that_is_filled_and_unregistered_has_the_right_bytes_everywhere) {
   fixture::Barrier together(kThreads + 1);
   for (uint64_t i = 0; i < kThreads; ++i) {
     vcpus.emplace_back([&, i] {
-      // Each has pages of its own, so that it knows what must be there.
+      // Each thread has separate pages, so that it knows their content.
       std::vector<bool>& mine = removed[i];
       mine.resize(shape.pages());
       uint64_t random = i + 1;

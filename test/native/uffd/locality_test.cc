@@ -1,5 +1,5 @@
-// What the handler does beyond the page that was asked for: reading around a miss, and installing
-// ahead of a guest that goes through its memory in order.
+// Reads and installs beyond the requested page: reading around a miss, and installing ahead of a
+// guest that touches its memory in order.
 #include "uffd/locality.h"
 
 #include <fcntl.h>
@@ -34,7 +34,7 @@ Shape of_pages(uint64_t pages) {
 }
 
 // Of the pages between two faults.
-bool is_there(uint64_t, uint64_t) { return true; }
+bool is_present(uint64_t, uint64_t) { return true; }
 bool is_missing(uint64_t begin, uint64_t end) { return begin == end; }
 
 uint64_t cached_pages_of(const std::string& path, uint64_t first, uint64_t count) {
@@ -84,12 +84,12 @@ TEST(reading_around_ends_after_256_mib_without_hits) {
   CHECK_EQ(windows_until_the_end(), 2048);
   for (int hit = 0; hit < 3; ++hit) around.on_hit();
   CHECK_EQ(windows_until_the_end(), 3);
-  // As on a file system that never tells of a hit.
+  // As on a file system that never reports a hit.
   for (uint64_t miss = 0; miss < 5; ++miss) around.on_miss(miss << 20);
   CHECK_EQ(windows_until_the_end(), 5);
 }
 
-TEST(reading_around_goes_on_while_each_miss_has_a_hit) {
+TEST(reading_around_continues_while_each_miss_has_a_hit) {
   ReadAround around(kNoDevice, kFileBytes);
   for (uint64_t miss = 0; miss < 10'000; ++miss) {
     CHECK(around.on_miss(miss << 20).length > 0);
@@ -97,12 +97,12 @@ TEST(reading_around_goes_on_while_each_miss_has_a_hit) {
   }
 }
 
-TEST(a_run_of_faults_goes_on_over_pages_that_are_there_and_does_not_count_them) {
+TEST(a_run_of_faults_continues_over_present_pages_without_counting_them) {
   reap::FaultRuns runs;
   uint64_t page = 10;
   for (uint64_t fault = 1; fault < 40; ++fault, page += 3) {
     const uint64_t ahead = std::min<uint64_t>(fault, 32) * kPage;
-    CHECK_EQ(runs.on_fault(page * kPage, kPage, is_there), fault < 16 ? 0 : ahead);
+    CHECK_EQ(runs.on_fault(page * kPage, kPage, is_present), fault < 16 ? 0 : ahead);
   }
 }
 
@@ -113,7 +113,7 @@ TEST(a_run_of_faults_ends_where_a_page_is_missing) {
   CHECK_EQ(runs.on_fault(15 * kPage, kPage, is_missing), 16 * kPage);
 }
 
-TEST(several_runs_of_faults_go_on_beside_each_other) {
+TEST(several_runs_of_faults_continue_independently) {
   reap::FaultRuns runs;
   for (uint64_t page = 0; page < 16; ++page) {
     for (uint64_t vcpu = 0; vcpu < 4; ++vcpu) {
@@ -123,20 +123,20 @@ TEST(several_runs_of_faults_go_on_beside_each_other) {
   }
 }
 
-TEST(a_guest_that_touches_its_pages_in_order_finds_the_next_ones_there) {
+TEST(a_guest_that_touches_its_pages_in_order_finds_the_next_ones_present) {
   Restore restore(of_pages(256));
   if (!restore.missing().empty()) SKIP(restore.missing());
   Servers servers(*restore.handler);
   for (uint64_t page = 0; page < 256; ++page) CHECK(restore.has_file_bytes(page));
   servers.stop();
-  // 16, the last one with 16 more, then one with 17, with 18, … with 25. A vCPU may have asked for
+  // 16, the last one with 16 more, then one with 17, with 18, … with 25. A vCPU may have faulted on
   // a page that was just being installed.
   CHECK(restore.get(Counter::faults) >= 26);
   CHECK(restore.get(Counter::faults) <= 26 + restore.get(Counter::present));
   CHECK_EQ(restore.get(Counter::installed), 256);
 }
 
-TEST(a_run_has_a_page_ahead_for_each_of_its_faults) {
+TEST(a_run_installs_one_page_ahead_for_each_of_its_faults) {
   Restore restore(of_pages(256));
   if (!restore.missing().empty()) SKIP(restore.missing());
   {
@@ -152,13 +152,13 @@ TEST(a_run_has_a_page_ahead_for_each_of_its_faults) {
   CHECK_EQ(restore.get(Counter::ahead), 16);
 }
 
-TEST(pages_that_a_prefetch_has_brought_make_no_run) {
+TEST(pages_installed_by_a_prefetch_make_no_run) {
   Restore restore(of_pages(256));
   if (!restore.missing().empty()) SKIP(restore.missing());
   restore.handler->expect_prefetch();
   restore.handler->expect(20 * kPage, 100 * kPage);
   CHECK(restore.fill(20, 100) == reap::FaultHandler::Filled::all);
-  restore.handler->prefetch_is_over();
+  restore.handler->end_prefetch();
   {
     Servers servers(*restore.handler);
     for (const uint64_t page : {19, 120}) CHECK(restore.has_file_bytes(page));
@@ -190,7 +190,7 @@ TEST(a_page_given_back_is_not_installed_ahead) {
   CHECK(restore.is_zero(20));
 }
 
-TEST(holes_and_pages_behind_them_are_installed_ahead_as_what_they_are) {
+TEST(holes_and_the_pages_after_them_are_installed_ahead) {
   Shape shape = of_pages(128);
   for (uint64_t page = 18; page < 60; ++page) shape.holes.push_back(page);
   Restore restore(shape);
@@ -204,7 +204,7 @@ TEST(holes_and_pages_behind_them_are_installed_ahead_as_what_they_are) {
   CHECK_EQ(restore.get(Counter::zero), 42);
 }
 
-TEST(a_memory_file_that_is_written_to_gives_no_pages_ahead) {
+TEST(no_pages_of_a_changed_memory_file_are_installed_ahead) {
   fixture::Hooks hooks;
   Restore restore(of_pages(64));
   if (!restore.missing().empty()) SKIP(restore.missing());
@@ -222,7 +222,7 @@ TEST(a_memory_file_that_is_written_to_gives_no_pages_ahead) {
   CHECK_EQ(restore.get(Counter::installed), 16);
 }
 
-TEST(the_last_page_of_the_memory_has_nothing_ahead) {
+TEST(nothing_is_installed_ahead_beyond_the_last_page) {
   Restore restore(of_pages(16));
   if (!restore.missing().empty()) SKIP(restore.missing());
   Servers servers(*restore.handler);
@@ -231,7 +231,7 @@ TEST(the_last_page_of_the_memory_has_nothing_ahead) {
   CHECK_EQ(restore.get(Counter::ahead), 0);
 }
 
-TEST(a_fault_on_a_page_that_is_not_cached_brings_its_neighbours_into_the_page_cache) {
+TEST(a_fault_on_an_uncached_page_reads_its_neighbours_into_the_page_cache) {
   Restore restore(of_pages(1024));
   if (!restore.missing().empty()) SKIP(restore.missing());
   if (read_ahead_of(restore.path) < (128 << 10)) SKIP("needs a disk that reads ahead 128 KiB");

@@ -1,4 +1,4 @@
-// Pages that the guest gives back (UFFD_EVENT_REMOVE) read as zero from then on, whatever races.
+// Pages that the guest gives back (UFFD_EVENT_REMOVE) read as zero afterwards, in every race.
 #include <atomic>
 #include <chrono>
 #include <string>
@@ -56,7 +56,7 @@ TEST(pages_removed_after_a_prefetch_stay_zero) {
     CHECK(restore.is_zero(3));
     CHECK(restore.fill(0, 8) == Filled::all);
     CHECK(!restore.guest.is_present(2));
-    // Written to, given back again, and asked for again.
+    // Written to, given back again, and touched again.
     fixture::poke(restore.guest.page(4), 1);
     CHECK(restore.guest.remove(4));
     CHECK(restore.fill(0, 8) == Filled::all);
@@ -65,7 +65,7 @@ TEST(pages_removed_after_a_prefetch_stay_zero) {
   }
 }
 
-TEST(a_prefetch_on_its_way_to_a_removed_page_leaves_it_alone) {
+TEST(a_prefetch_in_flight_skips_a_removed_page) {
   for (const uint64_t page_size : kPageSizes) {
     fixture::Hooks hooks;
     fixture::Hold installing;
@@ -85,8 +85,8 @@ TEST(a_prefetch_on_its_way_to_a_removed_page_leaves_it_alone) {
   }
 }
 
-// The worker stands between "it is not removed" and its ioctl. Nobody may read the REMOVE until it
-// is through, or madvise() drops the pages and the worker puts the old bytes back.
+// The worker is between the check for removed pages and its ioctl. Nobody may read the REMOVE until
+// it has finished, or madvise() drops the pages and the worker restores the old bytes.
 TEST(a_prefetch_in_flight_does_not_bring_a_removed_page_back) {
   for (const uint64_t page_size : kPageSizes) {
     fixture::Hooks hooks;
@@ -111,7 +111,7 @@ TEST(a_prefetch_in_flight_does_not_bring_a_removed_page_back) {
     looked.release();
     worker.join();
     balloon.join();
-    // Either the copy was refused because of the unread event, or it came before madvise().
+    // Either the copy was refused because of the unread event, or it preceded madvise().
     CHECK(filled == Filled::deferred || filled == Filled::all);
     CHECK(restore.fill(0, 8) == Filled::all);
     for (uint64_t page = 0; page < 8; ++page) CHECK(restore.is_zero(page));
@@ -175,13 +175,13 @@ TEST(a_fault_read_before_its_remove_gets_zeros) {
     balloon.join();
     servers.stop();
     CHECK(restore.get(Counter::deferred) > 0);
-    // More than once when the zeros came before madvise() dropped the page, and went with it.
+    // More than once if the zeros came before madvise() dropped the page, and were dropped with it.
     CHECK(restore.get(Counter::zero) >= 1);
     CHECK_EQ(restore.get(Counter::installed), 0);
   }
 }
 
-// The kernel hands out faults ahead of the REMOVEs that happened before them.
+// The kernel returns faults before REMOVEs that happened earlier.
 TEST(a_fault_that_overtakes_its_remove_gets_zeros) {
   for (const uint64_t page_size : kPageSizes) {
     Restore restore(eight_pages(page_size));
@@ -218,7 +218,7 @@ TEST(a_fault_behind_an_unread_remove_is_served_later) {
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
   std::vector<std::thread> balloons;
-  // A new event comes up whenever the handler believes that it has read them all.
+  // A new event arrives whenever the handler assumes that it has read them all.
   reap::hooks::before_serve = [&] {
     if (balloons.size() == 2) return;
     if (!balloons.empty()) balloons.back().join();
@@ -233,7 +233,7 @@ TEST(a_fault_behind_an_unread_remove_is_served_later) {
   const auto serve = [&] {
     return restore.handler->serve(buffers, std::chrono::nanoseconds(0), [] { return true; });
   };
-  // A turn may end between the two.
+  // A turn may expire between the two.
   while (restore.get(Counter::deferred) < 2) CHECK(serve() == Served::later);
   CHECK(!restore.guest.is_present(9));
   fixture::eventually([&] { return serve() == Served::idle; });
@@ -262,7 +262,7 @@ TEST(a_prefetch_behind_an_unread_remove_is_deferred) {
   }
 }
 
-// The end of detach(). More events than one read takes, and one thread in madvise() for each.
+// The end of detach(). More events than one read returns, and one thread in madvise() for each.
 TEST(removes_that_are_queued_while_the_memory_is_unregistered_hold_nobody) {
   constexpr uint64_t kBalloons = 40;
   Restore restore;
@@ -278,15 +278,15 @@ TEST(removes_that_are_queued_while_the_memory_is_unregistered_hold_nobody) {
       ++over;
     });
   }
-  // Each in madvise(), where it waits until its event is read.
+  // Each one in madvise(), where it waits until its event is read.
   for (const std::atomic<pid_t>& number : numbers) {
     fixture::eventually([&] { return number != 0 && fixture::is_asleep(number); });
   }
   CHECK_EQ(over.load(), 0);
-  // Only the handler reads them, and it reads for the last time here.
+  // Only the handler reads them, and this is its last read.
   CHECK_EQ(restore.handler->unregister(), 0);
   CHECK(fixture::in_time([&] { return over == kBalloons; }));
-  // What is held after all is let go.
+  // Releases a thread that is held after all.
   Servers servers(*restore.handler);
   for (std::thread& balloon : balloons) balloon.join();
   for (uint64_t page = 0; page < kBalloons; ++page) CHECK(restore.is_zero(page));

@@ -1,4 +1,4 @@
-// Serving faults: the bytes, the waking, what is read, counted and recorded.
+// Serving faults: bytes, wake-ups, reads, counters and traces.
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -31,7 +31,7 @@ Shape shape_of(const Layout& layout, uint64_t page_size) {
   return shape;
 }
 
-// Whether the page has the memory file's bytes after a write to its last one.
+// True if the page has the memory file's bytes after a write to its last one.
 bool write_keeps_the_rest(const Restore& restore, uint64_t page) {
   uint8_t* last = restore.guest.page(page) + restore.page_size() - 1;
   fixture::poke(last, 0xA5);
@@ -62,7 +62,7 @@ void serve_a_table_of_pages(uint64_t page_size, const std::vector<Layout>& layou
       check::about = layout.name;
       servers.stop();
       CHECK_EQ(restore.get(Counter::installed), touched);
-      // A thread that is woken for something else asks for its page again, and finds it there.
+      // A thread that is woken for another reason faults on its page again, and finds it present.
       const uint64_t faults = touched + restore.get(Counter::present);
       CHECK_EQ(restore.get(Counter::faults), faults);
       CHECK_EQ(restore.get(Counter::bytes_read), faults * page_size);
@@ -94,7 +94,7 @@ TEST(a_touched_huge_page_has_the_bytes_of_the_memory_file) {
   if (!missing.empty()) SKIP(missing);
 }
 
-TEST(every_thread_that_waits_for_one_page_goes_on) {
+TEST(every_thread_that_waits_for_a_page_is_woken) {
   for (const uint64_t page_size : {fixture::kSmallPage, fixture::kHugePage}) {
     Shape shape;
     shape.page_size = page_size;
@@ -120,7 +120,7 @@ TEST(every_thread_that_waits_for_one_page_goes_on) {
   }
 }
 
-TEST(a_fault_on_a_page_that_came_another_way_is_woken) {
+TEST(a_fault_on_a_page_that_another_party_installed_is_woken) {
   fixture::Hooks hooks;
   fixture::Hold serving;
   Restore restore;
@@ -129,7 +129,7 @@ TEST(a_fault_on_a_page_that_came_another_way_is_woken) {
   Servers servers(*restore.handler);
   std::thread guest([&] { CHECK(restore.has_file_bytes(7)); });
   serving.wait_until_held();
-  // Nothing but the answer to EEXIST wakes the guest now.
+  // Only the answer to EEXIST wakes the guest now.
   CHECK(restore.guest.install(7, restore.bytes_of(7), false));
   serving.release();
   guest.join();
@@ -176,7 +176,7 @@ TEST(a_fault_outside_of_every_region_fails_with_its_address) {
   guest.join();
 }
 
-TEST(a_memory_file_that_is_cut_short_fails_the_fault_and_gives_no_zeros) {
+TEST(a_truncated_memory_file_fails_the_fault_and_installs_no_zeros) {
   struct Row {
     const char* name;
     off_t size;
@@ -262,7 +262,7 @@ TEST(a_trace_has_the_first_touches_in_their_order) {
     last_us = trace.touches[i].time_us;
   }
 
-  // Taking it ends the recording and nothing else.
+  // Taking it ends only the recording.
   Servers servers(*restore.handler);
   CHECK(restore.has_file_bytes(20));
   CHECK_EQ(restore.trace.take()->touches.size(), order.size());
@@ -311,7 +311,7 @@ TEST(faults_are_late_before_the_prefetch_brings_a_page_and_residual_elsewhere) {
   CHECK_EQ(restore.get(Counter::residual_faults), 2);
   CHECK(restore.fill(8, 4) == reap::FaultHandler::Filled::all);
   CHECK_EQ(restore.get(Counter::prefetched), 2);
-  restore.handler->prefetch_is_over();
+  restore.handler->end_prefetch();
   CHECK(restore.has_file_bytes(9));
   CHECK(restore.guest.remove(9));
   CHECK(restore.is_zero(9));
@@ -322,7 +322,7 @@ TEST(faults_are_late_before_the_prefetch_brings_a_page_and_residual_elsewhere) {
 
 namespace {
 
-// A guest that waits for page 8, which a prefetch is to bring, and whose fault is held.
+// A guest that waits for page 8, which a prefetch is to install, and whose fault is held.
 class HeldFault {
  public:
   explicit HeldFault(Restore& restore) : restore_(restore) {
@@ -374,7 +374,7 @@ TEST(a_late_fault_is_answered_by_the_batch_that_brings_its_page) {
   CHECK(restore.has_file_bytes(8));
 }
 
-TEST(a_late_fault_whose_page_does_not_come_is_served_in_its_time) {
+TEST(a_late_fault_whose_page_does_not_come_is_served_on_time) {
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
   { HeldFault held(restore); }
@@ -383,18 +383,18 @@ TEST(a_late_fault_whose_page_does_not_come_is_served_in_its_time) {
   CHECK_EQ(restore.get(Counter::installed), 1);
 }
 
-TEST(a_late_fault_is_served_when_the_prefetch_is_over_without_its_page) {
+TEST(a_late_fault_is_served_when_the_prefetch_ends_without_its_page) {
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
   HeldFault held(restore);
-  restore.handler->prefetch_is_over();
+  restore.handler->end_prefetch();
   held.serve();
   CHECK(!restore.handler->holds_faults());
   CHECK(restore.guest.is_present(8));
   CHECK(restore.has_file_bytes(8));
 }
 
-TEST(a_late_fault_on_a_page_that_is_given_back_meanwhile_gets_zeros) {
+TEST(a_late_fault_on_a_page_that_is_removed_meanwhile_gets_zeros) {
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
   HeldFault held(restore);
@@ -416,7 +416,7 @@ TEST(faults_are_neither_late_nor_residual_without_a_prefetch) {
   CHECK_EQ(restore.get(Counter::late_faults) + restore.get(Counter::residual_faults), 0);
 }
 
-TEST(faults_beside_one_that_waits_for_the_disk_are_served_by_another_thread) {
+TEST(another_thread_serves_faults_while_one_waits_for_the_disk) {
   fixture::Hooks hooks;
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
@@ -470,7 +470,7 @@ TEST(a_fault_that_may_not_wait_for_the_disk_now_is_served_later) {
       return may_wait;
     });
   };
-  // The message is read once; after that the fault is known from the list of those that wait.
+  // The message is read once; after that the fault is in the list of waiting ones.
   for (int refusal = 0; refusal < 3; ++refusal) {
     CHECK_EQ(serve(false), Served::later);
     CHECK(asked > 0);
@@ -487,7 +487,7 @@ TEST(a_fault_that_may_not_wait_for_the_disk_now_is_served_later) {
   CHECK_EQ(restore.get(Counter::bytes_read), 4096);
 }
 
-TEST(a_thread_that_has_lost_its_core_does_not_look_for_the_next_fault) {
+TEST(a_thread_that_has_lost_its_core_does_not_poll_for_the_next_fault) {
   fixture::Hooks hooks;
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
@@ -495,7 +495,7 @@ TEST(a_thread_that_has_lost_its_core_does_not_look_for_the_next_fault) {
   reap::hooks::core_is_lost = [&] { return ++yields > 0; };
   reap::ServeBuffers buffers;
   CHECK(buffers.reserve(4096));
-  // On a busy machine a turn may be over before its first yield.
+  // On a busy machine a turn may expire before its first yield.
   for (uint64_t page = 0; page < 60 && yields == 0; page += 2) {
     std::thread vcpu([&] { CHECK(restore.has_file_bytes(page)); });
     fixture::eventually([&] { return restore.guest.faults_pending() == 1; });

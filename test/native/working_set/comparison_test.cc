@@ -50,7 +50,7 @@ fixture::Shape shape_of(const std::vector<Group>& groups, bool stored_zeros) {
   return shape;
 }
 
-// A memory file whose pages are all different, zero where the set says so, and a working set of it.
+// A memory file whose pages all differ, zero where the set says so, and a working set of it.
 class Snapshot {
  public:
   explicit Snapshot(const std::vector<Group>& groups, bool stored_zeros = false)
@@ -67,7 +67,7 @@ class Snapshot {
 
   const std::string& memory() const { return memory_; }
 
-  // Not one byte of the page is what it was.
+  // Changes every byte of the page.
   void change_page(uint64_t page, uint8_t value = 0x5a) const {
     write_at(memory_, page * kPage, std::vector<uint8_t>(kPage, value));
   }
@@ -113,7 +113,7 @@ class Snapshot {
   std::string memory_;
 };
 
-// Data and zeros in turn, not in the order of addresses; the last extent ends with the memory.
+// Data and zeros alternate, out of address order; the last extent ends with the memory.
 const std::vector<Group> kGroups = {
     {{40, 3}, {50, 2, true}, {60, 1}},
     {{3, 2}, {9, 1, true}},
@@ -151,7 +151,7 @@ TEST(a_comparison_finds_each_page_that_differs_and_no_neighbour) {
   struct Row {
     const char* name;
     std::vector<uint32_t> changed;
-    std::vector<uint32_t> found;  // in the order of the file
+    std::vector<uint32_t> found;  // in file order
   };
   const Row rows[] = {
       {"the first page of an extent", {40}, {40}},
@@ -199,7 +199,7 @@ TEST(a_comparison_sees_one_bit_at_either_end_of_a_page) {
   }
 }
 
-TEST(a_comparison_takes_zeros_for_zeros_whether_they_are_stored_or_not) {
+TEST(a_comparison_treats_stored_zeros_and_zero_extents_alike) {
   const Snapshot snapshot(kGroups);
   for (const uint64_t page : {50, 100, 164, 299}) snapshot.change_page(page, 0);
   CHECK_EQ(snapshot.compare().mismatched_pages, 0);
@@ -229,9 +229,9 @@ TEST(a_comparison_lists_the_first_16_pages_and_counts_the_others) {
   CHECK(is_list(found.mismatches, expected));
 }
 
-TEST(a_comparison_trusts_no_group_whose_checksum_is_wrong) {
+TEST(a_comparison_rejects_a_group_with_a_wrong_checksum) {
   for (size_t group = 0; group < kGroups.size(); ++group) {
-    if (group == 2) continue;  // has no data
+    if (group == 2) continue;  // it has no data
     check::about = "group " + std::to_string(group);
     Snapshot snapshot(kGroups);
     const uint64_t offset = snapshot.plan.groups[group].data_offset;
@@ -244,7 +244,7 @@ TEST(a_comparison_trusts_no_group_whose_checksum_is_wrong) {
   }
 }
 
-TEST(a_comparison_says_which_of_the_files_was_cut) {
+TEST(a_comparison_reports_which_file_was_truncated) {
   {
     check::about = "the set";
     const Snapshot snapshot(kGroups);
@@ -285,7 +285,7 @@ TEST(a_comparison_says_which_of_the_files_was_cut) {
   }
 }
 
-TEST(a_comparison_tells_of_its_pages_after_each_group) {
+TEST(a_comparison_reports_its_progress_after_each_group) {
   const Snapshot snapshot(kGroups);
   const std::atomic<bool> never{false};
   std::vector<uint64_t> told;
@@ -293,7 +293,7 @@ TEST(a_comparison_tells_of_its_pages_after_each_group) {
   CHECK(told == (std::vector<uint64_t>{6, 9, 209, 325}));
 }
 
-TEST(a_comparison_that_is_stopped_reads_no_further_group) {
+TEST(a_stopped_comparison_reads_no_further_group) {
   const Snapshot snapshot(kGroups);
   std::atomic<bool> stop{true};
   CHECK_EQ(snapshot.compare(stop, [](uint64_t) {}).pages, 0);

@@ -1,5 +1,5 @@
-// A working-set file: checked before anything in it is trusted, and never read outside of. Which
-// rule is named for which damage is test/working-set/damage.test.ts's.
+// Working-set files: checked before anything in them is trusted, and never read out of bounds. The
+// rule named for each damage is tested in test/working-set/damage.test.ts.
 #include "working_set/working_set.h"
 
 #include <fcntl.h>
@@ -55,8 +55,8 @@ struct File {
   }
 };
 
-// Groups of 64 pages in extents of two, every second one, each group from its end to its beginning.
-File sound_file(uint32_t groups) {
+// Groups of 64 pages in extents of two, every second one, each group in descending order.
+File valid_file(uint32_t groups) {
   constexpr uint32_t kExtents = 32, kPages = 64;
   File file;
   const uint64_t tables = groups * (sizeof(reap::PlanGroup) + kExtents * sizeof(reap::PlanExtent) +
@@ -96,7 +96,7 @@ File sound_file(uint32_t groups) {
   return file;
 }
 
-// As the tables of a set, whatever they are.
+// Reinterprets bytes as the tables of a set.
 template <typename Entry>
 size_t take(const Bytes& index, size_t at, uint64_t count, std::vector<Entry>* table) {
   table->resize(count);
@@ -104,7 +104,7 @@ size_t take(const Bytes& index, size_t at, uint64_t count, std::vector<Entry>* t
   return at + count * sizeof(Entry);
 }
 
-// The check that fails, or none.
+// The failed check, or none.
 std::string broken_rule(const File& file) {
   reap::WorkingSet set;
   std::memcpy(&set.header, file.header.data(), sizeof set.header);
@@ -115,7 +115,7 @@ std::string broken_rule(const File& file) {
   take(file.index, at, set.header.touches, &set.touches);
   return reap::check_tables(set).check;
 }
-bool is_sound(const File& file) { return broken_rule(file).empty(); }
+bool is_valid(const File& file) { return broken_rule(file).empty(); }
 
 void write(const std::string& path, const Bytes& bytes) {
   const reap::UniqueFd file(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
@@ -124,8 +124,8 @@ void write(const std::string& path, const Bytes& bytes) {
 
 }  // namespace
 
-TEST(an_index_that_keeps_the_rules_is_sound) {
-  for (const uint32_t groups : {0U, 1U, 40U}) CHECK(is_sound(sound_file(groups)));
+TEST(a_valid_index_is_accepted) {
+  for (const uint32_t groups : {0U, 1U, 40U}) CHECK(is_valid(valid_file(groups)));
 }
 
 TEST(a_header_whose_numbers_do_not_agree_is_refused_before_its_tables_are_read) {
@@ -134,16 +134,15 @@ TEST(a_header_whose_numbers_do_not_agree_is_refused_before_its_tables_are_read) 
     uint64_t value;
     const char* check;
   };
-  // Tables, page size, memory, index, data: what is allocated by, and what the other checks rely
-  // on.
+  // Tables, page size, memory, index, data: sizes of allocations, and the base of the other checks.
   const Row rows[] = {{64, 2, "index-bytes"},        {68, 1 << 20, "index-bytes"},
                       {72, 65, "index-bytes"},       {36, 8192, "page-size"},
                       {24, 63 * 4096, "page-count"}, {48, 8, "index-bytes"},
                       {56, 4096, "data-offset"},     {88, 65, "data-offset"},
                       {96, 1, "page-count"},         {16, 4096, "data-offset"}};
   for (const Row& row : rows) {
-    File file = sound_file(1);
-    CHECK(is_sound(file));
+    File file = valid_file(1);
+    CHECK(is_valid(file));
     const bool is_wide = row.at == 24 || row.at == 48 || row.at == 16 || row.at >= 88;
     std::memcpy(file.header.data() + row.at, &row.value, is_wide ? 8 : 4);
     check::about = "field at " + std::to_string(row.at);
@@ -151,11 +150,11 @@ TEST(a_header_whose_numbers_do_not_agree_is_refused_before_its_tables_are_read) 
   }
 }
 
-TEST(an_index_with_any_word_changed_is_refused_or_no_other_set) {
-  // Times are anybody's, and so are the checksums of groups.
-  const File good = sound_file(2);
+TEST(an_index_with_any_checked_word_changed_is_refused) {
+  // Times are not checked, and neither are the checksums of groups.
+  const File good = valid_file(2);
   const size_t touches_at = 2 * (sizeof(reap::PlanGroup) + 32 * sizeof(reap::PlanExtent));
-  const auto says_nothing = [&](size_t at) {
+  const auto is_unchecked = [&](size_t at) {
     return at < 2 * sizeof(reap::PlanGroup) ? at % sizeof(reap::PlanGroup) == 20
                                             : at >= touches_at && at % 8 == 4;
   };
@@ -167,21 +166,21 @@ TEST(an_index_with_any_word_changed_is_refused_or_no_other_set) {
       word ^= change;
       std::memcpy(file.index.data() + at, &word, sizeof word);
       file.seal();
-      // The rank of an extent may be that of its other page.
+      // An extent may have the rank of its other page.
       const bool is_rank = at >= 2 * sizeof(reap::PlanGroup) && at < touches_at &&
                            at % sizeof(reap::PlanExtent) == 8;
       if (is_rank && change == 1) continue;
       check::about = "word at " + std::to_string(at);
-      CHECK_EQ(is_sound(file), says_nothing(at));
+      CHECK_EQ(is_valid(file), is_unchecked(at));
     }
   }
 }
 
-TEST(tables_of_any_bytes_are_checked_inside_their_bounds) {
+TEST(tables_of_random_bytes_are_checked_within_their_bounds) {
   const uint32_t odd[] = {0, 1, 511, 512, 4095, 4096, 4097, 1 << 20, 0x7fffffff, 0xffffffff};
   std::mt19937 random(1);
   for (int round = 0; round < 20000; ++round) {
-    File file = sound_file(1 + random() % 3);
+    File file = valid_file(1 + random() % 3);
     for (uint32_t i = 1 + random() % 3; i-- > 0;) {
       const uint32_t value = random() % 2 ? odd[random() % std::size(odd)] : random() % 300;
       std::memcpy(file.index.data() + random() % (file.index.size() / 4) * 4, &value, 4);
@@ -190,11 +189,11 @@ TEST(tables_of_any_bytes_are_checked_inside_their_bounds) {
   }
 }
 
-TEST(a_header_of_any_numbers_is_refused_or_sound) {
+TEST(a_header_with_random_fields_is_refused_or_valid) {
   const uint32_t odd[] = {0, 1, 511, 512, 4095, 4096, 4097, 1 << 20, 0x7fffffff, 0xffffffff};
   std::mt19937 random(1);
   for (int round = 0; round < 20000; ++round) {
-    File file = sound_file(1);
+    File file = valid_file(1);
     const uint32_t fields[] = {16, 20, 24, 28, 36, 48, 52, 56, 64, 68, 72, 84, 88, 96, 128, 132};
     const uint32_t field = fields[random() % std::size(fields)];
     const uint32_t value = odd[random() % std::size(odd)];
@@ -226,7 +225,7 @@ Bytes whole_file(const File& file) {
 
 TEST(a_file_is_read_with_its_tables) {
   const fixture::TempDir temporary;
-  const File file = sound_file(40);
+  const File file = valid_file(40);
   write(temporary.path("set"), whole_file(file));
   std::shared_ptr<const reap::WorkingSet> set;
   CHECK(!read(temporary.path("set"), &set));
@@ -240,8 +239,8 @@ TEST(a_file_is_read_with_its_tables) {
 
 TEST(a_file_with_any_changed_byte_before_its_data_is_refused) {
   const fixture::TempDir temporary;
-  const Bytes good = whole_file(sound_file(1));
-  const uint64_t index_end = kHeaderBytes + sound_file(1).index.size();
+  const Bytes good = whole_file(valid_file(1));
+  const uint64_t index_end = kHeaderBytes + valid_file(1).index.size();
   for (size_t at = 0; at < index_end; at += 7) {
     Bytes bytes = good;
     bytes[at] ^= 0x40;
@@ -253,9 +252,9 @@ TEST(a_file_with_any_changed_byte_before_its_data_is_refused) {
   }
 }
 
-TEST(a_file_that_is_cut_or_grown_is_refused) {
+TEST(a_truncated_or_grown_file_is_refused) {
   const fixture::TempDir temporary;
-  const Bytes good = whole_file(sound_file(40));
+  const Bytes good = whole_file(valid_file(40));
   struct Row {
     uint64_t size;
     const char* check;
@@ -276,7 +275,7 @@ TEST(a_file_that_is_cut_or_grown_is_refused) {
   }
 }
 
-TEST(what_is_no_file_is_not_waited_for) {
+TEST(only_regular_files_are_opened_and_others_are_not_waited_for) {
   const fixture::TempDir temporary;
   reap::PageSource file;
   CHECK_EQ(file.open(temporary.path("none")), -ENOENT);
@@ -288,12 +287,12 @@ TEST(what_is_no_file_is_not_waited_for) {
 }
 
 TEST(a_file_is_read_without_its_data) {
-  // Of 1.1 KiB and 1.1 MiB: shorter and longer than what is read with the header.
+  // Of 1.1 KiB and 1.1 MiB: less and more than the part read with the header.
   for (const uint32_t groups : {1, 1000}) {
     const fixture::TempDir temporary;
     const std::string path = temporary.path("set");
-    Bytes bytes = whole_file(sound_file(groups));
-    const uint64_t index_end = kHeaderBytes + sound_file(groups).index.size();
+    Bytes bytes = whole_file(valid_file(groups));
+    const uint64_t index_end = kHeaderBytes + valid_file(groups).index.size();
     write(path, bytes);
     fixture::forget_cached(path);
     const reap::UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
@@ -309,7 +308,7 @@ TEST(a_file_is_read_without_its_data) {
   }
 }
 
-TEST(a_set_that_was_recorded_has_its_pages_as_runs_by_address) {
+TEST(a_recorded_set_has_runs_of_pages_in_address_order) {
   const auto set =
       reap::make_working_set(64 * 4096, 4096, {{9, 0}, {3, 1}, {8, 5}, {4, 7}}, {}, {});
   CHECK(!set->is_in_file());
