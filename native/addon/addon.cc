@@ -182,7 +182,7 @@ Napi::Value open(const Napi::CallbackInfo& info) {
       return env.Undefined();
     }
     options.plan = {set, &set->plan};
-    if (info[3].As<Napi::Boolean>() && set->is_in_file()) {
+    if (info[3].As<Napi::Boolean>() && files.working_set) {
       options.proven = std::make_shared<const reap::ProvenFile>(
           reap::ProvenFile{std::move(files.working_set), files.memory_file.stamp()});
     }
@@ -207,10 +207,7 @@ Napi::Value open(const Napi::CallbackInfo& info) {
 
   Napi::Array result = Napi::Array::New(env, 2);
   result[0U] = static_cast<double>(handle->id);
-  auto external = Napi::External<SessionHandle>::New(
-      env, handle.release(), [](Napi::Env, SessionHandle* gone) { delete gone; });
-  napi_type_tag_object(env, external, &kSessionTag);
-  result[1U] = external;
+  result[1U] = reap::make_tagged(env, std::move(handle), kSessionTag);
   return result;
 }
 

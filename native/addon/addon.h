@@ -9,6 +9,8 @@
 
 #include <cstdint>
 #include <cstring>
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include "base/failure.h"
@@ -27,23 +29,42 @@ void fill(Array& array, const void* from) {
   }
 }
 
-// Work for a pool thread, whose end is a promise.
+// A promise and its resolution. In a worker thread that is being terminated Node-API makes no
+// promise, and that of node-addon-api stays uninitialized; this one is then undefined.
+// Test: "a worker thread that is terminated leaves no file open".
+class Deferred {
+ public:
+  explicit Deferred(Napi::Env env) : env_(env) {
+    if (napi_create_promise(env, &deferred_, &promise_) != napi_ok) deferred_ = nullptr;
+  }
+  // Valid in the scope of the constructor.
+  Napi::Value promise() const { return deferred_ ? Napi::Value(env_, promise_) : Napi::Value(); }
+  void resolve(Napi::Value result) {
+    if (deferred_) napi_resolve_deferred(env_, std::exchange(deferred_, nullptr), result);
+  }
+
+ private:
+  napi_env env_;
+  napi_deferred deferred_ = nullptr;
+  napi_value promise_ = nullptr;
+};
+
+// Work for a pool thread, completed by a promise.
 class Task : public Napi::AsyncWorker {
  public:
-  explicit Task(Napi::Env env)
-      : AsyncWorker(env, "reap-trace"), deferred_(Napi::Promise::Deferred::New(env)) {}
-  Napi::Promise run() {
-    const Napi::Promise promise = deferred_.Promise();
+  explicit Task(Napi::Env env) : AsyncWorker(env, "reap-trace"), deferred_(env) {}
+  Napi::Value run() {
+    const Napi::Value promise = deferred_.promise();
     Queue();
     return promise;
   }
 
  protected:
   virtual Napi::Value result(Napi::Env env) = 0;
-  void OnOK() override { deferred_.Resolve(result(Env())); }
+  void OnOK() override { deferred_.resolve(result(Env())); }
 
  private:
-  Napi::Promise::Deferred deferred_;
+  Deferred deferred_;
 };
 
 // Entries of a table that is passed as a typed array.
@@ -55,6 +76,18 @@ std::vector<Record> records(Napi::Value value) {
   const auto* data = static_cast<const uint8_t*>(bytes.ArrayBuffer().Data()) + bytes.ByteOffset();
   std::memcpy(copied.data(), data, copied.size() * sizeof(Record));
   return copied;
+}
+
+// An external that owns the value. Empty in a worker thread that is being terminated, where none
+// can be made and the value goes. Test: "a worker thread that is terminated leaves no file open".
+template <typename Value>
+Napi::Value make_tagged(Napi::Env env, std::unique_ptr<Value> value, const napi_type_tag& tag) {
+  auto external =
+      Napi::External<Value>::New(env, value.get(), [](Napi::Env, Value* gone) { delete gone; });
+  if (external.IsEmpty()) return external;
+  value.release();
+  napi_type_tag_object(env, external, &tag);
+  return external;
 }
 
 void add_comparison(Napi::Env env, Napi::Object exports);

@@ -36,9 +36,7 @@ class ComparisonJob {
 
   ComparisonJob(Napi::Env env, std::shared_ptr<const WorkingSet> set, bool background,
                 Napi::Value on_progress)
-      : set_(std::move(set)),
-        background_(background),
-        deferred_(Napi::Promise::Deferred::New(env)) {
+      : set_(std::move(set)), background_(background), deferred_(env) {
     if (on_progress.IsFunction()) on_progress_ = Napi::Persistent(on_progress.As<Napi::Function>());
   }
 
@@ -63,7 +61,7 @@ class ComparisonJob {
   }
 
   const std::shared_ptr<Stop>& stop() const { return stop_; }
-  Napi::Promise promise() const { return deferred_.Promise(); }
+  Napi::Value promise() const { return deferred_.promise(); }
 
  private:
   struct Event {
@@ -139,7 +137,7 @@ class ComparisonJob {
     result[1U] = static_cast<double>(result_.mismatched_pages);
     result[2U] = mismatches;
     result[3U] = to_js(env, result_.failure);
-    deferred_.Resolve(result);
+    deferred_.resolve(result);
   }
 
   // Cleanup hooks run last in, first out: this one before the one that deletes the function called
@@ -156,7 +154,7 @@ class ComparisonJob {
   PageSource working_set_;
   PageSource memory_file_;
   Comparison result_;
-  Napi::Promise::Deferred deferred_;
+  Deferred deferred_;
   Napi::FunctionReference on_progress_;
   Events events_;
   pthread_t thread_{};
@@ -173,7 +171,7 @@ Napi::Value start_comparison(const Napi::CallbackInfo& info) {
       job->open(info[0].As<Napi::Number>().Int32Value(), info[1].As<Napi::Number>().Int32Value());
   if (error == 0 && !job->fits()) error = -EINVAL;
   const std::shared_ptr<ComparisonJob::Stop> stop = job->stop();
-  const Napi::Promise promise = job->promise();
+  const Napi::Value promise = job->promise();
   const char* syscall = "fstat";
   if (error == 0) {
     error = job->start(env);

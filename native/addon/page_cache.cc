@@ -24,7 +24,9 @@ Napi::Float64Array numbers(Napi::Env env, std::initializer_list<double> values) 
   return array;
 }
 
-std::vector<std::string> strings(Napi::Value value) {
+// The paths of an array that is not empty. Empty in a worker thread that is being terminated, where
+// Node-API reads no array. Test: "a worker thread that is terminated leaves no file open".
+std::vector<std::string> paths_of(Napi::Value value) {
   const auto array = value.As<Napi::Array>();
   std::vector<std::string> found;
   for (uint32_t i = 0; i < array.Length(); ++i) {
@@ -47,8 +49,7 @@ PageCachePrefetcher& prefetcher_of(uint64_t device) {
 
 // One prefetch, from its start to its completion event.
 struct Prefetch {
-  Prefetch(Napi::Env env, uint64_t device_)
-      : device(device_), deferred(Napi::Promise::Deferred::New(env)) {}
+  Prefetch(Napi::Env env, uint64_t device_) : device(device_), deferred(env) {}
 
   static void deliver(Napi::Env env, Napi::Function, Prefetch* self, PageCacheReport* report) {
     const std::unique_ptr<PageCacheReport> owned(report);
@@ -64,7 +65,7 @@ struct Prefetch {
                                number(r.extents), number(r.submitted_us), number(r.completed_us),
                                r.in_budget ? 1.0 : 0.0, number(r.file)});
     result[1U] = to_js(env, r.failure);
-    self->deferred.Resolve(result);
+    self->deferred.resolve(result);
   }
   using Event = Napi::TypedThreadSafeFunction<Prefetch, PageCacheReport, &Prefetch::deliver>;
 
@@ -77,7 +78,7 @@ struct Prefetch {
 
   const uint64_t device;
   uint64_t job = 0;
-  Napi::Promise::Deferred deferred;
+  Deferred deferred;
   Event event;
 };
 
@@ -86,15 +87,15 @@ struct Prefetch {
 Napi::Value prefetch_page_cache(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   const auto device = static_cast<uint64_t>(info[0].As<Napi::Number>().Int64Value());
-  std::vector<std::string> paths = strings(info[1]);
+  std::vector<std::string> paths = paths_of(info[1]);
   const std::shared_ptr<const WorkingSet> set = working_set_of(info[2]);
-  if (!set) return env.Undefined();
+  if (!set || paths.empty()) return env.Undefined();
   PageCachePlan plan = page_cache_plan_of(*set);
   if (paths.front().empty()) plan.touches.clear();
   const double budget = info[3].As<Napi::Number>().DoubleValue();
   auto* prefetch = new Prefetch(env, device);
   prefetch->event = Prefetch::Event::New(env, "reap-trace", 0, 1, prefetch);
-  const Napi::Promise promise = prefetch->deferred.Promise();
+  const Napi::Value promise = prefetch->deferred.promise();
   prefetch->job =
       prefetcher_of(device).start(std::move(paths), std::move(plan), static_cast<uint64_t>(budget),
                                   [event = prefetch->event](const PageCacheReport& report) {
@@ -125,11 +126,8 @@ class StartRecording : public Task {
   void Execute() override { failure_ = recorder_->start(paths_, interval_); }
   Napi::Value result(Napi::Env env) override {
     if (failure_) return to_js(env, failure_);
-    auto external = Napi::External<std::shared_ptr<PageCacheRecorder>>::New(
-        env, new std::shared_ptr<PageCacheRecorder>(std::move(recorder_)),
-        [](Napi::Env, std::shared_ptr<PageCacheRecorder>* gone) { delete gone; });
-    napi_type_tag_object(env, external, &kRecorderTag);
-    return external;
+    using Shared = std::shared_ptr<PageCacheRecorder>;
+    return make_tagged(env, std::make_unique<Shared>(std::move(recorder_)), kRecorderTag);
   }
 
  private:
@@ -141,10 +139,10 @@ class StartRecording : public Task {
 
 // startRecording(paths, intervalUs) => Promise<failure | recorder>
 Napi::Value start_recording(const Napi::CallbackInfo& info) {
-  auto* task =
-      new StartRecording(info.Env(), strings(info[0]),
-                         std::chrono::microseconds(info[1].As<Napi::Number>().Int64Value()));
-  return task->run();
+  std::vector<std::string> paths = paths_of(info[0]);
+  if (paths.empty()) return info.Env().Undefined();
+  const std::chrono::microseconds interval(info[1].As<Napi::Number>().Int64Value());
+  return (new StartRecording(info.Env(), std::move(paths), interval))->run();
 }
 
 class StopRecording : public Task {

@@ -29,14 +29,6 @@ Value* tagged(Napi::Value value, const napi_type_tag& tag, const char* message) 
   return value.As<Napi::External<Value>>().Data();
 }
 
-template <typename Value>
-Napi::Value make_tagged(Napi::Env env, Value value, const napi_type_tag& tag) {
-  auto external = Napi::External<Value>::New(env, new Value(std::move(value)),
-                                             [](Napi::Env, Value* gone) { delete gone; });
-  napi_type_tag_object(env, external, &tag);
-  return external;
-}
-
 Napi::Value numbers(Napi::Env env, const FileStamp& stamp) {
   Napi::BigUint64Array array = Napi::BigUint64Array::New(env, stamp.size());
   fill(array, stamp.data());
@@ -119,9 +111,9 @@ class OpenFiles : public Task {
     Napi::Object result = Napi::Object::New(env);
     if (files_.memory_file) result["memoryStamp"] = numbers(env, files_.memory_file.stamp());
     result["isCurrent"] = static_cast<bool>(files_.working_set);
-    result["files"] = make_tagged(env, std::move(files_), kFilesTag);
+    result["files"] = make_tagged(env, std::make_unique<OpenedFiles>(std::move(files_)), kFilesTag);
     if (set_ && set_ != known_) {
-      result["set"] = make_tagged(env, set_, kWorkingSetTag);
+      result["set"] = make_tagged(env, std::make_unique<SharedSet>(set_), kWorkingSetTag);
       result["facts"] = facts_of(env, *set_);
     }
     if (has_residency_) {
@@ -212,7 +204,7 @@ Napi::Value make_set(const Napi::CallbackInfo& info) {
   SharedSet set = make_working_set(static_cast<uint64_t>(info[0].As<Napi::Number>().Int64Value()),
                                    info[1].As<Napi::Number>().Uint32Value(),
                                    records<Touch>(info[2]), disks, records<Touch>(info[4]));
-  return make_tagged(info.Env(), std::move(set), kWorkingSetTag);
+  return make_tagged(info.Env(), std::make_unique<SharedSet>(std::move(set)), kWorkingSetTag);
 }
 
 // touchesOf(set) => [touches, diskTouches], pairs of page and microseconds
