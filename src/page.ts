@@ -4,5 +4,5 @@ export const PAGE = 4096
 /** Size of a huge page of a guest: 2 MiB. */
 export const HUGE_PAGE = 2 ** 21
 
-/** Maximum size of a guest's memory in bytes: page numbers are 32 bits wide. */
-export const MAX_MEMORY = 2 ** 32 * PAGE
+/** Maximum size of a guest's memory: 4 TiB. It limits what a file can make a reader allocate. */
+export const MAX_MEMORY = 2 ** 42

@@ -13,7 +13,8 @@ import type { FaultHandler, ServeOptions } from './fault-handler.js'
 import { Session, startEngine, watchExit } from './session.js'
 import { stalePolicyOf } from './stale-working-set.js'
 
-const isPid = (value: unknown): boolean => Number.isInteger(value) && (value as number) > 0
+const isPid = (value: unknown): boolean =>
+  Number.isInteger(value) && (value as number) > 0 && (value as number) < 2 ** 31
 
 export const serveRules: Record<keyof ServeOptions, OptionRule> = {
   snapshot: snapshotRule,

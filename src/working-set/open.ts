@@ -129,8 +129,11 @@ const otherSnapshot = (path: string, ofSet: string, given: string) =>
 /** Working sets by path, without the bytes of their pages. */
 const recent = new LRUCache<string, WorkingSet>({
   maxSize: 32 * 2 ** 20,
-  // Of the tables: a touch and at most an extent for each page. No size may be 0.
-  sizeCalculation: (set) => 1 + 24 * set.pageCount,
+  // Size of the header and the tables, which stay in memory.
+  sizeCalculation: (set) => {
+    const { fileBytes, dataPages } = internalsOf(set).file!
+    return fileBytes - dataPages * PAGE
+  },
 })
 
 /** A `given` set is used even if its file has changed; its bytes are then ignored. */

@@ -20,7 +20,7 @@ const traceRules = {
     accepts: (value) => value === PAGE || value === HUGE_PAGE,
   }),
   memoryBytes: required({
-    expected: 'a positive multiple of 4096, at most 2^44',
+    expected: 'a positive multiple of 4096, at most 2^42',
     accepts: (value) =>
       rules.count.accepts(value) &&
       (value as number) > 0 &&

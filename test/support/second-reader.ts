@@ -82,7 +82,7 @@ export function readSet(path: string): ReadSet {
   const pageSize = u32(36)
   must('granule', u32(32) === PAGE)
   must('page size', pageSize === 4096 || pageSize === 2097152)
-  must('memory', memoryBytes > 0 && memoryBytes % pageSize === 0 && memoryBytes <= 2 ** 44)
+  must('memory', memoryBytes > 0 && memoryBytes % pageSize === 0 && memoryBytes <= 2 ** 42)
   const memoryPages = memoryBytes / PAGE
   const [indexAt, indexBytes, dataAt] = [u64(40), u64(48), u64(56)]
   const [groupCount, extentCount, touchCount] = [u32(64), u32(68), u32(72)]
@@ -144,7 +144,7 @@ export function readSet(path: string): ReadSet {
   let touchAt = diskTouchesAt
   for (let at = disksAt; at < manifestAt; at += 512) {
     const [bytes, pages, samples, nameBytes] = [u64(at), u32(at + 8), u32(at + 12), u32(at + 144)]
-    must('disk bytes', bytes > 0 && bytes <= 2 ** 44)
+    must('disk bytes', bytes > 0 && bytes <= 2 ** 42)
     must('disk samples', samples <= 16 && (samples > 0 || pages === 0))
     must('disk reserved', zeros(at + 16 + samples * 8, at + 144) && u32(at + 148) === 0)
     must('disk name', nameBytes >= 1 && nameBytes <= 255 && zeros(at + 152 + nameBytes, at + 512))

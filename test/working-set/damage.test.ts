@@ -60,6 +60,7 @@ describe('a file that is not sound', () => {
     ['a guest with 1 GiB pages', 'page-size', () => 36, () => u32(36, 2 ** 30)],
     ['no memory', 'memory-bytes', () => 24, () => u64(24, 0n)],
     ['more memory than there is', 'memory-bytes', () => 24, () => u64(24, 2n ** 63n)],
+    ['more memory than a reader maps', 'memory-bytes', () => 24, () => u64(24, 2n ** 42n + 4096n)],
     ['a memory that ends inside a page', 'memory-bytes', () => 24, () => u64(24, 4097n)],
     ['a memory smaller than the set', 'page-count', () => 88, () => u64(24, 4096n)],
     ['a size that is not its own', 'file-bytes', () => 16, () => u64(16, 8192n)],

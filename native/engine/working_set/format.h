@@ -12,13 +12,13 @@ constexpr uint64_t kHeaderBytes = 4096;
 constexpr uint16_t kMajorVersion = 3;
 constexpr uint16_t kMinorVersion = 0;
 
-constexpr uint64_t kMaxMemoryPages = uint64_t{1} << 32;
+constexpr uint64_t kMaxMemoryPages = uint64_t{1} << 30;
 constexpr uint64_t kMaxGroupBytes = 1 << 20;
 constexpr uint64_t kMaxGroupPages = 4096;
 constexpr uint64_t kMaxIndexBytes = 1 << 28;  // limit for what a file can make a reader allocate
 constexpr uint32_t kMaxManifestBytes = 1 << 16;
 constexpr uint32_t kMaxDisks = 16;
-constexpr uint64_t kMaxDiskBytes = uint64_t{1} << 44;
+constexpr uint64_t kMaxDiskBytes = uint64_t{1} << 42;
 constexpr uint32_t kMaxDiskSamples = 16;
 constexpr uint32_t kMaxNameBytes = 255;
 

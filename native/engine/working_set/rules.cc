@@ -71,17 +71,17 @@ class Tables {
         touches_at_(extents_at_ + header_.extents * sizeof(PlanExtent)),
         disk_touches_at_(touches_at_ + header_.touches * sizeof(Touch)),
         disks_at_(disk_touches_at_ + header_.disk_touches * sizeof(Touch)),
-        covered_(memory_pages_),
-        in_group_(memory_pages_) {}
+        covered_(memory_pages_) {}
 
   Failure check() {
-    if (!covered_ || !in_group_) return failed_call(ErrorCode::working_set_io, -ENOMEM, "mmap");
+    if (!covered_) return failed_call(ErrorCode::working_set_io, -ENOMEM, "mmap");
     for (uint64_t i = 0; step_ > 1 && i < set_.touches.size(); ++i) {
       if (set_.touches[i].page % step_ != 0) {
         return broken("touch-page", touches_at_ + i * sizeof(Touch));
       }
     }
     if (Failure failure = check_groups()) return failure;
+    covered_ = PageMarks(0);  // what a hostile file makes it use goes before the disks' comes
     return check_disks();
   }
 
@@ -146,19 +146,18 @@ class Tables {
   // The extents of a group must have exactly the pages of its ranks, and each the rank of one of
   // its pages.
   Failure check_pages(uint64_t first_extent, uint64_t end_extent, uint64_t pages) {
-    for (uint64_t i = first_extent; i < end_extent; ++i) {
-      const PlanExtent& extent = set_.plan.extents[i];
-      in_group_.set(extent.first_page, uint64_t{extent.first_page} + extent.page_count);
-    }
-    // As many as the extents have: each is taken once, or one is missing.
+    // As many touches as the extents have pages: either each page is taken once, or one is left.
     for (uint64_t rank = rank_; rank < rank_ + pages; ++rank) {
       const uint64_t page = page_at(rank);
-      if (page >= memory_pages_ || !in_group_.take(page)) {
+      if (page >= memory_pages_ || !covered_.take(page)) {
         return broken("extent-touches", touches_at_ + rank / step_ * sizeof(Touch));
       }
     }
     for (uint64_t i = first_extent; i < end_extent; ++i) {
       const PlanExtent& extent = set_.plan.extents[i];
+      if (!covered_.set(extent.first_page, uint64_t{extent.first_page} + extent.page_count)) {
+        return broken("extent-touches", touches_at_ + rank_ / step_ * sizeof(Touch));
+      }
       const bool is_of_group = extent.rank >= rank_ && extent.rank - rank_ < pages;
       if (is_of_group && page_at(extent.rank) - extent.first_page < extent.page_count) continue;
       return broken("extent-rank", extents_at_ + i * sizeof(PlanExtent));
@@ -247,9 +246,8 @@ class Tables {
   const uint64_t touches_at_;
   const uint64_t disk_touches_at_;
   const uint64_t disks_at_;
-  PageMarks covered_;   // by the extents so far
-  PageMarks in_group_;  // of these, those of the group that is checked
-  uint64_t rank_ = 0;   // of the first page of that group
+  PageMarks covered_;  // by the extents checked so far
+  uint64_t rank_ = 0;  // of the first page of that group
 };
 
 }  // namespace

@@ -24,8 +24,6 @@ struct WorkingSet {
   std::vector<Disk> disks;
   std::vector<Touch> disk_touches;  // disk by disk
   std::vector<uint8_t> manifest;
-
-  bool is_in_file() const { return header.file_bytes > 0; }
 };
 
 // Number of bytes that are read together with the header, by file size: the whole index if every
