@@ -81,11 +81,12 @@ describe.skipIf(missing)('Firecracker itself', () => {
     const { vm, handler } = await restored(snapshot, 'so', { workingSet })
     await vm.answer('s')
     await vm.answer('o')
-    const { residualFaults, installedAhead } = handler.stats()
-    expect(residualFaults + installedAhead).toBeGreaterThanOrEqual(128)
-    expect(residualFaults + installedAhead).toBeLessThan(192)
+    const served = () => handler.stats().residualFaults + handler.stats().installedAhead
+    // The guest goes on before its last pages are counted.
+    await expect.poll(served).toBeGreaterThanOrEqual(128)
+    expect(served()).toBeLessThan(192)
     // The guest walks them in order.
-    expect(residualFaults).toBeLessThan(64)
+    expect(handler.stats().residualFaults).toBeLessThan(64)
   })
 
   test('two regions of memory, below and above the hole of devices', async () => {
