@@ -1,6 +1,7 @@
 #include "prefetch/prefetcher.h"
 
 #include <pthread.h>
+#include <sched.h>
 
 #include <algorithm>
 #include <chrono>
@@ -125,6 +126,10 @@ void Prefetcher::recycle(Buffer&& buffer) {
 
 void Prefetcher::work(Role role) {
   pthread_setname_np(pthread_self(), role == Role::worker ? "reap-fetch" : "reap-read-ahead");
+  // A batch thread does not preempt others when it wakes (sched(7)). A normal one takes the core of
+  // the JavaScript thread that starts the restore for a time slice: a third of serve().
+  const sched_param none{};
+  if (sched_getscheduler(0) == SCHED_OTHER) sched_setscheduler(0, SCHED_BATCH, &none);
   std::condition_variable& changed = role == Role::worker ? changed_ : readers_changed_;
   const unsigned counted = role == Role::worker ? 1 : 0;
   WorkerState state;
