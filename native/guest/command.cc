@@ -59,6 +59,12 @@ Grammar parse_usage(const std::string& usage) {
   return grammar;
 }
 
+// Not a constant: the tables are initialized in other files.
+std::vector<const std::vector<Command>*> tables() {
+  return {&kMemoryCommands,  &kTouchCommands, &kGuestCommands,
+          &kProcessCommands, &kFileCommands,  &kMappingCommands};
+}
+
 }  // namespace
 
 uint64_t Call::number(size_t i) const {
@@ -136,9 +142,18 @@ std::vector<std::string> split(const std::string& text, char separator) {
   return parts;
 }
 
+std::string list_commands() {
+  std::string lines;
+  for (const auto* table : tables()) {
+    for (const auto& [name, usage, run] : *table) {
+      lines += std::string("  ") + name + (*usage ? " " : "") + usage + "\n";
+    }
+  }
+  return lines;
+}
+
 Answer execute(Vmm& vmm, const std::string& line) {
-  for (const auto* table : {&kMemoryCommands, &kTouchCommands, &kGuestCommands, &kProcessCommands,
-                            &kFileCommands, &kMappingCommands}) {
+  for (const auto* table : tables()) {
     for (const Command& command : *table) {
       const std::string name = command.name;
       if (line.compare(0, name.size(), name) != 0) continue;

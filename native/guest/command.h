@@ -49,6 +49,9 @@ Error parse_call(const std::string& usage, const std::string& line, Call* call);
 bool parse_number(const std::string& text, uint64_t* number);
 std::vector<std::string> split(const std::string& text, char separator);
 
+// The commands with their usage, a line each.
+std::string list_commands();
+
 // Runs one line and returns its answer, for any input.
 Answer execute(Vmm& vmm, const std::string& line);
 

@@ -18,16 +18,49 @@ constexpr const char* kUsage =
     "       reap-guest kvm …\n"
     "\n"
     "build  makes the snapshot of a small in-memory store: one sparse memory file\n"
-    "vmm    answers commands on stdin, a line each, with a line of JSON on stdout\n"
+    "vmm    answers commands on stdin, a line each, with a line of JSON on stdout;\n"
+    "       \"reap-guest vmm --help\" lists them\n"
     "kvm    restores a VM whose vCPUs replay a trace, with a line of JSON for each step\n"
+    "\n";
+
+constexpr const char* kVmmUsage =
+    "usage: reap-guest vmm\n"
+    "\n"
+    "A small VMM for testing a handler. It answers each line on stdin with a line of JSON on "
+    "stdout,\n"
+    "and ends with its input:\n"
+    "\n"
+    "  $ printf 'map 4096 1048576\\nhandshake vm.sock\\nread 7 3\\n' | reap-guest vmm\n"
+    "\n"
+    "Numbers are decimal, or hexadecimal after 0x. [] is optional, a|b one of these words, and "
+    "...\n"
+    "repeats. An option such as [gap=BYTES] is written gap=4096. The LIST of map has the sizes of "
+    "the\n"
+    "regions in bytes, 1048576,2097152; that of removed= pages and ranges, 3,8-15; that of "
+    "written= the\n"
+    "first byte of each page, 3:255,9:1. The commands:\n"
     "\n";
 
 constexpr uint64_t kDefaultMemoryBytes = 256 << 20;
 
+void print_usage(FILE* output) {
+  std::fputs(kUsage, output);
+  std::fputs(kKvmUsage, output);
+}
+
 int usage() {
-  std::fputs(kUsage, stderr);
-  std::fputs(kKvmUsage, stderr);
+  print_usage(stderr);
   return 2;
+}
+
+int help(const std::string& mode) {
+  if (mode == "vmm") {
+    std::fputs(kVmmUsage, stdout);
+    std::fputs(list_commands().c_str(), stdout);
+  } else {
+    print_usage(stdout);
+  }
+  return 0;
 }
 
 int build(const std::map<std::string, std::string>& options) {
@@ -59,6 +92,7 @@ int build(const std::map<std::string, std::string>& options) {
 
 int run(int argc, char** argv) {
   const std::string mode = argc > 1 ? argv[1] : "";
+  if (argc > 1 && std::string(argv[argc - 1]) == "--help") return help(mode);
   if (mode == "vmm" && argc == 2) return run_vmm();
   if (mode == "kvm") return run_kvm(argc - 1, argv + 1);
   if (mode != "build" || argc % 2 != 0) return usage();

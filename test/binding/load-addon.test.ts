@@ -5,7 +5,7 @@ import { pathToFileURL } from 'node:url'
 import { promisify } from 'node:util'
 import { describe, expect, it } from 'vitest'
 import { hintForLoad, loadAddon } from '../../src/binding/load-addon.js'
-import { nativePath } from '../../src/binding/native-path.js'
+import { nativePath, programPath } from '../../src/binding/native-path.js'
 import { scratchFolder } from '../support/scratch.js'
 
 const addon = () => readFileSync(nativePath('reap_trace.node'))
@@ -132,3 +132,15 @@ async function packageWithout(): Promise<string> {
   symlinkSync(join(process.cwd(), 'node_modules'), join(root, 'node_modules'))
   return root
 }
+
+it('the help of the small VMM lists its commands with their arguments', async () => {
+  const { stdout } = await promisify(execFile)(programPath('reap-guest'), ['vmm', '--help'])
+  for (const line of [
+    'map PAGE_SIZE LIST',
+    'handshake SOCKET',
+    'read PAGE...',
+    'bg NAME COMMAND',
+  ]) {
+    expect(stdout).toMatch(new RegExp(`^  ${line}`, 'm'))
+  }
+})
