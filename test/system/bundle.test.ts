@@ -42,6 +42,13 @@ async function bundled(format: 'esm' | 'cjs', external: string[] = []) {
   return { folder, start }
 }
 
+it('a class of the built package has its own name', async () => {
+  const script =
+    "import('reap-trace').then(({ Trace, WorkingSet, ReapTraceError: E }) => console.log([Trace, WorkingSet, E].map(({ name }) => name).join()))"
+  const { stdout } = await run(process.execPath, ['-e', script])
+  expect(stdout).toBe('Trace,WorkingSet,ReapTraceError\n')
+})
+
 describe.each(['esm', 'cjs'] as const)('a bundle by esbuild, as %s', (format) => {
   it('says how to bundle when its native parts are elsewhere', async () => {
     const { start } = await bundled(format)
