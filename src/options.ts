@@ -5,7 +5,8 @@ export interface OptionRule {
   readonly required?: boolean
 }
 
-const print = (value: unknown): string =>
+/** A value, as messages name it. */
+export const print = (value: unknown): string =>
   typeof value === 'string'
     ? JSON.stringify(value)
     : typeof value === 'object' && value !== null
@@ -26,8 +27,15 @@ function distance(a: string, b: string): number {
   return Math.min(row[b.length]!, 3)
 }
 
+const list = (words: readonly string[], conjunction: string): string =>
+  words.length < 2
+    ? words.join('')
+    : `${words.slice(0, -1).join(', ')} ${conjunction} ${words.at(-1)}`
+
+const capitalize = (text: string): string => text.replace(/^the /, 'The ')
+
 /**
- * Validates an options object.
+ * Validates an options object, or another object with named values.
  *
  * @throws TypeError naming the option, the expected and the actual value; for an unknown option,
  * the most similar known one.
@@ -36,9 +44,13 @@ export function checkOptions(
   caller: string,
   options: unknown,
   rules: Readonly<Record<string, OptionRule>>,
+  kind: 'option' | 'field' | 'argument' = 'option',
 ): void {
   if (typeof options !== 'object' || options === null || Array.isArray(options)) {
-    throw new TypeError(`${caller} expects an options object, got ${print(options)}`)
+    const names = Object.keys(rules).filter((name) => rules[name]!.required)
+    const expected =
+      kind === 'option' ? 'an options object' : `an object with ${list(names, 'and')}`
+    throw new TypeError(`${capitalize(caller)} expects ${expected}, got ${print(options)}`)
   }
   const given = options as Record<string, unknown>
   for (const key of Object.keys(given)) {
@@ -48,22 +60,29 @@ export function checkOptions(
       .filter(({ letters }) => letters < 3)
       .sort((a, b) => a.letters - b.letters)
     const remedy = near ? `did you mean "${near.name}"?` : `it has ${Object.keys(rules).join(', ')}`
-    throw new TypeError(`${caller} has no option "${key}": ${remedy}`)
+    throw new TypeError(`${capitalize(caller)} has no ${kind} "${key}": ${remedy}`)
   }
   for (const [key, rule] of Object.entries(rules)) {
     const value = given[key]
     if (value === undefined ? !rule.required : rule.accepts(value)) continue
     throw new TypeError(
-      `Expected the option "${key}" of ${caller} to be ${rule.expected}, got ${print(value)}`,
+      `Expected the ${kind} "${key}" of ${caller} to be ${rule.expected}, got ${print(value)}`,
     )
   }
 }
+
+const isPath = (value: unknown): boolean =>
+  typeof value === 'string' && value !== '' && !value.includes('\0')
 
 /** Rules shared by several functions. */
 export const rules = {
   path: {
     expected: 'a non-empty path',
-    accepts: (value) => typeof value === 'string' && value !== '' && !value.includes('\0'),
+    accepts: isPath,
+  },
+  socketPath: {
+    expected: 'a non-empty path of at most 107 bytes',
+    accepts: (value) => isPath(value) && Buffer.byteLength(`${value}`) <= 107,
   },
   boolean: { expected: 'a boolean', accepts: (value) => typeof value === 'boolean' },
   count: {
@@ -85,7 +104,10 @@ export const rules = {
 
 /** A rule that accepts any of these words. */
 export const oneOf = (...words: readonly string[]): OptionRule => ({
-  expected: words.map((word) => `"${word}"`).join(' or '),
+  expected: list(
+    words.map((word) => `"${word}"`),
+    'or',
+  ),
   accepts: (value) => words.includes(value as string),
 })
 

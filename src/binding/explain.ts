@@ -84,7 +84,6 @@ function explainHandshake({ check, offset, want, got, errno, syscall }: NativeFa
 function explainSocket(failure: NativeFailure, path: string): Explanation {
   const name = errnoName(failure.errno)
   const hints: Record<string, string> = {
-    ENAMETOOLONG: 'A Unix socket path has at most 107 bytes: use a shorter one.',
     EADDRINUSE:
       failure.check === 'in-use'
         ? 'Another process listens there, or the path is not a socket: use one socket path for each restore.'

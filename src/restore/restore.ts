@@ -9,6 +9,7 @@ import {
 } from '../page-cache/prefetch.js'
 import type { FaultHandler, PrefetchResult, ServeOptions } from '../uffd/fault-handler.js'
 import { serve, serveRules } from '../uffd/serve.js'
+import { pathForVmm } from '../uffd/socket-path.js'
 import type { Backend } from './backend.js'
 import { planInternalsOf, type RestorePlan } from './plan.js'
 
@@ -24,7 +25,8 @@ export interface RestoreOptions extends Omit<ServeOptions, Planned | 'socketPath
   readonly socketPath?: string | undefined
   /**
    * Path of the socket (`uffd`) or of the memory file (`page-cache`) inside the VMM's jail.
-   * @default the absolute path on this host
+   * @default the absolute path on this host; `socketPath` as given if its absolute path has more
+   * than 107 bytes
    */
   readonly vmmPath?: string | undefined
   /**
@@ -69,7 +71,8 @@ export interface PageCacheRestore extends AnyRestore {
   readonly handler: undefined
   /**
    * Result of the prefetch of the memory file and the disk images. Never rejects: a failure is
-   * reported as a `warning` and only slows the VM down.
+   * reported as a `warning` and only slows the VM down. A working-set file that does not exist yet is
+   * no failure: the prefetch is complete, with 0 pages.
    */
   readonly prefetched: Promise<PageCachePrefetchResult>
 }
@@ -77,7 +80,7 @@ export interface PageCacheRestore extends AnyRestore {
 const { snapshot: _, workingSet: __, record: ___, onBadWorkingSet: ____, ...handled } = serveRules
 const restoreRules = {
   ...handled,
-  socketPath: rules.path,
+  socketPath: rules.socketPath,
   vmmPath: rules.path,
   maxBytes: rules.count,
 }
@@ -157,7 +160,7 @@ async function restoreByHandler(
     backend: 'uffd',
     memBackend: {
       backend_type: 'Uffd',
-      backend_path: vmmPath ?? resolve(handler.socketPath),
+      backend_path: vmmPath ?? pathForVmm(handler.socketPath),
     },
     plan,
     reason: plan.reason,

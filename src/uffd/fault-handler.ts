@@ -53,7 +53,8 @@ export interface ServeOptions {
   readonly connectTimeoutMs?: number | undefined
   /**
    * The VMM that will connect: its pid, or an object with a `pid`, such as a `ChildProcess`. If it
-   * exits without a handshake, the session ends at once with `ERR_VMM_EXITED`.
+   * exits without a handshake, the session ends at once with `ERR_VMM_EXITED`; if it did not start,
+   * `serve()` rejects with this error.
    * @default unknown: the session waits for `connectTimeoutMs`
    */
   readonly vmm?: number | { readonly pid?: number | undefined } | undefined

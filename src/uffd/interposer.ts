@@ -5,12 +5,16 @@ import { ReapTraceError } from '../errors.js'
 import { checkOptions, type OptionRule, oneOf, required, rules } from '../options.js'
 import { checkShape, readError } from '../snapshot/memory-file.js'
 import { checkSnapshot, type Snapshot, snapshotRule } from '../snapshot/snapshot.js'
+import { pathForVmm } from './socket-path.js'
 
 /** Options of {@link interposerEnvironment}. */
 export interface InterposerOptions {
   /** The snapshot whose memory file the VMM maps as guest memory, the same as for `serve()`. */
   readonly snapshot: Snapshot
-  /** Path of the socket on which `serve()` listens. */
+  /**
+   * Path of the socket on which `serve()` listens, at most 107 bytes. The VMM gets its absolute path,
+   * or, if that is longer, this one, which it must then find from its working directory.
+   */
   readonly socketPath: string
   /**
    * What the VMM does if it cannot be served: no handler listens, it cannot create a userfaultfd,
@@ -29,10 +33,7 @@ export interface InterposerOptions {
 
 const interposerRules: Record<keyof InterposerOptions, OptionRule> = {
   snapshot: snapshotRule,
-  socketPath: required({
-    expected: 'a non-empty path of at most 107 bytes',
-    accepts: (value) => rules.path.accepts(value) && Buffer.byteLength(resolve(`${value}`)) <= 107,
-  }),
+  socketPath: required(rules.socketPath),
   onUnreachable: oneOf('file', 'stop'),
   env: {
     expected: 'an object of strings',
@@ -73,7 +74,7 @@ export function interposerEnvironment(options: InterposerOptions): Record<string
   return {
     LD_PRELOAD: [libraryPath(), env.LD_PRELOAD].filter(Boolean).join(':'),
     REAP_TRACE_MEMORY: memoryFile,
-    REAP_TRACE_SOCKET: resolve(options.socketPath),
+    REAP_TRACE_SOCKET: pathForVmm(options.socketPath),
     REAP_TRACE_WHEN_UNREACHABLE: onUnreachable,
   }
 }

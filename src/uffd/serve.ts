@@ -1,8 +1,8 @@
+import { ChildProcess } from 'node:child_process'
 import { flags, native } from '../binding/addon.js'
 import { toError } from '../binding/explain.js'
 import { type FailureContext, isFailure } from '../binding/failure.js'
-import type { ReapTraceError } from '../errors.js'
-import { isMissing, isWorkingSetError } from '../errors.js'
+import { isMissing, isWorkingSetError, ReapTraceError } from '../errors.js'
 import { report } from '../events.js'
 import { checkOptions, type OptionRule, oneOf, required, rules } from '../options.js'
 import { checkSnapshot, snapshotRule } from '../snapshot/snapshot.js'
@@ -16,9 +16,12 @@ import { stalePolicyOf } from './stale-working-set.js'
 const isPid = (value: unknown): boolean =>
   Number.isInteger(value) && (value as number) > 0 && (value as number) < 2 ** 31
 
+/** Whether this process object is one whose start failed. */
+const didNotStart = (vmm: unknown): boolean => vmm instanceof ChildProcess && vmm.pid === undefined
+
 export const serveRules: Record<keyof ServeOptions, OptionRule> = {
   snapshot: snapshotRule,
-  socketPath: required(rules.path),
+  socketPath: required(rules.socketPath),
   workingSet: workingSetRule,
   record: rules.boolean,
   onBadWorkingSet: oneOf('on-demand', 'fail'),
@@ -26,7 +29,8 @@ export const serveRules: Record<keyof ServeOptions, OptionRule> = {
   connectTimeoutMs: rules.milliseconds,
   vmm: {
     expected: 'a pid, or an object with a pid',
-    accepts: (value) => isPid(value) || isPid((value as { pid?: unknown } | null)?.pid),
+    accepts: (value) =>
+      isPid(value) || isPid((value as { pid?: unknown } | null)?.pid) || didNotStart(value),
   },
   vm: oneOf('kill', 'leave'),
   peerUid: rules.count,
@@ -46,6 +50,7 @@ export const serveRules: Record<keyof ServeOptions, OptionRule> = {
  * @throws ReapTraceError
  * - `ERR_SOCKET`: the socket cannot be bound,
  * - `ERR_SOURCE_READ`: the memory file cannot be opened,
+ * - `ERR_VMM_EXITED`: the process passed as `vmm` did not start,
  * - `ERR_WORKING_SET_INVALID`, `ERR_WORKING_SET_IO`, `ERR_SNAPSHOT_MISMATCH`: the working set
  *   cannot be used (only with `onBadWorkingSet: 'fail'`),
  * - `ERR_SNAPSHOT_MISMATCH` with the `check` `stale` or `snapshot-id`: the set holds the bytes of
@@ -65,6 +70,11 @@ export async function serve(options: ServeOptions): Promise<FaultHandler> {
   checkOptions('serve()', options, serveRules)
   checkSnapshot('serve()', options.snapshot)
   const { socketPath, snapshot, connectTimeoutMs = 10_000, peerUid = -1, vmm = 0 } = options
+  if (didNotStart(vmm)) {
+    throw new ReapTraceError('ERR_VMM_EXITED', 'the VMM did not start: it has no pid', {
+      hint: "The 'error' event of the process passed as vmm says why.",
+    })
+  }
   const { memoryFile } = snapshot
   const throwIfAborted = () => {
     options.signal?.throwIfAborted()

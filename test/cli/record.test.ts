@@ -1,5 +1,5 @@
 import { existsSync } from 'node:fs'
-import { chmod, readdir, readFile, stat, writeFile } from 'node:fs/promises'
+import { chmod, mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { WorkingSet } from '../../src/index.js'
@@ -20,6 +20,17 @@ const counters = [
 ]
 
 describe('record', () => {
+  it('tells its command a socket path that fits, in a folder whose path is too long', async () => {
+    const here = await scene({ pages: 64 })
+    const cwd = join(here.folder, 'f'.repeat(120))
+    await mkdir(cwd)
+    const words = [...serveWords({ ...here, socketPath: 's' }), '--output', 'vm.ws']
+    const command = await script(here, '7')
+    const { code, stderr } = await run(['record', ...words, '--', command], { cwd })
+    expect(code, stderr).toBe(0)
+    expect((await WorkingSet.read(join(cwd, 'vm.ws'))).pageCount).toBe(1)
+  })
+
   it('records until the command ends, and says so event by event', async () => {
     const here = await scene({ pages: 256 })
     const output = join(here.folder, 'vm.ws')

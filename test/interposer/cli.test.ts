@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process'
-import { readFile } from 'node:fs/promises'
+import { mkdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { beforeAll, describe, expect, test } from 'vitest'
@@ -43,6 +43,18 @@ describe('--interpose', () => {
     expect(second.stderr).toContain('"wrongCount":0')
     const closed = events(second.stdout).find(({ type }) => type === 'closed')
     expect(closed).toMatchObject({ state: 'vm-exited', stats: { residualFaults: 0 } })
+  })
+
+  test('works with a short socket path in a folder with a long one', async () => {
+    const here = await place()
+    const cwd = join(here.folder, 'f'.repeat(120))
+    await mkdir(cwd)
+    const words = [...serveWords({ ...here, socketPath: 's' }), '--output', here.output]
+    const { code, stderr } = await run(['record', ...words, '--interpose', '--', ...vmm('7 3 5')], {
+      cwd,
+    })
+    expect(code, stderr).toBe(0)
+    expect(stderr).toContain('"wrongCount":0')
   })
 
   test('needs a command', async () => {

@@ -1,5 +1,7 @@
 import { getEventListeners } from 'node:events'
 import { existsSync } from 'node:fs'
+import { mkdir } from 'node:fs/promises'
+import { join } from 'node:path'
 import { setImmediate } from 'node:timers/promises'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
@@ -109,7 +111,24 @@ describe('the disk images', () => {
   )
 })
 
-test('a VMM in a jail is told the path that it sees', async () => {
+test('a socket path is absolute for the VMM if a socket address can hold it', async () => {
+  const s = await snapshot()
+  const before = process.cwd()
+  onTestFinished(() => process.chdir(before))
+  const folder = join(s.folder, 'f'.repeat(120))
+  await mkdir(folder)
+  for (const [cwd, path] of [
+    [s.folder, join(s.folder, 's')],
+    [folder, 's'],
+  ] as const) {
+    process.chdir(cwd)
+    const restore = await restored({ ...s.all, backend: 'uffd', socketPath: 's' })
+    expect(restore.memBackend.backend_path).toBe(path)
+    await restore.close()
+  }
+})
+
+test('a VMM in a jail gets the path that it sees', async () => {
   const s = await snapshot()
   const vmmPath = '/in-the-jail'
   for (const [backend, backend_type] of [

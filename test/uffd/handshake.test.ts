@@ -178,7 +178,7 @@ describe('the socket', () => {
         memoryFile: s.memoryFile,
         socketPath: join(s.folder, 'x'.repeat(108)),
       }),
-    ).rejects.toMatchObject({ code: 'ERR_SOCKET', check: 'path-length' })
+    ).rejects.toThrow(/"socketPath" of serve\(\) .* at most 107 bytes/)
   })
 
   test('needs a folder', async () => {

@@ -88,7 +88,7 @@ export class ServedSession {
           ? undefined
           : await ChildCommand.start(args.command, {
               json: args.json,
-              memBackend: { backend_type: 'Uffd', backend_path: resolve(args.socket) },
+              memBackend: { backend_type: 'Uffd', backend_path: pathForVmm(args.socket) },
               memoryFile: resolve(args.memory),
               interpose: args.interpose,
             })
@@ -294,10 +294,16 @@ export function stopwatch(): () => string {
   return () => `${((performance.now() - start) / 1000).toFixed(1)} s`
 }
 
+/** Absolute path of the socket, or, if it is too long for a socket address, the given one. */
+function pathForVmm(socket: string): string {
+  const absolute = resolve(socket)
+  return Buffer.byteLength(absolute) <= 107 ? absolute : socket
+}
+
 function howToLoad(socket: string): string {
   const body = {
     snapshot_path: 'VMSTATE',
-    mem_backend: { backend_type: 'Uffd', backend_path: resolve(socket) },
+    mem_backend: { backend_type: 'Uffd', backend_path: pathForVmm(socket) },
     resume_vm: true,
   }
   return [
