@@ -9,7 +9,7 @@ import { constants } from 'node:os'
  * | `ERR_UFFD_UNAVAILABLE` | userfaultfd is not available on this machine, or lacks a feature |
  * | `ERR_SOCKET` | the socket path cannot be bound |
  * | `ERR_HANDSHAKE_TIMEOUT` | no process connected in time, or the handshake was not completed in time |
- * | `ERR_VMM_EXITED` | the VMM passed as `vmm` exited before it connected |
+ * | `ERR_VMM_EXITED` | the VMM passed as `vmm` exited before it connected, or did not start |
  * | `ERR_HANDSHAKE_INVALID` | the handshake is malformed (JSON, descriptors, regions, page sizes) |
  * | `ERR_PEER_REFUSED` | the process that connected is not allowed to |
  * | `ERR_SNAPSHOT_MISMATCH` | the working set was made for another memory file or disk image |

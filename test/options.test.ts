@@ -1,9 +1,12 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { describe, expect, test } from 'vitest'
 import { probeUserfaultfd, requireUserfaultfd } from '../src/binding/userfaultfd.js'
 import {
   interposerEnvironment,
   planRestore,
   prefetchPageCache,
+  programPath,
   ReapTraceError,
   recordPageCache,
   serve,
@@ -26,6 +29,11 @@ describe('misuse is a TypeError that names the option', () => {
   const cases: [string, unknown, RegExp][] = [
     ['no options', undefined, /serve\(\) expects an options object, got undefined/],
     ['no socket', { snapshot }, /"socketPath" of serve\(\) to be a non-empty path/],
+    [
+      'a socket path that is too long',
+      { ...good, socketPath: 's'.repeat(108) },
+      /"socketPath" .* at most 107 bytes/,
+    ],
     ['an empty path', { ...good, socketPath: '' }, /"socketPath" .* got ""/],
     ['a path with a NUL', { ...good, socketPath: 'a\0b' }, /"socketPath"/],
     ['a number for a path', { ...good, socketPath: 5 }, /"socketPath" .* got 5/],
@@ -89,7 +97,7 @@ describe('misuse is a TypeError that names the option', () => {
       '"diskImages" of the snapshot of $ to be an array of at most 16 non-empty paths, got Array',
     ],
     [{ ...snapshot, id: '' }, '"id" of the snapshot of $ to be a string of 1 to 1024 characters'],
-    [{ ...snapshot, diskimages: [] }, 'the snapshot of $ has no option "diskimages": did you mean'],
+    [{ ...snapshot, diskimages: [] }, 'The snapshot of $ has no field "diskimages": did you mean'],
   ]
   describe.each(verbs)('in the snapshot of %s', (verb, call) => {
     test.each(snapshots)('as %j', async (snapshot, message) => {
@@ -109,7 +117,17 @@ describe('misuse is a TypeError that names the option', () => {
 
   test('and so it is for the others', async () => {
     expect(() => WorkingSet.fromTraces([])).toThrow(TypeError)
-    await expect(WorkingSet.read('')).rejects.toThrow(TypeError)
+    await expect(WorkingSet.read('')).rejects.toThrow(
+      'Expected the argument "path" of WorkingSet.read() to be a non-empty path, got ""',
+    )
+    expect(() => programPath('x' as never)).toThrow(
+      'Expected the argument "name" of programPath() to be "reap-guest" or "reap-microvm", got "x"',
+    )
+    expect(() => requireUserfaultfd({} as never)).toThrow(
+      'Expected the field "device" of requireUserfaultfd() to be 0 or a negative errno',
+    )
+    const three = serve({ ...good, onStaleWorkingSet: 'no' } as never)
+    await expect(three).rejects.toThrow('to be "warn", "rewrite" or "fail", got "no"')
   })
 })
 
@@ -130,7 +148,17 @@ test('an error survives JSON with its message', () => {
   })
 })
 
-test('a machine without userfaultfd is told what would give it one', () => {
+test('a VMM whose process did not start is a failure, not misuse', async () => {
+  const vmm = spawn('/nowhere/vmm')
+  const started = once(vmm, 'spawn')
+  await expect(serve({ ...good, vmm })).rejects.toMatchObject({
+    code: 'ERR_VMM_EXITED',
+    message: 'the VMM did not start: it has no pid',
+  })
+  await expect(started).rejects.toThrow('ENOENT')
+})
+
+test('a machine without userfaultfd gets a hint at what would provide it', () => {
   const nothing = { device: -2, syscall: -1, userModeOnly: -1, features: 0 }
   expect(() => requireUserfaultfd(nothing)).toThrow(
     expect.objectContaining({

@@ -1,6 +1,7 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { ReapTraceError } from '../errors.js'
+import { checkOptions, oneOf, required } from '../options.js'
 import { ownFolder, packageRoot } from '../package-root.js'
 
 type NativePart = 'reap_trace.node' | 'reap-guest' | 'reap-interposer.so' | 'reap-microvm'
@@ -34,12 +35,17 @@ export function nativePath(name: NativePart): string {
 
 /**
  * Path of a program that the package ships for tests and demonstrations: `reap-guest`, a small VMM
- * for testing a handler (see its `--help`), and `reap-microvm` (x64), a guest that Firecracker
- * boots.
+ * for testing a handler (`reap-guest vmm --help` lists its commands), and `reap-microvm` (x64), a
+ * guest that Firecracker boots.
  *
+ * @throws TypeError for another name.
  * @throws ReapTraceError `ERR_NATIVE_UNAVAILABLE` if there is none for this machine.
  */
-export const programPath = (name: 'reap-guest' | 'reap-microvm'): string => nativePath(name)
+export function programPath(name: 'reap-guest' | 'reap-microvm'): string {
+  const rule = required(oneOf('reap-guest', 'reap-microvm'))
+  checkOptions('programPath()', { name }, { name: rule }, 'argument')
+  return nativePath(name)
+}
 
 // Under the permission model, Node 20 throws where later versions return false.
 function exists(path: string): boolean {

@@ -1,5 +1,6 @@
 import { getSystemErrorName } from 'node:util'
 import { ReapTraceError } from '../errors.js'
+import { checkOptions, required, rules } from '../options.js'
 import { native } from './addon.js'
 
 /** Ways for this user to create a userfaultfd: each 0, or a negative errno. */
@@ -29,12 +30,25 @@ export function probeUserfaultfd(): UserfaultfdProbe {
   return { device, syscall, userModeOnly, features: Number(features) }
 }
 
+const way = required({
+  expected: '0 or a negative errno',
+  accepts: (value) => Number.isSafeInteger(value) && (value as number) <= 0,
+})
+const probeRules = {
+  device: way,
+  syscall: way,
+  userModeOnly: way,
+  features: required(rules.count),
+}
+
 /**
  * Checks that a process can create a userfaultfd, as the demo's guest and the tests do.
  *
+ * @throws TypeError for anything but a result of {@link probeUserfaultfd}.
  * @throws ReapTraceError `ERR_UFFD_UNAVAILABLE` if it cannot.
  */
 export function requireUserfaultfd(probe: UserfaultfdProbe = probeUserfaultfd()): void {
+  checkOptions('requireUserfaultfd()', probe, probeRules, 'field')
   const { device, syscall, userModeOnly } = probe
   if ([device, syscall, userModeOnly].includes(0)) return
   const name = getSystemErrorName(userModeOnly)

@@ -126,6 +126,7 @@ function checkTogether({ backend, record, pageSize }: PlanRestoreOptions): void 
  *   cannot be used (only with `onBadWorkingSet: 'fail'`).
  *
  * @example
+ * // `await using` needs TypeScript 5.2 or Node 24; otherwise call restored.close() in a `finally`.
  * const plan = await planRestore({ snapshot: { memoryFile }, workingSet: 'vm.ws' })
  * await using restored = await restore(plan, { socketPath })
  * await firecracker.put('/snapshot/load', {

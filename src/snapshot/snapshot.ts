@@ -34,5 +34,5 @@ const snapshotRules: Record<keyof Snapshot, OptionRule> = {
 /** @throws TypeError for an invalid snapshot. */
 export function checkSnapshot(caller: string, snapshot: Snapshot): void {
   checkOptions(caller, { snapshot }, { snapshot: snapshotRule })
-  checkOptions(`the snapshot of ${caller}`, snapshot, snapshotRules)
+  checkOptions(`the snapshot of ${caller}`, snapshot, snapshotRules, 'field')
 }

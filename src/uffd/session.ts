@@ -121,15 +121,16 @@ export class Session implements FaultHandler {
   }
 
   stopRecording(): Trace {
+    if (!this.#options.record) {
+      throw new TypeError(
+        'stopRecording() needs a session that records: pass record: true to serve()',
+      )
+    }
     const [pageSize, memoryBytes, touches] = native().takeTrace(this.#session)
     if (pageSize === 0) {
-      throw this.#guest
-        ? new TypeError(
-            'stopRecording() needs a session that records: pass record: true to serve()',
-          )
-        : new ReapTraceError('ERR_CLOSED', 'stopRecording() before a VM was connected', {
-            hint: 'Wait for `connected` first.',
-          })
+      throw new ReapTraceError('ERR_CLOSED', 'stopRecording() was called before a VM connected', {
+        hint: 'Wait for `connected` first.',
+      })
     }
     const { pages, timesUs } = separate(touches)
     const { memoryFile } = this.#options.snapshot

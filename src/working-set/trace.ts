@@ -64,10 +64,12 @@ export class Trace {
    * @throws TypeError for an invalid field, a page outside the memory, or a duplicate page.
    */
   constructor(fields: TraceFields) {
-    checkOptions('Trace', fields, traceRules)
+    checkOptions('Trace', fields, traceRules, 'field')
     const { pageSize, memoryBytes, pages, timesUs } = fields
     if (memoryBytes % pageSize !== 0) {
-      throw new TypeError(`memoryBytes (${memoryBytes}) is no multiple of pageSize (${pageSize})`)
+      throw new TypeError(
+        `Expected memoryBytes to be a multiple of pageSize, ${pageSize}, got ${memoryBytes}`,
+      )
     }
     if (pages.length !== timesUs.length) {
       throw new TypeError(
@@ -76,10 +78,12 @@ export class Trace {
     }
     const outside = firstOutside(pages, memoryBytes / pageSize)
     if (outside >= 0) {
-      throw new TypeError(`Page ${pages[outside]} of a trace lies outside ${memoryBytes} bytes`)
+      throw new TypeError(
+        `Expected pages below ${memoryBytes / pageSize}, the end of the memory, got page ${pages[outside]}`,
+      )
     }
     const again = firstRepeated(pages)
-    if (again >= 0) throw new TypeError(`Page ${pages[again]} is in a trace twice`)
+    if (again >= 0) throw new TypeError(`Expected each page once, got page ${pages[again]} twice`)
     this.pageSize = pageSize
     this.memoryBytes = memoryBytes
     this.pages = pages
@@ -94,7 +98,7 @@ export class Trace {
    * @throws ReapTraceError `ERR_TRACE_IO`: the file cannot be written.
    */
   async write(path: string): Promise<void> {
-    checkOptions('Trace.write()', { path }, { path: required(rules.path) })
+    checkOptions('Trace.write()', { path }, { path: required(rules.path) }, 'argument')
     const touches = interleave(this.pages, this.timesUs)
     const bytes = encodeTrace({ ...this, touches })
     await replaceFile('trace', path, (file) => writeWhole(file, bytes, 0))
@@ -109,7 +113,7 @@ export class Trace {
    * - `ERR_TRACE_IO`: the file cannot be opened or read.
    */
   static async read(path: string): Promise<Trace> {
-    checkOptions('Trace.read()', { path }, { path: required(rules.path) })
+    checkOptions('Trace.read()', { path }, { path: required(rules.path) }, 'argument')
     const bytes = await readFile(path).catch((error) => {
       throw ioError('trace', 'read', path, error)
     })
@@ -119,7 +123,7 @@ export class Trace {
     } catch (cause) {
       throw new ReapTraceError(
         'ERR_TRACE_INVALID',
-        `${path} is not a valid trace file: ${(cause as Error).message}`,
+        `${path} is not a valid trace file: ${(cause as Error).message.replace('Expected', 'expected')}`,
         {
           path,
           check: 'touches',

@@ -1,5 +1,5 @@
 import { type NativeWorkingSet, native, openFiles, type WorkingSetFacts } from '../binding/addon.js'
-import { checkOptions, type OptionRule, required, rules } from '../options.js'
+import { checkOptions, type OptionRule, print, required, rules } from '../options.js'
 import { PAGE } from '../page.js'
 import { checkSnapshot, type Snapshot, snapshotRule } from '../snapshot/snapshot.js'
 import { compareWithMemory, type VerifyResult } from './comparison.js'
@@ -63,10 +63,11 @@ export interface VerifyOptions {
   readonly onProgress?: ((progress: Progress) => void) | undefined
 }
 
-const count = (min: number, max: number) => ({
-  expected: `an integer from ${min} to ${max}`,
+/** Rule of `minRuns`. */
+const countOfTraces = (max: number) => ({
+  expected: `${max === 1 ? '' : 'an integer from 1 to '}${max}, the number of traces`,
   accepts: (value: unknown) =>
-    rules.count.accepts(value) && (value as number) >= min && (value as number) <= max,
+    rules.count.accepts(value) && (value as number) >= 1 && (value as number) <= max,
 })
 
 const diskTraces = {
@@ -101,6 +102,9 @@ export class WorkingSet {
   #disks: readonly DiskWorkingSet[] | undefined
 
   private constructor(source: MergedRuns | ReadSet) {
+    if (source === undefined || !('order' in source || 'facts' in source)) {
+      throw new TypeError('Create a WorkingSet by WorkingSet.fromTraces() or WorkingSet.read()')
+    }
     const { pageSize, memoryBytes } = 'order' in source ? source.order : source.facts
     this.pageSize = pageSize
     this.memoryBytes = memoryBytes
@@ -133,8 +137,8 @@ export class WorkingSet {
    * `minRuns` is not between 1 and their number, or if a disk does not have one trace per run.
    */
   static fromTraces(traces: Iterable<Trace | TraceFields>, options: MergeOptions = {}): WorkingSet {
-    const [first, ...rest] = Array.from(traces, asTrace)
-    if (first === undefined) throw new TypeError('Expected at least one trace, got none')
+    const [first, ...rest] = tracesOf(traces)
+    if (!first) throw new TypeError('WorkingSet.fromTraces() expects at least one trace, got none')
     const all = [first, ...rest] as const
     for (const trace of all) {
       for (const field of ['memoryBytes', 'pageSize'] as const) {
@@ -145,11 +149,11 @@ export class WorkingSet {
       }
     }
     checkOptions('WorkingSet.fromTraces()', options, {
-      minRuns: count(1, all.length),
+      minRuns: countOfTraces(all.length),
       disks: diskTraces,
     })
     const minRuns = options.minRuns ?? all.length
-    const disks = (options.disks ?? []).map((runs) => Array.from(runs, asTrace))
+    const disks = (options.disks ?? []).map(tracesOf)
     const diskRuns = checkDiskRuns(disks, all.length)
     return new WorkingSet({
       order: mergeTraces([...all], minRuns),
@@ -167,7 +171,7 @@ export class WorkingSet {
    * - `ERR_WORKING_SET_IO`: the file cannot be opened or read.
    */
   static async read(path: string): Promise<WorkingSet> {
-    checkOptions('WorkingSet.read()', { path }, { path: required(rules.path) })
+    checkOptions('WorkingSet.read()', { path }, { path: required(rules.path) }, 'argument')
     const { set, facts, files } = await openFiles('', path)
     native().closeFiles(files)
     return WorkingSet.fromFile(path, set!, facts!)
@@ -232,7 +236,7 @@ export class WorkingSet {
    * @throws the reason of `signal` when it aborts.
    */
   async write(path: string, options: WriteOptions): Promise<Manifest> {
-    checkOptions('WorkingSet.write()', { path }, { path: required(rules.path) })
+    checkOptions('WorkingSet.write()', { path }, { path: required(rules.path) }, 'argument')
     checkOptions('WorkingSet.write()', options, {
       snapshot: snapshotRule,
       label,
@@ -334,9 +338,25 @@ export class WorkingSet {
   }
 }
 
-/** Restores the class of a trace that was posted by a worker. */
-const asTrace = (trace: Trace | TraceFields): Trace =>
-  trace instanceof Trace ? trace : new Trace({ ...trace })
+/** Restores the class of traces that were posted by a worker. */
+function tracesOf(traces: Iterable<Trace | TraceFields>): Trace[] {
+  if (typeof traces === 'string' || typeof traces?.[Symbol.iterator] !== 'function') {
+    throw new TypeError(`WorkingSet.fromTraces() expects an array of traces, got ${print(traces)}`)
+  }
+  return Array.from(traces, (trace) => {
+    if (trace instanceof Trace) return trace
+    const remedy =
+      (trace as unknown) instanceof WorkingSet
+        ? '; pass its order'
+        : typeof trace === 'string'
+          ? '; read a trace file with Trace.read()'
+          : ''
+    if (remedy || typeof trace !== 'object' || trace === null) {
+      throw new TypeError(`WorkingSet.fromTraces() expects traces, got ${print(trace)}${remedy}`)
+    }
+    return new Trace({ ...trace })
+  })
+}
 
 /** Source of a working set merged from traces. */
 interface MergedRuns {

@@ -158,7 +158,7 @@ describe('misuse is a TypeError', () => {
     [
       'an unknown backend',
       { snapshot: nowhere, backend: 'file' },
-      /"auto" or "uffd" or "page-cache", got/,
+      /"auto", "uffd" or "page-cache", got/,
     ],
     ['unknown vCPUs', { snapshot: nowhere, vcpus: 'tcg' }, /"kvm" or "threads", got "tcg"/],
     ['an odd page size', { snapshot: nowhere, pageSize: 8192 }, /4096 or 2097152, got 8192/],

@@ -72,10 +72,15 @@ describe('on demand', () => {
     expect([...handler.stopRecording().pages]).toEqual([5, 6])
   })
 
+  test('a recording cannot be taken before a VM connects', async () => {
+    const handler = await serveScene(await scene({ pages: 64 }), { record: true })
+    expect(() => handler.stopRecording()).toThrow(expect.objectContaining({ code: 'ERR_CLOSED' }))
+  })
+
   test('a session that does not record has no trace to take', async () => {
     const s = await scene({ pages: 64 })
     const handler = await serveScene(s, { record: false })
-    expect(() => handler.stopRecording()).toThrow(expect.objectContaining({ code: 'ERR_CLOSED' }))
+    expect(() => handler.stopRecording()).toThrow(TypeError)
     await s.vmm.handshake(s.socketPath)
     await handler.connected
     expect(() => handler.stopRecording()).toThrow(TypeError)

@@ -39,12 +39,24 @@ describe('a trace', () => {
     ['a page size that no guest has', { pageSize: 8192 }, '"pageSize"'],
     ['a memory that is no multiple of 4 KiB', { memoryBytes: 4097 }, '"memoryBytes"'],
     ['a memory that is too large', { memoryBytes: 2 ** 45 }, '"memoryBytes"'],
-    ['a memory that is no multiple of its page', { pageSize: 2097152 }, 'no multiple of pageSize'],
+    [
+      'a memory that is no multiple of its page',
+      { pageSize: 2097152 },
+      'memoryBytes to be a multiple of pageSize, 2097152',
+    ],
     ['pages in another array', { pages: [1, 2] }, '"pages"'],
     ['fewer times than pages', { timesUs: Uint32Array.of(1) }, '1 times for 2 pages'],
-    ['a page outside the memory', { pages: Uint32Array.of(1, PAGES) }, 'lies outside'],
-    ['a page twice', { pages: Uint32Array.of(7, 7) }, 'Page 7 is in a trace twice'],
-    ['a misspelled field', { pagesize: 1 }, 'did you mean "pageSize"?'],
+    [
+      'a page outside the memory',
+      { pages: Uint32Array.of(1, PAGES) },
+      'Expected pages below 256, the end of the memory, got page 256',
+    ],
+    ['a page twice', { pages: Uint32Array.of(7, 7) }, 'Expected each page once, got page 7 twice'],
+    [
+      'a misspelled field',
+      { pagesize: 1 },
+      'Trace has no field "pagesize": did you mean "pageSize"?',
+    ],
   ])('refuses %s', (_, change, sentence) => {
     expect(() => new Trace({ ...fields, ...change } as never)).toThrow(TypeError)
     expect(() => new Trace({ ...fields, ...change } as never)).toThrow(sentence)
@@ -211,8 +223,25 @@ describe('misuse', () => {
     [
       'things that are no traces',
       () => WorkingSet.fromTraces([{}] as never),
-      '"pageSize" of Trace',
+      'the field "pageSize" of Trace',
     ],
+    [
+      'a trace that is not in an array',
+      () => WorkingSet.fromTraces(trace([1]) as never),
+      'expects an array of traces, got Trace',
+    ],
+    ['a number', () => WorkingSet.fromTraces(3 as never), 'expects an array of traces, got 3'],
+    [
+      'paths of traces',
+      () => WorkingSet.fromTraces(['vm.trace'] as never),
+      'expects traces, got "vm.trace"; read a trace file with Trace.read()',
+    ],
+    [
+      'working sets',
+      () => WorkingSet.fromTraces([WorkingSet.fromTraces([trace([1])])] as never),
+      'expects traces, got WorkingSet; pass its order',
+    ],
+    ['a set by new', () => Reflect.construct(WorkingSet, []), 'by WorkingSet.fromTraces() or'],
     [
       'two memory sizes',
       () => WorkingSet.fromTraces([trace([1]), other]),
@@ -222,7 +251,7 @@ describe('misuse', () => {
     [
       'minRuns above the runs',
       () => WorkingSet.fromTraces([trace([1])], { minRuns: 2 }),
-      'from 1 to 1, got 2',
+      'to be 1, the number of traces, got 2',
     ],
     [
       'an unknown option',
