@@ -49,7 +49,10 @@ export interface PlanRestoreOptions {
 /** Plan for a restore, with the reason for its backend. */
 export interface RestorePlan<B extends Backend = Backend> {
   readonly backend: B
-  /** Reason for the backend, as a sentence with figures. */
+  /**
+   * Reason for the backend, as a sentence with figures. It ends with the path of a working-set file
+   * that does not exist yet.
+   */
   readonly reason: string
   readonly snapshot: Snapshot
   /** The working set, as passed to `planRestore()`. */
@@ -99,11 +102,11 @@ function checkTogether({ backend, record, pageSize }: PlanRestoreOptions): void 
   if (backend !== 'page-cache') return
   if (record) {
     throw new TypeError(
-      'record: true of planRestore() requires a fault handler; recordPageCache() records without one',
+      'planRestore() needs a fault handler for record: true, not backend "page-cache"; recordPageCache() records without one',
     )
   }
   if (pageSize === 2 * 2 ** 20) {
-    throw new TypeError('Expected no backend "page-cache" for a guest with 2 MiB pages')
+    throw new TypeError('A guest with 2 MiB pages needs a fault handler, not backend "page-cache"')
   }
 }
 
@@ -144,11 +147,13 @@ export async function planRestore(
   signal?.throwIfAborted()
   const { memoryFile, diskImages = [] } = snapshot
   let refusal: ReapTraceError | undefined
+  let isMissingSet = false
   const openOrRefuse = async () => {
     const opened = await openSnapshot(memoryFile, workingSet, { wantsResidency: true }).catch(
       (error) => {
         if (!isWorkingSetError(error) || options.onBadWorkingSet === 'fail') throw error
-        if (!isMissing(error)) refusal = error
+        isMissingSet = isMissing(error)
+        if (!isMissingSet) refusal = error
         return openSnapshot(memoryFile, undefined)
       },
     )
@@ -157,7 +162,7 @@ export async function planRestore(
   }
   const [calibration, { set, residency }] = await Promise.all([hostCalibration(), openOrRefuse()])
   signal?.throwIfAborted()
-  const choice = chooseBackend({
+  const { backend, reason } = chooseBackend({
     named: options.backend === 'auto' ? undefined : options.backend,
     record,
     pageSize: Math.max(options.pageSize ?? 0, set?.pageSize ?? 0),
@@ -169,7 +174,8 @@ export async function planRestore(
   })
   const diskCount = set ? internalsOf(set).disks.length : 0
   const plan = Object.freeze({
-    ...choice,
+    backend,
+    reason: isMissingSet ? `${reason}; there is no working-set file ${workingSet} yet` : reason,
     snapshot: { ...snapshot },
     workingSet,
     refusal,

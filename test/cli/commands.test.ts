@@ -104,7 +104,7 @@ describe('restore', () => {
 })
 
 describe('restore without a working set yet', () => {
-  it('goes on demand, and says nothing of it', async () => {
+  it('goes on demand, with a warning that names the file', async () => {
     const here = await scene({ pages: 256 })
     const words = [...serveWords(here), '--working-set', join(here.folder, 'vm.ws')]
     const restore = new Cli(['restore', ...words])
@@ -113,8 +113,14 @@ describe('restore without a working set yet', () => {
     expect(await here.vmm.verify(here.memoryFile)).toMatchObject({ wrongCount: 0, pages: 256 })
     await here.vmm.exit(0)
     const { code, stdout, stderr } = await restore.ended
-    expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
-    expect(events(stdout).map(({ type }) => type)).toEqual(['listening', 'connected', 'closed'])
+    expect(code).toBe(0)
+    expect(stderr).toMatch(
+      /^warning: the working-set file .*vm\.ws does not exist; nothing is prefetched \[ERR_WORKING_SET_IO\]\nhint: /,
+    )
+    const [warning, ...more] = events(stdout)
+    const error = { code: 'ERR_WORKING_SET_IO', path: join(here.folder, 'vm.ws') }
+    expect(warning).toMatchObject({ type: 'warning', error })
+    expect(more.map(({ type }) => type)).toEqual(['listening', 'connected', 'closed'])
   })
 
   it('is refused with --on-bad-working-set fail', async () => {

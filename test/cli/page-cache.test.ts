@@ -217,7 +217,7 @@ describe('record --backend page-cache', () => {
     const { code, stderr } = await run([...words, '--', 'true'])
     expect(code).toBe(1)
     expect(stderr).toMatch(
-      /^error: cannot read the disk image: .*nowhere\.img.* \[ERR_SOURCE_READ\]/,
+      /^error: cannot read the disk image .*nowhere\.img.* \[ERR_SOURCE_READ\]/,
     )
   })
 
@@ -238,11 +238,11 @@ describe('restore --backend page-cache', () => {
     const words = ['restore', ...s.words, ...s.workingSet, '--disk', s.image]
     const { code, stdout, stderr } = await run([...words, '--json'])
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
-    const [prepared, prefetched, ...more] = events(stdout)
+    const [restoring, prefetched, ...more] = events(stdout)
     expect(more).toEqual([])
-    expect(prepared).toEqual({
-      type: 'prepared',
-      mem_backend: { backend_type: 'File', backend_path: s.memoryFile },
+    expect(restoring).toEqual({
+      type: 'restoring',
+      memBackend: { backend_type: 'File', backend_path: s.memoryFile },
     })
     expect(prefetched).toEqual({
       type: 'prefetched',
@@ -262,7 +262,7 @@ describe('restore --backend page-cache', () => {
       .poll(() => run(words), { timeout: 20_000 })
       .toMatchObject({
         code: 0,
-        stdout: 'prefetched nothing: 302 pages in the page cache already\n',
+        stdout: 'nothing to prefetch: 302 pages of the working set are in the page cache\n',
         stderr: '',
       })
   })
@@ -277,7 +277,7 @@ describe('restore --backend page-cache', () => {
     const { code, stdout, stderr } = await run([...words, ...shell(s.folder, vm)])
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
     expect(stdout).toMatch(
-      /^prefetched .* in \d+ extents? in .*; \d+ of 300 pages were cached already$/m,
+      /^prefetched .* in \d+ extents? in .*; \d+ of 300 pages were already cached$/m,
     )
     expect(stdout).toContain('"event":"verified"')
     expect(environment(s.folder)).toMatchObject({
@@ -317,13 +317,15 @@ describe('restore --backend page-cache', () => {
     expect(refused.stderr).toMatch(/^error: .* \[ERR_WORKING_SET_INVALID\]\nhint: /)
   })
 
-  it('runs its command, and says nothing, when there is no working set yet', async () => {
+  it('runs its command, with a warning, when there is no working set yet', async () => {
     const s = await snapshot()
     const words = ['restore', ...s.words, '--working-set', s.output, '--json']
     const { code, stdout, stderr } = await run([...words, ...shell(s.folder, 'true')])
-    expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
+    expect(code).toBe(0)
+    expect(stderr).toMatch(/^warning: .* does not exist; nothing is prefetched/)
     expect(events(stdout)).toMatchObject([
-      { type: 'prepared' },
+      { type: 'warning', error: { code: 'ERR_WORKING_SET_IO', path: s.output } },
+      { type: 'restoring' },
       { type: 'prefetched', pageCount: 0, bytes: 0, complete: true },
     ])
     expect(environment(s.folder)).toMatchObject({ REAP_TRACE_BACKEND_TYPE: 'File' })
@@ -352,9 +354,9 @@ describe('restore with a socket', () => {
 
     const cold = await run([...words, ...shell(join(s.folder, 'cold'), work)], { env })
     expect(cold.code, cold.stderr).toBe(0)
-    const [chosen] = events(cold.stdout)
+    const [planned] = events(cold.stdout)
     const reason = expect.stringContaining('a fault handler reads the rest faster')
-    expect(chosen).toEqual({ type: 'chosen', backend: 'uffd', reason })
+    expect(planned).toEqual({ type: 'planned', backend: 'uffd', reason })
     expect(environment(join(s.folder, 'cold'))).toMatchObject({
       REAP_TRACE_BACKEND_TYPE: 'Uffd',
       REAP_TRACE_BACKEND_PATH: join(s.folder, 's'),
@@ -366,8 +368,8 @@ describe('restore with a socket', () => {
     const warm = await run([...words, ...shell(join(s.folder, 'warm'), work)], { env })
     expect({ code: warm.code, stderr: warm.stderr }).toEqual({ code: 0, stderr: '' })
     expect(events(warm.stdout).map(({ type }) => type)).toEqual([
-      'chosen',
-      'prepared',
+      'planned',
+      'restoring',
       'prefetched',
     ])
     expect(events(warm.stdout)[0]).toMatchObject({ backend: 'page-cache' })

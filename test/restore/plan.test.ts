@@ -1,4 +1,5 @@
 import { existsSync } from 'node:fs'
+import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { planRestore, restore, Trace, WorkingSet } from '../../src/index.js'
 import { calibrated, uncalibrated } from '../support/calibration.js'
@@ -124,6 +125,22 @@ describe('its backend', () => {
     const { files } = await snapshot()
     const workingSet = setOf(files.memoryFile, [1, 0], 2 ** 21)
     expect((await restored({ ...files, workingSet })).backend).toBe('uffd')
+  })
+
+  test('is the page cache without a working-set file yet, and the reason names it', async () => {
+    const { files, folder } = await snapshot()
+    const workingSet = join(folder, 'no.ws')
+    const missing = `there is no working-set file ${workingSet} yet`
+    const restore = await restored({ ...files, workingSet })
+    expect(restore.reason).toMatch(/^without a working set/)
+    expect(restore.reason.endsWith(`; ${missing}`)).toBe(true)
+    expect(await restore.prefetched).toMatchObject({ pageCount: 0, complete: true })
+    const named = await planRestore({
+      snapshot: { memoryFile: files.memoryFile },
+      workingSet,
+      backend: 'uffd',
+    })
+    expect(named.reason).toBe(`it was asked for; ${missing}`)
   })
 
   test('is the page cache without a working set', async () => {

@@ -60,8 +60,8 @@ Examples:
         -- ./invoke-once.sh`
 
 export const restoreHelp = `${servingHelp} listening, connected,
-prefetched, warning, closed, compared; with --backend page-cache: prepared, prefetched, warning.
-With auto, chosen comes first.
+prefetched, warning, closed, compared; with --backend page-cache: restoring, prefetched, warning.
+With auto, planned comes first.
 
 The working set is read while the VMM starts, and installed as soon as it connects; other pages are
 served on demand. A socket serves one restore.

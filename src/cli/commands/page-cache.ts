@@ -177,19 +177,19 @@ export async function restoreFromPageCache(
       },
     })
     const backend = restored.memBackend
-    terminal.emit({ type: 'prepared', mem_backend: backend })
+    terminal.emit({ type: 'restoring', memBackend: backend })
     if (args.command.length === 0)
       terminal.note(`load the snapshot now: "mem_backend": ${JSON.stringify(backend)}`)
     command = await startCommand(args)
     const prefetched = restored.prefetched.then((result) => {
       const { pageCount, residentPageCount, bytes, extentCount, completedMs } = result
       terminal.emit({ type: 'prefetched', ...result })
-      if (pageCount === 0 && !result.complete) return
+      if (pageCount === 0) return
       const pages = formatPlural(pageCount, 'page')
       terminal.print(
         residentPageCount === pageCount
-          ? `prefetched nothing: ${pages} in the page cache already`
-          : `prefetched ${formatBytes(bytes)} in ${formatPlural(extentCount, 'extent')} in ${formatMs(completedMs)}; ${formatCount(residentPageCount)} of ${pages} were cached already`,
+          ? `nothing to prefetch: ${pages} of the working set are in the page cache`
+          : `prefetched ${formatBytes(bytes)} in ${formatPlural(extentCount, 'extent')} in ${formatMs(completedMs)}; ${formatCount(residentPageCount)} of ${pages} were already cached`,
       )
     })
     const done = Promise.all([prefetched, command?.ended]).then(() => undefined)

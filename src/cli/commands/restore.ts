@@ -1,4 +1,10 @@
-import { planRestore, type RestorePlan, restore as restorePlanned } from '../../index.js'
+import { constants } from 'node:os'
+import {
+  planRestore,
+  ReapTraceError,
+  type RestorePlan,
+  restore as restorePlanned,
+} from '../../index.js'
 import type { RestoreArguments } from '../arguments/program.js'
 import { progress, ServedSession } from '../session/served-session.js'
 import { errorFields } from '../terminal/failure.js'
@@ -15,14 +21,33 @@ export async function restore(args: RestoreArguments, terminal: Terminal): Promi
     onBadWorkingSet,
   })
   if (backend === 'auto') {
-    terminal.emit({ type: 'chosen', backend: plan.backend, reason: plan.reason })
-    terminal.print(`chosen: ${plan.backend} (${plan.reason})`)
+    terminal.emit({ type: 'planned', backend: plan.backend, reason: plan.reason })
+    terminal.print(`planned: ${plan.backend} (${plan.reason})`)
   }
-  for (const path of plan.refusal ? [] : disks.slice(plan.diskImages.length)) {
+  // Without a refusal and without pages to look up, the file does not exist.
+  const isMissing = !plan.refusal && !plan.residency
+  if (isMissing) warnOfMissing(workingSet, terminal)
+  for (const path of plan.refusal || isMissing ? [] : disks.slice(plan.diskImages.length)) {
     terminal.say(`${path} is not prefetched: the working set was recorded without it`)
   }
   if (plan.backend === 'uffd') return restoreByHandler(plan, args, terminal)
   return restoreFromPageCache(plan, args, terminal)
+}
+
+/** Unlike a caller of the API, this command records nothing: a missing set is a wrong path. */
+function warnOfMissing(path: string, terminal: Terminal): void {
+  const error = new ReapTraceError(
+    'ERR_WORKING_SET_IO',
+    `the working-set file ${path} does not exist`,
+    {
+      path,
+      errno: -constants.errno.ENOENT,
+      syscall: 'open',
+      hint: 'Is the path right? "reap-trace record" writes the file.',
+    },
+  )
+  terminal.emit({ type: 'warning', error: errorFields(error) })
+  terminal.warn(error, 'nothing is prefetched')
 }
 
 async function restoreByHandler(
