@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { type FileHandle, open, rename, stat, unlink } from 'node:fs/promises'
 import { dirname } from 'node:path'
+import { getSystemErrorName } from 'node:util'
 import { ReapTraceError, type ReapTraceErrorCode } from './errors.js'
 
 /**
@@ -91,11 +92,40 @@ export async function writeWhole(
 
 /** Kinds of files, and the error codes for their failed system calls. */
 const KINDS = {
-  'working set': 'ERR_WORKING_SET_IO',
-  trace: 'ERR_TRACE_IO',
-  calibration: 'ERR_CALIBRATION',
+  'working-set file': 'ERR_WORKING_SET_IO',
+  'trace file': 'ERR_TRACE_IO',
+  'calibration file': 'ERR_CALIBRATION',
 } as const satisfies Record<string, ReapTraceErrorCode>
 export type FileKind = keyof typeof KINDS
+
+/** Remedies for a failed system call, by the name of the error. */
+export const hints: Readonly<Record<'read' | 'write', Readonly<Record<string, string>>>> = {
+  read: {
+    ENOENT: 'The file does not exist.',
+    EACCES: 'It must be readable by the user of this process.',
+    EINVAL: 'It must be a regular file.',
+    EISDIR: 'It must be a regular file.',
+    EIO: 'The disk cannot read it.',
+  },
+  write: {
+    ENOENT: 'The folder does not exist.',
+    EACCES: 'The folder must be writable by the user of this process.',
+    ENOSPC: 'The file system is full.',
+    EROFS: 'The file system is read-only.',
+  },
+}
+
+/**
+ * Description of a failed system call, in the style of the engine's failures. Not Node's message,
+ * which may name a temporary file.
+ */
+export function describeCall(
+  { syscall, errno = 0 }: NodeJS.ErrnoException,
+  verb: 'read' | 'write',
+): { readonly cause: string; readonly hint: string | undefined } {
+  const name = getSystemErrorName(errno)
+  return { cause: `${syscall} failed with ${name}`, hint: hints[verb][name] }
+}
 
 /**
  * Wraps a failed system call in an error with the code for this kind of file; returns other errors
@@ -108,8 +138,9 @@ export function ioError(
   error: unknown,
 ): unknown {
   if (error instanceof ReapTraceError || !(error instanceof Error)) return error
-  const { errno, syscall, message } = error as NodeJS.ErrnoException
+  const { errno, syscall } = error as NodeJS.ErrnoException
   if (syscall === undefined) return error
-  const details = { path, errno, syscall, cause: error }
-  return new ReapTraceError(KINDS[kind], `cannot ${verb} the ${kind} ${path}: ${message}`, details)
+  const { cause, hint } = describeCall(error, verb)
+  const details = { path, errno, syscall, hint, cause: error }
+  return new ReapTraceError(KINDS[kind], `cannot ${verb} the ${kind} ${path}: ${cause}`, details)
 }

@@ -1,5 +1,6 @@
 import { getSystemErrorName as errnoName } from 'node:util'
 import { ReapTraceError, type ReapTraceErrorCode } from '../errors.js'
+import { hints } from '../files.js'
 import type { FailureContext, NativeFailure } from './failure.js'
 
 interface Explanation {
@@ -120,7 +121,7 @@ function explainTimeout({ check }: NativeFailure, context: FailureContext): Expl
 function explainPeer({ check, want, got }: NativeFailure, path: string | undefined): Explanation {
   return check === 'uid'
     ? {
-        message: `uid ${got} connected to ${path}, but only uid ${want} and root may`,
+        message: `uid ${got} connected to ${path}, but only uid ${want} and root are allowed to`,
         hint: `If the VMM runs as uid ${got} (under a jailer), pass peerUid: ${got}.`,
         path,
       }
@@ -182,15 +183,9 @@ function explainFile(failure: NativeFailure, what: string, path: string | undefi
   }
   const name = errno === 0 ? 'an unknown error' : errnoName(errno)
   const where = syscall === 'open' ? '' : ` at offset ${offset}`
-  const hints: Record<string, string> = {
-    ENOENT: 'The file does not exist.',
-    EACCES: 'It must be readable by the user of this process.',
-    EINVAL: 'It must be a regular file.',
-    EIO: 'The disk cannot read it.',
-  }
   return {
     message: `cannot read ${what} ${path}${where}: ${syscall} failed with ${name}`,
-    hint: hints[name],
+    hint: hints.read[name],
     path,
   }
 }
@@ -248,7 +243,10 @@ function explainWorkingSet(failure: NativeFailure, path: string | undefined): Ex
   const what = rule(failure)
   return {
     message: `${path} is not a valid working-set file: ${what} (check ${check}, at byte ${offset})`,
-    hint: 'Record it again.',
+    hint:
+      check === 'magic'
+        ? 'Is it another file, such as the memory file or a trace? If not, record it again.'
+        : 'Record it again.',
     path,
   }
 }

@@ -126,7 +126,7 @@ export async function prefetchFiles(
   const { handle, disks } = internalsOf(set)
   if (diskImages.length > disks.length) {
     throw new TypeError(
-      `Expected no more diskImages than the working set has, ${disks.length}, got ${diskImages.length}`,
+      `Expected at most ${disks.length} diskImages, one for each of the working set's disks, got ${diskImages.length}`,
     )
   }
   let device = 0

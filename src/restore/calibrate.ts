@@ -1,8 +1,8 @@
 import { randomFillSync } from 'node:crypto'
-import { mkdir, mkdtemp, open, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, open, rm, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { ReapTraceError } from '../errors.js'
-import { writeWhole } from '../files.js'
+import { describeCall, writeWhole } from '../files.js'
 import { checkOptions, rules } from '../options.js'
 import { PAGE } from '../page.js'
 import { serve } from '../uffd/serve.js'
@@ -21,9 +21,9 @@ import { ReplayedGuest, replayOf, runsKvm, scattered } from './replayed-guest.js
 /** Options of {@link calibrateHost}. */
 export interface CalibrateHostOptions {
   /**
-   * Folder for a temporary snapshot of 145 MiB, preferably on the file system that holds the
-   * snapshots.
-   * @default the folder of the calibration file
+   * Existing folder for a temporary snapshot of 145 MiB, preferably on the file system that holds
+   * the snapshots.
+   * @default the folder of the calibration file, which is created if it does not exist
    */
   readonly folder?: string | undefined
   readonly signal?: AbortSignal | undefined
@@ -64,7 +64,6 @@ export async function calibrateHost(options: CalibrateHostOptions = {}): Promise
   const parent = options.folder ?? dirname(calibrationPath())
   let folder: string | undefined
   try {
-    await mkdir(parent, { recursive: true })
     folder = await mkdtemp(join(parent, 'calibrate-'))
     return await saveCalibration(await measure(await makeScene(folder), options))
   } catch (error) {
@@ -77,11 +76,13 @@ export async function calibrateHost(options: CalibrateHostOptions = {}): Promise
 }
 
 function noScene(path: string, cause: unknown): unknown {
-  const { message, errno, syscall } = cause as NodeJS.ErrnoException
+  const failed = cause as NodeJS.ErrnoException
+  const { errno, syscall } = failed
   if (syscall === undefined) return cause
-  const hint = 'Choose a writable folder with 145 MiB of free space.'
+  const why = describeCall(failed, 'write').cause
+  const hint = 'Choose an existing, writable folder with 145 MiB of free space.'
   const details = { path, errno, syscall, hint, cause }
-  return new ReapTraceError('ERR_CALIBRATION', `cannot calibrate in ${path}: ${message}`, details)
+  return new ReapTraceError('ERR_CALIBRATION', `cannot calibrate in ${path}: ${why}`, details)
 }
 
 interface Scene {

@@ -3,7 +3,7 @@ import { homedir, release } from 'node:os'
 import { basename, dirname, join, resolve } from 'node:path'
 import { native } from '../binding/addon.js'
 import { ReapTraceError } from '../errors.js'
-import { replaceFile, writeWhole } from '../files.js'
+import { describeCall, replaceFile, writeWhole } from '../files.js'
 
 /** Kind of vCPUs: those of KVM, or threads of the VMM (QEMU's TCG). */
 export type Vcpus = 'kvm' | 'threads'
@@ -94,20 +94,22 @@ export async function saveCalibration(guests: HostCalibration['guests']): Promis
     guests,
   }
   const bytes = Buffer.from(`${JSON.stringify(calibration, undefined, 2)}\n`)
-  await replaceFile('calibration', calibrationPath(), (file) => writeWhole(file, bytes, 0)).catch(
-    (error) => {
-      throw notSaved(error instanceof ReapTraceError ? error.cause : error)
-    },
-  )
+  await replaceFile('calibration file', calibrationPath(), (file) =>
+    writeWhole(file, bytes, 0),
+  ).catch((error) => {
+    throw notSaved(error instanceof ReapTraceError ? error.cause : error)
+  })
   return calibration
 }
 
 function notSaved(cause: unknown): ReapTraceError {
   const path = calibrationPath()
-  const { message, errno, syscall } = cause as NodeJS.ErrnoException
+  const failed = cause as NodeJS.ErrnoException
+  const { errno, syscall } = failed
+  const why = syscall === undefined ? failed.message : describeCall(failed, 'write').cause
   return new ReapTraceError(
     'ERR_CALIBRATION',
-    `the calibration cannot be saved in ${path}: ${message}`,
+    `the calibration cannot be saved in ${path}: ${why}`,
     {
       path,
       errno,

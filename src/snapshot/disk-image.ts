@@ -114,6 +114,7 @@ export async function statDiskImage(path: string): Promise<BigIntStats> {
 }
 
 export const RECORD_AGAIN = 'Record the working set again from this snapshot.'
+const OTHER_FILE = 'Is it another file? If not, record the working set again from this snapshot.'
 
 /** @throws ReapTraceError `ERR_SNAPSHOT_MISMATCH` naming both sizes. */
 export function checkSize(path: string, bytes: number, memoryBytes: number): void {
@@ -121,7 +122,7 @@ export function checkSize(path: string, bytes: number, memoryBytes: number): voi
   throw new ReapTraceError(
     'ERR_SNAPSHOT_MISMATCH',
     `the working set was recorded from a memory file of ${memoryBytes} bytes, but ${path} has ${bytes}`,
-    { path, check: 'size', hint: RECORD_AGAIN },
+    { path, check: 'size', hint: OTHER_FILE },
   )
 }
 
@@ -129,5 +130,5 @@ export const otherDiskSize = (path: string, bytes: number, expected: number): Re
   new ReapTraceError(
     'ERR_SNAPSHOT_MISMATCH',
     `the working set was recorded from a disk image of ${expected} bytes, but ${path} has ${bytes}`,
-    { path, check: 'size', hint: RECORD_AGAIN },
+    { path, check: 'size', hint: OTHER_FILE },
   )

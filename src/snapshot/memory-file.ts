@@ -1,7 +1,7 @@
 import { type BigIntStats, constants } from 'node:fs'
 import { type FileHandle, open, stat } from 'node:fs/promises'
 import { ReapTraceError } from '../errors.js'
-import { readWhole } from '../files.js'
+import { describeCall, readWhole } from '../files.js'
 import { PAGE } from '../page.js'
 import { type FileStamp, keepsTimes, stampKey, stampOf, untilSettled } from './file-stamp.js'
 
@@ -156,14 +156,21 @@ export function readError(
   what = 'memory file',
 ): unknown {
   if (error instanceof ReapTraceError || !(error instanceof Error)) return error
-  const { errno, syscall, message } = error as NodeJS.ErrnoException
-  return new ReapTraceError('ERR_SOURCE_READ', `cannot read the ${what}: ${message}`, {
-    path,
-    errno,
-    syscall,
-    offset,
-    cause: error,
-  })
+  const { errno, syscall } = error as NodeJS.ErrnoException
+  const { cause, hint } = describeCall(error, 'read')
+  const where = offset === undefined ? '' : ` at offset ${offset}`
+  return new ReapTraceError(
+    'ERR_SOURCE_READ',
+    `cannot read the ${what} ${path}${where}: ${cause}`,
+    {
+      path,
+      errno,
+      syscall,
+      offset,
+      hint,
+      cause: error,
+    },
+  )
 }
 
 /** @throws ReapTraceError `ERR_SOURCE_READ` if it cannot be a memory file. */

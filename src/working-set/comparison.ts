@@ -83,7 +83,7 @@ export async function compareWithMemory(
   signal?.throwIfAborted()
   await using memory = await OpenFile.open(memoryPath, (error) => readError(memoryPath, error))
   await using file = await OpenFile.open(set.path, (error) =>
-    ioError('working set', 'read', set.path, error),
+    ioError('working-set file', 'read', set.path, error),
   )
   const [memoryStats, setStats] = [await memory.stat(), await file.stat()]
   checkShape(memoryPath, memoryStats)
@@ -197,7 +197,7 @@ export function staleError(
 
 async function stampAt(path: string): Promise<string> {
   const stats = await stat(path, { bigint: true }).catch((error: unknown) => {
-    throw ioError('working set', 'read', path, error)
+    throw ioError('working-set file', 'read', path, error)
   })
   return stampKey(stats)
 }

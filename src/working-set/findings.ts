@@ -182,7 +182,7 @@ async function keep(name: string, findings: Findings): Promise<boolean> {
   const folder = proofFolder()
   if (!(await ensureFolder(folder))) return false
   const bytes = Buffer.from(JSON.stringify(findings))
-  await replaceFile('working set', join(folder, name), (file) => writeWhole(file, bytes, 0))
+  await replaceFile('working-set file', join(folder, name), (file) => writeWhole(file, bytes, 0))
   await prune(folder)
   return true
 }

@@ -39,6 +39,9 @@ export function encodeTrace({
   return bytes
 }
 
+const OTHER_KIND =
+  'Is it another file, such as a working set or the memory file? If not, record it again.'
+
 /** @throws ReapTraceError `ERR_TRACE_INVALID`: a rule of the format is broken. */
 export function decodeTrace(path: string, bytes: Buffer): TraceFileContent {
   const rule = (kept: boolean, check: string, offset: number, what: string) => {
@@ -46,7 +49,7 @@ export function decodeTrace(path: string, bytes: Buffer): TraceFileContent {
     throw new ReapTraceError(
       'ERR_TRACE_INVALID',
       `${path} is not a valid trace file: ${what} (check ${check}, at byte ${offset})`,
-      { path, check, offset, hint: 'Record it again.' },
+      { path, check, offset, hint: check === 'magic' ? OTHER_KIND : 'Record it again.' },
     )
   }
   const hasMagic = bytes.length >= 8 && bytes.readBigUInt64LE(0) === MAGIC

@@ -101,7 +101,7 @@ export class Trace {
     checkOptions('Trace.write()', { path }, { path: required(rules.path) }, 'argument')
     const touches = interleave(this.pages, this.timesUs)
     const bytes = encodeTrace({ ...this, touches })
-    await replaceFile('trace', path, (file) => writeWhole(file, bytes, 0))
+    await replaceFile('trace file', path, (file) => writeWhole(file, bytes, 0))
   }
 
   /**
@@ -115,7 +115,7 @@ export class Trace {
   static async read(path: string): Promise<Trace> {
     checkOptions('Trace.read()', { path }, { path: required(rules.path) }, 'argument')
     const bytes = await readFile(path).catch((error) => {
-      throw ioError('trace', 'read', path, error)
+      throw ioError('trace file', 'read', path, error)
     })
     const { touches, ...facts } = decodeTrace(path, bytes)
     try {

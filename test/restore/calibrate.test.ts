@@ -79,7 +79,7 @@ test('a folder that cannot be written to is refused, with its name', async () =>
   expect(await failureOf(calibrateHost({ folder: join(file, 'below') }))).toMatchObject({
     code: 'ERR_CALIBRATION',
     path: join(file, 'below'),
-    syscall: 'mkdir',
+    syscall: 'mkdtemp',
     hint: expect.any(String),
   })
   // So it is, and before anything is measured, where the calibration is to be kept.

@@ -41,7 +41,8 @@ async function calibrateOnce(terminal: Terminal): Promise<void> {
   const signals = new Signals()
   const signal = abortOnSignal(signals)
   let share = 0
-  const live = terminal.live(() => `calibrating this host, once · ${formatShare(share)}`)
+  terminal.say('calibrating this host, which is done once and takes about two seconds')
+  const live = terminal.live(() => `calibrating · ${formatShare(share)}`)
   try {
     await calibrateHost({
       signal,

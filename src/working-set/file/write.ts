@@ -91,7 +91,7 @@ export async function writeWorkingSetFile(path: string, job: WriteJob): Promise<
     const id = randomBytes(ID_BYTES)
     let state: FileStamp | undefined
     let inode: bigint | undefined
-    await replaceFile('working set', path, async (file) => {
+    await replaceFile('working-set file', path, async (file) => {
       const groups = new GroupWriter(file, dataOffset)
       const bytes = Buffer.allocUnsafe(WINDOW_PAGES * PAGE)
       for (let rank = 0; rank < totalPages; rank += WINDOW_PAGES) {
