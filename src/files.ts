@@ -1,12 +1,23 @@
 import { randomBytes } from 'node:crypto'
-import { type FileHandle, open, rename, stat, unlink } from 'node:fs/promises'
-import { dirname } from 'node:path'
+import {
+  type FileHandle,
+  lstat,
+  open,
+  readlink,
+  realpath,
+  rename,
+  stat,
+  unlink,
+} from 'node:fs/promises'
+import { constants } from 'node:os'
+import { dirname, isAbsolute } from 'node:path'
 import { getSystemErrorName } from 'node:util'
 import { ReapTraceError, type ReapTraceErrorCode } from './errors.js'
 
 /**
  * Replaces the file at `path` atomically: `fill` writes a temporary file in the same folder, mode
- * 0600, which is renamed once its data is on the disk. A failure leaves the folder unchanged.
+ * 0600, which is renamed once its data is on the disk. A failure leaves the folder unchanged. If
+ * the path of an output is a symbolic link, the file that it leads to is replaced.
  *
  * @throws ReapTraceError with the code for this kind of file when a system call fails; other
  * exceptions of `fill` as they are.
@@ -16,9 +27,13 @@ export async function replaceFile<T>(
   path: string,
   fill: (file: FileHandle) => Promise<T>,
 ): Promise<T> {
-  const temporary = `${path}.${randomBytes(6).toString('hex')}.tmp`
+  let temporary = ''
   let exists = false
   try {
+    const target = OUTPUTS.has(kind) ? await followLinks(kind, path) : path
+    // Of one length, since the target's name may be as long as a name can be.
+    temporary = `${dirname(target)}/reap-trace-${randomBytes(6).toString('hex')}.tmp`
+    // Exclusively (O_EXCL), so not through a link either.
     const file = await open(temporary, 'wx', 0o600)
     exists = true
     let result: T
@@ -28,14 +43,46 @@ export async function replaceFile<T>(
     } finally {
       await file.close()
     }
-    await rename(temporary, path)
+    await rename(temporary, target)
     exists = false
-    await syncFolder(dirname(path))
+    await syncFolder(dirname(target))
     return result
   } catch (error) {
     if (exists) await unlink(temporary).catch(() => {})
     throw ioError(kind, 'write', path, error)
   }
+}
+
+/** Most links that the kernel follows in one path (path_resolution(7)). */
+const MAX_LINKS = 40
+
+/**
+ * Path of the file that `path` leads to, which need not exist.
+ *
+ * @throws ReapTraceError `link-owner`: another user put the link there. As the kernel does with
+ * `fs.protected_symlinks`, a link in a sticky folder that everybody may write to, such as /tmp, is
+ * followed only if it belongs to this user or to the owner of the folder.
+ */
+async function followLinks(kind: FileKind, path: string): Promise<string> {
+  let target = path
+  for (let links = 0; links < MAX_LINKS; links++) {
+    const link = await lstat(target).catch(() => undefined)
+    // open() reports the error of any other path.
+    if (!link?.isSymbolicLink()) return target
+    const folder = await realpath(dirname(target))
+    const { uid, mode } = await stat(folder)
+    const isShared = (mode & 0o1002) === 0o1002
+    if (isShared && link.uid !== process.geteuid?.() && link.uid !== uid) {
+      const message = `cannot write the ${kind} ${path}: it is a symbolic link of uid ${link.uid}`
+      const hint = 'Choose a path in a folder that only you can write to.'
+      throw new ReapTraceError(KINDS[kind], message, { path, check: 'link-owner', hint })
+    }
+    const next = await readlink(target)
+    // Not by join(), which would drop `..` where the kernel goes up from the end of a link.
+    target = isAbsolute(next) ? next : `${folder}/${next}`
+  }
+  const message = `cannot write the ${kind} ${path}: it is one of too many symbolic links`
+  throw new ReapTraceError(KINDS[kind], message, { path, errno: -constants.errno.ELOOP })
 }
 
 /** Makes the rename survive a power failure. */
@@ -94,9 +141,13 @@ export async function writeWhole(
 const KINDS = {
   'working-set file': 'ERR_WORKING_SET_IO',
   'trace file': 'ERR_TRACE_IO',
+  'file of findings': 'ERR_WORKING_SET_IO',
   'calibration file': 'ERR_CALIBRATION',
 } as const satisfies Record<string, ReapTraceErrorCode>
 export type FileKind = keyof typeof KINDS
+
+/** Kinds that are written to a path of the user's choice. The others are never links. */
+const OUTPUTS: ReadonlySet<FileKind> = new Set(['working-set file', 'trace file'])
 
 /** Remedies for a failed system call, by the name of the error. */
 export const hints: Readonly<Record<'read' | 'write', Readonly<Record<string, string>>>> = {

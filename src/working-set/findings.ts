@@ -182,7 +182,7 @@ async function keep(name: string, findings: Findings): Promise<boolean> {
   const folder = proofFolder()
   if (!(await ensureFolder(folder))) return false
   const bytes = Buffer.from(JSON.stringify(findings))
-  await replaceFile('working-set file', join(folder, name), (file) => writeWhole(file, bytes, 0))
+  await replaceFile('file of findings', join(folder, name), (file) => writeWhole(file, bytes, 0))
   await prune(folder)
   return true
 }
@@ -214,7 +214,7 @@ export async function findingsFolder(): Promise<{
 }
 
 /** Names of files of findings, temporary ones included. */
-const FINDINGS_FILE = /^\d+-\d+\.json(\.\w+\.tmp)?$/
+const FINDINGS_FILE = /^(\d+-\d+\.json|reap-trace-\w+\.tmp)$/
 
 /**
  * Creates parent folders too. Node's `recursive` does not return below /proc, where mkdir gives

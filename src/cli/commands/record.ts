@@ -1,4 +1,4 @@
-import { access, constants, stat } from 'node:fs/promises'
+import { access, constants, realpath, stat } from 'node:fs/promises'
 import { dirname, resolve } from 'node:path'
 import type { Progress } from '../../index.js'
 import { ReapTraceError, serve, WorkingSet } from '../../index.js'
@@ -131,7 +131,8 @@ async function checkOutput(
   memory: string,
   disks: readonly string[],
 ): Promise<void> {
-  const folder = dirname(resolve(output))
+  // A link is followed.
+  const folder = dirname(await realpath(output).catch(() => resolve(output)))
   const refuse = (why: string, hint: string) =>
     new ReapTraceError('ERR_WORKING_SET_IO', `${output} cannot be written: ${why}`, {
       path: output,
@@ -142,7 +143,10 @@ async function checkOutput(
       throw refuse(`the folder ${folder} does not exist`, 'Create it first.')
     throw refuse(`${folder} is not writable (${error.code})`, 'Choose another folder for --output.')
   })
-  const there = await stat(output, { bigint: true }).catch(() => undefined)
+  const there = await stat(output, { bigint: true }).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return undefined
+    throw refuse(error.message, 'Choose a different --output.')
+  })
   if (!there) return
   if (!there.isFile()) throw refuse('it is not a file', 'Choose a different --output.')
   for (const path of [memory, ...disks]) {
