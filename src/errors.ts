@@ -15,6 +15,7 @@ import { constants } from 'node:os'
  * | `ERR_SNAPSHOT_MISMATCH` | the working set was made for another memory file or disk image |
  * | `ERR_WORKING_SET_INVALID` | a working-set file fails a check (magic, version, checksum, bounds) |
  * | `ERR_WORKING_SET_IO` | a working-set file cannot be opened, read or written |
+ * | `ERR_UNTRUSTED_FILE` | another user may write to a working-set or trace file |
  * | `ERR_TRACE_INVALID` | a trace file fails a check (magic, version, checksum, bounds) |
  * | `ERR_TRACE_IO` | a trace file cannot be opened, read or written |
  * | `ERR_SOURCE_READ` | the memory file or a disk image cannot be opened or read, or the memory file is shorter than the guest's memory |
@@ -34,6 +35,7 @@ export type ReapTraceErrorCode =
   | 'ERR_SNAPSHOT_MISMATCH'
   | 'ERR_WORKING_SET_INVALID'
   | 'ERR_WORKING_SET_IO'
+  | 'ERR_UNTRUSTED_FILE'
   | 'ERR_TRACE_INVALID'
   | 'ERR_TRACE_IO'
   | 'ERR_SOURCE_READ'
@@ -93,8 +95,14 @@ export class ReapTraceError extends Error {
 
 /** Whether an error concerns the working set alone, so that a restore can continue without it. */
 export const isWorkingSetError = (error: unknown): error is ReapTraceError =>
-  error instanceof ReapTraceError &&
-  ['ERR_WORKING_SET_INVALID', 'ERR_WORKING_SET_IO', 'ERR_SNAPSHOT_MISMATCH'].includes(error.code)
+  error instanceof ReapTraceError && WORKING_SET_CODES.includes(error.code)
+
+const WORKING_SET_CODES: readonly ReapTraceErrorCode[] = [
+  'ERR_WORKING_SET_INVALID',
+  'ERR_WORKING_SET_IO',
+  'ERR_SNAPSHOT_MISMATCH',
+  'ERR_UNTRUSTED_FILE',
+]
 
 /** Whether the working-set file does not exist, as before the first recording. */
 export const isMissing = ({ code, syscall, errno }: ReapTraceError): boolean =>

@@ -59,6 +59,7 @@ export {
   type MergeOptions,
   type Mismatch,
   type Progress,
+  type ReadOptions,
   Trace,
   type TraceFields,
   type VerifyOptions,

@@ -111,6 +111,7 @@ test('serve() needs a socket and a snapshot, and nothing else', () => {
     | 'socketPath'
     | 'snapshot'
     | 'workingSet'
+    | 'trustWorkingSet'
     | 'record'
     | 'onBadWorkingSet'
     | 'onStaleWorkingSet'
@@ -135,6 +136,7 @@ test('serve() needs a socket and a snapshot, and nothing else', () => {
 test('an option of serve() may be undefined', () => {
   const options: Required<Omit<ServeOptions, 'socketPath' | 'snapshot'>> = {
     workingSet: undefined,
+    trustWorkingSet: undefined,
     record: undefined,
     onBadWorkingSet: undefined,
     onStaleWorkingSet: undefined,
@@ -245,6 +247,7 @@ test('an error has one of the codes', () => {
     | 'ERR_SNAPSHOT_MISMATCH'
     | 'ERR_WORKING_SET_INVALID'
     | 'ERR_WORKING_SET_IO'
+    | 'ERR_UNTRUSTED_FILE'
     | 'ERR_TRACE_INVALID'
     | 'ERR_TRACE_IO'
     | 'ERR_SOURCE_READ'
@@ -322,7 +325,7 @@ test('the page cache is recorded and prefetched', () => {
   const prefetch = prefetchPageCache({ snapshot, workingSet: '' })
   expectTypeOf(prefetch).resolves.toEqualTypeOf<PageCachePrefetchResult>()
   expectTypeOf<keyof PrefetchPageCacheOptions>().toEqualTypeOf<
-    'snapshot' | 'workingSet' | 'maxBytes' | 'signal' | 'onEvent'
+    'snapshot' | 'workingSet' | 'trustWorkingSet' | 'maxBytes' | 'signal' | 'onEvent'
   >()
   expectTypeOf<keyof PageCachePrefetchResult>().toEqualTypeOf<
     | 'pageCount'

@@ -88,6 +88,11 @@ Napi::Value start_reading_private_file(const Napi::CallbackInfo& info) {
   return task->run();
 }
 
+// checkWriters(fd) => failure | null
+Napi::Value check_file_writers(const Napi::CallbackInfo& info) {
+  return to_js(info.Env(), check_writers(info[0].As<Napi::Number>().Int32Value()));
+}
+
 // isSettled(changedAt, age: nanoseconds) => boolean
 Napi::Value settled(const Napi::CallbackInfo& info) {
   bool lossless = false;
@@ -108,6 +113,7 @@ void add_files(Napi::Env env, Napi::Object exports) {
   exports["crc32c"] = Napi::Function::New(env, checksum);
   exports["sampleDiskPages"] = Napi::Function::New(env, start_sampling);
   exports["readPrivateFile"] = Napi::Function::New(env, start_reading_private_file);
+  exports["checkWriters"] = Napi::Function::New(env, check_file_writers);
   exports["mayHaveWriters"] = Napi::Function::New(env, file_may_have_writers);
   exports["isSettled"] = Napi::Function::New(env, settled);
 }

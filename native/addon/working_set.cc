@@ -85,13 +85,14 @@ Napi::Value facts_of(Napi::Env env, const WorkingSet& set) {
 class OpenFiles : public Task {
  public:
   OpenFiles(Napi::Env env, std::string memory_file, std::string working_set, SharedSet known,
-            bool is_given, std::string findings_folder, bool wants_residency)
+            bool is_given, bool is_trusted, std::string findings_folder, bool wants_residency)
       : Task(env),
         memory_path_(std::move(memory_file)),
         set_path_(std::move(working_set)),
         findings_folder_(std::move(findings_folder)),
         known_(std::move(known)),
         is_given_(is_given),
+        is_trusted_(is_trusted),
         wants_residency_(wants_residency) {}
 
  protected:
@@ -145,6 +146,8 @@ class OpenFiles : public Task {
     }
     if (set_path_.empty()) return {};
     Failure failure = open_file(set_path_, ErrorCode::working_set_io, &files_.working_set);
+    // Of the open file: the path may name another one by now.
+    if (!failure && !is_trusted_) failure = files_.working_set.check_writers();
     const bool is_known = known_ && !failure && known_->stamp == files_.working_set.stamp();
     if (is_known || is_given_) set_ = known_;
     if (is_given_ && !is_known) files_.working_set = PageSource();
@@ -166,6 +169,7 @@ class OpenFiles : public Task {
   const std::string findings_folder_;
   const SharedSet known_;
   const bool is_given_;
+  const bool is_trusted_;
   const bool wants_residency_;
   OpenedFiles files_;
   SharedSet set_;
@@ -177,14 +181,16 @@ class OpenFiles : public Task {
 };
 
 // openFiles(memoryFile: '' for none, workingSet: '' for none, known: set | null, isGiven,
-//   findingsFolder) => Promise<failure | { files, isCurrent, memoryStamp?, set?, facts?, findings?
-//   }>
+//   isTrusted, findingsFolder, wantsResidency) => Promise<failure | { files, isCurrent,
+//   memoryStamp?, set?, facts?, findings? }>
 Napi::Value open_files(const Napi::CallbackInfo& info) {
   const SharedSet known = info[2].IsNull() ? nullptr : working_set_of(info[2]);
   const auto text = [&info](size_t i) { return info[i].As<Napi::String>().Utf8Value(); };
   const bool is_given = info[3].As<Napi::Boolean>();
-  const bool wants_residency = info[5].As<Napi::Boolean>();
-  return (new OpenFiles(info.Env(), text(0), text(1), known, is_given, text(4), wants_residency))
+  const bool is_trusted = info[4].As<Napi::Boolean>();
+  const bool wants_residency = info[6].As<Napi::Boolean>();
+  return (new OpenFiles(info.Env(), text(0), text(1), known, is_given, is_trusted, text(5),
+                        wants_residency))
       ->run();
 }
 

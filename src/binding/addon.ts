@@ -122,6 +122,7 @@ interface Addon {
     workingSet: string,
     known: NativeWorkingSet | null,
     isGiven: boolean,
+    isTrusted: boolean,
     findingsFolder: string,
     wantsResidency: boolean,
   ): Promise<NativeFailure | OpenedFiles>
@@ -136,6 +137,8 @@ interface Addon {
   touchesOf(set: NativeWorkingSet): [touches: Uint32Array, diskTouches: Uint32Array]
   /** `null` if the file is missing, or accessible to other users. */
   readPrivateFile(folder: string, name: string): Promise<Uint8Array | null>
+  /** `ERR_UNTRUSTED_FILE` if another user than this one and root may write to the file. */
+  checkWriters(fd: number): NativeFailure | null
   /** For a read-only descriptor; true also if the kernel does not report writers. */
   mayHaveWriters(fd: number): boolean
   /**
@@ -220,12 +223,14 @@ export async function sampleDiskPages(path: string, pages: Uint32Array): Promise
  *
  * @param options.known working set previously read from the path.
  * @param options.isGiven uses `known` even if the file was replaced or is gone.
+ * @param options.isTrusted uses the working-set file whoever may write to it.
  * @param options.findingsFolder folder of the findings about working sets; empty for none.
  * @param options.wantsResidency samples the page-cache residency of the set.
  * @throws ReapTraceError
  * - `ERR_SOURCE_READ`: the memory file cannot be opened,
  * - `ERR_WORKING_SET_IO`: the working-set file cannot be opened or read,
- * - `ERR_WORKING_SET_INVALID`: it breaks a rule of the format.
+ * - `ERR_WORKING_SET_INVALID`: it breaks a rule of the format,
+ * - `ERR_UNTRUSTED_FILE`: another user may write to it.
  */
 export async function openFiles(
   memoryFile: string,
@@ -233,16 +238,19 @@ export async function openFiles(
   options: {
     readonly known?: NativeWorkingSet | undefined
     readonly isGiven?: boolean
+    readonly isTrusted?: boolean
     readonly findingsFolder?: string
     readonly wantsResidency?: boolean
   } = {},
 ): Promise<OpenedFiles> {
-  const { known = null, isGiven = false, findingsFolder = '', wantsResidency = false } = options
+  const { known = null, isGiven = false, isTrusted = false } = options
+  const { findingsFolder = '', wantsResidency = false } = options
   const found = await native().openFiles(
     memoryFile,
     workingSet,
     known,
     isGiven,
+    isTrusted,
     findingsFolder,
     wantsResidency,
   )

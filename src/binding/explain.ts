@@ -251,6 +251,32 @@ function explainWorkingSet(failure: NativeFailure, path: string | undefined): Ex
   }
 }
 
+/** Describes a file that another user may have written. */
+function explainWriters(
+  { check, got, errno, syscall }: NativeFailure,
+  { workingSetPath, tracePath }: FailureContext,
+): Explanation {
+  const path = tracePath ?? workingSetPath
+  const trust =
+    tracePath === undefined ? 'trustWorkingSet: true (--trust-working-set)' : 'trust: true'
+  switch (check) {
+    case 'owner':
+      return {
+        message: `${path} belongs to uid ${got}, who may write anything into it`,
+        hint: `Only files of this user and of root are used. Copy it, or pass ${trust} if that user is trusted.`,
+        path,
+      }
+    case 'mode':
+      return {
+        message: `${path} has the mode 0${got.toString(8)}: other users may write anything into it`,
+        hint: `Take that away with chmod go-w, or pass ${trust} if they are all trusted.`,
+        path,
+      }
+    default:
+      return { message: `${path}: ${syscall} failed with ${errnoName(errno)}`, path }
+  }
+}
+
 /** Describes why the page cache of a file cannot be recorded. */
 function explainPageCache({ check, got }: NativeFailure, path: string | undefined): Explanation {
   switch (check) {
@@ -309,6 +335,8 @@ function explainCause(
     case 'ERR_WORKING_SET_INVALID':
     case 'ERR_WORKING_SET_IO':
       return explainWorkingSet(failure, context.workingSetPath)
+    case 'ERR_UNTRUSTED_FILE':
+      return explainWriters(failure, context)
     case 'ERR_PAGE_CACHE':
       return explainPageCache(failure, context.diskImage ?? context.memoryFile)
     default:

@@ -23,6 +23,7 @@ export interface FailureContext {
   readonly memoryFile?: string
   readonly diskImage?: string
   readonly workingSetPath?: string | undefined
+  readonly tracePath?: string
   readonly connectTimeoutMs?: number
   /** Fate of the VM, if the failure ended a session. */
   readonly vm?: { readonly pid: number; readonly state: EndState }

@@ -24,6 +24,12 @@ export interface PrefetchPageCacheOptions {
   /** Pages to prefetch: a working set, or the path of its file. */
   readonly workingSet: WorkingSet | string
   /**
+   * Whether to use a working-set file that belongs to another user than this one and root, or that
+   * its group or others may write to.
+   * @default false
+   */
+  readonly trustWorkingSet?: boolean | undefined
+  /**
    * Maximum number of bytes read, over all files.
    * @default half of the available memory
    */
@@ -66,7 +72,8 @@ export interface PageCachePrefetchResult {
  *
  * @throws TypeError for invalid options, or more `diskImages` than the set has.
  * @throws ReapTraceError
- * - `ERR_WORKING_SET_INVALID`, `ERR_WORKING_SET_IO`: the working set cannot be used,
+ * - `ERR_WORKING_SET_INVALID`, `ERR_WORKING_SET_IO`, `ERR_UNTRUSTED_FILE`: the working set cannot
+ *   be used,
  * - `ERR_SNAPSHOT_MISMATCH`: it was recorded from a memory file of another size,
  * - `ERR_SOURCE_READ`: the memory file cannot be read.
  * @throws the reason of `signal` when it aborts.
@@ -77,22 +84,26 @@ export async function prefetchPageCache(
   checkOptions('prefetchPageCache()', options, {
     snapshot: snapshotRule,
     workingSet: required(workingSetRule),
+    trustWorkingSet: rules.boolean,
     maxBytes: rules.count,
     signal: rules.signal,
     onEvent: rules.callback,
   })
   checkSnapshot('prefetchPageCache()', options.snapshot)
-  const { snapshot, workingSet, maxBytes, signal } = options
+  const { snapshot, workingSet, trustWorkingSet, maxBytes, signal } = options
   const { memoryFile, diskImages = [] } = snapshot
   signal?.throwIfAborted()
-  const opened = await openSnapshot(memoryFile, workingSet, { wantsResidency: true })
+  const opened = await openSnapshot(memoryFile, workingSet, {
+    wantsResidency: true,
+    isTrusted: trustWorkingSet,
+  })
   native().closeFiles(opened.files)
   const { set, residency } = opened
   if (residency?.missingPageCount === 0 && diskImages.length === 0) {
     return alreadyCached(residency.pageCount)
   }
   const warn = (error: ReapTraceError) => report(options, { type: 'warning', error })
-  return prefetchFiles(set!, { memoryFile, diskImages, maxBytes, signal, warn })
+  return prefetchFiles(set!, { memoryFile, diskImages, trustWorkingSet, maxBytes, signal, warn })
 }
 
 /** Result when all pages are already cached. */
@@ -110,6 +121,7 @@ export const alreadyCached = (pageCount: number): PageCachePrefetchResult => ({
 export interface PrefetchFilesOptions {
   readonly memoryFile: string | undefined
   readonly diskImages: readonly string[]
+  readonly trustWorkingSet: boolean | undefined
   readonly maxBytes: number | undefined
   readonly signal: AbortSignal | undefined
   /** Called for each disk image that is skipped. */
@@ -119,10 +131,11 @@ export interface PrefetchFilesOptions {
 /** {@link prefetchPageCache} for validated options. */
 export async function prefetchFiles(
   workingSet: WorkingSet | string,
-  { memoryFile, diskImages, maxBytes, signal, warn }: PrefetchFilesOptions,
+  { memoryFile, diskImages, trustWorkingSet = false, maxBytes, signal, warn }: PrefetchFilesOptions,
 ): Promise<PageCachePrefetchResult> {
   signal?.throwIfAborted()
-  const set = typeof workingSet === 'string' ? await readOnce(workingSet) : workingSet
+  const set =
+    typeof workingSet === 'string' ? await readOnce(workingSet, trustWorkingSet) : workingSet
   const { handle, disks } = internalsOf(set)
   if (diskImages.length > disks.length) {
     throw new TypeError(

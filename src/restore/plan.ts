@@ -38,8 +38,14 @@ export interface PlanRestoreOptions {
    */
   readonly pageSize?: 4096 | 2097152 | undefined
   /**
-   * What to do with a working set that is damaged or belongs to a memory file of another size:
-   * restore without it and report a `warning`, or reject.
+   * Whether to use a working-set file that belongs to another user than this one and root, or that
+   * its group or others may write to.
+   * @default false
+   */
+  readonly trustWorkingSet?: boolean | undefined
+  /**
+   * What to do with a working set that is damaged, belongs to a memory file of another size, or is
+   * in a file that is not trusted: restore without it and report a `warning`, or reject.
    * @default 'on-demand'
    */
   readonly onBadWorkingSet?: 'on-demand' | 'fail' | undefined
@@ -72,6 +78,7 @@ export interface RestorePlan<B extends Backend = Backend> {
 interface PlanInternals {
   /** The working set as passed, or as read and checked. */
   readonly workingSet: WorkingSet | string | undefined
+  readonly trustWorkingSet: boolean | undefined
   readonly onBadWorkingSet: 'on-demand' | 'fail' | undefined
 }
 
@@ -94,6 +101,7 @@ const planRules = {
     expected: '4096 or 2097152',
     accepts: (value: unknown) => value === 4096 || value === 2097152,
   },
+  trustWorkingSet: rules.boolean,
   onBadWorkingSet: oneOf('on-demand', 'fail'),
   signal: rules.signal,
 }
@@ -125,8 +133,8 @@ function checkTogether({ backend, record, pageSize }: PlanRestoreOptions): void 
  * require a fault handler.
  * @throws ReapTraceError
  * - `ERR_SOURCE_READ`: the memory file cannot be opened,
- * - `ERR_WORKING_SET_INVALID`, `ERR_WORKING_SET_IO`, `ERR_SNAPSHOT_MISMATCH`: the working set
- *   cannot be used (only with `onBadWorkingSet: 'fail'`).
+ * - `ERR_WORKING_SET_INVALID`, `ERR_WORKING_SET_IO`, `ERR_SNAPSHOT_MISMATCH`,
+ *   `ERR_UNTRUSTED_FILE`: the working set cannot be used (only with `onBadWorkingSet: 'fail'`).
  *
  * @example
  * // `await using` needs TypeScript 5.2 or Node 24; otherwise call restored.close() in a `finally`.
@@ -143,20 +151,21 @@ export async function planRestore(
   checkOptions('planRestore()', options, planRules)
   checkSnapshot('planRestore()', options.snapshot)
   checkTogether(options)
-  const { snapshot, workingSet, record = false, vcpus = 'kvm', signal } = options
+  const { snapshot, workingSet, trustWorkingSet, record = false, vcpus = 'kvm', signal } = options
   signal?.throwIfAborted()
   const { memoryFile, diskImages = [] } = snapshot
   let refusal: ReapTraceError | undefined
   let isMissingSet = false
   const openOrRefuse = async () => {
-    const opened = await openSnapshot(memoryFile, workingSet, { wantsResidency: true }).catch(
-      (error) => {
-        if (!isWorkingSetError(error) || options.onBadWorkingSet === 'fail') throw error
-        isMissingSet = isMissing(error)
-        if (!isMissingSet) refusal = error
-        return openSnapshot(memoryFile, undefined)
-      },
-    )
+    const opened = await openSnapshot(memoryFile, workingSet, {
+      wantsResidency: true,
+      isTrusted: trustWorkingSet,
+    }).catch((error) => {
+      if (!isWorkingSetError(error) || options.onBadWorkingSet === 'fail') throw error
+      isMissingSet = isMissing(error)
+      if (!isMissingSet) refusal = error
+      return openSnapshot(memoryFile, undefined)
+    })
     native().closeFiles(opened.files)
     return opened
   }
@@ -184,6 +193,7 @@ export async function planRestore(
     diskImages: diskImages.slice(0, diskCount),
     decidedMs: performance.now() - startedAt,
   })
-  internals.set(plan, { workingSet: set ?? workingSet, onBadWorkingSet: options.onBadWorkingSet })
+  const { onBadWorkingSet } = options
+  internals.set(plan, { workingSet: set ?? workingSet, trustWorkingSet, onBadWorkingSet })
   return plan as RestorePlan<'uffd'> | RestorePlan<'page-cache'>
 }

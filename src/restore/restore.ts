@@ -77,7 +77,14 @@ export interface PageCacheRestore extends AnyRestore {
   readonly prefetched: Promise<PageCachePrefetchResult>
 }
 
-const { snapshot: _, workingSet: __, record: ___, onBadWorkingSet: ____, ...handled } = serveRules
+const {
+  snapshot: _,
+  workingSet: __,
+  trustWorkingSet: ___,
+  record: ____,
+  onBadWorkingSet: _____,
+  ...handled
+} = serveRules
 const restoreRules = {
   ...handled,
   socketPath: rules.socketPath,
@@ -134,9 +141,16 @@ async function restoreByHandler(
   options: RestoreOptions & { readonly socketPath: string },
 ): Promise<UffdRestore> {
   const { vmmPath, maxBytes, ...served } = options
-  const { workingSet, onBadWorkingSet } = planInternalsOf(plan)
+  const { workingSet, trustWorkingSet, onBadWorkingSet } = planInternalsOf(plan)
   const { snapshot, record, diskImages } = plan
-  const handler = await serve({ ...served, snapshot, workingSet, record, onBadWorkingSet })
+  const handler = await serve({
+    ...served,
+    snapshot,
+    workingSet,
+    trustWorkingSet,
+    record,
+    onBadWorkingSet,
+  })
   const ending = linkAbort(options.signal)
   handler.closed.catch(() => {}).finally(() => ending.abort(new Error('the restore has ended')))
   const disksPrefetched =
@@ -145,6 +159,7 @@ async function restoreByHandler(
           prefetchFiles(workingSet, {
             memoryFile: undefined,
             diskImages,
+            trustWorkingSet,
             maxBytes,
             signal: ending.signal,
             warn,
@@ -204,7 +219,7 @@ async function prefetch(
   signal: AbortSignal,
   warn: Warn,
 ): Promise<PageCachePrefetchResult> {
-  const { workingSet } = planInternalsOf(plan)
+  const { workingSet, trustWorkingSet } = planInternalsOf(plan)
   const { refusal, residency, snapshot, diskImages } = plan
   if (refusal) throw refusal
   if (workingSet === undefined) return alreadyCached(0)
@@ -212,7 +227,14 @@ async function prefetch(
     return alreadyCached(residency.pageCount)
   }
   const { memoryFile } = snapshot
-  return prefetchFiles(workingSet, { memoryFile, diskImages, maxBytes, signal, warn })
+  return prefetchFiles(workingSet, {
+    memoryFile,
+    diskImages,
+    trustWorkingSet,
+    maxBytes,
+    signal,
+    warn,
+  })
 }
 
 type Warn = (error: ReapTraceError) => void

@@ -27,8 +27,18 @@ export interface ServeOptions {
    */
   readonly record?: boolean | undefined
   /**
-   * What to do with a working set that is damaged or belongs to a memory file of another size:
-   * restore on demand and report a `warning`, or reject. A missing file causes no warning.
+   * Whether to use a working-set file that belongs to another user than this one and root, or that
+   * its group or others may write to. Such a file is otherwise refused as a bad working set
+   * (`ERR_UNTRUSTED_FILE`): its checksums protect from damage, not from an author. Whoever may
+   * write to it decides which pages are prefetched and, where the snapshot's `id` is the proof,
+   * their bytes.
+   * @default false
+   */
+  readonly trustWorkingSet?: boolean | undefined
+  /**
+   * What to do with a working set that is damaged, belongs to a memory file of another size, or is
+   * in a file that is not trusted: restore on demand and report a `warning`, or reject. A missing
+   * file causes no warning.
    * @default 'on-demand'
    */
   readonly onBadWorkingSet?: 'on-demand' | 'fail' | undefined

@@ -24,6 +24,7 @@ export const serveRules: Record<keyof ServeOptions, OptionRule> = {
   socketPath: required(rules.socketPath),
   workingSet: workingSetRule,
   record: rules.boolean,
+  trustWorkingSet: rules.boolean,
   onBadWorkingSet: oneOf('on-demand', 'fail'),
   onStaleWorkingSet: oneOf('warn', 'rewrite', 'fail'),
   connectTimeoutMs: rules.milliseconds,
@@ -51,8 +52,8 @@ export const serveRules: Record<keyof ServeOptions, OptionRule> = {
  * - `ERR_SOCKET`: the socket cannot be bound,
  * - `ERR_SOURCE_READ`: the memory file cannot be opened,
  * - `ERR_VMM_EXITED`: the process passed as `vmm` did not start,
- * - `ERR_WORKING_SET_INVALID`, `ERR_WORKING_SET_IO`, `ERR_SNAPSHOT_MISMATCH`: the working set
- *   cannot be used (only with `onBadWorkingSet: 'fail'`),
+ * - `ERR_WORKING_SET_INVALID`, `ERR_WORKING_SET_IO`, `ERR_SNAPSHOT_MISMATCH`,
+ *   `ERR_UNTRUSTED_FILE`: the working set cannot be used (only with `onBadWorkingSet: 'fail'`),
  * - `ERR_SNAPSHOT_MISMATCH` with the `check` `stale` or `snapshot-id`: the set holds the bytes of
  *   another snapshot (only with `onStaleWorkingSet: 'fail'`),
  * - `ERR_NATIVE_UNAVAILABLE`: the addon does not load.
@@ -92,6 +93,7 @@ export async function serve(options: ServeOptions): Promise<FaultHandler> {
   }
   let opened = await openSnapshot(memoryFile, options.workingSet, {
     snapshotId: snapshot.id,
+    isTrusted: options.trustWorkingSet,
   }).catch((error) => {
     refuse(error)
     return openSnapshot(memoryFile, undefined)

@@ -46,8 +46,8 @@ export interface OpenSnapshot {
 /**
  * Opens a memory file and its working set in one call on a pool thread, and looks up a proof.
  *
- * @throws ReapTraceError `ERR_WORKING_SET_INVALID`, `ERR_WORKING_SET_IO`, `ERR_SNAPSHOT_MISMATCH`,
- * or `ERR_SOURCE_READ`.
+ * @throws ReapTraceError `ERR_WORKING_SET_INVALID`, `ERR_WORKING_SET_IO`, `ERR_UNTRUSTED_FILE`,
+ * `ERR_SNAPSHOT_MISMATCH`, or `ERR_SOURCE_READ`.
  */
 export async function openSnapshot(
   memoryFile: string,
@@ -55,11 +55,17 @@ export async function openSnapshot(
   {
     snapshotId,
     wantsResidency = false,
-  }: { readonly snapshotId?: string | undefined; readonly wantsResidency?: boolean } = {},
+    isTrusted = false,
+  }: {
+    readonly snapshotId?: string | undefined
+    readonly wantsResidency?: boolean
+    /** Whether to use a file to which other users may write. */
+    readonly isTrusted?: boolean | undefined
+  } = {},
 ): Promise<OpenSnapshot> {
   const given = workingSet instanceof WorkingSet ? workingSet : undefined
   const path = typeof workingSet === 'string' ? workingSet : given && internalsOf(given).file?.path
-  const opened = await openSet(memoryFile, path, given, wantsResidency)
+  const opened = await openSet(memoryFile, path, given, { wantsResidency, isTrusted })
   const { set, files, memoryStamp, findings, isCurrent } = opened
   const memory = memoryStamp!
   try {
@@ -141,18 +147,19 @@ async function openSet(
   memoryFile: string,
   path: string | undefined,
   given: WorkingSet | undefined,
-  wantsResidency: boolean,
+  { wantsResidency = false, isTrusted = false },
 ) {
   const known = given ?? (path === undefined ? undefined : recent.get(path))
   const opened = await openFiles(memoryFile, path ?? '', {
     known: known && internalsOf(known).file?.tables,
     isGiven: given !== undefined,
+    isTrusted: isTrusted || (given && internalsOf(given).file?.isTrusted) === true,
     findingsFolder: path === undefined ? '' : proofFolder(),
     wantsResidency,
   })
   if (path === undefined || !opened.set) return { ...opened, set: known }
   try {
-    const set = WorkingSet.fromFile(path, opened.set, opened.facts!)
+    const set = WorkingSet.fromFile(path, opened.set, opened.facts!, isTrusted)
     recent.delete(path)
     if (isSettledStamp(opened.facts!.stamp)) recent.set(path, set)
     return { ...opened, set }
@@ -163,8 +170,8 @@ async function openSet(
 }
 
 /** {@link WorkingSet.read}, cached until the file changes. */
-export async function readOnce(path: string): Promise<WorkingSet> {
-  const { files, set } = await openSet('', path, undefined, false)
+export async function readOnce(path: string, isTrusted: boolean): Promise<WorkingSet> {
+  const { files, set } = await openSet('', path, undefined, { isTrusted })
   native().closeFiles(files)
   return set!
 }

@@ -1,9 +1,24 @@
-import { readFile } from 'node:fs/promises'
+import { constants } from 'node:fs'
+import { type FileHandle, open } from 'node:fs/promises'
+import { native } from '../binding/addon.js'
+import { toError } from '../binding/explain.js'
 import { ReapTraceError } from '../errors.js'
 import { ioError, replaceFile, writeWhole } from '../files.js'
 import { checkOptions, required, rules } from '../options.js'
 import { HUGE_PAGE, MAX_MEMORY, PAGE } from '../page.js'
 import { decodeTrace, encodeTrace } from './trace-file.js'
+
+/** Options of {@link Trace.read} and {@link WorkingSet.read}. */
+export interface ReadOptions {
+  /**
+   * Whether to read a file that belongs to another user than this one and root, or that its group
+   * or others may write to. The file's checksums protect from damage, not from its authors.
+   * @default false
+   */
+  readonly trust?: boolean | undefined
+}
+
+export const readRules = { trust: rules.boolean }
 
 /** Fields of a {@link Trace}. */
 export interface TraceFields {
@@ -110,13 +125,13 @@ export class Trace {
    * @throws ReapTraceError
    * - `ERR_TRACE_INVALID`: a rule of the format is broken; `check` and `offset` say which and
    *   where,
-   * - `ERR_TRACE_IO`: the file cannot be opened or read.
+   * - `ERR_TRACE_IO`: the file cannot be opened or read,
+   * - `ERR_UNTRUSTED_FILE`: another user may write to it.
    */
-  static async read(path: string): Promise<Trace> {
+  static async read(path: string, options: ReadOptions = {}): Promise<Trace> {
     checkOptions('Trace.read()', { path }, { path: required(rules.path) }, 'argument')
-    const bytes = await readFile(path).catch((error) => {
-      throw ioError('trace file', 'read', path, error)
-    })
+    checkOptions('Trace.read()', options, readRules)
+    const bytes = await readTrace(path, options.trust === true)
     const { touches, ...facts } = decodeTrace(path, bytes)
     try {
       return new Trace({ ...facts, ...separate(touches) })
@@ -132,6 +147,21 @@ export class Trace {
         },
       )
     }
+  }
+}
+
+async function readTrace(path: string, isTrusted: boolean): Promise<Buffer> {
+  let file: FileHandle | undefined
+  try {
+    // Without O_NONBLOCK, opening a named pipe would wait for a writer.
+    file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
+    const failure = isTrusted ? null : native().checkWriters(file.fd)
+    if (failure) throw toError(failure, { tracePath: path })
+    return await file.readFile()
+  } catch (error) {
+    throw ioError('trace file', 'read', path, error)
+  } finally {
+    await file?.close()
   }
 }
 

@@ -17,7 +17,15 @@ import { type Progress, takeDisks, writeWorkingSetFile } from './file/write.js'
 import { listFindings, type WorkingSetFinding } from './findings.js'
 import { type SetInternals, setInternals } from './internals.js'
 import { runLengths, type WorkingSetSummary } from './summary.js'
-import { mergeTraces, separate, Trace, type TraceFields, touchesOf } from './trace.js'
+import {
+  mergeTraces,
+  type ReadOptions,
+  readRules,
+  separate,
+  Trace,
+  type TraceFields,
+  touchesOf,
+} from './trace.js'
 
 export type { Mismatch, VerifyResult } from './comparison.js'
 export type { DiskExtent, DiskWorkingSet } from './disks.js'
@@ -25,7 +33,7 @@ export type { Extent } from './extents.js'
 export type { Manifest } from './file/format.js'
 export type { Progress } from './file/write.js'
 export type { WorkingSetFinding } from './findings.js'
-export { Trace, type TraceFields } from './trace.js'
+export { type ReadOptions, Trace, type TraceFields } from './trace.js'
 
 /** Options of {@link WorkingSet.fromTraces}. */
 export interface MergeOptions {
@@ -168,18 +176,26 @@ export class WorkingSet {
    *
    * @throws ReapTraceError
    * - `ERR_WORKING_SET_INVALID`: a rule is broken; `check` and `offset` say which and where,
-   * - `ERR_WORKING_SET_IO`: the file cannot be opened or read.
+   * - `ERR_WORKING_SET_IO`: the file cannot be opened or read,
+   * - `ERR_UNTRUSTED_FILE`: another user may write to it.
    */
-  static async read(path: string): Promise<WorkingSet> {
+  static async read(path: string, options: ReadOptions = {}): Promise<WorkingSet> {
     checkOptions('WorkingSet.read()', { path }, { path: required(rules.path) }, 'argument')
-    const { set, facts, files } = await openFiles('', path)
+    checkOptions('WorkingSet.read()', options, readRules)
+    const { trust = false } = options
+    const { set, facts, files } = await openFiles('', path, { isTrusted: trust })
     native().closeFiles(files)
-    return WorkingSet.fromFile(path, set!, facts!)
+    return WorkingSet.fromFile(path, set!, facts!, trust)
   }
 
   /** @internal */
-  static fromFile(path: string, tables: NativeWorkingSet, facts: WorkingSetFacts): WorkingSet {
-    return new WorkingSet({ facts, file: describeFile(path, tables, facts) })
+  static fromFile(
+    path: string,
+    tables: NativeWorkingSet,
+    facts: WorkingSetFacts,
+    isTrusted: boolean,
+  ): WorkingSet {
+    return new WorkingSet({ facts, file: describeFile(path, tables, facts, isTrusted) })
   }
 
   /** Size of the pages in bytes. */

@@ -22,6 +22,7 @@ const errors: Record<NativeCode, true> = {
   ERR_SOURCE_READ: true,
   ERR_WORKING_SET_INVALID: true,
   ERR_WORKING_SET_IO: true,
+  ERR_UNTRUSTED_FILE: true,
   ERR_FAULT_UNRESOLVED: true,
   ERR_SNAPSHOT_MISMATCH: true,
   ERR_PAGE_CACHE: true,

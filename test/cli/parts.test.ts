@@ -158,7 +158,13 @@ describe('parsing', () => {
     const served = ['restore', ...serving, '--disk', 'a.img', '--working-set', 'vm.ws']
     expect(parse(served)).toMatchObject({ arguments: { backend: 'uffd', disks: ['a.img'] } })
     const advise = ['advise', 'vm.ws', '--memory', 'vm.mem']
-    const asked = { name: 'advise', file: 'vm.ws', memory: 'vm.mem', json: false }
+    const asked = {
+      name: 'advise',
+      file: 'vm.ws',
+      memory: 'vm.mem',
+      trustWorkingSet: false,
+      json: false,
+    }
     expect(parse(advise)).toEqual({ arguments: { ...asked, vcpus: 'kvm', calibrate: true } })
     expect(parse([...advise, '--no-calibrate', '--vcpus', 'threads', '--json'])).toEqual({
       arguments: { ...asked, vcpus: 'threads', calibrate: false, json: true },

@@ -17,6 +17,7 @@ namespace reap {
   X(source_read, "ERR_SOURCE_READ")                 \
   X(working_set_invalid, "ERR_WORKING_SET_INVALID") \
   X(working_set_io, "ERR_WORKING_SET_IO")           \
+  X(untrusted_file, "ERR_UNTRUSTED_FILE")           \
   X(fault_unresolved, "ERR_FAULT_UNRESOLVED")       \
   X(snapshot_mismatch, "ERR_SNAPSHOT_MISMATCH")     \
   X(page_cache, "ERR_PAGE_CACHE")

@@ -9,6 +9,7 @@
 
 #include "base/failure.h"
 #include "base/posix.h"
+#include "files/private_file.h"
 
 namespace reap {
 
@@ -60,6 +61,7 @@ class PageSource {
   const FileStamp& stamp() const { return stamp_; }
   FileStamp current_stamp() const;
   Writers writers() const { return writers_of(fd_.get()); }
+  Failure check_writers() const { return reap::check_writers(fd_.get()); }
 
   enum class Read {
     done,         // all bytes were read

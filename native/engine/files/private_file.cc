@@ -4,6 +4,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cerrno>
+
 #include "base/posix.h"
 
 namespace reap {
@@ -13,11 +15,27 @@ namespace {
 constexpr off_t kMaxBytes = 1 << 20;
 
 bool is_private(int fd, mode_t type, struct stat* status) {
-  return ::fstat(fd, status) == 0 && (status->st_mode & S_IFMT) == type &&
-         status->st_uid == ::geteuid() && (status->st_mode & (S_IWGRP | S_IWOTH)) == 0;
+  return ::fstat(fd, status) == 0 && (status->st_mode & S_IFMT) == type && !check_writers(fd);
 }
 
 }  // namespace
+
+Failure check_writers(int fd) {
+  struct stat status {};
+  Failure failure;
+  if (::fstat(fd, &status) != 0) return failed_call(ErrorCode::untrusted_file, -errno, "fstat");
+  if (status.st_uid != ::geteuid() && status.st_uid != 0) {
+    failure.check = "owner";
+    failure.got = status.st_uid;
+  } else if (status.st_mode & (S_IWGRP | S_IWOTH)) {
+    failure.check = "mode";
+    failure.got = status.st_mode & 07777;
+  } else {
+    return {};
+  }
+  failure.code = ErrorCode::untrusted_file;
+  return failure;
+}
 
 bool read_private_file(const std::string& folder, const std::string& name,
                        std::vector<uint8_t>* bytes) {

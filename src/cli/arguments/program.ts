@@ -53,6 +53,7 @@ export interface RestoreArguments extends ServeArguments {
   readonly backend: 'auto' | 'uffd' | 'page-cache'
   readonly vcpus: 'kvm' | 'threads'
   readonly workingSet: string
+  readonly trustWorkingSet: boolean
   readonly onBadWorkingSet: 'on-demand' | 'fail'
   readonly onStaleWorkingSet: 'warn' | 'rewrite' | 'fail' | undefined
   readonly snapshotId: string | undefined
@@ -64,6 +65,7 @@ export interface AdviseArguments {
   readonly memory: string
   readonly vcpus: 'kvm' | 'threads'
   readonly calibrate: boolean
+  readonly trustWorkingSet: boolean
   readonly json: boolean
 }
 
@@ -130,6 +132,8 @@ const disk = () =>
   )
     .argParser(collect(16))
     .default([], 'none')
+const trustWorkingSet = () =>
+  new Option('--trust-working-set', 'use a working-set file that other users may write to')
 const vcpus = () =>
   new Option('--vcpus <kind>', "vCPUs of KVM, or threads of the VMM (QEMU's TCG)")
     .choices(['kvm', 'threads'])
@@ -227,6 +231,7 @@ function restoreCommand(command: readonly string[], onParsed: OnParsed): Command
         vcpus,
         ...args,
         workingSet,
+        trustWorkingSet: options.trustWorkingSet === true,
         onBadWorkingSet,
         onStaleWorkingSet,
         snapshotId,
@@ -241,9 +246,10 @@ function restoreCommand(command: readonly string[], onParsed: OnParsed): Command
     disk(),
     vcpus(),
     required('--working-set <file>', 'working-set file of "record"', path),
+    trustWorkingSet(),
     new Option(
       '--on-bad-working-set <what>',
-      'for a set that is damaged, or of another memory size',
+      'for a set that is damaged, of another memory size, or not trusted',
     )
       .choices(['on-demand', 'fail'])
       .default('on-demand'),
@@ -267,12 +273,14 @@ function adviseCommand(onParsed: OnParsed): Command {
     .argument('<file>', 'a working-set file', path)
     .addOption(memory())
     .addOption(vcpus())
+    .addOption(trustWorkingSet())
     .addOption(new Option('--no-calibrate', 'do not calibrate this host'))
     .addOption(json())
     .addHelpText('after', adviseHelp)
-    .action((file, { memory, vcpus, calibrate, json }) =>
-      onParsed({ name: 'advise', file, memory, vcpus, calibrate, json: json === true }),
-    )
+    .action((file, { memory, vcpus, calibrate, ...flags }) => {
+      const [trustWorkingSet, json] = [flags.trustWorkingSet === true, flags.json === true]
+      onParsed({ name: 'advise', file, memory, vcpus, calibrate, trustWorkingSet, json })
+    })
 }
 
 function inspectCommand(onParsed: OnParsed): Command {

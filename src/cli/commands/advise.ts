@@ -6,11 +6,12 @@ import type { Terminal } from '../terminal/terminal.js'
 import { formatPlural, formatShare } from '../terminal/units.js'
 
 export async function advise(args: AdviseArguments, terminal: Terminal): Promise<void> {
-  const { file, memory: memoryFile, vcpus } = args
+  const { file, memory: memoryFile, trustWorkingSet, vcpus } = args
   if (args.calibrate && !(await hostCalibration())) await calibrateOnce(terminal)
   const { backend, reason, residency, decidedMs } = await planRestore({
     snapshot: { memoryFile },
     workingSet: file,
+    trustWorkingSet,
     vcpus,
     onBadWorkingSet: 'fail',
   })

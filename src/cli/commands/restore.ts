@@ -12,10 +12,11 @@ import type { Terminal } from '../terminal/terminal.js'
 import { restoreFromPageCache } from './page-cache.js'
 
 export async function restore(args: RestoreArguments, terminal: Terminal): Promise<void> {
-  const { memory, disks, workingSet, backend, vcpus, onBadWorkingSet, snapshotId } = args
+  const { memory, disks, workingSet, trustWorkingSet, backend, vcpus, onBadWorkingSet } = args
   const plan = await planRestore({
-    snapshot: { memoryFile: memory, diskImages: disks, id: snapshotId },
+    snapshot: { memoryFile: memory, diskImages: disks, id: args.snapshotId },
     workingSet,
+    trustWorkingSet,
     backend,
     vcpus,
     onBadWorkingSet,

@@ -6,6 +6,8 @@ import { DISK_BYTES, DISK_NAME_AT, type Manifest, type StoredDisk } from './form
 /** A working-set file, as read. */
 export interface WorkingSetFile {
   readonly path: string
+  /** Whether the caller trusts everybody who may write to the file. */
+  readonly isTrusted: boolean
   /** State of the file before it was read. */
   readonly stamp: FileStamp
   readonly fileBytes: number
@@ -42,6 +44,7 @@ export function describeFile(
   path: string,
   tables: NativeWorkingSet,
   facts: WorkingSetFacts,
+  isTrusted: boolean,
 ): WorkingSetFile {
   const { pageSize: _, runs: __, manifestAt, touchCount, writtenTouches, ...rest } = facts
   const isShareKnown = touchCount > 0 && writtenTouches > 0
@@ -64,7 +67,7 @@ export function describeFile(
     },
   }))
   const manifest = parseManifest(facts.manifest, (what) => refuse('manifest', manifestAt, what))
-  return { ...rest, path, writtenShare, manifest, disks, tables }
+  return { ...rest, path, isTrusted, writtenShare, manifest, disks, tables }
 }
 
 function decode(bytes: Uint8Array, refuse: () => ReapTraceError): string {
