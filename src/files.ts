@@ -156,6 +156,7 @@ export const hints: Readonly<Record<'read' | 'write', Readonly<Record<string, st
     EACCES: 'It must be readable by the user of this process.',
     EINVAL: 'It must be a regular file.',
     EISDIR: 'It must be a regular file.',
+    ENODEV: 'Its file system has no mappings that share its page cache: use a fault handler.',
     EIO: 'The disk cannot read it.',
   },
   write: {

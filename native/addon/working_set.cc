@@ -104,7 +104,9 @@ class OpenFiles : public Task {
           std::to_string(set_->stamp[0]) + "-" + std::to_string(set_->stamp[1]) + ".json";
       if (!read_private_file(findings_folder_, name, &findings_)) findings_.clear();
     }
-    if (!failure_ && set_ && wants_residency_) look_at_page_cache();
+    if (failure_ || !wants_residency_) return;
+    is_mappable_ = files_.memory_file.is_mappable();
+    if (set_ && is_mappable_) look_at_page_cache();
   }
 
   Napi::Value result(Napi::Env env) override {
@@ -117,6 +119,7 @@ class OpenFiles : public Task {
       result["set"] = make_tagged(env, std::make_unique<SharedSet>(set_), kWorkingSetTag);
       result["facts"] = facts_of(env, *set_);
     }
+    result["isMappable"] = is_mappable_;
     if (has_residency_) {
       result["pageCount"] = static_cast<double>(residency_.pages);
       result["missingPageCount"] = static_cast<double>(residency_.missing_pages);
@@ -177,12 +180,13 @@ class OpenFiles : public Task {
   Residency residency_;
   bool has_residency_ = false;
   bool is_visible_ = false;
+  bool is_mappable_ = true;
   Failure failure_;
 };
 
 // openFiles(memoryFile: '' for none, workingSet: '' for none, known: set | null, isGiven,
 //   isTrusted, findingsFolder, wantsResidency) => Promise<failure | { files, isCurrent,
-//   memoryStamp?, set?, facts?, findings? }>
+//   memoryStamp?, set?, facts?, isMappable, findings? }>
 Napi::Value open_files(const Napi::CallbackInfo& info) {
   const SharedSet known = info[2].IsNull() ? nullptr : working_set_of(info[2]);
   const auto text = [&info](size_t i) { return info[i].As<Napi::String>().Utf8Value(); };

@@ -89,6 +89,8 @@ export interface OpenedFiles {
   readonly facts?: WorkingSetFacts
   /** Content of the file of findings about the working set. */
   readonly findings?: Uint8Array
+  /** Whether VMs can share the memory file's page cache; true if residency was not asked for. */
+  readonly isMappable: boolean
   /** Residency of the working set in the memory file; all three present, or none. */
   readonly pageCount?: number
   readonly missingPageCount?: number

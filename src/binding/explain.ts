@@ -182,7 +182,7 @@ function explainFile(failure: NativeFailure, what: string, path: string | undefi
     }
   }
   const name = errno === 0 ? 'an unknown error' : errnoName(errno)
-  const where = syscall === 'open' ? '' : ` at offset ${offset}`
+  const where = syscall === 'open' || syscall === 'mmap' ? '' : ` at offset ${offset}`
   return {
     message: `cannot read ${what} ${path}${where}: ${syscall} failed with ${name}`,
     hint: hints.read[name],

@@ -11,6 +11,8 @@ export interface Evidence {
   readonly record: boolean
   /** Page size of the guest in bytes, if known. */
   readonly pageSize: number | undefined
+  /** Whether VMs can share the memory file's page cache. */
+  readonly isMappable: boolean
   /** `unwritten`: a set without a file, and so without bytes. */
   readonly workingSet: 'file' | 'unwritten' | 'refused' | 'none'
   /** Residency of a working set from a file. */
@@ -56,6 +58,10 @@ export function chooseBackend(evidence: Evidence): Choice {
   }
   if (pageSize === 2 * 2 ** 20) {
     return { backend: 'uffd', reason: 'only a fault handler can restore a guest with 2 MiB pages' }
+  }
+  if (!evidence.isMappable) {
+    const reason = 'the file system of the memory file has no mappings that share its page cache'
+    return { backend: 'uffd', reason }
   }
   if (workingSet !== 'file' || !residency) {
     return { backend: 'page-cache', reason: reasons[workingSet === 'file' ? 'none' : workingSet] }

@@ -124,7 +124,8 @@ function checkTogether({ backend, record, pageSize }: PlanRestoreOptions): void 
  * executes the plan.
  *
  * The first rule that applies decides: the backend named by the caller; a fault handler for
- * `record` and for 2 MiB pages; the page cache without a usable working set; a fault handler if
+ * `record`, for 2 MiB pages, and for a memory file whose page cache VMs cannot share (FUSE with
+ * direct I/O); the page cache without a usable working set; a fault handler if
  * more than 5 % of the set is missing from the page cache; the backend with the lower cost of a
  * page on this host, as measured by {@link calibrateHost}; the page cache if the host is not
  * calibrated.
@@ -164,17 +165,21 @@ export async function planRestore(
       if (!isWorkingSetError(error) || options.onBadWorkingSet === 'fail') throw error
       isMissingSet = isMissing(error)
       if (!isMissingSet) refusal = error
-      return openSnapshot(memoryFile, undefined)
+      return openSnapshot(memoryFile, undefined, { wantsResidency: true })
     })
     native().closeFiles(opened.files)
     return opened
   }
-  const [calibration, { set, residency }] = await Promise.all([hostCalibration(), openOrRefuse()])
+  const [calibration, { set, isMappable, residency }] = await Promise.all([
+    hostCalibration(),
+    openOrRefuse(),
+  ])
   signal?.throwIfAborted()
   const { backend, reason } = chooseBackend({
     named: options.backend === 'auto' ? undefined : options.backend,
     record,
     pageSize: Math.max(options.pageSize ?? 0, set?.pageSize ?? 0),
+    isMappable,
     workingSet: refusal ? 'refused' : residency ? 'file' : set ? 'unwritten' : 'none',
     residency,
     writtenShare: set?.writtenShare,

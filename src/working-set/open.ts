@@ -39,6 +39,8 @@ export interface OpenSnapshot {
   readonly provenBy: ProofKind | undefined
   /** The error for a set known to hold the bytes of another snapshot. */
   readonly stale: ReapTraceError | undefined
+  /** Whether VMs can share the memory file's page cache; true if residency was not requested. */
+  readonly isMappable: boolean
   /** `undefined` if not requested, or without a set. */
   readonly residency: Residency | undefined
 }
@@ -76,12 +78,13 @@ export async function openSnapshot(
     throw error
   }
   const known = set && isCurrent && proofOf(set, findings, memoryFile, memory, snapshotId)
-  const { pageCount, missingPageCount, isVisible } = opened
+  const { pageCount, missingPageCount, isVisible, isMappable } = opened
   const residency =
     pageCount === undefined
       ? undefined
       : { pageCount, missingPageCount: missingPageCount!, isVisible: isVisible! }
-  return { files, memory, set, provenBy: undefined, stale: undefined, residency, ...known }
+  const unknown = { provenBy: undefined, stale: undefined }
+  return { files, memory, set, isMappable, residency, ...unknown, ...known }
 }
 
 function proofOf(

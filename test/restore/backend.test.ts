@@ -11,6 +11,7 @@ const warm: Evidence = {
   named: undefined,
   record: false,
   pageSize: 4096,
+  isMappable: true,
   workingSet: 'file',
   residency: cached,
   writtenShare: undefined,
@@ -27,6 +28,12 @@ describe('the backend', () => {
     ['is the one that was named', { named: 'page-cache', record: true }, 'page-cache', /asked for/],
     ['is a handler to record', { record: true }, 'uffd', /records each page/],
     ['is a handler for 2 MiB pages', { pageSize: 2 ** 21 }, 'uffd', /2 MiB pages/],
+    [
+      'is a handler where nothing can share the page cache',
+      { isMappable: false, workingSet: 'none' },
+      'uffd',
+      /no mappings that share/,
+    ],
     ['is the page cache without a set', { workingSet: 'none' }, 'page-cache', /^without a working/],
     [
       'is the page cache without a good set',

@@ -1,7 +1,15 @@
 import { existsSync } from 'node:fs'
+import { constants } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
-import { planRestore, restore, Trace, WorkingSet } from '../../src/index.js'
+import {
+  planRestore,
+  prefetchPageCache,
+  recordPageCache,
+  restore,
+  Trace,
+  WorkingSet,
+} from '../../src/index.js'
 import { calibrated, uncalibrated } from '../support/calibration.js'
 import { residentPages } from '../support/page-cache.js'
 import {
@@ -13,7 +21,7 @@ import {
   snapshot,
   uffd,
 } from '../support/restoring.js'
-import { failureOf, newPath, setOf } from '../support/working-sets.js'
+import { failureOf, makeMemory, newPath, setOf } from '../support/working-sets.js'
 
 uncalibrated()
 
@@ -54,6 +62,26 @@ describe('a plan', () => {
     expect(restore.plan.residency!.missingPageCount).toBeGreaterThan(360)
     expect(await restore.disksPrefetched).toBeUndefined()
   })
+
+  // A file of sysfs can be read and not mapped, as one of FUSE with direct I/O.
+  const unmappable = '/sys/kernel/mm/transparent_hugepage/enabled'
+  test.skipIf(!existsSync(unmappable))(
+    'has a handler serve a memory file that cannot be mapped (needs transparent huge pages)',
+    async () => {
+      const workingSet = newPath('vm.ws')
+      await setOf(makeMemory(1), [0]).write(workingSet, { snapshot: { memoryFile: makeMemory(1) } })
+      const snapshot = { memoryFile: unmappable }
+      for (const options of [{}, { workingSet: newPath('nowhere.ws') }, { workingSet }]) {
+        const plan = await planRestore({ snapshot, ...options })
+        const reason = expect.stringMatching(/^the file system of the memory file has no mappings/)
+        expect(plan).toMatchObject({ backend: 'uffd', reason, residency: undefined })
+      }
+      const error = { code: 'ERR_SOURCE_READ', syscall: 'mmap', errno: -constants.errno.ENODEV }
+      const failure = await failureOf(prefetchPageCache({ snapshot, workingSet }))
+      expect(failure).toMatchObject({ ...error, path: unmappable })
+      expect(await failureOf(recordPageCache({ snapshot }))).toMatchObject(error)
+    },
+  )
 
   test('is for a guest of KVM that writes unless it is known otherwise', async () => {
     calibrated()

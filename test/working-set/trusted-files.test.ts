@@ -68,13 +68,13 @@ function refuses(each: Harm): void {
     const snapshot = { memoryFile: here.memoryFile }
     const onBadWorkingSet = 'fail'
     for (const work of [
-      serveScene(here, { workingSet, onBadWorkingSet }),
-      planRestore({ snapshot, workingSet, onBadWorkingSet }),
-      prefetchPageCache({ snapshot, workingSet }),
-      WorkingSet.read(workingSet),
+      () => serveScene(here, { workingSet, onBadWorkingSet }),
+      () => planRestore({ snapshot, workingSet, onBadWorkingSet }),
+      () => prefetchPageCache({ snapshot, workingSet }),
+      () => WorkingSet.read(workingSet),
     ]) {
       const error = { code: 'ERR_UNTRUSTED_FILE', check, path: workingSet }
-      expect(await failureOf(work)).toMatchObject(error)
+      expect(await failureOf(work())).toMatchObject(error)
     }
   })
 

@@ -96,7 +96,10 @@ int CachedFile::open(const std::string& path) {
 int CachedFile::map_view() {
   if (!visible_ || bytes_ == 0) return 0;
   void* data = ::mmap(nullptr, bytes_, PROT_READ, MAP_SHARED, fd_.get(), 0);
-  if (data == MAP_FAILED) return -errno;
+  if (data == MAP_FAILED) {
+    failed_in_ = "mmap";
+    return -errno;
+  }
   view_ = Mapping::adopt(data, bytes_);
   // Otherwise mappings_of() would report a forked child as a mapper of the file, as if it were the
   // VMM that it is about to exec.

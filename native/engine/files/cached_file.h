@@ -23,6 +23,8 @@ class CachedFile {
  public:
   // Returns 0 or a negative errno; -EINVAL if it is not a regular file.
   int open(const std::string& path);
+  // The system call that a failed open() failed in.
+  const char* failed_syscall() const { return failed_in_; }
   uint64_t pages() const { return pages_; }
   uint64_t bytes() const { return bytes_; }
   // True if the file has holes.
@@ -71,6 +73,7 @@ class CachedFile {
   bool has_cachestat_ = false;
   bool sparse_ = false;
   bool in_memory_ = false;  // on tmpfs
+  const char* failed_in_ = "open";
 };
 
 }  // namespace reap

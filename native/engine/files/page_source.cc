@@ -158,6 +158,13 @@ bool PageSource::is_cached(uint64_t offset, uint64_t length) const {
   return there < 0 || static_cast<uint64_t>(there) >= length / kPage;
 }
 
+bool PageSource::is_mappable() const {
+  void* page = ::mmap(nullptr, kPage, PROT_READ, MAP_SHARED, fd_.get(), 0);
+  if (page == MAP_FAILED) return errno != ENODEV;
+  Mapping::adopt(page, kPage);
+  return true;
+}
+
 void PageSource::will_need(uint64_t offset, uint64_t length) const {
   ::posix_fadvise(fd_.get(), static_cast<off_t>(offset), static_cast<off_t>(length),
                   POSIX_FADV_WILLNEED);

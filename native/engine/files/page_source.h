@@ -88,6 +88,10 @@ class PageSource {
   // residency. Starts no read.
   bool is_cached(uint64_t offset, uint64_t length) const;
 
+  // False if the file system has no mappings that share its page cache: FUSE with direct I/O,
+  // virtiofs without a cache.
+  bool is_mappable() const;
+
   // Requests readahead; does not wait.
   void will_need(uint64_t offset, uint64_t length) const;
   // While it exists, reads through the page cache bring in only the requested pages.

@@ -204,9 +204,11 @@ bool PageCachePrefetcher::advance(Job& job) {
     job.files.resize(job.paths.size());
     for (uint32_t i = 0; i < job.files.size(); ++i) {
       if (job.paths[i].empty()) continue;  // skipped: treated as a file without pages
-      const int error = job.files[i].open(job.paths[i]);
-      if (error != 0 && fail(job, i, failed_call(ErrorCode::source_read, error, "open")))
-        return false;
+      CachedFile& file = job.files[i];
+      const int error = file.open(job.paths[i]);
+      if (error == 0) continue;
+      const char* syscall = file.failed_syscall();
+      if (fail(job, i, failed_call(ErrorCode::source_read, error, syscall))) return false;
     }
     job.extents = job.plan.extents();
     job.plan = {};

@@ -46,7 +46,7 @@ Failure PageCacheRecorder::start(const std::vector<std::string>& paths, microsec
   for (uint32_t i = 0; i < files_.size(); ++i) {
     File& file = files_[i];
     if (const int error = file.cached.open(paths[i]))
-      return failed_call(ErrorCode::source_read, error, "open", i);
+      return failed_call(ErrorCode::source_read, error, file.cached.failed_syscall(), i);
     if (!file.cached.is_visible()) return refused(i, "hidden", 0);
     file.seen.resize(file.cached.pages());
     file.counts.resize((file.cached.pages() + kChunk - 1) / kChunk);
