@@ -1,4 +1,5 @@
 import { endianness } from 'node:os'
+import { onAbort } from '../abort.js'
 import { ReapTraceError } from '../errors.js'
 import { toError } from './explain.js'
 import { type EndState, isFailure, type NativeFailure } from './failure.js'
@@ -300,7 +301,7 @@ export async function compareFiles(
   )
   if (!Array.isArray(started)) throw toError(started, context)
   const [stop, end] = started
-  signal?.addEventListener('abort', stop, { once: true })
+  const removeListener = onAbort(signal, stop)
   try {
     const [pages, mismatchedPages, mismatches, failure] = await end
     signal?.throwIfAborted()
@@ -308,6 +309,6 @@ export async function compareFiles(
     if (failure) throw toError(failure, context)
     return [pages, mismatchedPages, mismatches]
   } finally {
-    signal?.removeEventListener('abort', stop)
+    removeListener()
   }
 }

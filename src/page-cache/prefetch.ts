@@ -1,4 +1,5 @@
 import { freemem } from 'node:os'
+import { onAbort } from '../abort.js'
 import { native, sampleDiskPages } from '../binding/addon.js'
 import { ReapTraceError } from '../errors.js'
 import { report, type WarningEvent } from '../events.js'
@@ -158,16 +159,15 @@ export async function prefetchFiles(
     maxBytes ?? Math.floor(freemem() / 2),
   )
   const cancel = () => native().cancelPrefetch(device || images.device, job)
-  let onAbort = () => {}
+  let removeListener = () => {}
   // Rejects at once: the thread may be waiting for a disk that does not answer.
   const aborted = new Promise<never>((_, reject) => {
-    onAbort = () => {
+    removeListener = onAbort(signal, (reason) => {
       cancel()
-      reject(signal?.reason)
-    }
+      reject(reason)
+    })
   })
   aborted.catch(() => {})
-  signal?.addEventListener('abort', onAbort, { once: true })
   try {
     const [figures, failure] = await Promise.race([end, aborted])
     const [pageCount = 0, residentPageCount = 0, fetched = 0, extentCount = 0, ...rest] = figures
@@ -186,7 +186,7 @@ export async function prefetchFiles(
       complete: isInBudget === 1 && error === undefined,
     }
   } finally {
-    signal?.removeEventListener('abort', onAbort)
+    removeListener()
   }
 }
 

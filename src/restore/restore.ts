@@ -1,4 +1,5 @@
 import { resolve } from 'node:path'
+import { onAbort } from '../abort.js'
 import { isMissing, ReapTraceError } from '../errors.js'
 import { report } from '../events.js'
 import { checkOptions, rules } from '../options.js'
@@ -122,11 +123,10 @@ export async function restore<B extends Backend>(
 function linkAbort(...given: (AbortSignal | undefined)[]): AbortController {
   const signals = given.filter((signal) => signal !== undefined)
   const ending = new AbortController()
-  const pass = ({ target }: Event) => ending.abort((target as AbortSignal).reason)
+  const removers = signals.map((signal) => onAbort(signal, (reason) => ending.abort(reason)))
   const removeListeners = () => {
-    for (const signal of signals) signal.removeEventListener('abort', pass)
+    for (const remove of removers) remove()
   }
-  for (const signal of signals) signal.addEventListener('abort', pass, { once: true })
   // Not with the listener option `signal`: Node 20 reliably removes only one such listener per
   // target; for the others it depends on garbage collection.
   ending.signal.addEventListener('abort', removeListeners, { once: true })

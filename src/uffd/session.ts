@@ -1,5 +1,6 @@
 import { isMainThread } from 'node:worker_threads'
 import { onExit } from 'signal-exit'
+import { onAbort } from '../abort.js'
 import { type NativeEvent, type NativeSession, native } from '../binding/addon.js'
 import { toError } from '../binding/explain.js'
 import type { FailureContext } from '../binding/failure.js'
@@ -67,9 +68,10 @@ export class Session implements FaultHandler {
   readonly #options: ServeOptions
   readonly #snapshot: OpenSnapshot
   readonly #context: FailureContext
-  readonly #onAbort = ({ target }: Event) => this.#abort((target as AbortSignal).reason)
-  /** A separate function, since both signals may be the same object. */
-  readonly #onStartAbort = (event: Event) => this.#onAbort(event)
+  /** Ignores `signal` from now on. */
+  readonly #forgetSignal: () => void
+  /** Ignores `startSignal` from now on. */
+  readonly #endStart: () => void
   readonly #isSetRefused: boolean
   #guest: GuestInfo | undefined
   /** Cleared at the end of the prefetch. */
@@ -109,8 +111,8 @@ export class Session implements FaultHandler {
     this.#context = context
     sessions.set(id, this)
     closed.promise.catch(() => {}).finally(() => sessions.delete(id))
-    options.signal?.addEventListener('abort', this.#onAbort, { once: true })
-    options.startSignal?.addEventListener('abort', this.#onStartAbort, { once: true })
+    this.#forgetSignal = onAbort(options.signal, (reason) => this.#abort(reason))
+    this.#endStart = onAbort(options.startSignal, (reason) => this.#abort(reason))
   }
 
   stats(): FaultStats {
@@ -186,11 +188,6 @@ export class Session implements FaultHandler {
     }
   }
 
-  /** Ignores `startSignal` from now on. */
-  #endStart(): void {
-    this.#options.startSignal?.removeEventListener('abort', this.#onStartAbort)
-  }
-
   #onConnected({ pid, pageSize, regions: flat }: NativeEvent & { kind: 'connected' }): void {
     const regions = Array.from({ length: flat.length / 3 }, (_, i) => ({
       baseAddress: Number(flat[3 * i]),
@@ -253,7 +250,7 @@ export class Session implements FaultHandler {
   }
 
   #onEnded({ state, pid, failure: cause }: NativeEvent & { kind: 'ended' }): void {
-    this.#options.signal?.removeEventListener('abort', this.#onAbort)
+    this.#forgetSignal()
     this.#endStart()
     const result: ServeResult = { state, stats: this.stats() }
     this.#result = result

@@ -195,6 +195,28 @@ describe('a signal', () => {
   })
 })
 
+test('many sessions share a signal for both, which ends them all and leaves no listener', async () => {
+  const here = await scene({ pages: 4 })
+  const shared = new AbortController()
+  const { signal } = shared
+  const warnings: Error[] = []
+  const onWarning = (warning: Error) => warnings.push(warning)
+  process.on('warning', onWarning)
+  const open = (i: number) =>
+    serveScene({ ...here, socketPath: `${here.socketPath}${i}` }, { signal, startSignal: signal })
+  const handlers = await Promise.all(Array.from({ length: 12 }, (_, i) => open(i)))
+  // One ends before the others.
+  await handlers[0]!.close()
+  expect(getEventListeners(signal, 'abort')).toHaveLength(1)
+  shared.abort('enough')
+  for (const { closed } of handlers.slice(1)) await expect(closed).rejects.toBe('enough')
+  expect(getEventListeners(signal, 'abort')).toEqual([])
+  // Node emits a warning in the next tick.
+  await new Promise(setImmediate)
+  process.off('warning', onWarning)
+  expect(warnings).toEqual([])
+})
+
 describe('a signal for the start', () => {
   const reason = new Error('too late')
 
