@@ -162,6 +162,7 @@ export const hints: Readonly<Record<'read' | 'write', Readonly<Record<string, st
   write: {
     ENOENT: 'The folder does not exist.',
     EACCES: 'The folder must be writable by the user of this process.',
+    EFBIG: 'The limit of file size is reached: RLIMIT_FSIZE (ulimit -f, LimitFSIZE of systemd).',
     ENOSPC: 'The file system is full.',
     EROFS: 'The file system is read-only.',
   },

@@ -28,6 +28,13 @@ const sessions = new Map<number, Session>()
 let started = false
 let forgetExit: (() => void) | undefined
 
+/**
+ * Node ignores SIGXFSZ, so that a write past RLIMIT_FSIZE fails with EFBIG. signal-exit, if it has
+ * the only listener, ends the process; and libuv makes the signal fatal when the last one goes. So
+ * this listener stays.
+ */
+const ignore = (): void => {}
+
 export function startEngine(): void {
   if (started) return
   const error = native().start(deliver)
@@ -51,6 +58,7 @@ function deliver(event: NativeEvent): void {
  */
 export function watchExit(): void {
   if (!isMainThread || forgetExit) return
+  if (!process.listeners('SIGXFSZ').includes(ignore)) process.on('SIGXFSZ', ignore)
   forgetExit = onExit(() => {
     started = false
     native().shutdown()

@@ -10,7 +10,7 @@ import { type Scene, scene } from '../support/scratch.js'
 const script = fileURLToPath(new URL('../support/fixtures/lifetime-child.mjs', import.meta.url))
 
 type Stage = 'listening' | 'connected' | 'prefetched'
-type Ending = 'exit' | 'throw' | 'close' | 'worker' | 'SIGTERM' | 'SIGINT' | 'SIGKILL'
+type Ending = 'limit' | 'exit' | 'throw' | 'close' | 'worker' | 'SIGTERM' | 'SIGINT' | 'SIGKILL'
 
 interface End {
   readonly code: number | null
@@ -85,6 +85,16 @@ describe('a process that ends', () => {
       expect(await s.vmm.fds()).toBeGreaterThan(0)
     },
   )
+
+  test('does not end by a write past its limit of file size, which is EFBIG', async ({ skip }) => {
+    const s = await scene({ pages: 512 })
+    const end = await endAt(s, 'connected', 'limit', 'kill')
+    const { error } = end.messages.at(-1) ?? {}
+    if (error === 'no prlimit') skip('needs prlimit')
+    expect(end).toMatchObject({ code: 0, signal: null })
+    expect(error).toBe('EFBIG')
+    expect(await s.vmm.exited).toEqual({ code: null, signal: 'SIGKILL' })
+  })
 
   test('by SIGKILL, cannot do anything: the VM is frozen, not fed zeros', async () => {
     const s = await scene({ pages: 512, holes: false })

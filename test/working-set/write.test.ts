@@ -71,7 +71,12 @@ describe('writing', () => {
         limit('unlimited')
       }
     })
-    expect(error).toMatchObject({ code: 'ERR_WORKING_SET_IO', syscall: 'write', errno: -27 })
+    expect(error).toMatchObject({
+      code: 'ERR_WORKING_SET_IO',
+      syscall: 'write',
+      errno: -27,
+      hint: expect.stringContaining('RLIMIT_FSIZE'),
+    })
   })
 
   test('leaves the old file when the disk is full (ENOSPC)', async ({ skip }) => {
