@@ -5,7 +5,7 @@ import { constants } from 'node:os'
  *
  * | code | when |
  * |---|---|
- * | `ERR_NATIVE_UNAVAILABLE` | the native addon is missing or does not load on this machine |
+ * | `ERR_NATIVE_UNAVAILABLE` | the native addon is missing, does not load on this machine, or has no thread or descriptor |
  * | `ERR_UFFD_UNAVAILABLE` | userfaultfd is not available on this machine, or lacks a feature |
  * | `ERR_SOCKET` | the socket path cannot be bound |
  * | `ERR_HANDSHAKE_TIMEOUT` | no process connected in time, or the handshake was not completed in time |

@@ -88,26 +88,25 @@ class Environment {
     return *info.Env().GetInstanceData<Environment>();
   }
 
-  // Returns 0 or a negative errno.
-  int start(Napi::Function listener) {
+  Failure start(Napi::Function listener) {
     shutdown();
     events_ = Events::New(env_, listener, "reap-trace", 0, 1, this);
     events_.Unref(env_);
-    int error = 0;
+    Failure failure;
     engine_ = Engine::create(
         [events = events_](Event&& event) {
           auto* owned = new Event(std::move(event));
           if (events.NonBlockingCall(owned) != napi_ok) delete owned;
         },
-        &error);
+        &failure);
     if (!engine_) {
       events_.Release();
-      return error;
+      return failure;
     }
     // Hooks run last in, first out: this one stops our threads before Node releases the function
     // that they call.
     env_.AddCleanupHook([](Environment* self) { self->shutdown(); }, this);
-    return 0;
+    return {};
   }
   // Joins the threads.
   void shutdown() {
@@ -153,9 +152,9 @@ SessionHandle* session_of(const Napi::CallbackInfo& info) {
   return external.Data();
 }
 
-// start(listener) => errno
+// start(listener) => failure | null
 Napi::Value start(const Napi::CallbackInfo& info) {
-  return Napi::Number::New(info.Env(), Environment::of(info).start(info[0].As<Napi::Function>()));
+  return to_js(info.Env(), Environment::of(info).start(info[0].As<Napi::Function>()));
 }
 
 // open(socketPath, files, set | null, isProven, flags, peerUid | -1, vmmPid | 0, connectTimeoutMs)

@@ -3,7 +3,6 @@
 #include "working_set/comparison.h"
 
 #include <fcntl.h>
-#include <pthread.h>
 #include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -14,6 +13,7 @@
 #include <utility>
 
 #include "addon/working_set.h"
+#include "base/thread.h"
 
 namespace reap {
 
@@ -51,10 +51,10 @@ class ComparisonJob {
   // The job owns itself from here on. Returns 0 or a negative errno.
   int start(Napi::Env env) {
     events_ = Events::New(env, "reap-trace", 0, 1, this);
-    const int error = ::pthread_create(&thread_, nullptr, run, this);
-    if (error != 0) {
+    if (const int error = thread_.start([this] { work(); })) {
       events_.Release();
-      return -error;
+      deferred_.resolve(env.Undefined());
+      return error;
     }
     napi_add_env_cleanup_hook(env, end, this);
     return 0;
@@ -71,27 +71,19 @@ class ComparisonJob {
 
   static UniqueFd copy_of(int fd) { return UniqueFd(::fcntl(fd, F_DUPFD_CLOEXEC, 0)); }
 
-  static void* run(void* self) {
-    static_cast<ComparisonJob*>(self)->work();
-    return nullptr;
-  }
-  static void* run_idle(void* self) {
-    take_lowest_priority();
-    static_cast<ComparisonJob*>(self)->compare_files();
-    return nullptr;
-  }
-
   // The JavaScript thread waits for this one and shares a lock with it, so this thread keeps its
   // normal priority: an idle one could block both on a busy machine.
   void work() {
     pthread_setname_np(pthread_self(), "reap-compare");
-    pthread_t idle{};
-    if (!background_) {
-      compare_files();
-    } else if (const int error = ::pthread_create(&idle, nullptr, run_idle, this)) {
-      result_.failure = failed_call(ErrorCode::working_set_io, -error, "pthread_create");
+    if (background_) {
+      Thread idle;
+      const int error = idle.start([this] {
+        take_lowest_priority();
+        compare_files();
+      });
+      if (error != 0) result_.failure = no_thread(error);
     } else {
-      ::pthread_join(idle, nullptr);
+      compare_files();
     }
     // Close descriptors before the completion event: listeners may count open ones.
     working_set_ = PageSource();
@@ -121,7 +113,7 @@ class ComparisonJob {
       const std::unique_ptr<ComparisonJob> ended(self);
       if (env == nullptr) return;  // the environment is being torn down, and end() has joined
       napi_remove_env_cleanup_hook(env, end, self);
-      ::pthread_join(self->thread_, nullptr);
+      self->thread_.join();
       self->resolve(env);
     } else if (env != nullptr) {
       self->on_progress_.Call({Napi::Number::New(env, static_cast<double>(event->pages))});
@@ -145,7 +137,7 @@ class ComparisonJob {
   static void end(void* data) {
     auto* self = static_cast<ComparisonJob*>(data);
     *self->stop_ = true;
-    ::pthread_join(self->thread_, nullptr);
+    self->thread_.join();
   }
 
   const std::shared_ptr<const WorkingSet> set_;
@@ -157,7 +149,7 @@ class ComparisonJob {
   Deferred deferred_;
   Napi::FunctionReference on_progress_;
   Events events_;
-  pthread_t thread_{};
+  Thread thread_;
 };
 
 // compare(workingSet: fd, memoryFile: fd, set, background, onProgress | undefined)
@@ -172,12 +164,9 @@ Napi::Value start_comparison(const Napi::CallbackInfo& info) {
   if (error == 0 && !job->fits()) error = -EINVAL;
   const std::shared_ptr<ComparisonJob::Stop> stop = job->stop();
   const Napi::Value promise = job->promise();
-  const char* syscall = "fstat";
-  if (error == 0) {
-    error = job->start(env);
-    syscall = "pthread_create";
-  }
-  if (error != 0) return to_js(env, failed_call(ErrorCode::working_set_io, error, syscall));
+  if (error != 0) return to_js(env, failed_call(ErrorCode::working_set_io, error, "fstat"));
+  error = job->start(env);
+  if (error != 0) return to_js(env, no_thread(error));
   job.release();
   Napi::Array result = Napi::Array::New(env, 2);
   result[0U] = Napi::Function::New(env, [stop](const Napi::CallbackInfo&) { *stop = true; });

@@ -36,8 +36,8 @@ std::vector<std::string> paths_of(Napi::Value value) {
 }
 
 // Prefetchers of the whole process, one per disk, so that a hung disk does not delay the others:
-// JavaScript worker threads share a disk's queue as they share the disk. Their threads end with the
-// process. Called on any JavaScript thread.
+// JavaScript worker threads share a disk's queue as they share the disk. Called on any JavaScript
+// thread.
 PageCachePrefetcher& prefetcher_of(uint64_t device) {
   static std::mutex mutex;
   static auto* all = new std::map<uint64_t, std::unique_ptr<PageCachePrefetcher>>;
@@ -83,7 +83,7 @@ struct Prefetch {
 };
 
 // prefetchPageCache(device, paths: '' for a file to skip, set, budgetBytes)
-// => [job, Promise<[Float64Array, failure | null]>]
+// => failure | [job, Promise<[Float64Array, failure | null]>]
 Napi::Value prefetch_page_cache(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   const auto device = static_cast<uint64_t>(info[0].As<Napi::Number>().Int64Value());
@@ -93,18 +93,24 @@ Napi::Value prefetch_page_cache(const Napi::CallbackInfo& info) {
   PageCachePlan plan = page_cache_plan_of(*set);
   if (paths.front().empty()) plan.touches.clear();
   const double budget = info[3].As<Napi::Number>().DoubleValue();
-  auto* prefetch = new Prefetch(env, device);
-  prefetch->event = Prefetch::Event::New(env, "reap-trace", 0, 1, prefetch);
+  auto prefetch = std::make_unique<Prefetch>(env, device);
+  prefetch->event = Prefetch::Event::New(env, "reap-trace", 0, 1, prefetch.get());
   const Napi::Value promise = prefetch->deferred.promise();
-  prefetch->job =
-      prefetcher_of(device).start(std::move(paths), std::move(plan), static_cast<uint64_t>(budget),
-                                  [event = prefetch->event](const PageCacheReport& report) {
-                                    auto* owned = new PageCacheReport(report);
-                                    if (event.NonBlockingCall(owned) != napi_ok) delete owned;
-                                  });
-  napi_add_env_cleanup_hook(env, Prefetch::end, prefetch);
+  const auto done = [event = prefetch->event](const PageCacheReport& report) {
+    auto* owned = new PageCacheReport(report);
+    if (event.NonBlockingCall(owned) != napi_ok) delete owned;
+  };
+  Failure failure;
+  prefetch->job = prefetcher_of(device).start(std::move(paths), std::move(plan),
+                                              static_cast<uint64_t>(budget), done, &failure);
+  if (failure) {
+    prefetch->event.Release();
+    prefetch->deferred.resolve(env.Undefined());
+    return to_js(env, failure);
+  }
+  napi_add_env_cleanup_hook(env, Prefetch::end, prefetch.get());
   Napi::Array result = Napi::Array::New(env, 2);
-  result[0U] = static_cast<double>(prefetch->job);
+  result[0U] = static_cast<double>(prefetch.release()->job);
   result[1U] = promise;
   return result;
 }

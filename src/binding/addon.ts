@@ -99,8 +99,8 @@ export interface OpenedFiles {
 }
 
 interface Addon {
-  /** Starts this thread's engine. Returns 0 or a negative errno. */
-  start(listener: (event: NativeEvent) => void): number
+  /** Starts this thread's engine. */
+  start(listener: (event: NativeEvent) => void): NativeFailure | null
   /** Takes ownership of the files even if it fails. */
   open(
     socketPath: string,
@@ -176,7 +176,9 @@ interface Addon {
     paths: readonly string[],
     set: NativeWorkingSet,
     maxBytes: number,
-  ): [job: number, end: Promise<[figures: Float64Array, failure: NativeFailure | null]>]
+  ):
+    | NativeFailure
+    | [job: number, end: Promise<[figures: Float64Array, failure: NativeFailure | null]>]
   cancelPrefetch(device: number, job: number): void
   startRecording(
     paths: readonly string[],

@@ -301,12 +301,28 @@ function explainPageCache({ check, got }: NativeFailure, path: string | undefine
   }
 }
 
+/** Describes why the engine, or a task of it, has not started. */
+function explainStart({ syscall, errno }: NativeFailure): Explanation {
+  const failed = `${syscall} failed with ${errnoName(errno)}`
+  return syscall === 'pthread_create'
+    ? {
+        message: `no thread can be started: ${failed}`,
+        hint: "Is the limit of threads reached? It is RLIMIT_NPROC (ulimit -u) for a user, pids.max for a cgroup (systemd's TasksMax). Or is there no memory for a stack?",
+      }
+    : {
+        message: `the engine cannot start: ${failed}`,
+        hint: 'Is the limit of open files (ulimit -n) reached?',
+      }
+}
+
 function explainCause(
   code: ReapTraceErrorCode,
   failure: NativeFailure,
   context: FailureContext,
 ): Explanation {
   switch (code) {
+    case 'ERR_NATIVE_UNAVAILABLE':
+      return explainStart(failure)
     case 'ERR_SOCKET':
       return explainSocket(failure, context.socketPath ?? '')
     case 'ERR_HANDSHAKE_TIMEOUT':

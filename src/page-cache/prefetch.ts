@@ -1,6 +1,8 @@
 import { freemem } from 'node:os'
 import { onAbort } from '../abort.js'
 import { native, sampleDiskPages } from '../binding/addon.js'
+import { toError } from '../binding/explain.js'
+import { isFailure } from '../binding/failure.js'
 import { ReapTraceError } from '../errors.js'
 import { report, type WarningEvent } from '../events.js'
 import { checkOptions, required, rules } from '../options.js'
@@ -152,12 +154,14 @@ export async function prefetchFiles(
   const images = await checkImages(diskImages, set)
   signal?.throwIfAborted()
 
-  const [job, end] = native().prefetchPageCache(
+  const started = native().prefetchPageCache(
     device || images.device,
     [memoryFile ?? '', ...images.paths],
     handle,
     maxBytes ?? Math.floor(freemem() / 2),
   )
+  if (isFailure(started)) throw toError(started, {})
+  const [job, end] = started
   const cancel = () => native().cancelPrefetch(device || images.device, job)
   let removeListener = () => {}
   // Rejects at once: the thread may be waiting for a disk that does not answer.

@@ -37,14 +37,8 @@ const ignore = (): void => {}
 
 export function startEngine(): void {
   if (started) return
-  const error = native().start(deliver)
-  if (error !== 0) {
-    throw new ReapTraceError('ERR_NATIVE_UNAVAILABLE', 'the engine cannot start', {
-      errno: error,
-      syscall: 'epoll_create1',
-      hint: 'Is the limit of open files (ulimit -n) reached?',
-    })
-  }
+  const failure = native().start(deliver)
+  if (failure) throw toError(failure, {})
   started = true
 }
 

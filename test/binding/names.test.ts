@@ -6,14 +6,10 @@ import type { FaultStats, ServeResult } from '../../src/index.js'
 // The compiler refuses a table that lacks a name of its type or has another.
 type NativeCode = Exclude<
   ReapTraceErrorCode,
-  | 'ERR_NATIVE_UNAVAILABLE'
-  | 'ERR_UFFD_UNAVAILABLE'
-  | 'ERR_TRACE_INVALID'
-  | 'ERR_TRACE_IO'
-  | 'ERR_CALIBRATION'
-  | 'ERR_CLOSED'
+  'ERR_UFFD_UNAVAILABLE' | 'ERR_TRACE_INVALID' | 'ERR_TRACE_IO' | 'ERR_CALIBRATION' | 'ERR_CLOSED'
 >
 const errors: Record<NativeCode, true> = {
+  ERR_NATIVE_UNAVAILABLE: true,
   ERR_SOCKET: true,
   ERR_HANDSHAKE_TIMEOUT: true,
   ERR_VMM_EXITED: true,

@@ -9,6 +9,7 @@ namespace reap {
 
 #define REAP_ERROR_CODES(X)                         \
   X(none, "")                                       \
+  X(native_unavailable, "ERR_NATIVE_UNAVAILABLE")   \
   X(socket, "ERR_SOCKET")                           \
   X(handshake_timeout, "ERR_HANDSHAKE_TIMEOUT")     \
   X(vmm_exited, "ERR_VMM_EXITED")                   \
@@ -43,6 +44,11 @@ inline Failure failed_call(ErrorCode code, int err, const char* syscall, uint64_
   failure.syscall = syscall;
   failure.offset = offset;
   return failure;
+}
+
+// Failure to start a thread (base/thread.h).
+inline Failure no_thread(int err) {
+  return failed_call(ErrorCode::native_unavailable, err, "pthread_create");
 }
 
 }  // namespace reap

@@ -22,6 +22,8 @@ inline std::function<bool()> is_cold;
 inline std::function<bool()> is_young;
 // True if a thread that yielded has lost its core to other work.
 inline std::function<bool()> core_is_lost;
+// True if the kernel makes no thread.
+inline std::function<bool()> refuses_thread;
 // True if every core is busy, however many this machine has.
 inline std::function<bool()> cores_are_busy;
 inline std::function<void()> before_page_cache_turn;  // before the prefetcher resumes a job

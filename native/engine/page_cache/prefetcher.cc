@@ -16,6 +16,9 @@ using Clock = std::chrono::steady_clock;
 
 // Extents that one job requests before the next job has its turn: a few milliseconds of disk time.
 constexpr size_t kExtentsInTurn = 256;
+// Devices come and go (each mount of overlayfs, btrfs or FUSE has a number of its own), and each
+// has a prefetcher.
+constexpr auto kIdle = std::chrono::seconds(1);
 
 uint64_t since_us(Clock::time_point start) {
   return static_cast<uint64_t>(
@@ -119,20 +122,26 @@ PageCachePrefetcher::~PageCachePrefetcher() {
     for (const auto& job : jobs_) job->cancelled = true;
   }
   changed_.notify_all();
-  if (thread_.joinable()) thread_.join();
+  thread_.join();
 }
 
 uint64_t PageCachePrefetcher::start(std::vector<std::string> paths, PageCachePlan plan,
-                                    uint64_t budget_bytes, Done done) {
+                                    uint64_t budget_bytes, Done done, Failure* failure) {
   auto job = std::make_shared<Job>();
   job->paths = std::move(paths);
   job->plan = std::move(plan);
   job->budget_pages = budget_bytes / kPage;
   job->done = std::move(done);
   const std::lock_guard<std::mutex> lock(mutex_);
+  if (!running_) {
+    if (const int error = thread_.start([this] { work(); })) {
+      if (failure) *failure = no_thread(error);
+      return 0;
+    }
+    running_ = true;
+  }
   job->id = ++last_id_;
   jobs_.push_back(job);
-  if (!thread_.joinable()) thread_ = std::thread([this] { work(); });
   changed_.notify_all();
   return job->id;
 }
@@ -163,8 +172,14 @@ void PageCachePrefetcher::end(uint64_t id) {
 void PageCachePrefetcher::work() {
   std::unique_lock<std::mutex> lock(mutex_);
   for (;;) {
-    wait(lock, [this] { return stopping_ || !jobs_.empty(); });
-    if (jobs_.empty()) return;
+    const auto until = std::chrono::system_clock::now() + kIdle;
+    while (!stopping_ && jobs_.empty() &&
+           changed_.wait_until(lock, until) == std::cv_status::no_timeout) {
+    }
+    if (jobs_.empty()) {
+      running_ = false;
+      return;
+    }
     // It stays in the list, where cancel() finds it.
     std::shared_ptr<Job> job = jobs_.front();
     lock.unlock();

@@ -10,10 +10,10 @@
 #include <memory>
 #include <mutex>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "base/failure.h"
+#include "base/thread.h"
 #include "files/cached_file.h"
 #include "working_set/working_set.h"
 
@@ -66,9 +66,11 @@ class PageCachePrefetcher {
   ~PageCachePrefetcher();
 
   // Fetches the plan's extents in order, until `budget_bytes` have been fetched. `done` is called
-  // once, on the prefetcher's thread. Returns the job's id for cancel() and end().
+  // once, on the prefetcher's thread, which ends when it has had nothing to do for a second.
+  // Returns the job's id for cancel() and end(), or 0 with *failure set if there is no thread for
+  // it.
   uint64_t start(std::vector<std::string> paths, PageCachePlan plan, uint64_t budget_bytes,
-                 Done done);
+                 Done done, Failure* failure = nullptr);
   void cancel(uint64_t job);
   // Cancels the job, and waits until its `done` has returned.
   void end(uint64_t job);
@@ -89,7 +91,8 @@ class PageCachePrefetcher {
   std::list<std::shared_ptr<Job>> jobs_;  // taken from the front, put back at the end
   uint64_t last_id_ = 0;
   bool stopping_ = false;
-  std::thread thread_;
+  bool running_ = false;
+  Thread thread_;
 };
 
 }  // namespace reap

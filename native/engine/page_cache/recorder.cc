@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <thread>
 #include <utility>
 
 #include "base/test_hooks.h"
@@ -37,7 +38,7 @@ Failure refused(uint32_t file, const char* check, uint64_t got) {
 }  // namespace
 
 PageCacheRecorder::~PageCacheRecorder() {
-  if (thread_.joinable()) stop();
+  if (thread_) stop();
 }
 
 Failure PageCacheRecorder::start(const std::vector<std::string>& paths, microseconds interval) {
@@ -56,8 +57,8 @@ Failure PageCacheRecorder::start(const std::vector<std::string>& paths, microsec
   }
   mapped_.resize(files_[0].cached.pages());
   started_ = last_look_ = Clock::now();
-  thread_ = std::thread([this] { work(); });
-  return {};
+  const int error = thread_.start([this] { work(); });
+  return error == 0 ? Failure{} : no_thread(error);
 }
 
 Failure PageCacheRecorder::evict(File& file, uint32_t index) {

@@ -11,10 +11,10 @@
 #include <memory>
 #include <mutex>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "base/failure.h"
+#include "base/thread.h"
 #include "files/cached_file.h"
 #include "page_cache/mapped_pages.h"
 
@@ -68,7 +68,7 @@ class PageCacheRecorder {
   std::mutex mutex_;
   std::condition_variable changed_;
   bool stopping_ = false;
-  std::thread thread_;
+  Thread thread_;
 };
 
 }  // namespace reap

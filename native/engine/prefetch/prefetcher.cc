@@ -33,8 +33,11 @@ Prefetcher::Prefetcher(unsigned workers, unsigned readers) {
   for (size_t i = 0; i < kPoolBuffers; ++i) {
     if (Mapping buffer = Mapping::buffer(kBufferBytes)) pool_.push_back(std::move(buffer));
   }
-  for (unsigned i = 0; i < workers; ++i) threads_.emplace_back([this] { work(Role::worker); });
-  for (unsigned i = 0; i < readers; ++i) threads_.emplace_back([this] { work(Role::reader); });
+  threads_ = std::vector<Thread>(workers + readers);
+  for (unsigned i = 0; error_ == 0 && i < threads_.size(); ++i) {
+    const Role role = i < workers ? Role::worker : Role::reader;
+    error_ = threads_[i].start([this, role] { work(role); });
+  }
 }
 
 Prefetcher::~Prefetcher() {
@@ -44,7 +47,7 @@ Prefetcher::~Prefetcher() {
   }
   changed_.notify_all();
   readers_changed_.notify_all();
-  for (std::thread& thread : threads_) thread.join();
+  threads_.clear();
 }
 
 void Prefetcher::start(std::shared_ptr<PrefetchClient> client, std::shared_ptr<const Plan> plan,

@@ -12,12 +12,12 @@
 #include <mutex>
 #include <optional>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "base/failure.h"
 #include "base/page.h"
 #include "base/posix.h"
+#include "base/thread.h"
 #include "files/page_source.h"
 #include "prefetch/shared_groups.h"
 #include "uffd/fault_handler.h"
@@ -64,6 +64,8 @@ class Prefetcher {
  public:
   explicit Prefetcher(unsigned workers, unsigned readers = 0);
   ~Prefetcher();
+  // 0, or the negative errno with which a thread could not be started (base/thread.h).
+  int error() const { return error_; }
 
   // Starts to fetch; installs begin with connected(). The bytes come from the working-set file
   // while both files are in the states of the proof, and otherwise from the memory file.
@@ -228,7 +230,8 @@ class Prefetcher {
   bool waits_for_shared_ = false;            // a job waits for groups that others read
   bool stopping_ = false;
   std::atomic<unsigned> busy_workers_{0};
-  std::vector<std::thread> threads_;
+  int error_ = 0;
+  std::vector<Thread> threads_;
 };
 
 }  // namespace reap

@@ -18,17 +18,30 @@ Engine::Engine(Emit emit, std::unique_ptr<Reactor> reactor)
     : reactor_(std::move(reactor)),
       prefetcher_(std::make_unique<Prefetcher>(std::clamp(reactor_->cores(), 2U, 4U), kReaders)),
       environment_{*reactor_, *prefetcher_, std::move(emit), [this](uint64_t id) { release(id); }} {
-  reactor_->start(
+}
+
+// Returns 0 or a negative errno.
+int Engine::start() {
+  if (const int error = prefetcher_->error()) return error;
+  return reactor_->start(
       [this](uint64_t id, Reactor::Role role, ServeBuffers& buffers) {
         if (const std::shared_ptr<Session> session = find(id)) session->on_event(role, buffers);
       },
       [&prefetcher = *prefetcher_] { return prefetcher.busy_workers(); });
 }
 
-std::unique_ptr<Engine> Engine::create(Emit emit, int* err) {
-  auto reactor = Reactor::create(err);
-  if (!reactor) return nullptr;
-  return std::unique_ptr<Engine>(new Engine(std::move(emit), std::move(reactor)));
+std::unique_ptr<Engine> Engine::create(Emit emit, Failure* failure) {
+  int error = 0;
+  auto reactor = Reactor::create(&error);
+  if (!reactor) {
+    *failure = failed_call(ErrorCode::native_unavailable, error, "epoll_create1");
+    return nullptr;
+  }
+  std::unique_ptr<Engine> engine(new Engine(std::move(emit), std::move(reactor)));
+  error = engine->start();
+  if (error == 0) return engine;
+  *failure = no_thread(error);
+  return nullptr;
 }
 
 uint64_t Engine::open(SessionOptions options, std::shared_ptr<Counters> counters,

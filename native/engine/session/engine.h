@@ -16,8 +16,8 @@ class Engine {
   // `emit` is called on any thread, but not after shutdown() has returned.
   using Emit = std::function<void(Event&&)>;
 
-  // Null with *err set if epoll, timerfd or eventfd fails.
-  static std::unique_ptr<Engine> create(Emit emit, int* err);
+  // Null with *failure set if there is no thread, or epoll, timerfd or eventfd fails.
+  static std::unique_ptr<Engine> create(Emit emit, Failure* failure);
   ~Engine() { shutdown(); }
 
   // Returns the id of a listening session, or 0 with *failure set.
@@ -30,6 +30,7 @@ class Engine {
 
  private:
   Engine(Emit emit, std::unique_ptr<Reactor> reactor);
+  int start();
   void release(uint64_t id);
 
   const std::unique_ptr<Reactor> reactor_;

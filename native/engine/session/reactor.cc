@@ -56,16 +56,19 @@ std::unique_ptr<Reactor> Reactor::create(int* err) {
   return reactor;
 }
 
-void Reactor::start(Dispatch dispatch, std::function<unsigned()> busy_workers) {
+int Reactor::start(Dispatch dispatch, std::function<unsigned()> busy_workers) {
   dispatch_ = std::move(dispatch);
   busy_workers_ = std::move(busy_workers);
-  for (unsigned i = 0; i < kThreads; ++i) threads_.emplace_back([this, i] { work(i); });
+  threads_ = std::vector<Thread>(kThreads);
+  for (unsigned i = 0; i < kThreads; ++i) {
+    if (const int error = threads_[i].start([this, i] { work(i); })) return error;
+  }
+  return 0;
 }
 
 void Reactor::stop() {
   const uint64_t one = 1;
   if (stop_) static_cast<void>(!::write(stop_.get(), &one, sizeof one));
-  for (std::thread& thread : threads_) thread.join();
   threads_.clear();
 }
 

@@ -8,10 +8,10 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <thread>
 #include <vector>
 
 #include "base/posix.h"
+#include "base/thread.h"
 #include "uffd/fault_handler.h"
 
 namespace reap {
@@ -39,7 +39,8 @@ class Reactor {
   ~Reactor() { stop(); }
 
   // Starts the threads. `busy_workers` returns the number of cores that the prefetch keeps busy.
-  void start(Dispatch dispatch, std::function<unsigned()> busy_workers);
+  // Returns 0 or a negative errno (base/thread.h).
+  int start(Dispatch dispatch, std::function<unsigned()> busy_workers);
   // Joins the threads.
   void stop();
 
@@ -93,7 +94,7 @@ class Reactor {
   UniqueFd stop_;
   Dispatch dispatch_;
   std::function<unsigned()> busy_workers_;
-  std::vector<std::thread> threads_;
+  std::vector<Thread> threads_;
   std::atomic<unsigned> spinning_{0};
   std::atomic<unsigned> blocking_{0};
   std::atomic<Clock::time_point> no_spin_until_{Clock::time_point{}};

@@ -129,7 +129,7 @@ int VmmProcess::end() {
 void VmmProcess::exit_by_itself() { command_.reset(); }
 
 EngineRun::EngineRun(OnEvent on_event) {
-  int error = 0;
+  reap::Failure failure;
   engine_ = reap::Engine::create(
       [this, on_event = std::move(on_event)](reap::Event&& event) {
         if (on_event) on_event(event);
@@ -137,8 +137,8 @@ EngineRun::EngineRun(OnEvent on_event) {
         events_.push_back(std::move(event));
         changed_.notify_all();
       },
-      &error);
-  CHECK_EQ(error, 0);
+      &failure);
+  CHECK(!failure);
 }
 
 EngineRun::Opened EngineRun::open(const SessionOptions& options) {
