@@ -7,7 +7,7 @@ import { AlreadyReported, record } from './commands/record.js'
 import { restore } from './commands/restore.js'
 import { verify } from './commands/verify.js'
 import { demo } from './demo/demo.js'
-import { Interrupted } from './terminal/failure.js'
+import { CliError, errorFields, Interrupted } from './terminal/failure.js'
 import { forLocale } from './terminal/locale.js'
 import { Terminal } from './terminal/terminal.js'
 
@@ -30,11 +30,24 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
   }
 }
 
+/** Whether wrong arguments ask for JSON. */
+const wantsJson = (argv: readonly string[]): boolean =>
+  argv.slice(0, argv.includes('--') ? argv.indexOf('--') : undefined).includes('--json')
+
+/** JSON form of a usage error, from its lines. */
+function usageError(text: string): Record<string, unknown> {
+  const [, message = text] = /^error: (.*)$/m.exec(text) ?? []
+  const [, hint] = /^hint: (.*)$/m.exec(text) ?? []
+  return errorFields(new CliError('ERR_USAGE', message, hint))
+}
+
 async function main(argv: readonly string[]): Promise<void> {
   const parsed = parse(argv)
-  const terminal = new Terminal({ json: 'arguments' in parsed && parsed.arguments.json })
+  const json = 'arguments' in parsed ? parsed.arguments.json : wantsJson(argv)
+  const terminal = new Terminal({ json })
   if (!('arguments' in parsed)) {
     process.stdout.write(forLocale(parsed.stdout))
+    if (parsed.exitCode !== 0) terminal.emit({ type: 'error', error: usageError(parsed.stderr) })
     process.stderr.write(forLocale(parsed.stderr))
     process.exitCode = parsed.exitCode
     return
@@ -43,7 +56,7 @@ async function main(argv: readonly string[]): Promise<void> {
     await run(parsed.arguments, terminal)
   } catch (error) {
     if (error instanceof Interrupted) {
-      terminal.say(error.message)
+      terminal.interrupted(error)
       // Dies of the signal, so that a shell stops its script too.
       process.kill(process.pid, error.signal)
       return

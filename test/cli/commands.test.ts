@@ -6,6 +6,7 @@ import type { FaultStats } from '../../src/index.js'
 import {
   Cli,
   checkBuild,
+  errorIn,
   events,
   recorded,
   run,
@@ -98,7 +99,15 @@ describe('restore', () => {
 
     const words = [...serveWords(here), '--working-set', workingSet]
     const refused = await run(['restore', ...words, '--on-bad-working-set', 'fail'])
-    expect(refused).toMatchObject({ code: 1, stdout: '' })
+    expect(refused.code).toBe(1)
+    const invalid = {
+      code: 'ERR_WORKING_SET_INVALID',
+      check: 'truncated',
+      hint: expect.any(String),
+    }
+    expect(events(refused.stdout)).toEqual([
+      { type: 'error', error: expect.objectContaining(invalid) },
+    ])
     expect(refused.stderr).toMatch(/^error: .* \[ERR_WORKING_SET_INVALID\]\nhint: /)
   })
 })
@@ -132,7 +141,8 @@ describe('restore without a working set yet', () => {
       '--on-bad-working-set',
       'fail',
     ])
-    expect({ code, stdout }).toEqual({ code: 1, stdout: '' })
+    expect(code).toBe(1)
+    expect(errorIn(stdout)).toMatchObject({ code: 'ERR_WORKING_SET_IO', syscall: 'open' })
     expect(stderr).toMatch(/^error: .*vm\.ws.* \[ERR_WORKING_SET_IO\]/)
   })
 })
@@ -248,6 +258,10 @@ describe('inspect and verify', () => {
         mismatchedPageCount: 1,
         mismatches: [{ page: 4, offset: 4 * 4096 }],
         remembered: true,
+      },
+      {
+        type: 'error',
+        error: expect.objectContaining({ code: 'ERR_SNAPSHOT_MISMATCH', hint: expect.any(String) }),
       },
     ])
   })

@@ -102,6 +102,7 @@ describe('parsing', () => {
         label: 'v7',
         snapshotId: 'vm-7',
         connectTimeoutMs: 60_000,
+        commandTimeoutMs: 0,
         leaveVm: true,
         interpose: true,
         peerUid: 1000,
@@ -310,8 +311,9 @@ describe('the terminal', () => {
     stdout.text = ''
     const programs = new Terminal({ json: true, stdout, stderr })
     programs.print('pages 3')
-    programs.emit({ pages: 3 })
-    expect(stdout.text).toBe('{"pages":3}\n')
+    programs.emit({ pages: 3 }, new Date(0))
+    const time = '1970-01-01T00:00:00.000Z'
+    expect(stdout.text).toBe(`{"pages":3,"time":"${time}","formatVersion":1}\n`)
   })
 
   it('draws a live line only where somebody watches, and around what else is printed', () => {
@@ -367,7 +369,7 @@ describe('the terminal', () => {
     new Terminal({ json: false, stdout, stderr: stdout }).print('0x0 │·░▒▓█│ 2–3 1.5× … → ü')
     expect(stdout.text).toBe('0x0 |.:+%#| 2-3 1.5x ... > ü\n')
     new Terminal({ json: true, stdout, stderr: stdout }).emit({ label: '×' })
-    expect(stdout.text).toContain('{"label":"×"}')
+    expect(stdout.text).toContain('{"label":"×",')
   })
 
   it.each([

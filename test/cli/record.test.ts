@@ -3,7 +3,16 @@ import { chmod, mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promis
 import { join } from 'node:path'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { WorkingSet } from '../../src/index.js'
-import { Cli, checkBuild, events, guest, run, script, serveWords } from '../support/cli-process.js'
+import {
+  Cli,
+  checkBuild,
+  errorIn,
+  events,
+  guest,
+  run,
+  script,
+  serveWords,
+} from '../support/cli-process.js'
 import { scene } from '../support/scratch.js'
 
 beforeAll(checkBuild)
@@ -85,7 +94,9 @@ describe('record', () => {
     ])
     expect(code).toBe(1)
     expect(stderr).toMatch(/^error: .* exited with status 3: .* \[ERR_COMMAND_FAILED\]\nhint: /m)
-    expect(events(stdout).map(({ type }) => type)).toEqual(['listening', 'connected', 'closed'])
+    const types = events(stdout).map(({ type }) => type)
+    expect(types).toEqual(['listening', 'connected', 'closed', 'error'])
+    expect(errorIn(stdout).code).toBe('ERR_COMMAND_FAILED')
     expect(await readFile(output, 'utf8')).toBe('what was there')
   })
 
@@ -104,8 +115,8 @@ describe('record', () => {
     await writeFile(gate, '')
     const { code, stderr, stdout } = await record.ended
     expect(code).toBe(1)
-    expect(stderr).toMatch(new RegExp(`the VM \\(pid ${here.vmm.pid}\\) is killed`))
-    expect(events(stdout).at(-1)).toMatchObject({ type: 'closed', state: 'vm-killed' })
+    expect(stderr).toMatch(new RegExp(`the VM \\(pid ${here.vmm.pid}\\) was killed`))
+    expect(events(stdout).at(-2)).toMatchObject({ type: 'closed', state: 'vm-killed' })
     expect(await here.vmm.exited).toMatchObject({ signal: 'SIGKILL' })
   })
 
@@ -235,7 +246,7 @@ describe('record', () => {
   })
 
   it.each([
-    { words: [], state: 'vm-killed', said: 'is killed' },
+    { words: [], state: 'vm-killed', said: 'was killed' },
     { words: ['--leave-vm'], state: 'vm-left', said: 'will freeze at its next fault' },
   ])('at SIGTERM says what becomes of the VM: $state', async ({ words, state, said }) => {
     const here = await scene({ pages: 64 })
@@ -249,7 +260,9 @@ describe('record', () => {
     expect(signal).toBe('SIGTERM')
     expect(stderr).toContain(`the VM (pid ${here.vmm.pid}) `)
     expect(stderr).toContain(said)
-    expect(events(stdout).at(-1)).toMatchObject({ type: 'closed', state })
+    expect(events(stdout).at(-2)).toMatchObject({ type: 'closed', state })
+    const error = { code: 'ERR_INTERRUPTED', signal: 'SIGTERM', message: stderr.trim() }
+    expect(errorIn(stdout)).toEqual(error)
     if (state === 'vm-killed') expect(await here.vmm.exited).toMatchObject({ signal: 'SIGKILL' })
     else expect(await here.vmm.fds()).toBeGreaterThan(0)
     expect(await readdir(here.folder)).toEqual(['memory'])
@@ -284,7 +297,8 @@ describe('record', () => {
     const here = await scene({ pages: 64 })
     const words = [...serveWords(here), '--output', join(here.folder, output)]
     const { code, stdout, stderr } = await run(['record', ...words])
-    expect({ code, stdout }).toEqual({ code: 1, stdout: '' })
+    expect(code).toBe(1)
+    expect(errorIn(stdout).code).toBe('ERR_WORKING_SET_IO')
     expect(stderr).toMatch(/^error: .* \[ERR_WORKING_SET_IO\]\nhint: /)
     expect(stderr).toMatch(message)
   })

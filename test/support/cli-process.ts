@@ -42,6 +42,7 @@ export class Cli {
   readonly exited: Promise<Pick<Ended, 'code' | 'signal'>>
   /** What it has printed there so far. */
   stderr = ''
+  stdout = ''
   readonly #child: ChildProcess
   readonly #lines: string[] = []
   #wake: () => void = () => {}
@@ -54,9 +55,8 @@ export class Cli {
       env: { ...process.env, FORCE_COLOR: undefined, LC_ALL: 'C.UTF-8', ...options.env },
     })
     this.#child = child
-    let stdout = ''
     child.stdout?.setEncoding('utf8').on('data', (text: string) => {
-      stdout += text
+      this.stdout += text
     })
     child.stderr?.setEncoding('utf8').on('data', (text: string) => {
       this.stderr += text
@@ -68,7 +68,7 @@ export class Cli {
     this.exited = once(child, 'exit').then(([code, signal]) => ({ code, signal }))
     this.ended = once(child, 'close').then(([code, signal]) => {
       this.#wake()
-      return { code, signal, stdout, stderr: this.stderr }
+      return { code, signal, stdout: this.stdout, stderr: this.stderr }
     })
     onTestFinished(async () => {
       child.kill('SIGKILL')
@@ -80,7 +80,7 @@ export class Cli {
   async event<T = Record<string, unknown>>(type: string): Promise<T> {
     for (;;) {
       for (const line of this.#lines) {
-        const event = JSON.parse(line)
+        const { time: _, formatVersion: __, ...event } = JSON.parse(line)
         if (event.type === type) return event
       }
       if (this.#child.exitCode !== null || this.#child.signalCode !== null) {
@@ -106,12 +106,26 @@ export const run = (
   options?: { cwd?: string; env?: NodeJS.ProcessEnv },
 ) => new Cli(words, options).ended
 
-/** The JSON lines of a stdout. */
+/** The JSON lines of a stdout, without the members that each of them has. */
 export const events = (stdout: string) =>
   stdout
     .trim()
     .split('\n')
-    .map((line) => JSON.parse(line))
+    .map((line) => {
+      const { time, formatVersion, ...event } = JSON.parse(line)
+      expect({ time, formatVersion }).toEqual({
+        time: expect.stringMatching(/^\d{4}-\d\d-\d\dT[\d:]{8}\.\d{3}Z$/),
+        formatVersion: 1,
+      })
+      return event
+    })
+
+/** The one error that a failed command has printed on its stdout. */
+export const errorIn = (stdout: string): { readonly code?: string } => {
+  const errors = events(stdout).filter(({ type }) => type === 'error')
+  expect(errors).toHaveLength(1)
+  return errors[0].error
+}
 
 /** Options that `record` and `restore` share. */
 export const serveWords = ({

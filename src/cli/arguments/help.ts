@@ -2,7 +2,8 @@
 
 const servingHelp = `
 The exit status is 0 on success, 1 for a failure and 2 for wrong usage.
---json prints one object per line on stdout, with a "type":`
+--json prints one object per line on stdout, with its "time" (ISO 8601, UTC) and the "formatVersion"
+1. A failure is one of them too, with the type "error". The other types:`
 
 const interposeHelp = `
 --interpose is for a VMM without a Uffd backend that maps its memory file, as QEMU does: COMMAND is
@@ -25,6 +26,11 @@ The recording ends
                    ends, and the exit status is 1. COMMAND finds the socket in REAP_TRACE_SOCKET and
                    the memory file in REAP_TRACE_MEMORY.
   without COMMAND  at --for, Ctrl-C or the VM's exit
+
+A VM that did not run is no recording: if the guest touched hardly a page (fewer than 64 of a guest
+of 64 MiB or more), an older file stays, and the exit status is 1. By default nothing is waited for
+with a limit: --connect-timeout bounds the wait for a VMM, and --command-timeout a COMMAND whose
+guest never answers, which then has failed.
 
 The file is then written, and the VM is served until it exits. From then on, Ctrl-C detaches: the
 rest of the memory is installed, and the VM and COMMAND continue without reap-trace; a second Ctrl-C
@@ -76,7 +82,10 @@ fail it is compared before the socket listens. At the end, restore waits for the
 stops it.
 
 COMMAND may load the snapshot; it finds the socket in REAP_TRACE_SOCKET and the memory file in
-REAP_TRACE_MEMORY. If COMMAND fails, the session ends, and the exit status is 1.
+REAP_TRACE_MEMORY. If COMMAND fails, the session ends, and the exit status is 1. So it is if the VM
+exits before it touched a page of its memory, since its snapshot was not loaded then. By default
+nothing is waited for with a limit: --connect-timeout bounds the wait for a VMM, and
+--command-timeout a COMMAND whose guest never answers, which then has failed.
 
 Ctrl-C detaches: the rest of the memory is installed, and the VM and COMMAND continue without
 reap-trace; a second Ctrl-C ends reap-trace and kills the VM. SIGTERM ends the session at once and

@@ -31,6 +31,8 @@ export interface ServeArguments {
   readonly json: boolean
   /** 0 waits indefinitely. */
   readonly connectTimeoutMs: number
+  /** 0 waits indefinitely. */
+  readonly commandTimeoutMs: number
   readonly leaveVm: boolean
   readonly peerUid: number | undefined
   /** COMMAND and its arguments; empty for none. */
@@ -144,6 +146,11 @@ const serveOptions = () => [
     0,
     'none',
   ),
+  option(
+    '--command-timeout <time>',
+    'maximum time for COMMAND, which then fails',
+    duration,
+  ).default(0, 'none'),
   new Option('--leave-vm', 'leave a VM that cannot be served frozen instead of killing it'),
   option('--peer-uid <uid>', 'additional uid that the VMM may run as', integer(0, 2 ** 32 - 2)),
   new Option('--interpose', 'serve the memory of a VMM in COMMAND that maps FILE'),
@@ -156,6 +163,7 @@ const serveArguments = (options: Record<string, unknown>, command: readonly stri
   disks: options.disk as readonly string[],
   json: options.json === true,
   connectTimeoutMs: options.connectTimeout as number,
+  commandTimeoutMs: options.commandTimeout as number,
   leaveVm: options.leaveVm === true,
   peerUid: options.peerUid as number | undefined,
   command,

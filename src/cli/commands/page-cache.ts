@@ -16,6 +16,7 @@ import { abortOnSignal, Signals } from '../session/signals.js'
 import { CliError, errorFields, Interrupted } from '../terminal/failure.js'
 import type { Terminal } from '../terminal/terminal.js'
 import { formatBytes, formatCount, formatMs, formatPlural, formatShare } from '../terminal/units.js'
+import { checkRecording } from './check-recording.js'
 
 const startCommand = async (args: ServeArguments): Promise<ChildCommand | undefined> => {
   const memoryFile = resolve(args.memory)
@@ -25,6 +26,7 @@ const startCommand = async (args: ServeArguments): Promise<ChildCommand | undefi
     memBackend: { backend_type: 'File', backend_path: memoryFile },
     memoryFile,
     interpose: false,
+    timeoutMs: args.commandTimeoutMs,
   })
 }
 
@@ -117,6 +119,8 @@ async function write(
       'Does the VMM map this file (Firecracker: a File backend), and did the guest run?',
     )
   }
+  // Without a mapper, the trace includes read-ahead, whatever the guest did.
+  if (mapper) checkRecording(trace, output)
   const set = WorkingSet.fromTraces([trace], { disks: disks.map((disk) => [disk]) })
   let share = 0
   const live = terminal.live(() => `writing ${output} · ${formatShare(share)}`)

@@ -9,9 +9,10 @@ import {
   type SessionOptions,
   stopwatch,
 } from '../session/served-session.js'
-import { CliError, Interrupted } from '../terminal/failure.js'
+import { Interrupted } from '../terminal/failure.js'
 import type { Terminal } from '../terminal/terminal.js'
 import { formatBytes, formatPlural, formatShare } from '../terminal/units.js'
+import { checkRecording } from './check-recording.js'
 import { recordByPageCache } from './page-cache.js'
 
 export async function record(args: RecordArguments, terminal: Terminal): Promise<void> {
@@ -108,13 +109,7 @@ async function writeTrace(
   control: { signal: AbortSignal; onProgress: (progress: Progress) => void },
 ): Promise<void> {
   const trace = session.handler.stopRecording()
-  if (trace.pages.length === 0) {
-    throw new CliError(
-      'ERR_NOTHING_RECORDED',
-      `the guest touched no page during the recording: ${output} is not written`,
-      'Was it resumed ("resume_vm": true), and did it answer a request?',
-    )
-  }
+  checkRecording(trace, output)
   const set = WorkingSet.fromTraces([trace])
   await set.write(output, { snapshot: { memoryFile: memory, id: snapshotId }, label, ...control })
   const { pageCount, bytes } = set

@@ -7,7 +7,7 @@ import {
 } from '../../index.js'
 import type { RestoreArguments } from '../arguments/program.js'
 import { progress, ServedSession } from '../session/served-session.js'
-import { errorFields } from '../terminal/failure.js'
+import { CliError, errorFields } from '../terminal/failure.js'
 import type { Terminal } from '../terminal/terminal.js'
 import { restoreFromPageCache } from './page-cache.js'
 
@@ -84,6 +84,23 @@ async function restoreByHandler(
       } finally {
         live.stop()
       }
+      await checkRestore(session)
     },
+  )
+}
+
+/**
+ * A snapshot that could not be loaded after the handshake, or was not resumed, is no restore, even
+ * if COMMAND (curl without --fail) reports success.
+ *
+ * @throws CliError `ERR_VM_DID_NOT_RUN`
+ */
+async function checkRestore({ handler }: ServedSession): Promise<void> {
+  const { state, stats } = await handler.closed
+  if (state !== 'vm-exited' || stats.faults + stats.prefetched > 0) return
+  throw new CliError(
+    'ERR_VM_DID_NOT_RUN',
+    'the VM exited before it touched a page of its memory',
+    'See the answer of the VMM to the load (curl needs --fail to tell), and its log.',
   )
 }

@@ -2,6 +2,7 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { interposerEnvironment, type MemBackend } from '../../index.js'
 import { CliError } from '../terminal/failure.js'
+import { formatMs } from '../terminal/units.js'
 
 /** Exit of a command. */
 export interface CommandEnd {
@@ -29,6 +30,8 @@ export class ChildCommand {
   /** Never rejects. */
   readonly ended: Promise<CommandEnd>
   readonly #child: ChildProcess
+  /** The time that it had, if that is over. */
+  #expiredMs: number | undefined
 
   /**
    * Starts the command. With `json`, its stdout goes to stderr.
@@ -38,7 +41,14 @@ export class ChildCommand {
    */
   static async start(
     [name = '', ...args]: readonly string[],
-    options: { json: boolean; memBackend: MemBackend; memoryFile: string; interpose: boolean },
+    options: {
+      json: boolean
+      memBackend: MemBackend
+      memoryFile: string
+      interpose: boolean
+      /** 0 for none. */
+      timeoutMs: number
+    },
   ): Promise<ChildCommand> {
     const { memBackend, memoryFile } = options
     const { backend_type: type, backend_path: backendPath } = memBackend
@@ -62,15 +72,21 @@ export class ChildCommand {
         'A script needs its executable bit and a path: ./invoke-once.sh',
       )
     }
-    return new ChildCommand(name, child)
+    return new ChildCommand(name, child, options.timeoutMs)
   }
 
-  private constructor(name: string, child: ChildProcess) {
+  private constructor(name: string, child: ChildProcess, timeoutMs: number) {
     this.name = name
     this.#child = child
     this.ended = new Promise((resolve) => {
       child.once('exit', (code, signal) => resolve({ code, signal }))
     })
+    if (timeoutMs === 0) return
+    const timer = setTimeout(() => {
+      this.#expiredMs = timeoutMs
+      void this.stop()
+    }, timeoutMs)
+    this.ended.finally(() => clearTimeout(timer))
   }
 
   /** Sends SIGTERM, then SIGKILL after a while, and waits for the exit. */
@@ -89,6 +105,9 @@ export class ChildCommand {
 
   /** Description of a failed exit; `undefined` on success. */
   failure({ code, signal }: CommandEnd): string | undefined {
+    if (this.#expiredMs !== undefined) {
+      return `${this.name} had not ended after ${formatMs(this.#expiredMs)} (--command-timeout)`
+    }
     if (code === 0) return undefined
     return signal
       ? `${this.name} was ended by ${signal}`

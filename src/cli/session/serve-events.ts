@@ -4,8 +4,13 @@ import type { Terminal } from '../terminal/terminal.js'
 import { formatBytes, formatCount, formatMs, formatPlural } from '../terminal/units.js'
 
 /** Prints an event of a session, as text or as JSON. */
-export function reportEvent(event: ServeEvent, terminal: Terminal, isPrefetched: boolean): void {
-  terminal.emit(toJson(event))
+export function reportEvent(
+  event: ServeEvent,
+  terminal: Terminal,
+  isPrefetched: boolean,
+  at?: Date,
+): void {
+  terminal.emit(toJson(event), at)
   if (event.type === 'warning') terminal.warn(event.error, consequenceOf(event.error, isPrefetched))
   else terminal.print(toText(event))
 }

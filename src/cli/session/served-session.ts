@@ -1,7 +1,14 @@
 import { resolve } from 'node:path'
 import { performance } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { FaultHandler, FaultStats, GuestInfo, ServeEvent, ServeOptions } from '../../index.js'
+import type {
+  FaultHandler,
+  FaultStats,
+  GuestInfo,
+  ServeEvent,
+  ServeOptions,
+  ServeResult,
+} from '../../index.js'
 import type { ServeArguments } from '../arguments/program.js'
 import { CliError, Interrupted } from '../terminal/failure.js'
 import type { Terminal } from '../terminal/terminal.js'
@@ -12,9 +19,17 @@ import { Signals } from './signals.js'
 
 /** Time after COMMAND's end in which the connection of its VM may still be reported. */
 const CONNECT_EVENT_GRACE_MS = 100
+/** Time after COMMAND's failure in which the end of its VM, which may be the reason, is awaited. */
+const VM_END_GRACE_MS = 1000
 const INTERPOSED_MS = 10_000
 const interposedHint =
   'Its VMM must be dynamically linked, not setuid, and map the memory file privately (share=off).'
+
+/** What the session's end did to a VM. */
+const fates: Partial<Record<ServeResult['state'], string>> = {
+  'vm-killed': 'was killed',
+  'vm-left': 'was left without a handler and will freeze at its next fault',
+}
 
 /** Event that ended a wait. */
 export type Turn =
@@ -45,6 +60,8 @@ export class ServedSession {
   #guest: GuestInfo | undefined
   #ended = false
   #detached = false
+  /** The error of a session that ends with its VM, whose fate is known only then. */
+  #ending: Error | undefined
 
   static async run(
     args: ServeArguments,
@@ -55,13 +72,13 @@ export class ServedSession {
     const signals = new Signals()
     let session: ServedSession | undefined
     let handler: FaultHandler | undefined
-    let end: ServeEvent | undefined
+    let end: { readonly event: ServeEvent; readonly at: Date } | undefined
     // A warning after the prefetch concerns the comparison.
     let isPrefetched = false
     const comparing = new AbortController()
     // `closed` is reported last, even if a file is written after the VM's exit.
     const reportEnd = () => {
-      if (end) reportEvent(end, terminal, isPrefetched)
+      if (end) reportEvent(end.event, terminal, isPrefetched, end.at)
       end = undefined
     }
     // A signal aborts the opening of the handler, which may compare a whole set.
@@ -76,7 +93,7 @@ export class ServedSession {
         vm: args.leaveVm ? 'leave' : 'kill',
         ...(args.peerUid !== undefined && { peerUid: args.peerUid }),
         onEvent: (event) => {
-          if (event.type === 'closed') end = event
+          if (event.type === 'closed') end = { event, at: new Date() }
           else reportEvent(event, terminal, isPrefetched)
           if (event.type === 'prefetched') isPrefetched = event.complete
         },
@@ -91,6 +108,7 @@ export class ServedSession {
               memBackend: { backend_type: 'Uffd', backend_path: pathForVmm(args.socket) },
               memoryFile: resolve(args.memory),
               interpose: args.interpose,
+              timeoutMs: args.commandTimeoutMs,
             })
       session = new ServedSession(handler, signals, command, args, terminal)
       await body(session)
@@ -100,7 +118,8 @@ export class ServedSession {
     } finally {
       opening.stop()
       // Without effect after a regular end.
-      await handler?.close({ vm: args.leaveVm ? 'leave' : 'kill' }).catch(() => {})
+      const result = await handler?.close({ vm: args.leaveVm ? 'leave' : 'kill' })
+      if (session && result) session.#tellFate(result)
       comparing.abort()
       reportEnd()
       if (session) await session.#dismissCommand()
@@ -173,10 +192,17 @@ export class ServedSession {
     }
     const failure = this.command?.failure(end)
     if (failure !== undefined) {
-      throw new CliError(
-        'ERR_COMMAND_FAILED',
-        `${failure}: ${consequence}${this.#fate()}`,
-        'Run it by itself to see why; it may use REAP_TRACE_SOCKET and REAP_TRACE_MEMORY.',
+      // A VMM that the handler had to kill fails its command; the handler's reason comes first.
+      if (this.isConnected) {
+        const grace = sleep(VM_END_GRACE_MS, undefined, { ref: false })
+        await Promise.race([this.handler.closed, grace])
+      }
+      throw this.#endWith(
+        new CliError(
+          'ERR_COMMAND_FAILED',
+          `${failure}: ${consequence}`,
+          'Run it by itself to see why; it may use REAP_TRACE_SOCKET and REAP_TRACE_MEMORY.',
+        ),
       )
     }
     if (this.isConnected) return
@@ -191,10 +217,8 @@ export class ServedSession {
 
   /** Throws the end that the user requested. */
   abandon(signal: NodeJS.Signals): never {
-    throw new Interrupted(
-      signal,
-      this.isConnected ? `ended by ${signal}${this.#fate()}` : 'no VM had connected',
-    )
+    const message = this.isConnected ? `ended by ${signal}` : 'no VM had connected'
+    throw this.#endWith(new Interrupted(signal, message))
   }
 
   /** Serves until the VM exits or is detached. Ctrl-C detaches, a second one ends the session. */
@@ -271,12 +295,15 @@ export class ServedSession {
     this.#terminal.note(`no VM has connected so far. ${interposedHint}`)
   }
 
-  #fate(): string {
-    if (!this.#guest || this.#ended) return ''
-    const vm = `the VM (pid ${this.#guest.pid})`
-    return this.#arguments.leaveVm
-      ? `; ${vm} is left without a handler and will freeze at its next fault`
-      : `; ${vm} is killed`
+  /** Has the fate of the VM, if it lives, added to the message of the error. */
+  #endWith(error: Error): Error {
+    if (this.#guest && !this.#ended) this.#ending = error
+    return error
+  }
+
+  #tellFate({ state }: ServeResult): void {
+    const fate = fates[state]
+    if (this.#ending && fate) this.#ending.message += `; the VM (pid ${this.#guest?.pid}) ${fate}`
   }
 }
 

@@ -4,9 +4,11 @@ import { ReapTraceError, type ReapTraceErrorCode } from '../../index.js'
 export type CliErrorCode =
   | 'ERR_COMMAND_FAILED'
   | 'ERR_NOTHING_RECORDED'
+  | 'ERR_VM_DID_NOT_RUN'
   | 'ERR_NOT_IDENTICAL'
   | 'ERR_DEMO_FAILED'
   | 'ERR_MACHINE_UNFIT'
+  | 'ERR_USAGE'
 
 /** A failure that ends the program with exit status 1. */
 export class CliError extends Error {
@@ -32,14 +34,28 @@ export class Interrupted extends Error {
   }
 }
 
+/** Whether a system call failed, which is no bug of this program. */
+const isSystemError = (error: unknown): error is NodeJS.ErrnoException =>
+  error instanceof Error && 'syscall' in error && 'errno' in error
+
 /** JSON form of an error. */
 export function errorFields(error: unknown): Record<string, unknown> {
   if (error instanceof ReapTraceError) {
     const { code, message, hint, errno, syscall, path, check, offset } = error
     return { code, message, hint, errno, syscall, path, check, offset }
   }
-  if (error instanceof CliError) return { code: error.code, message: error.message }
-  return { message: String(error) }
+  if (error instanceof CliError) {
+    const { code, message, hint } = error
+    return { code, message, hint }
+  }
+  if (error instanceof Interrupted) {
+    return { code: 'ERR_INTERRUPTED', message: error.message, signal: error.signal }
+  }
+  if (isSystemError(error)) {
+    const { message, errno, syscall, path } = error
+    return { code: 'ERR_SYSTEM', message, errno, syscall, path }
+  }
+  return { code: 'ERR_INTERNAL', message: String(error) }
 }
 
 /** Message and hint of an error, as printed. */
@@ -53,6 +69,7 @@ export function describeError(
     const sentence = consequence ? `${error.message}; ${consequence}` : error.message
     return `${kind}: ${sentence} [${error.code}]${hint}`
   }
+  if (isSystemError(error)) return `${kind}: ${error.message} [ERR_SYSTEM]`
   // An unexpected error: print its stack.
   const text = error instanceof Error ? (error.stack ?? error.message) : String(error)
   return `${kind}: ${text}\nhint: This is a bug of reap-trace: please report it with the lines above.`

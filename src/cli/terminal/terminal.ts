@@ -1,5 +1,5 @@
 import { styleText } from 'node:util'
-import { describeError } from './failure.js'
+import { describeError, errorFields, type Interrupted } from './failure.js'
 import { forLocale } from './locale.js'
 
 type Format = 'bold' | 'dim' | 'red' | 'yellow' | 'green' | 'cyan' | 'blue' | 'magenta'
@@ -17,6 +17,8 @@ export interface LiveLine {
   stop(): void
 }
 
+/** Version of the objects of --json: incremented if a field is removed or changes its meaning. */
+const FORMAT_VERSION = 1
 const REDRAW_MS = 100
 const CLEAR = '\r\x1b[2K'
 
@@ -71,15 +73,23 @@ export class Terminal {
     if (!this.json) this.#write(this.#stdout, `${forLocale(text)}\n`)
   }
 
-  /** Prints an object of the result, if `json`. */
-  emit(object: object): void {
-    if (this.json) this.#write(this.#stdout, `${JSON.stringify(object)}\n`)
+  /** Prints an object of the result or an event, if `json`, with its time. */
+  emit(object: object, at = new Date()): void {
+    if (!this.json) return
+    const line = { ...object, time: at.toISOString(), formatVersion: FORMAT_VERSION }
+    this.#write(this.#stdout, `${JSON.stringify(line)}\n`)
   }
 
   /** Prints a note on stderr, if it is a terminal. */
   note(text: string): void {
     if (this.isWatched)
       this.#write(this.#stderr, `${paint(this.#stderr, 'dim', forLocale(text))}\n`)
+  }
+
+  /** Prints why a signal ends the program. */
+  interrupted(error: Interrupted): void {
+    this.emit({ type: 'error', error: errorFields(error) })
+    this.say(error.message)
   }
 
   /** Prints a sentence on stderr in any case. */
@@ -93,7 +103,9 @@ export class Terminal {
     this.#write(this.#stderr, `${this.#mark(text, 'yellow')}\n`)
   }
 
+  /** Prints a failure, also as an object if `json`. */
   error(error: unknown): void {
+    this.emit({ type: 'error', error: errorFields(error) })
     this.#write(this.#stderr, `${this.#mark(describeError('error', error), 'red')}\n`)
   }
 

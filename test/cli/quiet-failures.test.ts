@@ -1,0 +1,126 @@
+import { truncateSync, writeFileSync } from 'node:fs'
+import { chmod, readFile, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { beforeAll, describe, expect, it } from 'vitest'
+import {
+  Cli,
+  checkBuild,
+  errorIn,
+  events,
+  guest,
+  run,
+  script,
+  serveWords,
+} from '../support/cli-process.js'
+import { type Scene, scene } from '../support/scratch.js'
+
+beforeAll(checkBuild)
+
+const commands = [
+  ['record', '--output'],
+  ['restore', '--working-set'],
+] as const
+
+/** A script that is a VMM: it touches page 1, and page 60 once there is a file `gate`. */
+async function vmmScript({ folder, pages }: Scene): Promise<string> {
+  const path = join(folder, 'vmm.sh')
+  const wait = `until [ -e ${folder}/gate ] || [ ! -d ${folder} ]; do sleep 0.02; done`
+  const begin = `printf 'map 4096 ${pages * 4096}\\nhandshake %s\\nread 1\\n' "$REAP_TRACE_SOCKET"`
+  const lines = ['#!/bin/sh', `(${begin}; ${wait}; echo read 60) | ${guest} vmm`]
+  await writeFile(path, lines.join('\n'))
+  await chmod(path, 0o755)
+  return path
+}
+
+describe.each(commands)('%s of a VM that has to be killed', (name, set) => {
+  it.each([['--json'], []])('says why, though its command fails by that (%s)', async (...flags) => {
+    const one = async () => {
+      const here = await scene({ pages: 64 })
+      const words = serveWords(here).filter((word) => word !== '--json')
+      const command = await vmmScript(here)
+      const cli = new Cli([name, ...words, ...flags, set, join(here.folder, 'ws'), '--', command])
+      await expect.poll(() => cli.stdout).toContain('connected')
+      truncateSync(here.memoryFile, 4096)
+      writeFileSync(join(here.folder, 'gate'), '')
+      const { code, stdout, stderr } = await cli.ended
+      expect(code).toBe(1)
+      expect(stderr).toMatch(/; the VM \(pid \d+\) was killed \[ERR_SOURCE_READ\]/)
+      expect(stderr).not.toContain('ERR_COMMAND_FAILED')
+      if (flags.length > 0) expect(errorIn(stdout).code).toBe('ERR_SOURCE_READ')
+    }
+    await Promise.all([one(), one(), one()])
+  })
+})
+
+describe('a command that reports success', () => {
+  it('is no recording where the guest touched hardly a page, and an older set stays', async () => {
+    const here = await scene({ pages: 4096 })
+    const output = join(here.folder, 'vm.ws')
+    await writeFile(output, 'what was there')
+    const words = [...serveWords(here), '--output', output, '--']
+    const quiet = await run(['record', ...words, await script(here, '7 3')])
+    expect(quiet.code).toBe(1)
+    expect(quiet.stderr).toMatch(
+      /^error: the guest touched only 2 pages .* \[ERR_NOTHING_RECORDED\]/m,
+    )
+    expect(errorIn(quiet.stdout).code).toBe('ERR_NOTHING_RECORDED')
+    expect(await readFile(output, 'utf8')).toBe('what was there')
+  })
+
+  it('is no restore where the VM exits before it touches a page', async () => {
+    const here = await scene({ pages: 64 })
+    const command = join(here.folder, 'load.sh')
+    const lines = `printf 'map 4096 ${64 * 4096}\\nhandshake %s\\n' "$REAP_TRACE_SOCKET" | ${guest} vmm`
+    await writeFile(command, `#!/bin/sh\n${lines}\n`)
+    await chmod(command, 0o755)
+    const words = [...serveWords(here), '--working-set', join(here.folder, 'none')]
+    const { code, stdout } = await run(['restore', ...words, '--', command])
+    expect(code).toBe(1)
+    expect(events(stdout).at(-2)).toMatchObject({ type: 'closed', state: 'vm-exited' })
+    expect(errorIn(stdout).code).toBe('ERR_VM_DID_NOT_RUN')
+  })
+})
+
+it.each(commands)(
+  '%s gives a command whose guest never answers --command-timeout',
+  async (name, set) => {
+    const here = await scene({ pages: 64 })
+    const words = [...serveWords(here), set, join(here.folder, 'ws')]
+    const cli = new Cli([name, ...words, '--command-timeout', '1s', '--', 'sleep', '100'])
+    await cli.event('listening')
+    await here.vmm.handshake(here.socketPath)
+    const { code, stdout, stderr } = await cli.ended
+    expect(code).toBe(1)
+    expect(stderr).toMatch(
+      /sleep had not ended after 1\.00 s .*\) was killed \[ERR_COMMAND_FAILED\]/,
+    )
+    expect(events(stdout).at(-2)).toMatchObject({ type: 'closed', state: 'vm-killed' })
+    expect(await here.vmm.exited).toMatchObject({ signal: 'SIGKILL' })
+  },
+)
+
+describe('with --json', () => {
+  it.each([
+    [['record', '--memory', 'm', '--json'], 2, 'ERR_USAGE'],
+    [['nonsense', '--json'], 2, 'ERR_USAGE'],
+    [['inspect', '--json', '/nowhere'], 1, 'ERR_WORKING_SET_IO'],
+    [['verify', '--json', '/nowhere', '--memory', '/nowhere'], 1, 'ERR_WORKING_SET_IO'],
+    [
+      ['advise', '--json', '/nowhere', '--memory', '/nowhere', '--no-calibrate'],
+      1,
+      'ERR_SOURCE_READ',
+    ],
+    [['demo', '--json', '--keep', '/dev/null/nowhere'], 1, 'ERR_SYSTEM'],
+    [['demo', '--json', '--firecracker', '/nowhere'], 1, 'ERR_DEMO_FAILED'],
+  ])('a failure of %s is an object too', async (words, status, code) => {
+    const { code: exitCode, stdout, stderr } = await run(words)
+    expect(exitCode).toBe(status)
+    expect(events(stdout)).toEqual([{ type: 'error', error: expect.objectContaining({ code }) }])
+    expect(stderr).toMatch(/^error: /)
+  })
+
+  it('wrong usage stays text where only the command has the word', async () => {
+    const { code, stdout } = await run(['record', '--', 'curl', '--json'])
+    expect({ code, stdout }).toEqual({ code: 2, stdout: '' })
+  })
+})
