@@ -1,5 +1,6 @@
 import { constants } from 'node:os'
 
+// A new code: CONTRIBUTING.md lists the other places that it needs.
 /**
  * Code of a {@link ReapTraceError}.
  *

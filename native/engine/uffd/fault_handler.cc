@@ -168,19 +168,7 @@ FaultHandler::Pass FaultHandler::serve_pass(ServeBuffers& buffers, Clock::time_p
   return pass;
 }
 
-// Two races are handled here.
-//
-// A read can return a fault before an earlier REMOVE (the kernel returns faults first), and
-// answering it from the memory file would be wrong. So all messages are read and every REMOVE is
-// applied before the first fault is served. A later REMOVE is safe: until it is read, installs fail
-// with EAGAIN. Test: "a fault read before its REMOVE gets zeros".
-//
-// Reading a REMOVE lets madvise() continue and drop the pages. An install on another thread that
-// has checked before, and found the page not removed, would then restore the old bytes: the page is
-// missing, so the kernel accepts them. (Since 6.9 the kernel's map_changing_lock ends installs in
-// flight before the event is queued, but it does not cover our check.) Hence the gate: while
-// messages are read, no thread is between that check and the end of the ioctl. Test: "a prefetch in
-// flight does not bring a removed page back".
+// The gate and the order are those of the REMOVE rule: fault_handler_remove.cc.
 int FaultHandler::drain(std::vector<uint64_t>* faults) {
   REAP_HOOK(before_drain);
   std::lock_guard<InstallGate> lock(gate_);
@@ -212,19 +200,6 @@ int FaultHandler::drain(std::vector<uint64_t>* faults) {
     if (static_cast<size_t>(got) < kMessagesPerRead) break;
   }
   return drained;
-}
-
-void FaultHandler::apply_remove(uint64_t start, uint64_t end) {
-  for (const Region& region : memory_.regions()) {
-    const uint64_t first = std::max(start, region.base);
-    const uint64_t last = std::min(end, region.base + region.size);
-    if (first >= last) continue;
-    const uint64_t first_page = memory_.page_of(region.offset + (first - region.base));
-    const uint64_t end_page = memory_.page_of(region.offset + (last - region.base) - 1) + 1;
-    removed_.set(first_page, end_page);
-    installed_.clear(first_page, end_page);
-    counters_.add(Counter::removed, end_page - first_page);
-  }
 }
 
 void FaultHandler::note_faults(const std::vector<uint64_t>& faults) {
@@ -358,7 +333,8 @@ FaultHandler::Step FaultHandler::settle(const uffd::Result& result, uint64_t add
     }
     case uffd::Outcome::present:
       // Another thread installed the page. That woke the waiters of that moment, but EEXIST wakes
-      // nobody, and this fault may have been queued later.
+      // nobody, and this fault may have been queued later. Test: "an install by another party is no
+      // lost wake-up".
       counters_.add(Counter::present);
       uffd::wake(uffd_.get(), address, page_size);
       return Step::done;

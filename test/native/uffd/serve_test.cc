@@ -120,7 +120,7 @@ TEST(every_thread_that_waits_for_a_page_is_woken) {
   }
 }
 
-TEST(a_fault_on_a_page_that_another_party_installed_is_woken) {
+TEST(an_install_by_another_party_is_no_lost_wake_up) {
   fixture::Hooks hooks;
   fixture::Hold serving;
   Restore restore;
