@@ -215,7 +215,7 @@ test('counters are numbers, and the result of a prefetch has no error', () => {
   expectTypeOf<ProofKind>().toEqualTypeOf<'written' | 'compared' | 'snapshot-id'>()
 })
 
-test('an event is told by its type', () => {
+test('an event is narrowed by its type', () => {
   const listen = (event: ServeEvent) => {
     if (event.type === 'listening') expectTypeOf(event.socketPath).toEqualTypeOf<string>()
     if (event.type === 'connected') expectTypeOf(event.pid).toEqualTypeOf<number>()

@@ -337,7 +337,7 @@ describe('demo', () => {
     expect(await readdir(folder)).toEqual([])
   })
 
-  it('keeps what it made where it is told', { timeout: 120_000 }, async () => {
+  it('keeps what it made in the given folder', { timeout: 120_000 }, async () => {
     const folder = await scratchFolder()
     const keep = join(folder, 'kept')
     const { code, stdout } = await run(['demo', '--keep', keep, ...smallest])

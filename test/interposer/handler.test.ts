@@ -31,7 +31,7 @@ async function interposed({ memoryFile, socketPath }: Place, uid?: number) {
 
 const mapping = ({ memoryFile }: Place) => `map-file ${memoryFile} 0 ${PAGES * 4096}`
 
-/** A process that listens and never accepts, until it is told to end. */
+/** A process that listens and never accepts, until it is asked to end. */
 async function deafListener({ socketPath }: Place) {
   const script = `
     const { readSync, writeSync } = require('node:fs')

@@ -25,7 +25,7 @@ interface Place {
   readonly vmm: FakeVmm
 }
 
-/** A VMM with the library in it, which was told of a memory file. */
+/** A VMM with the library in it, and a memory file in its environment. */
 async function interposed(
   { onUnreachable = 'file' }: { onUnreachable?: 'file' | 'stop' } = {},
   change: (env: Record<string, string>) => Record<string, string> = (env) => env,
@@ -276,7 +276,7 @@ describe('what cannot be served', () => {
     },
   )
 
-  test('ends the process where it is told so', async () => {
+  test('ends the process if it is asked to', async () => {
     const place = await interposed({ onUnreachable: 'stop' })
     await expect(mapFile(place, 0, PAGES)).rejects.toThrow(`${nobody} ${place.socketPath}`)
     expect(await place.vmm.exited).toEqual({ code: 69, signal: null })

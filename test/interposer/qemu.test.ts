@@ -100,7 +100,7 @@ for (const { name, make } of guests) {
       },
     )
 
-    test('starts from the plain file when nobody listens and it is told so', async () => {
+    test('starts from the plain file when nobody listens and the environment allows it', async () => {
       const vm = await restored(environment('nobody', 'file'))
       await vm.qmp('cont')
       await vm.ask()

@@ -250,7 +250,7 @@ describe('the end', () => {
     },
   )
 
-  test('on an event that is told before there is a restore leaves the disk images alone', async () => {
+  test('on an event that comes before there is a restore leaves the disk images alone', async () => {
     const s = await snapshot({ disk: true })
     await s.evict()
     const caller = new AbortController()

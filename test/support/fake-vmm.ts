@@ -99,7 +99,7 @@ interface Pending {
 }
 
 /**
- * A VMM of another process that does what it is told: it maps memory, sends the handshake, and
+ * A VMM of another process that does what it is asked to: it maps memory, sends the handshake, and
  * touches pages on command (`native/guest`).
  *
  * Commands are answered in order, by a thread that may wait for a page for ever; what is meant to

@@ -13,7 +13,7 @@ const QEMU = 'qemu-system-x86_64'
 /** A guest that answers what is written to its serial console. */
 export interface QemuGuest {
   readonly bytes: number
-  /** What QEMU is told of it, besides its memory. */
+  /** QEMU's arguments for it, besides its memory. */
   readonly words: readonly string[]
   /** Words for its first start only. */
   readonly boot: readonly string[]

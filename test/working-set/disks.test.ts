@@ -110,7 +110,7 @@ describe('the disks of a working set', () => {
     expect(touchesOf(set)).toEqual([])
   })
 
-  test('have what every run read, unless told otherwise, at the median of its times', () => {
+  test('have what every run read, unless minRuns is lower, at the median of its times', () => {
     const size = 16 * PAGE
     const runs = [
       [diskTrace(size, [[1, 10]]), diskTrace(size, [])],

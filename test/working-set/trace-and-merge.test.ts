@@ -91,7 +91,7 @@ describe('a working set of traces', () => {
     expect(set).toMatchObject({ pageCount: 4, bytes: 16384, pageSize: 4096, memoryBytes: MEMORY })
   })
 
-  test('keeps only what every run has, unless told otherwise', () => {
+  test('keeps only what every run has, unless minRuns is lower', () => {
     const all = [trace([1, 2, 3]), trace([2, 3, 4]), trace([3, 9, 2])]
     expect(orderOf(WorkingSet.fromTraces(all))).toEqual([2, 3])
     expect(byAddress(orderOf(WorkingSet.fromTraces(all, { minRuns: 1 })))).toEqual([1, 2, 3, 4, 9])
