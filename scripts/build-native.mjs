@@ -140,7 +140,10 @@ async function make() {
   })
   if (process.stderr.isTTY && done > 0) process.stderr.write('\r\x1b[K')
   if (status !== 0) fail(await errors)
-  if (done > 0) process.stderr.write(`built ${what} for linux-${options.arch}: ${done} files\n`)
+  if (done > 0)
+    process.stderr.write(
+      `built ${what} for linux-${options.arch}: ${done} ${done === 1 ? 'file' : 'files'}\n`,
+    )
 }
 
 configure()

@@ -50,7 +50,7 @@ export interface PageCachePrefetchResult {
   readonly residentPageCount: number
   /** Number of bytes read. */
   readonly bytes: number
-  /** Number of contiguous runs read. */
+  /** Number of contiguous runs read, each in one request. */
   readonly extentCount: number
   /** Time from the call until all reads were submitted, in milliseconds. */
   readonly submittedMs: number

@@ -121,7 +121,7 @@ export interface GuestInfo {
 export interface PrefetchResult {
   /** Number of 4 KiB pages installed before the guest touched them, zero pages included. */
   readonly pageCount: number
-  /** Number of contiguous runs installed. */
+  /** Number of contiguous runs installed, after cutting into groups. */
   readonly extentCount: number
   /** Number of bytes read. */
   readonly bytes: number
@@ -254,9 +254,12 @@ export interface FaultHandler extends AsyncDisposable {
   stopRecording(): Trace
   /**
    * Installs every missing page and unregisters the memory from userfaultfd, so that the VM
-   * continues without a handler. The VM then occupies its whole memory. Rejects with `ERR_CLOSED`
-   * without a VM, and with `ERR_FAULT_UNRESOLVED` if the VM may not have more memory; serving
-   * continues then.
+   * continues without a handler. The VM then occupies its whole memory.
+   *
+   * @throws ReapTraceError
+   * - `ERR_CLOSED`: no VM is served,
+   * - `ERR_FAULT_UNRESOLVED`: the VM may not have more memory; serving continues,
+   * - an error of `closed`, if the session fails meanwhile.
    */
   detach(): Promise<ServeResult>
   /**

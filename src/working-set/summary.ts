@@ -42,7 +42,7 @@ export interface WorkingSetSummary {
     readonly fileBytes: number
     /** Number of groups: units of fetching and installing. */
     readonly groupCount: number
-    /** Number of runs of pages in all groups, each installed by one call. */
+    /** Number of contiguous runs after cutting into groups, each installed by one call. */
     readonly extentCount: number
     /** Number of stored pages. */
     readonly dataPageCount: number

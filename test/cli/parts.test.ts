@@ -259,11 +259,11 @@ describe('parsing', () => {
     [['restore', '--help'], /Examples:/],
     [
       ['record', '--help'],
-      /REAP_TRACE_BACKEND_TYPE.*readahead is in the record.*\$ reap-trace record --backend page-cache.*--disk/s,
+      /REAP_TRACE_BACKEND_TYPE.*includes read-ahead.*\$ reap-trace record --backend page-cache.*--disk/s,
     ],
     [
       ['restore', '--help'],
-      /REAP_TRACE_BACKEND_PATH.*--backend auto chooses.*--backend page-cache .*--disk.*--backend auto/s,
+      /REAP_TRACE_BACKEND_PATH.*--backend auto\nchooses.*--backend page-cache .*--disk.*--backend auto/s,
     ],
     [['advise', '--help'], /REAP_TRACE_CALIBRATION.*Examples:/s],
     [['inspect', '--help'], /Examples:/],

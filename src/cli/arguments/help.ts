@@ -2,13 +2,13 @@
 
 const servingHelp = `
 The exit status is 0 on success, 1 for a failure and 2 for wrong usage.
---json prints one object per line on stdout, with its "time" (ISO 8601, UTC) and the "formatVersion"
-1. A failure is one of them too, with the type "error". The other types:`
+--json prints one object per line on stdout, each with a "time" (ISO 8601, UTC) and
+"formatVersion": 1. A failure is an object with the type "error". The other types are`
 
 const interposeHelp = `
 --interpose is for a VMM without a Uffd backend that maps its memory file, as QEMU does: COMMAND is
-started with LD_PRELOAD, and the first process that maps FILE, private and writable, has that
-memory served. If this fails, the process stops with a message, or, with
+started with LD_PRELOAD, and the memory of the first process that maps the memory file, private and
+writable, is served. If it cannot be, the process prints why and exits, or, with
 REAP_TRACE_WHEN_UNREACHABLE=file in the environment, continues with the plain file.`
 
 const pageCacheHelp = `
@@ -18,8 +18,9 @@ kernel serves the faults, so there is no handler and no --socket; options for co
 the end of the VM have no effect. With every backend, COMMAND finds the values for Firecracker's
 mem_backend in REAP_TRACE_BACKEND_TYPE (File or Uffd) and REAP_TRACE_BACKEND_PATH.`
 
-export const recordHelp = `${servingHelp} listening, connected,
-recorded, warning, closed; with --backend page-cache: recording, recorded.
+export const recordHelp = `${servingHelp}
+listening, connected, recorded, warning and closed; with --backend page-cache: recording, recorded
+and warning.
 
 The recording ends
   with COMMAND     at its exit, --for or Ctrl-C. If COMMAND fails, nothing is written, the session
@@ -28,9 +29,9 @@ The recording ends
   without COMMAND  at --for, Ctrl-C or the VM's exit
 
 A VM that did not run is no recording: if the guest touched hardly a page (fewer than 64 of a guest
-of 64 MiB or more), an older file stays, and the exit status is 1. By default nothing is waited for
-with a limit: --connect-timeout bounds the wait for a VMM, and --command-timeout a COMMAND whose
-guest never answers, which then has failed.
+of 64 MiB or more), an older file stays, and the exit status is 1. By default,
+no wait has a limit: --connect-timeout bounds the wait for a VMM, and --command-timeout bounds
+COMMAND, which fails then, for a guest that never answers.
 
 The file is then written, and the VM is served until it exits. From then on, Ctrl-C detaches: the
 rest of the memory is installed, and the VM and COMMAND continue without reap-trace; a second Ctrl-C
@@ -39,17 +40,18 @@ fault would freeze it (see --leave-vm).
 ${interposeHelp}
 ${pageCacheHelp}
 
-It evicts the files and records the pages that return, so no other VM may map the files at that
-time. The kernel reads around each fault, so the page cache receives more than the guest touches: if
-the VMM still runs at the end and its /proc/PID/pagemap is readable, only the pages that it mapped
-are recorded. For disk images (--disk), readahead is in the record. --for counts from the start;
-when it expires, and at Ctrl-C, the file is written and COMMAND is stopped. SIGTERM writes nothing.
+Such a recording evicts the files and records the pages that return, so no other VM may map them
+meanwhile. The kernel reads around each fault, so the page cache receives more than the guest
+touches: if the VMM still runs at the end and its /proc/PID/pagemap is readable, only the pages that
+it mapped are recorded. The record of a disk image (--disk) includes read-ahead. --for counts from
+the start; when it expires, and at Ctrl-C, the file is written and COMMAND is stopped. After SIGTERM
+nothing is written.
 
 Examples:
   A script that loads the snapshot and calls the function once:
     $ reap-trace record --memory vm.mem --socket /run/vm.sock --output vm.ws -- ./invoke-once.sh
 
-  Manually: start this, load the snapshot with the socket as its Uffd backend, call the function,
+  By hand: start this, load the snapshot with the socket as its Uffd backend, call the function, and
   press Ctrl-C:
     $ reap-trace record --memory vm.mem --socket /run/vm.sock --output vm.ws
 
@@ -65,9 +67,9 @@ Examples:
     $ reap-trace record --backend page-cache --memory vm.mem --disk rootfs.img --output vm.ws \\
         -- ./invoke-once.sh`
 
-export const restoreHelp = `${servingHelp} listening, connected,
-prefetched, warning, closed, compared; with --backend page-cache: restoring, prefetched, warning.
-With auto, planned comes first.
+export const restoreHelp = `${servingHelp}
+listening, connected, prefetched, warning, closed and compared; with --backend page-cache:
+restoring, prefetched and warning. With --backend auto, planned comes first.
 
 The working set is read while the VMM starts, and installed as soon as it connects; other pages are
 served on demand. A socket serves one restore.
@@ -93,9 +95,9 @@ kills the VM, since its next fault would freeze it (see --leave-vm).
 ${interposeHelp}
 ${pageCacheHelp}
 
-It ends when the working set is in the page cache and COMMAND has exited. --backend auto chooses the
-backend (see "reap-trace advise"). Disk images (--disk), in the order of the recording, are
-prefetched into the page cache with every backend.
+Such a restore ends when the working set is in the page cache and COMMAND has exited. --backend auto
+chooses the backend (see "reap-trace advise"). Disk images (--disk), in the order of the recording,
+are prefetched into the page cache with every backend.
 
 Examples:
   $ reap-trace restore --memory vm.mem --socket /run/vm.sock --working-set vm.ws
@@ -114,9 +116,9 @@ Examples:
 
 export const adviseHelp = `
 The answer is for a restore that starts now, with the current page cache. If more than 5 % of the
-working set is missing from it, the answer is the fault handler, otherwise the backend with the
-lower cost per page on this host. The first call measures these costs, which takes two seconds, and
-saves them in ~/.cache/reap-trace (or in the file REAP_TRACE_CALIBRATION).
+working set is missing from it, the answer is the fault handler (uffd), otherwise the backend with
+the lower cost per page on this host. The first call measures these costs, which takes about two
+seconds, and saves them in ~/.cache/reap-trace (or in the file REAP_TRACE_CALIBRATION).
 
 Examples:
   $ reap-trace advise vm.ws --memory vm.mem
@@ -146,7 +148,7 @@ Example:
 
 export const doctorHelp = `
 A warning concerns a feature that you may not need. A failure keeps reap-trace from working on this
-machine, and makes the exit status 1.
+machine, and the exit status is 1.
 
 Examples:
   $ reap-trace doctor

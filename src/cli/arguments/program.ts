@@ -122,10 +122,14 @@ const option = (flags: string, description: string, parser: (text: string) => un
 const required = (...args: Parameters<typeof option>): Option =>
   option(...args).makeOptionMandatory()
 
-const json = () => new Option('--json', 'print only JSON on stdout')
+const json = () => new Option('--json', 'print JSON, and nothing else, on stdout')
 const memory = () => required('--memory <file>', "the snapshot's guest memory file", path)
 const socket = () =>
-  option('--socket <path>', "socket to listen on: the VMM's backend path", socketPath)
+  option(
+    '--socket <path>',
+    "socket to listen on, the VMM's backend path (not for page-cache)",
+    socketPath,
+  )
 const disk = () =>
   option(
     '--disk <file>',
@@ -151,9 +155,9 @@ const serveOptions = () => [
     'maximum time for COMMAND, which then fails',
     duration,
   ).default(0, 'none'),
-  new Option('--leave-vm', 'leave a VM that cannot be served frozen instead of killing it'),
+  new Option('--leave-vm', 'do not kill a VM that can no longer be served: leave it frozen'),
   option('--peer-uid <uid>', 'additional uid that the VMM may run as', integer(0, 2 ** 32 - 2)),
-  new Option('--interpose', 'serve the memory of a VMM in COMMAND that maps FILE'),
+  new Option('--interpose', 'serve a VMM that COMMAND starts and that maps the memory file'),
   json(),
 ]
 
@@ -253,17 +257,17 @@ function restoreCommand(command: readonly string[], onParsed: OnParsed): Command
     socket(),
     disk(),
     vcpus(),
-    required('--working-set <file>', 'working-set file of "record"', path),
+    required('--working-set <file>', 'working-set file, written by "record"', path),
     trustWorkingSet(),
     new Option(
       '--on-bad-working-set <what>',
-      'for a set that is damaged, of another memory size, or not trusted',
+      'what to do with a set that is damaged, of another memory size, or not trusted',
     )
       .choices(['on-demand', 'fail'])
       .default('on-demand'),
     new Option(
       '--on-stale-working-set <what>',
-      'for a set that differs from the memory file (default: "fail" with --on-bad-working-set fail, else "warn")',
+      'what to do with a set that differs from the memory file (default: "fail" with --on-bad-working-set fail, else "warn")',
     ).choices(['warn', 'rewrite', 'fail']),
     option(
       '--snapshot-id <id>',
