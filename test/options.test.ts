@@ -159,14 +159,24 @@ test('a VMM whose process did not start is a failure, not misuse', async () => {
 })
 
 test('a machine without userfaultfd gets a hint at what would provide it', () => {
-  const nothing = { device: -2, syscall: -1, userModeOnly: -1, features: 0 }
-  expect(() => requireUserfaultfd(nothing)).toThrow(
-    expect.objectContaining({
-      code: 'ERR_UFFD_UNAVAILABLE',
-      errno: -1,
-      hint: expect.stringContaining('seccomp=unconfined'),
-    }),
-  )
+  const nothing = { device: -2, syscall: -1, userModeOnly: -1, features: 0, hasSeccompFilter: true }
+  const [EPERM, ENOSYS, ENOENT] = [-1, -38, -2]
+  for (const [userModeOnly, device, hasSeccompFilter, hint] of [
+    [EPERM, ENOENT, true, /^A seccomp filter forbids .*seccomp=unconfined/],
+    [EPERM, ENOENT, false, /^Try: sudo setfacl/],
+    [ENOSYS, EPERM, true, /^A seccomp filter forbids/],
+    [ENOSYS, ENOENT, true, /without CONFIG_USERFAULTFD, or a seccomp filter hides it/],
+    [ENOSYS, ENOENT, false, /without CONFIG_USERFAULTFD\.$/],
+  ] as const) {
+    const probe = { ...nothing, userModeOnly, device, hasSeccompFilter }
+    expect(() => requireUserfaultfd(probe)).toThrow(
+      expect.objectContaining({
+        code: 'ERR_UFFD_UNAVAILABLE',
+        errno: userModeOnly,
+        hint: expect.stringMatching(hint),
+      }),
+    )
+  }
   requireUserfaultfd({ ...nothing, userModeOnly: 0 })
   expect(probeUserfaultfd().features).toBeTypeOf('number')
 })

@@ -421,7 +421,7 @@ test('the environment of an interposed VMM is made for a snapshot', () => {
 
 test('a host and the package can be asked for what they have', () => {
   expectTypeOf(probeUserfaultfd).returns.toEqualTypeOf<UserfaultfdProbe>()
-  expectTypeOf<UserfaultfdProbe[keyof UserfaultfdProbe]>().toEqualTypeOf<number>()
+  expectTypeOf<UserfaultfdProbe[keyof UserfaultfdProbe]>().toEqualTypeOf<number | boolean>()
   expectTypeOf(requireUserfaultfd).parameters.toEqualTypeOf<
     [probe?: UserfaultfdProbe | undefined]
   >()

@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs'
 import { getSystemErrorName } from 'node:util'
 import { ReapTraceError } from '../errors.js'
 import { checkOptions, required, rules } from '../options.js'
@@ -16,8 +17,10 @@ export interface UserfaultfdProbe {
    * guests.
    */
   readonly userModeOnly: number
-  /** Feature bits of the kernel, from UFFDIO_API. */
+  /** Feature bits of the kernel, from UFFDIO_API; 0 if none of the ways works. */
   readonly features: number
+  /** Whether a seccomp filter restricts this process, as in most containers. */
+  readonly hasSeccompFilter: boolean
 }
 
 /**
@@ -27,7 +30,13 @@ export interface UserfaultfdProbe {
  */
 export function probeUserfaultfd(): UserfaultfdProbe {
   const [device, syscall, userModeOnly, features] = native().probe()
-  return { device, syscall, userModeOnly, features: Number(features) }
+  return {
+    device,
+    syscall,
+    userModeOnly,
+    features: Number(features),
+    hasSeccompFilter: hasSeccompFilter(),
+  }
 }
 
 const way = required({
@@ -39,6 +48,32 @@ const probeRules = {
   syscall: way,
   userModeOnly: way,
   features: required(rules.count),
+  hasSeccompFilter: required(rules.boolean),
+}
+
+/** Mode 2 of proc_pid_status(5). */
+function hasSeccompFilter(): boolean {
+  try {
+    return /^Seccomp:\s*2$/m.test(readFileSync('/proc/self/status', 'utf8'))
+  } catch {
+    return false
+  }
+}
+
+const UNCONFINED = 'docker run --security-opt seccomp=unconfined'
+
+/** Remedy where even the system call for user-mode faults, which needs no privilege, is refused. */
+function remedy({ device, hasSeccompFilter }: UserfaultfdProbe, name: string): string {
+  // The device exists if the kernel was built with userfaultfd, since Linux 6.1.
+  const isBuiltIn = getSystemErrorName(device) !== 'ENOENT'
+  if (hasSeccompFilter && (name === 'EPERM' || isBuiltIn)) {
+    return `A seccomp filter forbids the system call userfaultfd, as containers do by default: ${UNCONFINED}. For details run \`reap-trace doctor\`.`
+  }
+  if (name === 'ENOSYS') {
+    const filter = hasSeccompFilter ? `, or a seccomp filter hides it: ${UNCONFINED}` : ''
+    return `The kernel was built without CONFIG_USERFAULTFD${filter}.`
+  }
+  return 'Try: sudo setfacl -m u:$USER:rw /dev/userfaultfd. For details run `reap-trace doctor`.'
 }
 
 /**
@@ -58,10 +93,7 @@ export function requireUserfaultfd(probe: UserfaultfdProbe = probeUserfaultfd())
     {
       errno: userModeOnly,
       syscall: 'userfaultfd',
-      hint:
-        name === 'ENOSYS'
-          ? 'The kernel was built without CONFIG_USERFAULTFD.'
-          : 'Containers forbid it by default: docker run --security-opt seccomp=unconfined. Elsewhere: sudo setfacl -m u:$USER:rw /dev/userfaultfd. For details run `reap-trace doctor`.',
+      hint: remedy(probe, name),
     },
   )
 }

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { beforeAll, describe, expect, test } from 'vitest'
 import { WorkingSet } from '../../src/index.js'
-import { checkBuild, events, guest, run, serveWords } from '../support/cli-process.js'
+import { checkBuild, errorIn, events, guest, run, serveWords } from '../support/cli-process.js'
 import { makeMemoryFile } from '../support/fake-vmm.js'
 import { scratchFolder } from '../support/scratch.js'
 
@@ -92,22 +92,34 @@ describe('--interpose', () => {
 
 const hasCompiler = spawnSync('cc', ['--version']).status === 0
 
-test.skipIf(!hasCompiler)(
-  'the doctor says why an interposed VMM is not served (skipped without cc)',
-  async () => {
+test.skipIf(!hasCompiler).each(['EPERM', 'ENOSYS'])(
+  'the doctor and the demo name the filter that forbids userfaultfd with %s (skipped without cc)',
+  async (errno) => {
     const { folder } = await place()
     const library = join(folder, 'without-userfaultfd.so')
     const source = fileURLToPath(
       new URL('../support/fixtures/without-userfaultfd.c', import.meta.url),
     )
-    const { stderr } = spawnSync('cc', ['-shared', '-fPIC', '-o', library, source])
+    const words = ['-shared', '-fPIC', `-DDENIED=${errno}`, '-o', library, source]
+    const { stderr } = spawnSync('cc', words)
     expect(`${stderr}`).toBe('')
-    const { stdout } = await run(['doctor', '--json'], { env: { LD_PRELOAD: library } })
+    const env = { LD_PRELOAD: library }
+    const { stdout } = await run(['doctor', '--json'], { env })
     const [{ checks }] = events(stdout) as unknown as [{ checks: { name: string }[] }]
     expect(checks.find(({ name }) => name === 'interposer')).toMatchObject({
       status: 'warn',
-      detail: expect.stringMatching(/is not served: no userfaultfd.*: Operation not permitted$/),
+      detail: expect.stringMatching(/is not served: no userfaultfd.*: [A-Z][a-z ]+$/),
       remedy: expect.not.stringContaining('report'),
+    })
+    for (const name of ['uffd, VMM', 'uffd, demo']) {
+      const { remedy } = checks.find((check) => check.name === name) as { remedy?: string }
+      expect(remedy).toMatch(/ seccomp filter /)
+    }
+    expect(checks.find(({ name }) => name === 'uffd, features')).toMatchObject({ status: 'skip' })
+    const demo = await run(['demo', '--json'], { env })
+    expect(errorIn(demo.stdout)).toMatchObject({
+      code: 'ERR_UFFD_UNAVAILABLE',
+      hint: expect.stringContaining('seccomp filter'),
     })
   },
 )

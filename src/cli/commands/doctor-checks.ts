@@ -3,7 +3,14 @@ import { access, mkdtemp, open, readFile, rm, unlink, writeFile } from 'node:fs/
 import { release, tmpdir, userInfo } from 'node:os'
 import { join, resolve } from 'node:path'
 import { getSystemErrorName } from 'node:util'
-import { findingsFolder, interposerEnvironment, probeUserfaultfd, serve } from '../../index.js'
+import {
+  findingsFolder,
+  interposerEnvironment,
+  probeUserfaultfd,
+  type ReapTraceError,
+  requireUserfaultfd,
+  serve,
+} from '../../index.js'
 import { GuestProcess } from '../demo/guest-process.js'
 import { formatCount } from '../terminal/units.js'
 
@@ -105,14 +112,17 @@ const outcome = (errno: number) => (errno === 0 ? 'works' : getSystemErrorName(e
 
 /** Whether a VMM can create a userfaultfd for a KVM guest. */
 function userfaultfdOfVmm(): Finding {
-  const { device, syscall } = probeUserfaultfd()
+  const { device, syscall, userModeOnly, hasSeccompFilter } = probeUserfaultfd()
   const detail = `/dev/userfaultfd ${outcome(device)}, the system call ${outcome(syscall)}`
   if (device === 0 || syscall === 0)
     return ok(`${detail}: a VMM run by ${user()} can use its Uffd backend`)
+  // The call for user-mode faults needs no privilege, so it is a filter that refuses it.
   const remedy =
-    getSystemErrorName(device) === 'ENOENT'
-      ? 'sudo sysctl vm.unprivileged_userfaultfd=1'
-      : `sudo setfacl -m u:${user()}:rw /dev/userfaultfd`
+    userModeOnly !== 0 && hasSeccompFilter
+      ? 'a seccomp filter forbids it: docker run --security-opt seccomp=unconfined'
+      : getSystemErrorName(device) === 'ENOENT'
+        ? 'sudo sysctl vm.unprivileged_userfaultfd=1'
+        : `sudo setfacl -m u:${user()}:rw /dev/userfaultfd`
   return warn(
     `${detail}: a VMM run by ${user()} cannot use its Uffd backend (${user()} can run a handler)`,
     remedy,
@@ -120,22 +130,25 @@ function userfaultfdOfVmm(): Finding {
 }
 
 function userfaultfdOfDemo(): Finding {
-  const { device, syscall, userModeOnly } = probeUserfaultfd()
+  const probe = probeUserfaultfd()
+  const { userModeOnly } = probe
   const detail = `userfaultfd for user-mode faults ${outcome(userModeOnly)}`
   if (userModeOnly === 0) return ok(`${detail}: the demo and the tests need no privilege`)
-  if (device === 0 || syscall === 0) return ok(`${detail}, and not needed`)
-  return getSystemErrorName(userModeOnly) === 'ENOSYS'
-    ? fail(detail, 'boot a kernel with CONFIG_USERFAULTFD=y')
-    : fail(
-        detail,
-        'allow the userfaultfd system call: docker run --security-opt seccomp=unconfined',
-      )
+  try {
+    requireUserfaultfd(probe)
+  } catch (error) {
+    return fail(detail, (error as ReapTraceError).hint ?? 'see the lines above')
+  }
+  return ok(`${detail}, and not needed`)
 }
 
 const EVENT_REMOVE = 1 << 3
 
 function features(): Finding {
-  const { features: bits } = probeUserfaultfd()
+  const { features: bits, ...ways } = probeUserfaultfd()
+  if (![ways.device, ways.syscall, ways.userModeOnly].includes(0)) {
+    return { status: 'skip', detail: 'unknown, since this user cannot create a userfaultfd' }
+  }
   return (bits & EVENT_REMOVE) !== 0
     ? ok(`userfaultfd features 0x${bits.toString(16)}, with the balloon's REMOVE event`)
     : warn(`userfaultfd features 0x${bits.toString(16)}`, 'run Linux 4.11 or later')
