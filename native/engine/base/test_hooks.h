@@ -20,6 +20,8 @@ inline std::function<void()> before_ioctl;
 inline std::function<bool()> is_cold;
 // True if a file has changed within the current tick of the kernel's clock.
 inline std::function<bool()> is_young;
+// True if the turn of the thread that serves a VM is over.
+inline std::function<bool()> turn_is_over;
 // True if a thread that yielded has lost its core to other work.
 inline std::function<bool()> core_is_lost;
 // True if the kernel makes no thread.

@@ -24,8 +24,13 @@ constexpr auto kTurn = std::chrono::microseconds(500);
 constexpr auto kLongYield = std::chrono::microseconds(500);
 constexpr size_t kMessagesPerRead = 32;
 // Faults of a VMM that floods events are served in between. An unread event is safe: installs fail
-// with EAGAIN until it is read.
+// with EAGAIN until it is read. A turn's end also ends the drain: a REMOVE of much memory takes
+// long to apply.
 constexpr int kReadsPerDrain = 8;
+
+bool is_over(Clock::time_point turn) {
+  return REAP_HOOK_SAYS(turn_is_over) || Clock::now() >= turn;
+}
 
 // Drops duplicate faults: one answer wakes all waiters of a page. A VMM that wakes its own threads
 // while their fault is deferred would make the list grow without bound.
@@ -127,7 +132,7 @@ FaultHandler::Pass FaultHandler::serve_pass(ServeBuffers& buffers, Clock::time_p
                                             const std::function<bool()>* before_blocking) {
   std::vector<uint64_t>& faults = buffers.faults;
   faults.clear();
-  if (drain(&faults) < 0) return {Served::failed};
+  if (drain(&faults, turn_ends) < 0) return {Served::failed};
   note_faults(faults);
   const bool fresh = !faults.empty();
   {
@@ -158,7 +163,7 @@ FaultHandler::Pass FaultHandler::serve_pass(ServeBuffers& buffers, Clock::time_p
     if (step == Step::failed) return {Served::failed};
     if (step == Step::later || step == Step::would_wait) put_back(faults[i]);
     pass.served = pass.served || step == Step::done;
-    if (Clock::now() >= turn_ends) {
+    if (is_over(turn_ends)) {
       requeue_untried(faults, i + 1);
       return {pending_state()};
     }
@@ -169,7 +174,7 @@ FaultHandler::Pass FaultHandler::serve_pass(ServeBuffers& buffers, Clock::time_p
 }
 
 // The gate and the order are those of the REMOVE rule: fault_handler_remove.cc.
-int FaultHandler::drain(std::vector<uint64_t>* faults) {
+int FaultHandler::drain(std::vector<uint64_t>* faults, Clock::time_point until) {
   REAP_HOOK(before_drain);
   std::lock_guard<InstallGate> lock(gate_);
   uffd_msg messages[kMessagesPerRead];
@@ -185,19 +190,21 @@ int FaultHandler::drain(std::vector<uint64_t>* faults) {
       return got;
     }
     drained += got;
+    std::vector<Removed> removes;
     for (int i = 0; i < got; ++i) {
       const uffd_msg& message = messages[i];
       if (message.event == UFFD_EVENT_PAGEFAULT) {
         faults->push_back(message.arg.pagefault.address & ~(memory_.page_size() - 1));
       } else if (message.event == UFFD_EVENT_REMOVE) {
-        apply_remove(message.arg.remove.start, message.arg.remove.end);
+        removes.push_back({message.arg.remove.start, message.arg.remove.end});
       } else if (message.event == UFFD_EVENT_FORK) {
         // No known VMM enables this event; close the child's descriptor so that they cannot
         // accumulate.
         UniqueFd child(static_cast<int>(message.arg.fork.ufd));
       }
     }
-    if (static_cast<size_t>(got) < kMessagesPerRead) break;
+    apply_removes(std::move(removes));
+    if (static_cast<size_t>(got) < kMessagesPerRead || is_over(until)) break;
   }
   return drained;
 }

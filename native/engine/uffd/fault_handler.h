@@ -124,8 +124,12 @@ class FaultHandler {
   bool is_left_to_prefetch(uint64_t fault, uint64_t* offset) const;
   void hold_late(std::vector<uint64_t>* faults);
   void take_overdue(std::vector<uint64_t>* faults);
-  int drain(std::vector<uint64_t>* faults);
-  void apply_remove(uint64_t start, uint64_t end);
+  int drain(std::vector<uint64_t>* faults, std::chrono::steady_clock::time_point until);
+  struct Removed {
+    uint64_t start;
+    uint64_t end;
+  };
+  void apply_removes(std::vector<Removed> ranges);
   void note_faults(const std::vector<uint64_t>& faults);
   Step serve_fault(uint64_t address, ServeBuffers& buffers, Wait wait);
   bool prefetch_is_running() const {

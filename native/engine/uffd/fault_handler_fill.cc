@@ -13,6 +13,7 @@ namespace {
 
 // Bounds the time that one install can keep the demand thread out of the gate: about 40 us.
 constexpr uint64_t kMaxInstall = 128 << 10;
+constexpr auto kLastDrain = std::chrono::milliseconds(20);
 
 }  // namespace
 
@@ -189,9 +190,10 @@ int FaultHandler::unregister() {
     uffd::wake(uffd_.get(), region.base, region.size);
   }
   // A previously queued REMOVE blocks its thread in madvise() until somebody reads it: the VMM
-  // keeps the userfaultfd open.
+  // keeps the userfaultfd open. The time is for a VMM that registers again, and floods it.
+  const auto until = std::chrono::steady_clock::now() + kLastDrain;
   std::vector<uint64_t> faults;
-  while (drain(&faults) > 0) faults.clear();
+  while (std::chrono::steady_clock::now() < until && drain(&faults, until) > 0) faults.clear();
   return first_error;
 }
 

@@ -1,7 +1,10 @@
 // Pages that the guest gives back (UFFD_EVENT_REMOVE) read as zero afterwards, in every race.
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <string>
+#include <thread>
+#include <vector>
 
 #include "support/check.h"
 #include "support/guest_fixture.h"
@@ -290,4 +293,42 @@ TEST(removes_that_are_queued_while_the_memory_is_unregistered_hold_nobody) {
   Servers servers(*restore.handler);
   for (std::thread& balloon : balloons) balloon.join();
   for (uint64_t page = 0; page < kBalloons; ++page) CHECK(restore.is_zero(page));
+}
+
+// A VMM that gives memory back from many threads does not hold the thread that serves it beyond its
+// turn, whatever each REMOVE costs.
+TEST(a_turn_that_is_over_leaves_unread_removes_for_the_next) {
+  constexpr uint64_t kPages = 80;
+  fixture::Hooks hooks;
+  Shape shape;
+  shape.region_pages = {kPages + 1};
+  Restore restore(shape);
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  std::vector<std::thread> balloons;
+  std::array<std::atomic<pid_t>, kPages> tasks{};
+  for (uint64_t page = 0; page < kPages; ++page) {
+    balloons.emplace_back([&, page] {
+      tasks[page] = fixture::this_thread();
+      CHECK(restore.guest.remove(page));
+    });
+  }
+  for (const auto& task : tasks) {
+    fixture::eventually([&] { return task > 0 && fixture::is_asleep(task); });
+  }
+  reap::hooks::turn_is_over = [] { return true; };
+  reap::ServeBuffers buffers;
+  CHECK(buffers.reserve(fixture::kSmallPage));
+  uint64_t turns = 0;
+  for (uint64_t before = 0; restore.get(Counter::removed) < kPages; ++turns) {
+    CHECK(restore.handler->serve_once(buffers) == Served::idle);
+    const uint64_t now = restore.get(Counter::removed);
+    CHECK(now - before <= 32);
+    before = now;
+  }
+  CHECK(turns >= 3);
+  for (std::thread& balloon : balloons) balloon.join();
+  reap::hooks::turn_is_over = nullptr;
+  Servers servers(*restore.handler);
+  for (uint64_t page = 0; page < kPages; ++page) CHECK(restore.is_zero(page));
+  CHECK(restore.has_file_bytes(kPages));
 }
