@@ -68,6 +68,7 @@ std::shared_ptr<Session> Engine::find(uint64_t id) {
 }
 
 void Engine::release(uint64_t id) {
+  reactor_->forget(id);
   std::shared_ptr<Session> session;  // destroyed after the lock: this may be the last owner
   std::lock_guard<std::mutex> lock(mutex_);
   const auto found = sessions_.find(id);

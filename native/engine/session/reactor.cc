@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <iterator>
 #include <utility>
 
 #include "base/cores.h"
@@ -87,6 +88,18 @@ void Reactor::after(std::chrono::nanoseconds delay, uint64_t session, Role role)
   std::lock_guard<std::mutex> lock(mutex_);
   const auto timer = timers_.emplace(Clock::now() + delay, Timer{session, role});
   if (timer == timers_.begin()) arm_timer();
+}
+
+void Reactor::forget(uint64_t session) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  for (auto timer = timers_.begin(); timer != timers_.end();) {
+    timer = timer->second.session == session ? timers_.erase(timer) : std::next(timer);
+  }
+}
+
+size_t Reactor::timer_count() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return timers_.size();
 }
 
 // Sets the timer to the first entry of timers_. mutex_ is held.

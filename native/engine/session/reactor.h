@@ -50,6 +50,9 @@ class Reactor {
   void rearm(uint64_t session, Role role, int fd, uint32_t events);
   void unwatch(int fd);
   void after(std::chrono::nanoseconds delay, uint64_t session, Role role);
+  // Drops the timers of a session that has ended.
+  void forget(uint64_t session);
+  size_t timer_count();
 
   // True if another thread may wait for the disk: one always remains for faults on cached pages,
   // for timers and for exits of VMs.

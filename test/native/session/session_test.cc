@@ -283,3 +283,21 @@ TEST(an_engine_serves_64_guests_with_a_handful_of_threads_and_leaves_nothing_beh
   fixture::eventually([&] { return fixture::threads_here() <= threads; });
   CHECK_EQ(fixture::descriptors_here(), descriptors);
 }
+
+TEST(a_session_that_has_ended_leaves_no_timer) {
+  Restore restore(Shape{});
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  EngineRun run;
+  fixture::SessionOptions options = options_of(restore);
+  options.connect_timeout = std::chrono::hours(24);
+  const EngineRun::Opened waiting = run.open(options);
+  CHECK_EQ(run.engine().reactor().timer_count(), 1);
+  CHECK(run.close(waiting.id, false));
+  run.wait_for_end(waiting.id);
+  const EngineRun::Opened served = run.open(options);
+  const reap::UniqueFd connection = connect_guest(restore);
+  run.wait(Event::Kind::connected, served.id);
+  CHECK(run.close(served.id, false));
+  run.wait_for_end(served.id);
+  CHECK_EQ(run.engine().reactor().timer_count(), 0);
+}
