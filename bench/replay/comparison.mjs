@@ -73,3 +73,12 @@ export function copySets({ workingSet }, folder) {
  */
 export const faultsBesideComparison = ({ round, ...parts }, signal) =>
   runProgram('beside', { ...parts, pages: FAULTS, isAloneFirst: round % 2 === 0 }, signal)
+
+/**
+ * @param {object} parts
+ * @param {import('./scene.mjs').Scene} parts.scene whose guest faults
+ * @param {import('./scene.mjs').Scene} parts.large whose working set is prefetched meanwhile
+ * @param {string} parts.folder
+ * @param {AbortSignal} signal
+ */
+export const faultsBesidePrefetch = (parts, signal) => runProgram('victim', parts, signal)

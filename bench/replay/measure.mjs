@@ -9,6 +9,7 @@ import {
   caches,
   cells,
   closeCells,
+  huge,
   isInRound,
   isOfChoice,
   isQuick,
@@ -17,7 +18,12 @@ import {
   scenes,
   warmUpScene,
 } from './cells.mjs'
-import { comparisonOf, copySets, faultsBesideComparison } from './comparison.mjs'
+import {
+  comparisonOf,
+  copySets,
+  faultsBesideComparison,
+  faultsBesidePrefetch,
+} from './comparison.mjs'
 import { faultCostOf, limitsOf } from './limits.mjs'
 import { takeSample } from './run.mjs'
 import { filesOf, prepareScene, sceneName } from './scene.mjs'
@@ -114,6 +120,7 @@ export async function measure(chosen, context) {
     faults: /** @type {import('./report.mjs').FaultCost[]} */ ([]),
     comparisons: /** @type {import('./report.mjs').ComparisonCost[]} */ ([]),
     besides: /** @type {import('./report.mjs').FaultsBeside[]} */ ([]),
+    victims: /** @type {import('./report.mjs').FaultsBesidePrefetch[]} */ ([]),
   }
   /** @param {import('./cells.mjs').Cell} cell @param {number} round */
   const sampleCell = async (cell, round) => {
@@ -136,6 +143,11 @@ export async function measure(chosen, context) {
     await cache.set('warm', [scene.memoryFile, warmUp.memoryFile, warmUp.workingSet])
     const beside = await faultsBesideComparison({ scene, warmUp, copies, folder, round }, signal)
     measured.besides.push({ round, ...beside })
+    const large = isInRound(huge, round) ? prepared.get(huge) : undefined
+    if (!large) return
+    await cache.set('warm', [scene.memoryFile, large.workingSet])
+    const victim = await faultsBesidePrefetch({ scene, large, folder }, signal)
+    if (victim.besideP99Us !== undefined) measured.victims.push({ round, ...victim })
   }
 
   /** Measures the cells that are sampled several times in this round. @param {number} round */

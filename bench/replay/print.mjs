@@ -1,7 +1,7 @@
 // @ts-check
 // Prints a report as text.
 import { figure, ratioLines } from '../lib/figures.mjs'
-import { middle } from './cells.mjs'
+import { huge, middle } from './cells.mjs'
 
 /**
  * @param {import('./report.mjs').Report} report
@@ -36,8 +36,8 @@ export function printReport({ machine, ratios, limits, results, choices }, strea
     `a served fault, p50 (p99): ours ${figure(oursUs?.median)} (${figure(oursP99Us?.median)}) µs, ` +
       `the plainest handler ${figure(bareUs?.median)} (${figure(bareP99Us?.median)}) µs`,
   )
-  // Older reports have neither.
-  const { comparison = {}, beside = {} } = limits
+  // Older reports have none of these.
+  const { comparison = {}, beside = {}, victim = {} } = limits
   for (const [cache, { verifyMs, readsMs }] of Object.entries(comparison)) {
     if (!verifyMs) continue
     line(
@@ -49,6 +49,12 @@ export function printReport({ machine, ratios, limits, results, choices }, strea
     const of = (/** @type {string} */ way) =>
       `${figure(beside[`${way}P50Us`]?.median)} (${figure(beside[`${way}P99Us`]?.median)})`
     line(`a fault, p50 (p99): beside comparisons ${of('beside')} µs, alone ${of('alone')} µs`)
+  }
+  if (victim.besideP99Us) {
+    line(
+      `a fault of another VM, p99: during a prefetch of ${huge} ${figure(victim.besideP99Us.median)} µs, ` +
+        `alone ${figure(victim.aloneP99Us?.median)} µs; the prefetch ${figure(victim.prefetchMs?.median)} ms`,
+    )
   }
   line()
   for (const text of ratioLines(ratios)) line(text)

@@ -20,6 +20,7 @@ import {
  * @typedef {{ round: number, bareUs: number, oursUs: number, bareP99Us: number, oursP99Us: number }} FaultCost
  * @typedef {{ round: number, cache: 'cold' | 'warm', verifyMs: number, readsMs: number }} ComparisonCost
  * @typedef {{ round: number, aloneP50Us: number, aloneP99Us: number, besideP50Us: number, besideP99Us: number, comparisons: number, wentOn: boolean }} FaultsBeside
+ * @typedef {{ round: number, aloneP99Us: number, besideP99Us: number, prefetchMs: number }} FaultsBesidePrefetch one of `victims`
  *
  * @typedef {import('../lib/figures.mjs').Ratio} Ratio
  *
@@ -31,6 +32,7 @@ import {
  * @property {readonly FaultCost[]} faults
  * @property {readonly ComparisonCost[]} comparisons
  * @property {readonly FaultsBeside[]} besides
+ * @property {readonly FaultsBesidePrefetch[]} victims
  */
 
 /** Target of each ratio (defined in bench/README.md), if it has one. */
@@ -62,6 +64,7 @@ const targets = /** @type {const} */ ({
   compareOverReadsCold: ['at most', 1.2],
   compareOverReadsWarm: ['at most', 1.2],
   faultP99DuringCompare: ['at most', 1.1],
+  victimP99: ['at most', 1.5],
 })
 
 /** Baselines of `auto` in every cell: the best arm, and the kernel's when warm. */
@@ -147,7 +150,7 @@ function choicesOf(samples) {
 }
 
 /** @param {Measured} measured */
-function ratiosOf({ scenes, samples, limits, faults, comparisons, besides }) {
+function ratiosOf({ scenes, samples, limits, faults, comparisons, besides, victims }) {
   const best = bestLimits(limits)
   const valuesOf = (/** @type {object} */ cell, field = 'responseMs') =>
     valuesIn(samples, cell, field)
@@ -232,6 +235,7 @@ function ratiosOf({ scenes, samples, limits, faults, comparisons, besides }) {
     faultP99DuringCompare: besides
       .filter(({ wentOn }) => wentOn)
       .map(({ besideP99Us, aloneP99Us }) => besideP99Us / aloneP99Us),
+    victimP99: victims.map(({ besideP99Us, aloneP99Us }) => besideP99Us / aloneP99Us),
   }
 }
 
@@ -258,7 +262,7 @@ const FIELDS = [
  * @param {Measured} measured
  */
 export function makeReport(measured) {
-  const { machine, scenes, samples, limits, faults, comparisons, besides } = measured
+  const { machine, scenes, samples, limits, faults, comparisons, besides, victims } = measured
   const results = Object.fromEntries(
     cells.flatMap(({ name }) => {
       const own = samples.filter((sample) => sample.cell === name)
@@ -300,6 +304,12 @@ export function makeReport(measured) {
       (field) => [field, summary(besides.filter(({ wentOn }) => wentOn).map((one) => one[field]))],
     ),
   )
+  const victimFigures = Object.fromEntries(
+    /** @type {const} */ (['aloneP99Us', 'besideP99Us', 'prefetchMs']).map((field) => [
+      field,
+      summary(victims.map((one) => one[field])),
+    ]),
+  )
   /** @type {Record<string, Ratio>} */
   const ratios = Object.fromEntries(
     Object.entries(ratiosOf(measured)).flatMap(([name, values]) => {
@@ -315,11 +325,12 @@ export function makeReport(measured) {
       fault: faultFigures,
       comparison: comparisonFigures,
       beside: besideFigures,
+      victim: victimFigures,
     },
     results,
     choices: choicesOf(samples),
     scenes,
-    samples: { cells: samples, limits, faults, comparisons, besides },
+    samples: { cells: samples, limits, faults, comparisons, besides, victims },
   }
 }
 

@@ -10,6 +10,7 @@ const programs = {
   shared: fileURLToPath(new URL('shared.mjs', import.meta.url)),
   verify: fileURLToPath(new URL('verify.mjs', import.meta.url)),
   beside: fileURLToPath(new URL('beside-comparison.mjs', import.meta.url)),
+  victim: fileURLToPath(new URL('beside-prefetch.mjs', import.meta.url)),
 }
 
 /**

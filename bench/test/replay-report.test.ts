@@ -33,6 +33,7 @@ const measured = (samples: Sample[]) => ({
   faults: [],
   comparisons: [],
   besides: [],
+  victims: [],
 })
 const timesOf = (cell: object, times: readonly number[]): Sample[] =>
   times.map((responseMs, round) => ({ cell: nameOf(cell), round, responseMs }))
@@ -136,12 +137,18 @@ describe('the report of the bench', () => {
       ],
       // The comparisons of the last one ended before its faults.
       besides: [beside(0, 50), beside(1, 54), beside(2, 500, false)],
+      victims: [
+        { round: 0, aloneP99Us: 20, besideP99Us: 26, prefetchMs: 250 },
+        { round: 3, aloneP99Us: 20, besideP99Us: 30, prefetchMs: 250 },
+      ],
     })
     expect(report.ratios.compareOverReadsCold).toMatchObject({ value: 1.1, pairs: 1, met: true })
     expect(report.ratios.compareOverReadsWarm).toMatchObject({ value: 1.3, pairs: 1, met: false })
     expect(report.ratios.faultP99DuringCompare).toMatchObject({ value: 1.04, pairs: 2, met: true })
+    expect(report.ratios.victimP99).toMatchObject({ value: 1.4, pairs: 2, met: true })
     let text = ''
     printReport(report, { write: (part: string) => (text += part) })
+    expect(text).toContain(`during a prefetch of ${huge} 28.0 µs, alone 20.0 µs`)
     expect(text).toContain(`a comparison of ${middle}, warm: 26.0 ms, its reads alone 20.0 ms`)
     expect(text).toContain('beside comparisons 9.0 (52.0) µs, alone 8.0 (50.0) µs')
   })
