@@ -16,7 +16,7 @@ import { constants } from 'node:os'
  * | `ERR_SNAPSHOT_MISMATCH` | the working set was made for another memory file or disk image |
  * | `ERR_WORKING_SET_INVALID` | a working-set file fails a check (magic, version, checksum, bounds) |
  * | `ERR_WORKING_SET_IO` | a working-set file cannot be opened, read or written |
- * | `ERR_UNTRUSTED_FILE` | another user may write to a working-set or trace file |
+ * | `ERR_UNTRUSTED_FILE` | another user may write to a working-set, trace or calibration file |
  * | `ERR_TRACE_INVALID` | a trace file fails a check (magic, version, checksum, bounds) |
  * | `ERR_TRACE_IO` | a trace file cannot be opened, read or written |
  * | `ERR_SOURCE_READ` | the memory file or a disk image cannot be opened or read, or the memory file is shorter than the guest's memory |

@@ -22,6 +22,7 @@ export { type CalibrateHostOptions, calibrateHost } from './restore/calibrate.js
 export {
   type GuestCalibration,
   type HostCalibration,
+  type HostCalibrationOptions,
   hostCalibration,
   type PageCosts,
   type Vcpus,

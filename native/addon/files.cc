@@ -69,19 +69,20 @@ class ReadPrivateFile : public Task {
       : Task(env), folder_(std::move(folder)), name_(std::move(name)) {}
 
  protected:
-  void Execute() override { found_ = read_private_file(folder_, name_, &bytes_); }
+  void Execute() override { found_ = read_private_file(folder_, name_, &bytes_, &untrusted_); }
   Napi::Value result(Napi::Env env) override {
-    return found_ ? give(env, std::move(bytes_)) : env.Null();
+    return found_ ? give(env, std::move(bytes_)) : to_js(env, untrusted_);
   }
 
  private:
   const std::string folder_;
   const std::string name_;
   std::vector<uint8_t> bytes_;
+  Failure untrusted_;
   bool found_ = false;
 };
 
-// readPrivateFile(folder, name) => Promise<Uint8Array | null>
+// readPrivateFile(folder, name) => Promise<Uint8Array | failure | null>
 Napi::Value start_reading_private_file(const Napi::CallbackInfo& info) {
   auto* task = new ReadPrivateFile(info.Env(), info[0].As<Napi::String>().Utf8Value(),
                                    info[1].As<Napi::String>().Utf8Value());

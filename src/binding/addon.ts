@@ -139,7 +139,8 @@ interface Addon {
   ): NativeWorkingSet
   touchesOf(set: NativeWorkingSet): [touches: Uint32Array, diskTouches: Uint32Array]
   /** `null` if the file is missing, or accessible to other users. */
-  readPrivateFile(folder: string, name: string): Promise<Uint8Array | null>
+  /** Null if the file is missing or a link. */
+  readPrivateFile(folder: string, name: string): Promise<Uint8Array | NativeFailure | null>
   /** `ERR_UNTRUSTED_FILE` if another user than this one and root may write to the file. */
   checkWriters(fd: number): NativeFailure | null
   /** For a read-only descriptor; true also if the kernel does not report writers. */

@@ -254,11 +254,11 @@ function explainWorkingSet(failure: NativeFailure, path: string | undefined): Ex
 /** Describes a file that another user may have written. */
 function explainWriters(
   { check, got, errno, syscall }: NativeFailure,
-  { workingSetPath, tracePath }: FailureContext,
+  { workingSetPath, tracePath, calibrationPath }: FailureContext,
 ): Explanation {
-  const path = tracePath ?? workingSetPath
+  const path = tracePath ?? calibrationPath ?? workingSetPath
   const trust =
-    tracePath === undefined ? 'trustWorkingSet: true (--trust-working-set)' : 'trust: true'
+    path === workingSetPath ? 'trustWorkingSet: true (--trust-working-set)' : 'trust: true'
   switch (check) {
     case 'owner':
       return {

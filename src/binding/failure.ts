@@ -24,6 +24,7 @@ export interface FailureContext {
   readonly diskImage?: string
   readonly workingSetPath?: string | undefined
   readonly tracePath?: string
+  readonly calibrationPath?: string
   readonly connectTimeoutMs?: number
   /** Fate of the VM, if the failure ended a session. */
   readonly vm?: { readonly pid: number; readonly state: EndState }

@@ -20,7 +20,7 @@ export interface Evidence {
   /** Share of the recorded pages that the guest modified; `undefined` if unknown. */
   readonly writtenShare: number | undefined
   readonly vcpus: Vcpus
-  readonly calibration: HostCalibration | undefined
+  readonly calibration: HostCalibration | 'untrusted' | undefined
 }
 
 /** A backend and the reason for it, a sentence without a full stop. */
@@ -79,6 +79,10 @@ export function chooseBackend(evidence: Evidence): Choice {
 
 /** Chooses by the cost of a page when the working set is in the page cache. */
 function cheaperPage({ writtenShare, vcpus, calibration }: Evidence): Choice {
+  if (calibration === 'untrusted') {
+    const reason = 'other users may write to the calibration of this host (hostCalibration())'
+    return { backend: 'page-cache', reason }
+  }
   const guest: GuestCalibration | undefined = calibration?.guests[vcpus]
   if (!guest) {
     const reason = calibration

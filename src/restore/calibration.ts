@@ -2,8 +2,11 @@ import { access, constants, mkdir, readFile } from 'node:fs/promises'
 import { homedir, release } from 'node:os'
 import { basename, dirname, join, resolve } from 'node:path'
 import { native } from '../binding/addon.js'
+import { toError } from '../binding/explain.js'
+import { isFailure } from '../binding/failure.js'
 import { ReapTraceError } from '../errors.js'
 import { describeCall, replaceFile, writeWhole } from '../files.js'
+import { checkOptions, type OptionRule, rules } from '../options.js'
 
 /** Kind of vCPUs: those of KVM, or threads of the VMM (QEMU's TCG). */
 export type Vcpus = 'kvm' | 'threads'
@@ -53,23 +56,54 @@ const isCost = (value: unknown): value is number =>
 const areCosts = (costs: PageCosts | undefined): boolean =>
   isCost(costs?.mappedUs) && isCost(costs?.installedUs)
 
+const isWhole = ({ guests }: HostCalibration): boolean =>
+  Object.values(guests).every(({ reads, writes }) => areCosts(reads) && areCosts(writes))
+
 let cpu: Promise<string> | undefined
 
+/** Rule of the option `calibration`. */
+export const calibrationRule: OptionRule = {
+  expected: 'the result of hostCalibration() or calibrateHost()',
+  accepts: (value) => {
+    try {
+      return isWhole(value as HostCalibration)
+    } catch {
+      return false
+    }
+  },
+}
+
+/** Options of {@link hostCalibration}. */
+export interface HostCalibrationOptions {
+  /**
+   * Whether to use a file that another user than this one and root may have written.
+   * @default false
+   */
+  readonly trust?: boolean | undefined
+}
+
 /**
- * Returns the calibration of this host. `undefined` if there is none, if the kernel or the
- * processors have changed, or if another user can write to the file.
+ * Returns the calibration of this host. `undefined` if there is none, or if the kernel or the
+ * processors have changed.
+ *
+ * @throws TypeError for invalid options.
+ * @throws ReapTraceError `ERR_UNTRUSTED_FILE` if another user may write to the file or its folder.
  */
-export async function hostCalibration(): Promise<HostCalibration | undefined> {
+export async function hostCalibration(
+  options: HostCalibrationOptions = {},
+): Promise<HostCalibration | undefined> {
+  checkOptions('hostCalibration()', options, { trust: rules.boolean })
   const path = calibrationPath()
-  const bytes = await native().readPrivateFile(dirname(path), basename(path))
+  const bytes = options.trust
+    ? await readFile(path).catch(() => null)
+    : await native().readPrivateFile(dirname(path), basename(path))
   if (!bytes) return undefined
+  if (isFailure(bytes)) throw toError(bytes, { calibrationPath: path })
   try {
     const found = JSON.parse(Buffer.from(bytes).toString('utf8')) as HostCalibration
     cpu ??= cpuName()
     const isThisHost = found.kernel === release() && found.cpu === (await cpu)
-    const guests = Object.values(found.guests)
-    const isWhole = guests.every(({ reads, writes }) => areCosts(reads) && areCosts(writes))
-    return isThisHost && isWhole ? found : undefined
+    return isThisHost && isWhole(found) ? found : undefined
   } catch {
     return undefined
   }

@@ -1,12 +1,17 @@
 import { native } from '../binding/addon.js'
-import { isMissing, isWorkingSetError, type ReapTraceError } from '../errors.js'
+import { isMissing, isWorkingSetError, ReapTraceError } from '../errors.js'
 import { checkOptions, oneOf, rules } from '../options.js'
 import { checkSnapshot, type Snapshot, snapshotRule } from '../snapshot/snapshot.js'
 import { internalsOf } from '../working-set/internals.js'
 import { openSnapshot, type Residency } from '../working-set/open.js'
 import { type WorkingSet, workingSetRule } from '../working-set/working-set.js'
 import { type Backend, chooseBackend } from './backend.js'
-import { hostCalibration, type Vcpus } from './calibration.js'
+import {
+  calibrationRule,
+  type HostCalibration,
+  hostCalibration,
+  type Vcpus,
+} from './calibration.js'
 
 /** Options of {@link planRestore}. */
 export interface PlanRestoreOptions {
@@ -49,6 +54,11 @@ export interface PlanRestoreOptions {
    * @default 'on-demand'
    */
   readonly onBadWorkingSet?: 'on-demand' | 'fail' | undefined
+  /**
+   * Costs of a page on this host.
+   * @default the result of {@link hostCalibration}, unless another user may write to its file
+   */
+  readonly calibration?: HostCalibration | undefined
   readonly signal?: AbortSignal | undefined
 }
 
@@ -91,6 +101,13 @@ export function planInternalsOf(plan: RestorePlan): PlanInternals {
   throw new TypeError('restore() expects a plan of planRestore()')
 }
 
+/** Result of `hostCalibration()`, or `'untrusted'`: a restore does not fail because of it. */
+const savedCalibration = (): Promise<HostCalibration | 'untrusted' | undefined> =>
+  hostCalibration().catch((error) => {
+    if (error instanceof ReapTraceError && error.code === 'ERR_UNTRUSTED_FILE') return 'untrusted'
+    throw error
+  })
+
 const planRules = {
   snapshot: snapshotRule,
   workingSet: workingSetRule,
@@ -103,6 +120,7 @@ const planRules = {
   },
   trustWorkingSet: rules.boolean,
   onBadWorkingSet: oneOf('on-demand', 'fail'),
+  calibration: calibrationRule,
   signal: rules.signal,
 }
 
@@ -171,7 +189,7 @@ export async function planRestore(
     return opened
   }
   const [calibration, { set, isMappable, residency }] = await Promise.all([
-    hostCalibration(),
+    options.calibration ?? savedCalibration(),
     openOrRefuse(),
   ])
   signal?.throwIfAborted()

@@ -3,6 +3,7 @@ import { homedir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { LRUCache } from 'lru-cache'
 import { native } from '../binding/addon.js'
+import { isFailure } from '../binding/failure.js'
 import { replaceFile, writeWhole } from '../files.js'
 import { type FileStamp, keyOfStamp, stampKey } from '../snapshot/file-stamp.js'
 
@@ -83,7 +84,8 @@ export function findingIn(
 
 /** Findings on a working set in its current state, the newest first. */
 export async function findingsOf(set: SetState): Promise<readonly Finding[]> {
-  learn(await native().readPrivateFile(proofFolder(), nameOf(set)), set)
+  const bytes = await native().readPrivateFile(proofFolder(), nameOf(set))
+  if (bytes && !isFailure(bytes)) learn(bytes, set)
   return rememberedOf(set)
 }
 

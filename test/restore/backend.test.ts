@@ -1,8 +1,10 @@
 import { chmodSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
-import { hostCalibration } from '../../src/index.js'
+import { hostCalibration, planRestore } from '../../src/index.js'
 import { chooseBackend, type Evidence } from '../../src/restore/backend.js'
 import { calibrated, calibration, uncalibrated } from '../support/calibration.js'
+import { readPages } from '../support/page-cache.js'
+import { range, recordedSet, scene } from '../support/scratch.js'
 
 uncalibrated()
 
@@ -138,8 +140,22 @@ describe('a calibration', () => {
     expect(await hostCalibration()).toBeUndefined()
   })
 
-  test('is none where somebody else may have written it', async () => {
-    chmodSync(calibrated(), 0o622)
-    expect(await hostCalibration()).toBeUndefined()
+  test('is refused where another user may have written it, unless it is trusted', async () => {
+    const path = calibrated()
+    chmodSync(path, 0o622)
+    const error = { code: 'ERR_UNTRUSTED_FILE', check: 'mode', path }
+    await expect(hostCalibration()).rejects.toMatchObject(error)
+    await expect(hostCalibration({ trust: 'yes' as never })).rejects.toThrow(TypeError)
+    const trusted = await hostCalibration({ trust: true })
+    expect(trusted).toEqual(calibration)
+    const s = await scene({ pages: 64, holes: false })
+    const snapshot = { memoryFile: s.memoryFile }
+    const workingSet = await recordedSet(s, range(0, 64))
+    readPages(s.memoryFile, range(0, 64))
+    const reasonOf = async (options = {}) =>
+      (await planRestore({ snapshot, workingSet, ...options })).reason
+    expect(await reasonOf()).toMatch('other users may write to the calibration')
+    expect(await reasonOf({ calibration: trusted })).toMatch(/a mapped page takes/)
+    await expect(reasonOf({ calibration: {} })).rejects.toThrow(TypeError)
   })
 })

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <utility>
 
 #include "base/posix.h"
 
@@ -14,8 +15,12 @@ namespace {
 
 constexpr off_t kMaxBytes = 1 << 20;
 
-bool is_private(int fd, mode_t type, struct stat* status) {
-  return ::fstat(fd, status) == 0 && (status->st_mode & S_IFMT) == type && !check_writers(fd);
+bool is_private(int fd, mode_t type, struct stat* status, Failure* untrusted) {
+  if (::fstat(fd, status) != 0 || (status->st_mode & S_IFMT) != type) return false;
+  Failure failure = check_writers(fd);
+  if (!failure) return true;
+  if (untrusted) *untrusted = std::move(failure);
+  return false;
 }
 
 }  // namespace
@@ -38,16 +43,15 @@ Failure check_writers(int fd) {
 }
 
 bool read_private_file(const std::string& folder, const std::string& name,
-                       std::vector<uint8_t>* bytes) {
+                       std::vector<uint8_t>* bytes, Failure* untrusted) {
   struct stat status {};
   const UniqueFd at(::open(folder.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
-  if (!at || !is_private(at.get(), S_IFDIR, &status)) return false;
+  if (!at || !is_private(at.get(), S_IFDIR, &status, untrusted)) return false;
   // Without O_NONBLOCK, opening a named pipe would wait.
   const UniqueFd file(
       ::openat(at.get(), name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
-  if (!file || !is_private(file.get(), S_IFREG, &status) || status.st_size > kMaxBytes) {
-    return false;
-  }
+  if (!file || !is_private(file.get(), S_IFREG, &status, untrusted)) return false;
+  if (status.st_size > kMaxBytes) return false;
   bytes->resize(static_cast<size_t>(status.st_size));
   return read_whole(file.get(), 0, bytes->data(), bytes->size()) == status.st_size;
 }

@@ -14,8 +14,9 @@ namespace reap {
 Failure check_writers(int fd);
 
 // Reads folder/name, at most 1 MiB. Returns false if it is missing, or if another user can have put
-// it there: the folder and the file must pass check_writers() and must not be links.
+// it there: the folder and the file must pass check_writers() (else *untrusted is set) and must not
+// be links.
 bool read_private_file(const std::string& folder, const std::string& name,
-                       std::vector<uint8_t>* bytes);
+                       std::vector<uint8_t>* bytes, Failure* untrusted = nullptr);
 
 }  // namespace reap

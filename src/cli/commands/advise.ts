@@ -1,4 +1,4 @@
-import { calibrateHost, hostCalibration, planRestore } from '../../index.js'
+import { calibrateHost, type HostCalibration, hostCalibration, planRestore } from '../../index.js'
 import type { AdviseArguments } from '../arguments/program.js'
 import { abortOnSignal, Signals } from '../session/signals.js'
 import { Interrupted } from '../terminal/failure.js'
@@ -7,7 +7,11 @@ import { formatPlural, formatShare } from '../terminal/units.js'
 
 export async function advise(args: AdviseArguments, terminal: Terminal): Promise<void> {
   const { file, memory: memoryFile, trustWorkingSet, vcpus } = args
-  if (args.calibrate && !(await hostCalibration())) await calibrateOnce(terminal)
+  let calibration = await savedCalibration(terminal)
+  if (args.calibrate && calibration === undefined) {
+    await calibrateOnce(terminal)
+    calibration = await savedCalibration(terminal)
+  }
   const { backend, reason, residency, decidedMs } = await planRestore({
     snapshot: { memoryFile },
     workingSet: file,
@@ -15,8 +19,7 @@ export async function advise(args: AdviseArguments, terminal: Terminal): Promise
     vcpus,
     onBadWorkingSet: 'fail',
   })
-  const calibration = (await hostCalibration()) ?? null
-  terminal.emit({ backend, reason, residency, vcpus, calibration, decidedMs })
+  terminal.emit({ backend, reason, residency, vcpus, calibration: calibration ?? null, decidedMs })
   terminal.print(`${terminal.style('bold', backend)}: ${reason}`)
   terminal.print()
   const { pageCount, missingPageCount } = residency!
@@ -36,6 +39,13 @@ export async function advise(args: AdviseArguments, terminal: Terminal): Promise
   }
   if (calibration) terminal.print(`calibrated    ${calibration.calibratedAt}`)
 }
+
+/** The calibration of this host, or null after a warning if its file cannot be used. */
+const savedCalibration = (terminal: Terminal): Promise<HostCalibration | null | undefined> =>
+  hostCalibration().catch((error) => {
+    terminal.warn(error, 'the choice depends only on the page cache')
+    return null
+  })
 
 /** Calibrates the host, which takes about two seconds. */
 async function calibrateOnce(terminal: Terminal): Promise<void> {
