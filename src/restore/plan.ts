@@ -75,6 +75,8 @@ export interface RestorePlan<B extends Backend = Backend> {
   readonly workingSet: WorkingSet | string | undefined
   /** The error for a working set that cannot be used. */
   readonly refusal: ReapTraceError | undefined
+  /** Whether the working set is the path of a file that does not exist yet. */
+  readonly isWorkingSetMissing: boolean
   /** Page-cache residency of the working set; `undefined` for a set without a file. */
   readonly residency: Residency | undefined
   readonly record: boolean
@@ -174,15 +176,15 @@ export async function planRestore(
   signal?.throwIfAborted()
   const { memoryFile, diskImages = [] } = snapshot
   let refusal: ReapTraceError | undefined
-  let isMissingSet = false
+  let isWorkingSetMissing = false
   const openOrRefuse = async () => {
     const opened = await openSnapshot(memoryFile, workingSet, {
       wantsResidency: true,
       isTrusted: trustWorkingSet,
     }).catch((error) => {
       if (!isWorkingSetError(error) || options.onBadWorkingSet === 'fail') throw error
-      isMissingSet = isMissing(error)
-      if (!isMissingSet) refusal = error
+      isWorkingSetMissing = isMissing(error)
+      if (!isWorkingSetMissing) refusal = error
       return openSnapshot(memoryFile, undefined, { wantsResidency: true })
     })
     native().closeFiles(opened.files)
@@ -207,10 +209,13 @@ export async function planRestore(
   const diskCount = set ? internalsOf(set).disks.length : 0
   const plan = Object.freeze({
     backend,
-    reason: isMissingSet ? `${reason}; there is no working-set file ${workingSet} yet` : reason,
+    reason: isWorkingSetMissing
+      ? `${reason}; there is no working-set file ${workingSet} yet`
+      : reason,
     snapshot: { ...snapshot },
     workingSet,
     refusal,
+    isWorkingSetMissing,
     residency,
     record,
     diskImages: diskImages.slice(0, diskCount),

@@ -7,7 +7,7 @@ import { calibrated, calibration, uncalibrated } from '../support/calibration.js
 import { Cli, checkBuild, errorIn, events, guest, run } from '../support/cli-process.js'
 import { evict, residentPages, threadGuest } from '../support/page-cache.js'
 import { scratchFolder } from '../support/scratch.js'
-import { diskTrace, makeDisk, makeMemory, PAGE, setOf } from '../support/working-sets.js'
+import { diskTrace, makeDisk, makeMemory, newPath, PAGE, setOf } from '../support/working-sets.js'
 
 beforeAll(checkBuild)
 uncalibrated()
@@ -422,6 +422,33 @@ describe('advise', () => {
     expect(warm.stdout).toMatch(/^page-cache: 100 % of 1\.2 MiB of working set/)
     expect(warm.stdout).toMatch(/^memory file +300 pages of 300 pages in the page cache$/m)
   })
+
+  // A file of sysfs, as one of FUSE with direct I/O.
+  const unmappable = '/sys/kernel/mm/transparent_hugepage/enabled'
+  it.skipIf(!existsSync(unmappable))(
+    'and restore know a memory file that cannot be mapped (needs transparent huge pages)',
+    async () => {
+      const output = newPath('vm.ws')
+      await setOf(makeMemory(1), [0]).write(output, { snapshot: { memoryFile: makeMemory(1) } })
+      const env = { REAP_TRACE_CALIBRATION: calibrated() }
+      const advice = await run(['advise', output, '--memory', unmappable], { env })
+      expect(advice).toMatchObject({ code: 0, stderr: '' })
+      expect(advice.stdout).toMatch(/^uffd: the file system of the memory file has no mappings/)
+      const words = [
+        'restore',
+        '--memory',
+        unmappable,
+        '--working-set',
+        output,
+        '--backend',
+        'auto',
+      ]
+      const socket = ['--socket', newPath('s'), '--connect-timeout', '1ms']
+      const restored = await run([...words, ...socket])
+      expect(restored.code).toBe(1)
+      expect(restored.stderr).not.toContain('does not exist')
+    },
+  )
 
   it('says all of it to programs', async () => {
     const s = await recorded()

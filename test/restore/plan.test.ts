@@ -42,6 +42,7 @@ describe('a plan', () => {
       reason: restore.reason,
       residency: { pageCount: 400, missingPageCount: 0, isVisible: true },
       refusal: undefined,
+      isWorkingSetMissing: false,
       diskImages: [],
       record: false,
     })
@@ -74,7 +75,9 @@ describe('a plan', () => {
       for (const options of [{}, { workingSet: newPath('nowhere.ws') }, { workingSet }]) {
         const plan = await planRestore({ snapshot, ...options })
         const reason = expect.stringMatching(/^the file system of the memory file has no mappings/)
-        expect(plan).toMatchObject({ backend: 'uffd', reason, residency: undefined })
+        const isWorkingSetMissing = 'workingSet' in options && options.workingSet !== workingSet
+        const expected = { backend: 'uffd', reason, residency: undefined, isWorkingSetMissing }
+        expect(plan).toMatchObject(expected)
       }
       const error = { code: 'ERR_SOURCE_READ', syscall: 'mmap', errno: -constants.errno.ENODEV }
       const failure = await failureOf(prefetchPageCache({ snapshot, workingSet }))

@@ -22,10 +22,12 @@ export async function advise(args: AdviseArguments, terminal: Terminal): Promise
   terminal.emit({ backend, reason, residency, vcpus, calibration: calibration ?? null, decidedMs })
   terminal.print(`${terminal.style('bold', backend)}: ${reason}`)
   terminal.print()
-  const { pageCount, missingPageCount } = residency!
-  terminal.print(
-    `memory file   ${formatPlural(pageCount - missingPageCount, 'page')} of ${formatPlural(pageCount, 'page')} in the page cache`,
-  )
+  if (residency) {
+    const { pageCount, missingPageCount } = residency
+    terminal.print(
+      `memory file   ${formatPlural(pageCount - missingPageCount, 'page')} of ${formatPlural(pageCount, 'page')} in the page cache`,
+    )
+  }
   const guests = Object.entries(calibration?.guests ?? {})
   for (const [kind, { reads, writes }] of guests) {
     for (const [access, { mappedUs, installedUs }] of [

@@ -25,10 +25,9 @@ export async function restore(args: RestoreArguments, terminal: Terminal): Promi
     terminal.emit({ type: 'planned', backend: plan.backend, reason: plan.reason })
     terminal.print(`planned: ${plan.backend} (${plan.reason})`)
   }
-  // Without a refusal and without pages to look up, the file does not exist.
-  const isMissing = !plan.refusal && !plan.residency
-  if (isMissing) warnOfMissing(workingSet, terminal)
-  for (const path of plan.refusal || isMissing ? [] : disks.slice(plan.diskImages.length)) {
+  const { refusal, isWorkingSetMissing } = plan
+  if (isWorkingSetMissing) warnOfMissing(workingSet, terminal)
+  for (const path of refusal || isWorkingSetMissing ? [] : disks.slice(plan.diskImages.length)) {
     terminal.say(`${path} is not prefetched: the working set was recorded without it`)
   }
   if (plan.backend === 'uffd') return restoreByHandler(plan, args, terminal)
