@@ -94,6 +94,7 @@ class ComparisonJob {
   }
 
   void compare_files() {
+    memory_file_.find_holes();
     compare(
         set_->plan, working_set_, memory_file_, *stop_,
         [this](uint64_t pages) {

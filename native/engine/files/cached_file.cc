@@ -2,10 +2,8 @@
 
 #include <fcntl.h>
 #include <linux/magic.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
-#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -19,57 +17,13 @@ namespace reap {
 
 namespace {
 
-// cachestat(2) exists since Linux 6.5; the headers of many systems are older. Its number is the
-// same on every architecture.
-constexpr long kCachestat = 451;
-struct CachestatRange {
-  uint64_t offset;
-  uint64_t length;
-};
-struct Cachestat {
-  uint64_t cached;
-  uint64_t dirty;
-  uint64_t writeback;
-  uint64_t evicted;
-  uint64_t recently_evicted;
-};
-
 constexpr uint64_t kMincorePages = 512;  // pages per mincore() call
 // Of one readahead request the kernel reads at most the device's read-ahead or its maximum request
 // size, whichever is larger, and silently drops the rest. It reads this much in any case, unless
 // the device is set lower.
 constexpr uint64_t kMinRequestPages = (128 << 10) / kPage;
 
-// True if this process may write to an open file. Before faccessat2(2), Linux 5.8, only a path can
-// be checked.
-// asked about.
-bool may_write(int fd, const std::string& path) {
-  if (::faccessat(fd, "", W_OK, AT_EACCESS | AT_EMPTY_PATH) == 0) return true;
-  return errno == EINVAL && ::faccessat(AT_FDCWD, path.c_str(), W_OK, AT_EACCESS) == 0;
-}
-
-// mincore() reports "all resident" instead of failing, so the kernel's own rule is checked first.
-// Root passes by its capability over any file of its user namespace; a read-only file system denies
-// writes but not this.
-// takes only the write away.
-bool may_see(int fd, const std::string& path, const struct stat& status) {
-  return status.st_uid == ::geteuid() || may_write(fd, path) ||
-         (errno == EROFS && ::geteuid() == 0);
-}
-
 }  // namespace
-
-bool has_cachestat(const struct statfs& file_system) {
-  return file_system.f_type != OVERLAYFS_SUPER_MAGIC && !REAP_HOOK_SAYS(lacks_cachestat);
-}
-
-int64_t cached_pages(int fd, uint64_t first_page, uint64_t pages) {
-  // A length of 0 would mean up to the end of the file.
-  CachestatRange range{first_page * kPage, pages * kPage};
-  Cachestat found{};
-  if (::syscall(kCachestat, fd, &range, &found, 0) != 0) return -errno;
-  return static_cast<int64_t>(found.cached);
-}
 
 int CachedFile::open(const std::string& path) {
   // Without O_NONBLOCK, opening a named pipe would wait for a writer.
@@ -87,24 +41,12 @@ int CachedFile::open(const std::string& path) {
   // Reads through this descriptor are of single pages; read-ahead would bring in megabytes that
   // nobody requested.
   ::posix_fadvise(fd_.get(), 0, 0, POSIX_FADV_RANDOM);
-  visible_ = may_see(fd_.get(), path, status) && !REAP_HOOK_SAYS(hides_residency);
+  visible_ = may_see_cache(fd_.get(), status);
   has_cachestat_ =
       visible_ && reap::has_cachestat(file_system) && cached_pages(fd_.get(), 0, 1) >= 0;
-  return map_view();
-}
-
-int CachedFile::map_view() {
-  if (!visible_ || bytes_ == 0) return 0;
-  void* data = ::mmap(nullptr, bytes_, PROT_READ, MAP_SHARED, fd_.get(), 0);
-  if (data == MAP_FAILED) {
-    failed_in_ = "mmap";
-    return -errno;
-  }
-  view_ = Mapping::adopt(data, bytes_);
-  // Otherwise mappings_of() would report a forked child as a mapper of the file, as if it were the
-  // VMM that it is about to exec.
-  ::madvise(data, bytes_, MADV_DONTFORK);
-  return 0;
+  const int error = visible_ ? view_.map(fd_.get(), bytes_) : 0;
+  if (error != 0) failed_in_ = "mmap";
+  return error;
 }
 
 int CachedFile::read(uint64_t offset, void* buffer, uint64_t length) const {
@@ -148,10 +90,7 @@ bool CachedFile::has(uint64_t page) const {
 
 int CachedFile::map(uint64_t first_page, uint64_t pages, uint8_t* is_cached) const {
   pages = within(first_page, pages);
-  if (pages == 0) return 0;
-  if (::mincore(view_.data() + first_page * kPage, pages * kPage, is_cached) != 0) return -errno;
-  if (REAP_HOOK_SAYS(reads_are_unfinished)) std::fill_n(is_cached, pages, uint8_t{0});
-  return 0;
+  return pages == 0 ? 0 : view_.find_cached(first_page, pages, is_cached);
 }
 
 void CachedFile::advise(uint64_t first_page, uint64_t pages) const {

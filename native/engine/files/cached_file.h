@@ -1,23 +1,13 @@
 // A file as the page cache holds it: which pages are cached, and bringing in others.
 #pragma once
 
-#include <sys/statfs.h>
-
 #include <cstdint>
 #include <string>
 
 #include "base/posix.h"
+#include "files/cache_view.h"
 
 namespace reap {
-
-// True if cachestat(2) is reliable on this file system. On overlayfs it inspects an inode without
-// pages, unlike mincore(2) and reads.
-bool has_cachestat(const struct statfs& file_system);
-
-// Number of pages of the range that are in the page cache or being read into it, or a negative
-// errno: ENOSYS before Linux 6.5; EPERM on newer kernels for a file that the process neither owns
-// nor may write. Call it only if has_cachestat() is true.
-int64_t cached_pages(int fd, uint64_t first_page, uint64_t pages);
 
 class CachedFile {
  public:
@@ -30,8 +20,7 @@ class CachedFile {
   // True if the file has holes.
   bool is_sparse() const { return sparse_; }
 
-  // True if the kernel reports residency to this process. It does for a file that the process owns
-  // or may write (mincore(2), since 5.2), so that nobody can observe what others read.
+  // True if the kernel reports residency to this process: see may_see_cache().
   bool is_visible() const { return visible_; }
 
   // Number of pages of the range in the page cache, exact if the file is visible. Otherwise each
@@ -58,7 +47,6 @@ class CachedFile {
   int evict() const;
 
  private:
-  int map_view();
   // The part of a range that lies within the file.
   uint64_t within(uint64_t first_page, uint64_t pages) const;
   bool has(uint64_t page) const;
@@ -66,7 +54,7 @@ class CachedFile {
   int wait_for(uint64_t page) const;
 
   UniqueFd fd_;
-  Mapping view_;  // for mincore(), which takes a mapping
+  CacheView view_;
   uint64_t bytes_ = 0;
   uint64_t pages_ = 0;
   bool visible_ = false;

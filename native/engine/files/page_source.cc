@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
+#include <sys/sysmacros.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
@@ -15,14 +16,29 @@
 
 #include "base/page.h"
 #include "base/test_hooks.h"
-#include "files/cached_file.h"
 
 namespace reap {
 
 namespace {
 
-uint64_t nanoseconds_of(const timespec& time) {
+template <typename Time>
+uint64_t nanoseconds_of(const Time& time) {
   return static_cast<uint64_t>(time.tv_sec) * 1000000000 + static_cast<uint64_t>(time.tv_nsec);
+}
+
+// A read at the end of the file reads nothing, but is refused where the flag is not supported.
+bool lacks_nowait(int fd, uint64_t bytes) {
+  uint8_t byte;
+  iovec part{&byte, 1};
+  return ::preadv2(fd, &part, 1, static_cast<off_t>(bytes), RWF_NOWAIT) < 0 && errno == EOPNOTSUPP;
+}
+
+// The stamp that statx(2) reports, since Linux 4.11.
+FileStamp ask(int fd, int flags) {
+  struct statx status {};
+  if (::statx(fd, "", flags | AT_EMPTY_PATH, STATX_BASIC_STATS, &status) != 0) return {};
+  return {makedev(status.stx_dev_major, status.stx_dev_minor), status.stx_ino, status.stx_size,
+          nanoseconds_of(status.stx_mtime), nanoseconds_of(status.stx_ctime)};
 }
 
 }  // namespace
@@ -73,11 +89,14 @@ int PageSource::adopt(UniqueFd fd) {
   stamp_ = stamp_of(status);
   // st_blocks counts units of 512 bytes whatever the block size (stat(2)).
   sparse_ = static_cast<uint64_t>(status.st_blocks) * 512 < bytes_;
+  data_ = DataMap(bytes_);
   struct statfs file_system {};
   if (::fstatfs(fd_.get(), &file_system) == 0) {
     in_memory_ = file_system.f_type == TMPFS_MAGIC;
     has_cachestat_ = has_cachestat(file_system);
   }
+  may_hang_ = !in_memory_ && lacks_nowait(fd_.get(), bytes_);
+  if (may_hang_ && may_see_cache(fd_.get(), status)) view_.map(fd_.get(), bytes_);
   return 0;
 }
 
@@ -89,16 +108,35 @@ int PageSource::open(const std::string& path) {
   // By now the path may name another file. Test: "a file that is replaced while it is opened is
   // read through one descriptor".
   REAP_HOOK(before_direct_open);
-  direct_.reset(::open(path.c_str(), kFlags | O_DIRECT));
-  struct stat direct {};
-  if (direct_ && (::fstat(direct_.get(), &direct) != 0 || direct.st_dev != stamp_[0] ||
-                  direct.st_ino != stamp_[1])) {
-    direct_.reset();
-  }
+  direct_.reset(::open(this->path().c_str(), kFlags | O_DIRECT));
+  find_holes();
   return 0;
 }
 
+// A file that is being written may get data where a hole was found, and in the same tick of the
+// clock no stamp shows it. A tick is waited for; a file that is still not settled then counts as
+// data.
+bool PageSource::is_settled_soon() const {
+  constexpr int kTicks = 20;
+  for (int i = 0; i < kTicks && !is_settled(stamp_[4]); ++i) ::usleep(1000);
+  return is_settled(stamp_[4], writers() == Writers::some ? kMaxWrite : 0) &&
+         change_of(stamp_, current_stamp()) != FileChange::content;
+}
+
+void PageSource::find_holes() {
+  if (sparse_ && is_settled_soon()) found_data_ = shared_data_map(fd_.get(), stamp_);
+}
+
+const DataMap& PageSource::data_map(const FileStamp& state) const {
+  const bool is_known = found_data_ && change_of(stamp_, state) != FileChange::content;
+  return is_known ? *found_data_ : data_;
+}
+
 FileStamp PageSource::current_stamp() const {
+  return may_hang_ ? ask(fd_.get(), AT_STATX_DONT_SYNC) : refreshed_stamp();
+}
+
+FileStamp PageSource::refreshed_stamp() const {
   struct stat status {};
   return ::fstat(fd_.get(), &status) == 0 ? stamp_of(status) : FileStamp{};
 }
@@ -106,13 +144,13 @@ FileStamp PageSource::current_stamp() const {
 PageSource::Result PageSource::read_cached(uint64_t offset, void* buffer, uint64_t length) const {
   if (REAP_HOOK_SAYS(is_cold)) return {Read::would_block};
   if (in_memory_) return read(offset, buffer, length);
+  if (may_hang_) return {view_.copy(offset, buffer, length) ? Read::done : Read::would_block};
   iovec part{buffer, length};
   for (;;) {
     const ssize_t got = ::preadv2(fd_.get(), &part, 1, static_cast<off_t>(offset), RWF_NOWAIT);
     if (got == static_cast<ssize_t>(length)) return {Read::done};
     // A short read: either the cached part or the file ends here; the blocking read tells which.
-    // EOPNOTSUPP: this file system does not support RWF_NOWAIT.
-    if (got >= 0 || errno == EAGAIN || errno == EOPNOTSUPP) return {Read::would_block};
+    if (got >= 0 || errno == EAGAIN) return {Read::would_block};
     if (errno != EINTR) return {Read::failed, -errno};
   }
 }
@@ -153,6 +191,7 @@ PageSource::Result PageSource::read_streaming(uint64_t offset, void* buffer,
 }
 
 bool PageSource::is_cached(uint64_t offset, uint64_t length) const {
+  if (may_hang_) return view_.has(offset, length);
   if (!has_cachestat_) return true;
   const int64_t there = cached_pages(fd_.get(), offset / kPage, length / kPage);
   return there < 0 || static_cast<uint64_t>(there) >= length / kPage;
@@ -176,24 +215,6 @@ PageSource::RandomAccess::RandomAccess(const PageSource& file) : file_(file) {
 
 PageSource::RandomAccess::~RandomAccess() {
   ::posix_fadvise(file_.fd_.get(), 0, 0, POSIX_FADV_NORMAL);
-}
-
-uint64_t PageSource::hole_end(uint64_t offset) const {
-  if (!sparse_) return offset;
-  const off_t data = ::lseek(fd_.get(), static_cast<off_t>(offset), SEEK_DATA);
-  // ENXIO: no data up to the end of the file. A truncated file returns the same, so the hole is
-  // trusted only up to the file's current size.
-  if (data >= 0) return static_cast<uint64_t>(data);
-  struct stat status {};
-  if (errno != ENXIO || ::fstat(fd_.get(), &status) != 0) return offset;
-  const auto size = static_cast<uint64_t>(status.st_size);
-  return size > offset ? size : offset;
-}
-
-uint64_t PageSource::data_end(uint64_t offset) const {
-  if (!sparse_) return bytes_;
-  const off_t hole = ::lseek(fd_.get(), static_cast<off_t>(offset), SEEK_HOLE);
-  return hole >= 0 ? static_cast<uint64_t>(hole) : bytes_;
 }
 
 Failure changed_failure(uint64_t offset) {

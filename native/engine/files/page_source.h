@@ -5,10 +5,13 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <string>
 
 #include "base/failure.h"
 #include "base/posix.h"
+#include "files/cache_view.h"
+#include "files/data_map.h"
 #include "files/private_file.h"
 
 namespace reap {
@@ -25,6 +28,9 @@ FileStamp stamp_of(const struct stat& status);
 // the same rule to its index. `age` is a minimum age in nanoseconds in addition to that.
 bool is_settled(uint64_t changed_at, uint64_t age = 0);
 bool is_settled_at(uint64_t changed_at, uint64_t age, uint64_t now);
+// Age that a file with writers must have, in nanoseconds: a write() changes the times when it
+// begins, and one of 2 GiB to a slow disk takes this long.
+constexpr uint64_t kMaxWrite = 60'000'000'000;
 
 // Whether a process has the file open for writing, or mapped writable; `unknown` if the kernel does
 // not report it: to processes other than the owner's and root's, and on some file systems. `fd` is
@@ -47,19 +53,24 @@ FileChange change_of(const FileStamp& before, const FileStamp& after);
 // A file that many threads read at once, at explicit offsets.
 class PageSource {
  public:
-  // Returns 0 or a negative errno; -EINVAL if it is not a regular file.
+  // Returns 0 or a negative errno; -EINVAL if it is not a regular file. May wait for a server. The
+  // path is used once.
   int open(const std::string& path);
   // Takes a descriptor instead; its file is read through the page cache only.
   int adopt(UniqueFd fd);
+  // Asks where the file has holes, as open() does; until then it counts as data.
+  void find_holes();
 
   explicit operator bool() const { return static_cast<bool>(fd_); }
   uint64_t bytes() const { return bytes_; }
   // A path to the open file, whatever its name has become (proc_pid_fd(5)).
   std::string path() const { return "/proc/self/fd/" + std::to_string(fd_.get()); }
 
-  // State of the file when it was opened, and now.
+  // State of the file when it was opened, and now, as far as this kernel knows; does not wait.
   const FileStamp& stamp() const { return stamp_; }
   FileStamp current_stamp() const;
+  // The same, after asking the server of a file on FUSE or on a network, which may hang.
+  FileStamp refreshed_stamp() const;
   Writers writers() const { return writers_of(fd_.get()); }
   Failure check_writers() const { return reap::check_writers(fd_.get()); }
 
@@ -106,12 +117,13 @@ class PageSource {
     const PageSource& file_;
   };
 
-  // End of the hole that covers `offset`, or `offset` itself if there is data.
-  uint64_t hole_end(uint64_t offset) const;
-  // End of the data that covers `offset`, at most the file's size.
-  uint64_t data_end(uint64_t offset) const;
+  // Where the file has data in this state: everywhere, unless it was found in this state. If the
+  // content has changed since, `state` tells (see change_of()).
+  const DataMap& data_map(const FileStamp& state) const;
 
  private:
+  bool is_settled_soon() const;
+
   UniqueFd fd_;
   UniqueFd direct_;  // empty if the file system lacks O_DIRECT (tmpfs)
   uint64_t bytes_ = 0;
@@ -119,6 +131,10 @@ class PageSource {
   bool sparse_ = false;         // has holes
   bool has_cachestat_ = false;  // reports residency through cachestat(2)
   bool in_memory_ = false;      // on tmpfs: no read blocks, and RWF_NOWAIT is not supported
+  bool may_hang_ = false;       // lacks RWF_NOWAIT: FUSE, overlayfs, network file systems
+  CacheView view_;              // if it may hang and residency is reported
+  DataMap data_{0};
+  std::shared_ptr<const DataMap> found_data_;  // null: not known
 };
 
 // Failure for a memory file that was written to while it was served.

@@ -23,8 +23,6 @@ constexpr size_t kPoolBuffers = 24;
 // A restore's maximum share of these after its VM has connected, or while its reads do not block:
 // enough for a disk with uneven latency. A buffer costs most at its first use.
 constexpr size_t kMaxAhead = 8;
-// In nanoseconds: a write of 2 GiB to a slow disk takes this long.
-constexpr uint64_t kMaxWrite = 60'000'000'000;
 constexpr auto kNoMemoryTimeout = std::chrono::seconds(2);
 
 }  // namespace

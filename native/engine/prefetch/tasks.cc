@@ -70,10 +70,15 @@ bool Prefetcher::fetch(const Job& job, Task& task, uint8_t* buffer) {
   return good;
 }
 
-// True if both files still have the stamps of the fetched bytes. A write under a running VM is a
+// True if both files still have the stamps of the fetched bytes, after a fetch as their servers
+// report them. A write under a running VM is a
 // failure, since a part of the guest has the old content; any other change voids the fetched bytes.
 bool Prefetcher::check_stamps(const Job& job, Task& task, uint64_t offset) {
-  const FileStamp now = job.client->memory_file().current_stamp();
+  const bool asks = task.step != Step::install;
+  const auto stamp_now = [asks](const PageSource& file) {
+    return asks ? file.refreshed_stamp() : file.current_stamp();
+  };
+  const FileStamp now = stamp_now(job.client->memory_file());
   const FileChange change = change_of(task.memory_stamp, now);
   if (change == FileChange::content && task.is_connected) {
     task.report.failure = changed_failure(offset);
@@ -81,10 +86,10 @@ bool Prefetcher::check_stamps(const Job& job, Task& task, uint64_t offset) {
   }
   // For a running VM, bytes of the memory file are not fetched again after a change of status: if
   // it hid a write, the installed pages have the old content anyway.
-  task.is_void = job.source == Source::working_set
-                     ? change != FileChange::none ||
-                           job.proven->file.current_stamp() != job.proven->file.stamp()
-                     : change != FileChange::none && !task.is_connected;
+  task.is_void =
+      job.source == Source::working_set
+          ? change != FileChange::none || stamp_now(job.proven->file) != job.proven->file.stamp()
+          : change != FileChange::none && !task.is_connected;
   task.memory_stamp = now;
   return !task.is_void;
 }
@@ -124,11 +129,12 @@ bool Prefetcher::fetch_memory_group(const Job& job, Task& task, uint8_t* buffer)
   const PageSource& source = job.client->memory_file();
   const PlanGroup& group = job.memory_groups.groups[task.unit];
   const PlanExtent* extents = job.memory_groups.extents.data() + group.first_extent;
+  const DataMap& data = source.data_map(task.memory_stamp);
   uint64_t bytes = 0;
   for (uint32_t i = 0; i < group.extent_count; ++i) {
     const uint64_t offset = extents[i].first_page * kPage;
     const uint64_t length = extents[i].page_count * kPage;
-    task.holes[i] = source.hole_end(offset) >= offset + length;
+    task.holes[i] = data.hole_end(offset) >= offset + length;
     if (task.holes[i]) continue;
     PageSource::Result read{PageSource::Read::would_block};
     if (!task.waited) read = source.read_cached(offset, buffer + bytes, length);
@@ -153,7 +159,8 @@ bool Prefetcher::fetch_memory_group(const Job& job, Task& task, uint8_t* buffer)
 bool Prefetcher::fetch_block(const Job& job, Task& task, uint8_t* buffer) {
   const Block& block = job.blocks[task.unit];
   const PageSource& source = job.client->memory_file();
-  task.holes[0] = source.hole_end(block.offset) >= block.offset + block.length;
+  const uint64_t hole_end = source.data_map(task.memory_stamp).hole_end(block.offset);
+  task.holes[0] = hole_end >= block.offset + block.length;
   if (task.holes[0]) return check_stamps(job, task, block.offset);
   const PageSource::Result read = source.read_streaming(block.offset, buffer, block.length);
   if (read.read != PageSource::Read::done) {
@@ -249,6 +256,7 @@ bool Prefetcher::install_run(const Job& job, Task& task, uint64_t offset, const 
 void Prefetcher::fill_stretch(const Job& job, Task& task, Mapping& buffer) {
   const PageSource& source = job.client->memory_file();
   const uint64_t page_size = job.client->handler().memory().page_size();
+  const DataMap& data = source.data_map(job.client->handler().memory_stamp());
   uint64_t offset = task.unit;
   const uint64_t end = std::min(offset + kBufferBytes, source.bytes());
   task.filled = Filled::all;
@@ -256,11 +264,11 @@ void Prefetcher::fill_stretch(const Job& job, Task& task, Mapping& buffer) {
   while (offset < end) {
     uint64_t length = end - offset;
     const uint8_t* bytes = nullptr;
-    const uint64_t hole_end = source.hole_end(offset) / page_size * page_size;
+    const uint64_t hole_end = data.hole_end(offset) / page_size * page_size;
     if (hole_end > offset) {
       length = std::min(length, hole_end - offset);
     } else {
-      const uint64_t data_end = (source.data_end(offset) + page_size - 1) / page_size * page_size;
+      const uint64_t data_end = (data.data_end(offset) + page_size - 1) / page_size * page_size;
       length = std::min(length, std::max(data_end - offset, page_size));
       const PageSource::Result read = source.read(offset, buffer.data(), length);
       if (read.read != PageSource::Read::done) {

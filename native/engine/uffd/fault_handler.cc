@@ -51,6 +51,7 @@ FaultHandler::FaultHandler(GuestMemory memory, UniqueFd uffd, const PageSource& 
       uffd_(std::move(uffd)),
       memory_file_(memory_file),
       memory_stamp_(memory_file.current_stamp()),
+      data_(memory_file.data_map(memory_stamp_)),
       counters_(counters),
       trace_(trace),
       connected_at_(Clock::now()),
@@ -289,7 +290,7 @@ FaultHandler::Step FaultHandler::serve_fault(uint64_t address, ServeBuffers& buf
   const uint64_t page = memory_.page_of(offset);
 
   const bool removed = removed_.test(page);
-  bool zero = removed || memory_file_.hole_end(offset) >= offset + page_size;
+  bool zero = removed || data_.hole_end(offset) >= offset + page_size;
   if (!zero) {
     uint8_t* const bytes = buffers.pages.data();
     PageSource::Result read = memory_file_.read_cached(offset, bytes, page_size);
@@ -307,7 +308,10 @@ FaultHandler::Step FaultHandler::serve_fault(uint64_t address, ServeBuffers& buf
   }
   // Applies to holes as well: they may have been punched. A removed page needs nothing from the
   // file.
-  if (!removed && memory_file_changed()) return fail(changed_failure(offset));
+  const auto now = [&] {
+    return wait == Wait::yes ? memory_file_.refreshed_stamp() : memory_file_.current_stamp();
+  };
+  if (!removed && has_changed(now())) return fail(changed_failure(offset));
 
   REAP_HOOK(before_install);
   uffd::Result result;

@@ -46,9 +46,7 @@ class FaultHandler {
   // State of the memory file at the handshake, which is that of all installed pages, and whether
   // its content has changed since.
   const FileStamp& memory_stamp() const { return memory_stamp_; }
-  bool memory_file_changed() const {
-    return change_of(memory_stamp_, memory_file_.current_stamp()) == FileChange::content;
-  }
+  bool memory_file_changed() const { return has_changed(memory_file_.current_stamp()); }
   int fd() const { return uffd_.get(); }
 
   enum class Served {
@@ -106,6 +104,10 @@ class FaultHandler {
   uint64_t microseconds_since_connect() const;
 
  private:
+  bool has_changed(const FileStamp& now) const {
+    return change_of(memory_stamp_, now) == FileChange::content;
+  }
+
   enum class Step { done, would_wait, later, gone, failed };
   enum class Wait { no, yes };
   struct Pass {
@@ -152,6 +154,7 @@ class FaultHandler {
   const UniqueFd uffd_;
   const PageSource& memory_file_;
   const FileStamp memory_stamp_;
+  const DataMap& data_;
   Counters& counters_;
   TraceRecorder& trace_;
   const std::chrono::steady_clock::time_point connected_at_;

@@ -147,12 +147,12 @@ void FaultHandler::install_ahead(uint64_t offset, ServeBuffers& buffers) {
   length = std::min(length, memory_.bytes() - begin);
   if (length == 0) return;
 
-  const uint64_t hole_end = memory_file_.hole_end(begin) / page_size * page_size;
+  const uint64_t hole_end = data_.hole_end(begin) / page_size * page_size;
   const uint8_t* bytes = nullptr;
   if (hole_end > begin) {
     length = std::min(length, hole_end - begin);
   } else {
-    length = std::min(length, memory_file_.data_end(begin) / page_size * page_size - begin);
+    length = std::min(length, data_.data_end(begin) / page_size * page_size - begin);
     // A non-blocking read starts to read missing pages, which may block on the device's queue.
     while (length > 0 && !memory_file_.is_cached(begin, length)) {
       length = length / 2 / page_size * page_size;

@@ -96,7 +96,7 @@ class Comparer {
   bool compare_zeros(const PlanExtent& extent) {
     const uint64_t offset = extent.first_page * kPage;
     const uint64_t length = extent.page_count * kPage;
-    if (memory_file_.hole_end(offset) >= offset + length) {
+    if (memory_file_.data_map(memory_file_.refreshed_stamp()).hole_end(offset) >= offset + length) {
       result_.pages += extent.page_count;
       return true;
     }

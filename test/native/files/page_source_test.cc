@@ -13,7 +13,7 @@
 #include <string>
 
 #include "base/page.h"
-#include "files/cached_file.h"
+#include "files/cache_view.h"
 #include "support/check.h"
 #include "support/guest_fixture.h"
 
@@ -89,19 +89,39 @@ TEST(a_page_source_finds_the_holes_of_a_sparse_file) {
   CHECK_EQ(::stat(path.c_str(), &status), 0);
   if (status.st_blocks * 512 >= status.st_size) SKIP("needs a file system with sparse files");
 
-  CHECK_EQ(source.hole_end(0), 0);
-  CHECK_EQ(source.hole_end(15 * kPage), 15 * kPage);
-  CHECK_EQ(source.hole_end(16 * kPage), 32 * kPage);
-  CHECK_EQ(source.hole_end(20 * kPage), 32 * kPage);
-  CHECK_EQ(source.hole_end(32 * kPage), 32 * kPage);
-  CHECK_EQ(source.hole_end(48 * kPage), 64 * kPage);
-  CHECK_EQ(source.hole_end(63 * kPage), 64 * kPage);
-  CHECK_EQ(source.data_end(0), 16 * kPage);
-  CHECK_EQ(source.data_end(40 * kPage), 48 * kPage);
-  // A file that was truncated meanwhile: no hole extends past its end.
-  CHECK_EQ(::truncate(path.c_str(), 50 * kPage + 100), 0);
-  CHECK_EQ(source.hole_end(49 * kPage), 50 * kPage + 100);
-  CHECK_EQ(source.hole_end(60 * kPage), 60 * kPage);
+  const reap::DataMap& data = source.data_map(source.stamp());
+  CHECK_EQ(data.hole_end(0), 0);
+  CHECK_EQ(data.hole_end(15 * kPage), 15 * kPage);
+  CHECK_EQ(data.hole_end(16 * kPage), 32 * kPage);
+  CHECK_EQ(data.hole_end(20 * kPage), 32 * kPage);
+  CHECK_EQ(data.hole_end(32 * kPage), 32 * kPage);
+  CHECK_EQ(data.hole_end(48 * kPage), 64 * kPage);
+  CHECK_EQ(data.hole_end(63 * kPage), 64 * kPage);
+  CHECK_EQ(data.data_end(0), 16 * kPage);
+  CHECK_EQ(data.data_end(40 * kPage), 48 * kPage);
+  // A file that has changed since has data everywhere: nothing is known of its holes.
+  CHECK_EQ(::truncate(path.c_str(), 50 * kPage), 0);
+  const reap::DataMap& changed = source.data_map(source.current_stamp());
+  CHECK_EQ(changed.hole_end(20 * kPage), 20 * kPage);
+  CHECK_EQ(changed.data_end(20 * kPage), 64 * kPage);
+}
+
+TEST(holes_are_not_looked_for_in_a_file_that_may_still_be_written) {
+  fixture::Hooks hooks;
+  const fixture::Shape shape = sparse();
+  const fixture::TempDir temporary;
+  const std::string path = temporary.path("memory");
+  CHECK(fixture::write_memory_file(path, shape, fixture::memory_bytes(shape)));
+  const auto has_holes = [&path] {
+    reap::PageSource source;
+    CHECK_EQ(source.open(path), 0);
+    return source.data_map(source.stamp()).hole_end(20 * kPage) > 20 * kPage;
+  };
+  reap::hooks::is_young = [] { return true; };
+  CHECK(!has_holes());
+  reap::hooks::is_young = nullptr;
+  const reap::UniqueFd writer(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
+  CHECK(!has_holes());
 }
 
 TEST(a_page_source_finds_no_holes_in_a_full_file) {
@@ -110,8 +130,9 @@ TEST(a_page_source_finds_no_holes_in_a_full_file) {
   CHECK(fixture::write_memory_file(temporary.path("memory"), shape, fixture::memory_bytes(shape)));
   reap::PageSource source;
   CHECK_EQ(source.open(temporary.path("memory")), 0);
-  CHECK_EQ(source.hole_end(5 * kPage), 5 * kPage);
-  CHECK_EQ(source.data_end(5 * kPage), 64 * kPage);
+  const reap::DataMap& data = source.data_map(source.stamp());
+  CHECK_EQ(data.hole_end(5 * kPage), 5 * kPage);
+  CHECK_EQ(data.data_end(5 * kPage), 64 * kPage);
 }
 
 TEST(a_read_past_the_end_of_a_file_is_reported_as_short) {
@@ -239,4 +260,36 @@ TEST(a_page_source_opens_regular_files_only) {
   CHECK_EQ(source.open("/nowhere/at/all"), -ENOENT);
   const fixture::TempDir temporary;
   CHECK(source.open(temporary.root()) < 0);
+}
+
+// Without this a guest gets half of one snapshot and half of another.
+TEST(a_file_that_is_replaced_while_it_is_opened_is_read_through_one_descriptor) {
+  fixture::Hooks hooks;
+  fixture::Shape shape;
+  shape.region_pages = {256};
+  const fixture::TempDir temporary;
+  const std::string path = temporary.path("memory");
+  const std::string other = temporary.path("other");
+  const std::vector<uint8_t> bytes = fixture::memory_bytes(shape);
+  std::vector<uint8_t> inverted;
+  for (const uint8_t byte : bytes) inverted.push_back(static_cast<uint8_t>(~byte));
+  CHECK(fixture::write_memory_file(path, shape, bytes));
+  CHECK(fixture::write_memory_file(other, shape, inverted));
+  reap::hooks::before_direct_open = [&] { CHECK_EQ(::rename(other.c_str(), path.c_str()), 0); };
+  const reap::UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  ::fsync(file.get());
+  ::posix_fadvise(file.get(), 0, 0, POSIX_FADV_DONTNEED);
+  reap::PageSource source;
+  CHECK_EQ(source.open(path), 0);
+  const reap::Mapping buffer = room(256);
+  CHECK(source.read_streaming(0, buffer.data(), bytes.size()).read == Read::done);
+  CHECK_EQ(std::memcmp(buffer.data(), bytes.data(), bytes.size()), 0);
+}
+
+TEST(a_named_pipe_is_refused_without_waiting_for_a_writer) {
+  const fixture::TempDir temporary;
+  const std::string path = temporary.path("pipe");
+  CHECK_EQ(::mkfifo(path.c_str(), 0600), 0);
+  reap::PageSource source;
+  CHECK_EQ(source.open(path), -EINVAL);
 }
