@@ -108,9 +108,9 @@ class Environment {
     env_.AddCleanupHook([](Environment* self) { self->shutdown(); }, this);
     return {};
   }
-  // Joins the threads.
   void shutdown() {
     if (!engine_) return;
+    engine_->shutdown();
     engine_.reset();
     events_.Release();
     open_sessions_ = 0;
@@ -137,7 +137,7 @@ class Environment {
 
   Napi::Env env_;
   Events events_;
-  std::unique_ptr<Engine> engine_;
+  std::shared_ptr<Engine> engine_;
   unsigned open_sessions_ = 0;
 };
 
@@ -257,7 +257,7 @@ Napi::Value take_trace(const Napi::CallbackInfo& info) {
   return result;
 }
 
-// shutdown(): ends every session as its options specify and joins the threads
+// shutdown(): ends every session as its options specify
 void shutdown(const Napi::CallbackInfo& info) { Environment::of(info).shutdown(); }
 
 // probe() => [device, syscall, userModeOnly: each 0 or a negative errno; features: bigint]

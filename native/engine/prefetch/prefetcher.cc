@@ -1,11 +1,7 @@
 #include "prefetch/prefetcher.h"
 
-#include <pthread.h>
-#include <sched.h>
-
 #include <algorithm>
 #include <chrono>
-#include <cstdio>
 #include <utility>
 
 #include "base/page.h"
@@ -17,36 +13,12 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Filled = FaultHandler::Filled;
 
-// Buffers for fetched units of all restores together: before their VMMs connect, and ahead of the
-// workers.
-constexpr size_t kPoolBuffers = 24;
 // A restore's maximum share of these after its VM has connected, or while its reads do not block:
 // enough for a disk with uneven latency. A buffer costs most at its first use.
 constexpr size_t kMaxAhead = 8;
 constexpr auto kNoMemoryTimeout = std::chrono::seconds(2);
 
 }  // namespace
-
-Prefetcher::Prefetcher(unsigned workers, unsigned readers) {
-  for (size_t i = 0; i < kPoolBuffers; ++i) {
-    if (Mapping buffer = Mapping::buffer(kBufferBytes)) pool_.push_back(std::move(buffer));
-  }
-  threads_ = std::vector<Thread>(workers + readers);
-  for (unsigned i = 0; error_ == 0 && i < threads_.size(); ++i) {
-    const Role role = i < workers ? Role::worker : Role::reader;
-    error_ = threads_[i].start([this, role] { work(role); });
-  }
-}
-
-Prefetcher::~Prefetcher() {
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    stopping_ = true;
-  }
-  changed_.notify_all();
-  readers_changed_.notify_all();
-  threads_.clear();
-}
 
 void Prefetcher::start(std::shared_ptr<PrefetchClient> client, std::shared_ptr<const Plan> plan,
                        std::shared_ptr<const ProvenFile> proven) {
@@ -125,43 +97,6 @@ void Prefetcher::recycle(Buffer&& buffer) {
   readers_changed_.notify_one();
 }
 
-void Prefetcher::work(Role role) {
-  pthread_setname_np(pthread_self(), role == Role::worker ? "reap-fetch" : "reap-read-ahead");
-  // A batch thread does not preempt others when it wakes (sched(7)). A normal one takes the core of
-  // the JavaScript thread that starts the restore for a time slice: a third of serve().
-  const sched_param none{};
-  if (sched_getscheduler(0) == SCHED_OTHER) sched_setscheduler(0, SCHED_BATCH, &none);
-  std::condition_variable& changed = role == Role::worker ? changed_ : readers_changed_;
-  const unsigned counted = role == Role::worker ? 1 : 0;
-  WorkerState state;
-  state.fetched = Mapping::buffer(kBufferBytes);
-
-  std::unique_lock<std::mutex> lock(mutex_);
-  for (;;) {
-    Task task;
-    // Not wait(): gcc 12 binds it to a symbol that the libstdc++ of RHEL 9 lacks. Not wait_for():
-    // the thread sanitizer of gcc 12 does not know the clock that it uses.
-    while (!stopping_ && !next_task(role, &task)) {
-      const std::chrono::seconds limit =
-          std::exchange(waits_for_shared_, false) ? SharedGroups::kMaxWait : std::chrono::hours(1);
-      changed.wait_until(lock, std::chrono::system_clock::now() + limit);
-    }
-    if (stopping_) return;
-    Job* job = task.job;
-    if (!job->over) {
-      ++job->busy;
-      busy_workers_.fetch_add(counted, std::memory_order_relaxed);
-      lock.unlock();
-      perform(task, state);
-      lock.lock();
-      busy_workers_.fetch_sub(counted, std::memory_order_relaxed);
-      --job->busy;
-      settle(task);
-    }
-    end_if_over(job, lock);
-  }
-}
-
 bool Prefetcher::next_worker_task(Job& job, Task* task) {
   task->job = &job;
   // A failure before the handshake is reported after it.
@@ -176,7 +111,7 @@ bool Prefetcher::next_worker_task(Job& job, Task* task) {
     if (job.busy > 0) return false;
     replan(job);
   }
-  if (job.connected && !job.wanted.empty()) {
+  if (job.connected && !job.wanted.empty() && job.stuck == 0) {
     const uint64_t unit = job.wanted.front();
     job.wanted.pop_front();
     take_unit(job, unit, task);
@@ -193,6 +128,7 @@ bool Prefetcher::next_worker_task(Job& job, Task* task) {
     readers_changed_.notify_one();
     return true;
   }
+  if (job.stuck > 0) return false;
   if (!has_units(job)) {
     // An empty working set has nothing to do.
     job.over = job.connected && job.installed == job.units();
@@ -246,8 +182,10 @@ void Prefetcher::replan(Job& job) {
 
 // Task of a reader: keeps the disk busy while the workers install.
 bool Prefetcher::next_reader_task(Job& job, Task* task) {
-  if (job.over || job.filling || job.replan || !job.last_fetch_blocked || !has_units(job))
+  if (job.over || job.filling || job.replan || job.stuck > 0 || !job.last_fetch_blocked ||
+      !has_units(job)) {
     return false;
+  }
   return fetch_ahead(job, task);
 }
 

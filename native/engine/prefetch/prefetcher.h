@@ -17,7 +17,7 @@
 #include "base/failure.h"
 #include "base/page.h"
 #include "base/posix.h"
-#include "base/thread.h"
+#include "base/thread_group.h"
 #include "files/page_source.h"
 #include "prefetch/shared_groups.h"
 #include "uffd/fault_handler.h"
@@ -62,10 +62,15 @@ class PrefetchClient {
 
 class Prefetcher {
  public:
-  explicit Prefetcher(unsigned workers, unsigned readers = 0);
+  // `watch` is called when threads begin to work; replace_stuck_threads() shall be called then, a
+  // while later.
+  explicit Prefetcher(unsigned workers, unsigned readers = 0, ThreadGroup threads = {},
+                      std::function<void()> watch = nullptr);
   ~Prefetcher();
   // 0, or the negative errno with which a thread could not be started (base/thread.h).
   int error() const { return error_; }
+  // Lets the threads end.
+  void stop();
 
   // Starts to fetch; installs begin with connected(). The bytes come from the working-set file
   // while both files are in the states of the proof, and otherwise from the memory file.
@@ -79,14 +84,17 @@ class Prefetcher {
   // Releases the client as soon as no thread works for it.
   void cancel(PrefetchClient* client);
 
+  // Starts a thread in the place of each that has worked on one task for long: its storage may
+  // hang, and the other restores need theirs. The one that was replaced ends after its task.
+  void replace_stuck_threads();
+
   // Excludes readers, which mostly wait for the disk.
   unsigned busy_workers() const { return busy_workers_.load(std::memory_order_relaxed); }
 
  private:
   static constexpr uint64_t kBufferBytes = kMaxBlockBytes;  // also the size of one fill() task
 
-  // Extents of a group, or a block, that were holes of the memory file when fetched. Determined
-  // once: an unwritten extent is a hole until somebody reads it, and data from then on.
+  // Extents of a group, or a block, that were holes of the memory file when fetched.
   using Holes = std::bitset<kMaxMemoryGroupPages>;
   // From the pool. The mutex is held while owners are added or dropped.
   using Buffer = SharedGroups::Buffer;
@@ -138,6 +146,7 @@ class Prefetcher {
     uint64_t installed = 0;       // number of finished units
     unsigned busy = 0;
     unsigned fetching = 0;  // of `busy`, those that fetch ahead
+    unsigned stuck = 0;     // of `busy`, those that were replaced: nothing more is fetched
     std::deque<ReadyUnit> ready;
     std::vector<Span> fetches;
     PrefetchReport report;
@@ -183,7 +192,16 @@ class Prefetcher {
   using Jobs = std::list<std::unique_ptr<Job>>;
 
   enum class Role { worker, reader };
-  void work(Role role);
+  struct Thread {
+    Role role;
+    bool is_replaced = false;
+    Job* job = nullptr;  // of its task
+    std::chrono::steady_clock::time_point busy_since{};
+  };
+  int start_thread(Role role);
+  void work(Thread& self);
+  void begin_task(Thread& self, Job& job);
+  void end_task(Thread& self);
   bool next_task(Role role, Task* task);
   bool next_of(Role role, Job& job, Task* task);
   static bool has_units(Job& job);
@@ -231,7 +249,10 @@ class Prefetcher {
   bool stopping_ = false;
   std::atomic<unsigned> busy_workers_{0};
   int error_ = 0;
-  std::vector<Thread> threads_;
+  std::list<Thread> running_;
+  bool is_watched_ = false;
+  const std::function<void()> watch_;
+  const ThreadGroup threads_;
 };
 
 }  // namespace reap

@@ -18,8 +18,15 @@ namespace reap {
 
 namespace {
 
-// Maximum number of threads that wait for the disk on behalf of faults.
+// Threads that are always there, and those that wait for disks on behalf of faults: further ones
+// are started in their place, since a disk may hang. They only sleep.
 constexpr unsigned kThreads = 4;
+constexpr unsigned kMaxBlocking = 96;
+constexpr unsigned kMaxBlockingPerDevice = 32;
+// Of a device, for a second thread of one session.
+constexpr unsigned kMaxSecond = 8;
+// Time after which a thread too many ends.
+constexpr int kIdleMs = 1000;
 constexpr auto kSpin = std::chrono::microseconds(50);
 // Spin pause after a spinning thread lost its core: about what the loss cost.
 constexpr auto kSpinPause = std::chrono::milliseconds(5);
@@ -57,20 +64,37 @@ std::unique_ptr<Reactor> Reactor::create(int* err) {
   return reactor;
 }
 
-int Reactor::start(Dispatch dispatch, std::function<unsigned()> busy_workers) {
+int Reactor::start(const ThreadGroup& threads, Dispatch dispatch,
+                   std::function<unsigned()> busy_workers) {
+  threads_ = threads;
   dispatch_ = std::move(dispatch);
   busy_workers_ = std::move(busy_workers);
-  threads_ = std::vector<Thread>(kThreads);
+  const std::lock_guard<std::mutex> lock(blocking_mutex_);
   for (unsigned i = 0; i < kThreads; ++i) {
-    if (const int error = threads_[i].start([this, i] { work(i); })) return error;
+    if (const int error = start_thread()) return error;
   }
   return 0;
 }
 
+// Returns 0 or a negative errno. blocking_mutex_ is held.
+int Reactor::start_thread() {
+  const unsigned index = running_;
+  const int error = threads_.start([this, index] { work(index); });
+  if (error == 0) ++running_;
+  return error;
+}
+
+// True if there are enough threads without the caller's.
+bool Reactor::may_end() {
+  const std::lock_guard<std::mutex> lock(blocking_mutex_);
+  if (running_ - blocking_ <= kThreads) return false;
+  --running_;
+  return true;
+}
+
 void Reactor::stop() {
   const uint64_t one = 1;
-  if (stop_) static_cast<void>(!::write(stop_.get(), &one, sizeof one));
-  threads_.clear();
+  static_cast<void>(!::write(stop_.get(), &one, sizeof one));
 }
 
 bool Reactor::watch(uint64_t session, Role role, int fd, uint32_t events) {
@@ -115,10 +139,31 @@ void Reactor::arm_timer() {
   ::timerfd_settime(timer_.get(), TFD_TIMER_ABSTIME, &when, nullptr);
 }
 
-bool Reactor::begin_blocking() {
-  if (blocking_.fetch_add(1, std::memory_order_relaxed) + 1 < kThreads) return true;
-  end_blocking();
-  return false;
+bool Reactor::begin_blocking(uint64_t session, uint64_t device, bool is_first) {
+  const std::lock_guard<std::mutex> lock(blocking_mutex_);
+  Device& asked = devices_[device];
+  if (asked.blocking >= (is_first ? kMaxBlockingPerDevice : kMaxSecond) ||
+      blocking_ >= kMaxBlocking || (running_ <= blocking_ + 1 && start_thread() != 0)) {
+    asked.refused.insert(session);
+    return false;
+  }
+  ++asked.blocking;
+  ++blocking_;
+  return true;
+}
+
+void Reactor::end_blocking(uint64_t device) {
+  std::set<uint64_t> refused;
+  {
+    const std::lock_guard<std::mutex> lock(blocking_mutex_);
+    --blocking_;
+    const auto found = devices_.find(device);
+    refused.swap(found->second.refused);
+    if (--found->second.blocking == 0) devices_.erase(found);
+  }
+  for (const uint64_t session : refused) {
+    after(std::chrono::nanoseconds(0), session, Role::disk_is_free);
+  }
 }
 
 void Reactor::work(unsigned index) {
@@ -128,7 +173,8 @@ void Reactor::work(unsigned index) {
   ServeBuffers buffers;
   for (;;) {
     epoll_event event{};
-    const int got = ::epoll_wait(epoll_.get(), &event, 1, -1);
+    const int got = ::epoll_wait(epoll_.get(), &event, 1, running_ > kThreads ? kIdleMs : -1);
+    if (got == 0 && may_end()) return;
     if (got <= 0) continue;  // EINTR
     const uint64_t data = event.data.u64;
     if (data == kStopEvent) return;

@@ -8,10 +8,10 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <vector>
+#include <set>
 
 #include "base/posix.h"
-#include "base/thread.h"
+#include "base/thread_group.h"
 #include "uffd/fault_handler.h"
 
 namespace reap {
@@ -30,18 +30,20 @@ class Reactor {
     serve_again,
     poll_fallback,
     serve_held,
-    kill_deadline
+    disk_is_free,
+    kill_deadline,
+    end_deadline,
+    prefetch_watch
   };
   using Dispatch = std::function<void(uint64_t session, Role role, ServeBuffers& buffers)>;
 
   // Null with *err set if epoll, timerfd or eventfd fails.
   static std::unique_ptr<Reactor> create(int* err);
-  ~Reactor() { stop(); }
 
   // Starts the threads. `busy_workers` returns the number of cores that the prefetch keeps busy.
   // Returns 0 or a negative errno (base/thread.h).
-  int start(Dispatch dispatch, std::function<unsigned()> busy_workers);
-  // Joins the threads.
+  int start(const ThreadGroup& threads, Dispatch dispatch, std::function<unsigned()> busy_workers);
+  // Lets the threads end.
   void stop();
 
   // An event is handled by one thread until rearm(). Other events of the session, and other
@@ -54,10 +56,12 @@ class Reactor {
   void forget(uint64_t session);
   size_t timer_count();
 
-  // True if another thread may wait for the disk: one always remains for faults on cached pages,
-  // for timers and for exits of VMs.
-  bool begin_blocking();
-  void end_blocking() { blocking_.fetch_sub(1, std::memory_order_relaxed); }
+  // True if another thread may wait for this device: one always remains for faults on cached pages,
+  // for timers and for exits of VMs, and is started if need be. Every session may have one such
+  // thread where there is room, and a further one only while few others wait for the device. After
+  // a refusal the session gets `disk_is_free` when a thread has waited to the end.
+  bool begin_blocking(uint64_t session, uint64_t device, bool is_first);
+  void end_blocking(uint64_t device);
 
   unsigned cores() const { return cores_; }
   // True if a thread that wakes now takes no core from a prefetch or from a spinning thread.
@@ -86,6 +90,8 @@ class Reactor {
   };
 
   Reactor();
+  int start_thread();
+  bool may_end();
   void work(unsigned index);
   void on_timer(ServeBuffers& buffers);
   void arm_timer();
@@ -97,13 +103,22 @@ class Reactor {
   UniqueFd stop_;
   Dispatch dispatch_;
   std::function<unsigned()> busy_workers_;
-  std::vector<Thread> threads_;
+  ThreadGroup threads_;
   std::atomic<unsigned> spinning_{0};
-  std::atomic<unsigned> blocking_{0};
   std::atomic<Clock::time_point> no_spin_until_{Clock::time_point{}};
 
   std::mutex mutex_;  // guards what follows
   std::multimap<Clock::time_point, Timer> timers_;
+
+  // Threads that wait for a device, and the sessions that were refused one.
+  struct Device {
+    unsigned blocking = 0;
+    std::set<uint64_t> refused;
+  };
+  std::mutex blocking_mutex_;  // guards what follows
+  std::map<uint64_t, Device> devices_;
+  std::atomic<unsigned> running_{0};  // threads; changed under the mutex
+  unsigned blocking_ = 0;             // of these, those that wait for a disk
 };
 
 }  // namespace reap

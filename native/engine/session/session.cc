@@ -36,9 +36,10 @@ Session::Session(const Environment& environment, uint64_t id, SessionOptions opt
       counters_(std::move(counters)),
       trace_(std::move(trace)),
       memory_file_(std::move(options_.memory_file)),
-      watch_(environment.reactor, id) {}
+      watch_(environment.reactor, id, memory_file_.stamp()[0]) {}
 
 Session::~Session() {
+  environment_.forget(id_);
   if (phase_ == Phase::idle) return;  // start() failed and already reported it
   // Close descriptors before emitting `ended`: listeners may count open ones.
   handler_.reset();
@@ -46,6 +47,11 @@ Session::~Session() {
   receiver_ = HandshakeReceiver();
   peer_.pidfd.reset();
   memory_file_ = PageSource();
+  report_end();
+}
+
+void Session::report_end() {
+  if (is_reported_.exchange(true)) return;
   Event event{};
   event.kind = Event::Kind::ended;
   event.session = id_;
@@ -83,6 +89,7 @@ void Session::on_event(Role role, ServeBuffers& buffers) {
     case Role::poll_fallback:
     case Role::serve_held:
     case Role::serve_again:
+    case Role::disk_is_free:
     case Role::uffd:
       watch_.fired(role);
       serve(buffers);
@@ -108,6 +115,9 @@ void Session::on_event(Role role, ServeBuffers& buffers) {
     case Role::kill_deadline:
       environment_.release(id_);
       return;
+    case Role::end_deadline:
+    case Role::prefetch_watch:
+      return;  // of the engine
     case Role::connect_deadline:
       time_out(Phase::listening, "connect");
       return;
@@ -140,8 +150,10 @@ void Session::serve(ServeBuffers& buffers) {
     return;
   }
   bool blocked = false;
+  bool refused = false;
   const auto admit_others = [&] {
     if (!blocked) blocked = watch_.begin_blocking();
+    refused = !blocked;
     if (blocked) watch_.admit_others();
     return blocked;
   };
@@ -152,18 +164,23 @@ void Session::serve(ServeBuffers& buffers) {
     if (buffers.lost_core) spin.lost_core();
   }
   if (blocked) watch_.end_blocking();
-  if (!continues_after(served, blocked ? std::chrono::nanoseconds(0) : kServeAgain)) return;
+  if (!refused) watch_.reset_delay();
+  const Retry retry = blocked ? Retry::now : refused ? Retry::when_disk_is_free : Retry::soon;
+  if (!continues_after(served, retry)) return;
   // A VMM that cleared O_NONBLOCK would keep this thread spinning in epoll.
   uffd::make_nonblocking(handler.fd());
   watch_.resume();
 }
 
-// Returns true if the session continues after a thread has served. Pending faults are retried after
-// `delay`.
-bool Session::continues_after(FaultHandler::Served served, std::chrono::nanoseconds delay) {
+// Returns true if the session continues after a thread has served. Pending faults are tried again.
+bool Session::continues_after(FaultHandler::Served served, Retry retry) {
   switch (served) {
     case FaultHandler::Served::later:
-      watch_.serve_again(delay);
+      if (retry == Retry::when_disk_is_free) {
+        watch_.serve_when_free();
+      } else {
+        watch_.serve_again(retry == Retry::now ? std::chrono::nanoseconds(0) : kServeAgain);
+      }
       [[fallthrough]];
     case FaultHandler::Served::idle:
       if (handler_->holds_faults()) watch_.serve_held();
@@ -184,7 +201,7 @@ void Session::poll_faults(ServeBuffers& buffers) {
       !buffers.reserve(handler.memory().page_size())) {
     return;
   }
-  continues_after(handler.serve_once(buffers), std::chrono::nanoseconds(0));
+  continues_after(handler.serve_once(buffers), Retry::now);
 }
 
 void Session::on_prefetched(const PrefetchReport& report) {

@@ -73,11 +73,14 @@ class Session : public PrefetchClient, public std::enable_shared_from_this<Sessi
     const std::function<void(Event&&)> emit;
     // Releases a session that has ended.
     const std::function<void(uint64_t id)> release;
+    // Called when no thread uses it any more.
+    const std::function<void(uint64_t id)> forget;
   };
 
   Session(const Environment& environment, uint64_t id, SessionOptions options,
           std::shared_ptr<Counters> counters, std::shared_ptr<TraceRecorder> trace);
-  // Reports the end: by then no thread uses the session and all its resources are released.
+  // Reports the end, unless report_end() has: by then no thread uses the session and all its
+  // resources are released.
   ~Session() override;
 
   // Listens and starts to fetch.
@@ -89,6 +92,8 @@ class Session : public PrefetchClient, public std::enable_shared_from_this<Sessi
   void close(bool kill_vm);
   // Ends the session when the process exits.
   void abandon() { close(options_.kill_vm); }
+  // Reports the end of a session that was released, though a thread still waits for storage.
+  void report_end();
   // Starts to install every missing page; after that the session ends and the VM keeps running.
   // Returns false if no VM is being served.
   bool detach();
@@ -114,7 +119,8 @@ class Session : public PrefetchClient, public std::enable_shared_from_this<Sessi
   void receive_handshake();
   void begin_serving();
   void serve(ServeBuffers& buffers);
-  bool continues_after(FaultHandler::Served served, std::chrono::nanoseconds delay);
+  enum class Retry { now, soon, when_disk_is_free };
+  bool continues_after(FaultHandler::Served served, Retry retry);
   bool accept_pending_peer();
   bool may_connect() const;
   bool watch(Role role, int fd);
@@ -133,6 +139,7 @@ class Session : public PrefetchClient, public std::enable_shared_from_this<Sessi
   const std::shared_ptr<TraceRecorder> trace_;
   PageSource memory_file_;
   std::atomic<bool> stopping_{false};
+  std::atomic<bool> is_reported_{false};
 
   UffdWatch watch_;
 

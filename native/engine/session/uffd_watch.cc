@@ -1,5 +1,7 @@
 #include "session/uffd_watch.h"
 
+#include <algorithm>
+
 #include "base/page.h"
 
 namespace reap {
@@ -9,6 +11,9 @@ namespace {
 // Maximum number of threads that wait for the disk for one VM.
 constexpr unsigned kMaxBlocking = 2;
 constexpr auto kPollFallback = std::chrono::milliseconds(1);
+// A refused read has often been started by the attempt, and is soon there.
+constexpr int64_t kMinDelayUs = 200;
+constexpr int64_t kMaxDelayUs = 25'000;
 
 }  // namespace
 
@@ -43,8 +48,8 @@ void UffdWatch::end_installs() {
 }
 
 bool UffdWatch::begin_blocking() {
-  if (blocking_.fetch_add(1, std::memory_order_relaxed) >= kMaxBlocking ||
-      !reactor_.begin_blocking()) {
+  const unsigned others = blocking_.fetch_add(1, std::memory_order_relaxed);
+  if (others >= kMaxBlocking || !reactor_.begin_blocking(session_, device_, others == 0)) {
     blocking_.fetch_sub(1, std::memory_order_relaxed);
     return false;
   }
@@ -58,8 +63,15 @@ void UffdWatch::admit_others() {
 }
 
 void UffdWatch::end_blocking() {
-  reactor_.end_blocking();
+  reactor_.end_blocking(device_);
   blocking_.fetch_sub(1, std::memory_order_relaxed);
+}
+
+void UffdWatch::serve_when_free() {
+  const int64_t last = delay_us_.load(std::memory_order_relaxed);
+  const int64_t delay = std::clamp(2 * last, kMinDelayUs, kMaxDelayUs);
+  delay_us_.store(delay, std::memory_order_relaxed);
+  serve_again(std::chrono::microseconds(delay));
 }
 
 void UffdWatch::schedule(Timer& timer, std::chrono::nanoseconds delay) {

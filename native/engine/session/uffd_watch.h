@@ -15,7 +15,9 @@ namespace reap {
 
 class UffdWatch {
  public:
-  UffdWatch(Reactor& reactor, uint64_t session) : reactor_(reactor), session_(session) {}
+  // `device` is that of the memory file.
+  UffdWatch(Reactor& reactor, uint64_t session, uint64_t device)
+      : reactor_(reactor), session_(session), device_(device) {}
 
   // Must be called first. False with errno set if the kernel cannot watch more descriptors.
   bool start(const FaultHandler& handler);
@@ -25,6 +27,10 @@ class UffdWatch {
   void resume();
   // Serves again after `delay`; at most one such timer is pending.
   void serve_again(std::chrono::nanoseconds delay) { schedule(again_, delay); }
+  // The same for faults that may not wait for the disk now: later with each call in a row, so that
+  // a disk that hangs costs next to nothing.
+  void serve_when_free();
+  void reset_delay() { delay_us_.store(0, std::memory_order_relaxed); }
   // Held faults wake with their pages; this timer is for those whose page does not come.
   void serve_held() { schedule(held_, FaultHandler::kMaxHold / 2); }
   // A timer of this role has fired; the caller serves.
@@ -50,9 +56,11 @@ class UffdWatch {
 
   Reactor& reactor_;
   const uint64_t session_;
+  const uint64_t device_;
   const FaultHandler* handler_ = nullptr;  // set before the uffd is watched
   std::atomic<unsigned> workers_{0};       // prefetch workers that look for faults
   std::atomic<unsigned> blocking_{0};      // threads that wait for the disk
+  std::atomic<int64_t> delay_us_{0};       // of the last serve_when_free()
   Timer again_{Reactor::Role::serve_again};
   Timer held_{Reactor::Role::serve_held};
   Timer poll_fallback_{Reactor::Role::poll_fallback};

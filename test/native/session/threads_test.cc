@@ -33,12 +33,15 @@ TEST(an_engine_that_lacks_any_of_its_threads_does_not_start_and_leaves_none) {
     reap::Failure failure;
     const auto engine = reap::Engine::create([](reap::Event&&) {}, &failure);
     started = engine != nullptr;
-    if (started) break;
+    if (started) {
+      engine->shutdown();
+      break;
+    }
     CHECK(failure.code == reap::ErrorCode::native_unavailable);
     CHECK_EQ(failure.err, -EAGAIN);
     CHECK_EQ(std::string(failure.syscall), "pthread_create");
-    // A thread that was joined is listed for a moment more.
-    CHECK(fixture::in_time([&] { return threads() == before; }));
+    // A thread that has ended is listed for a moment more.
+    CHECK(fixture::in_time([&] { return threads() <= before; }));
   }
   check::about.clear();
   CHECK(available >= 8);

@@ -139,6 +139,7 @@ EngineRun::EngineRun(OnEvent on_event) {
       },
       &failure);
   CHECK(!failure);
+  threads_ = engine_->threads();
 }
 
 EngineRun::Opened EngineRun::open(const SessionOptions& options) {

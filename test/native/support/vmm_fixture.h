@@ -73,7 +73,11 @@ class EngineRun {
 
   // `on_event` is called for each event on the thread that emits it.
   explicit EngineRun(OnEvent on_event = {});
-  ~EngineRun() { shut_down(); }
+  // Waits even for threads that shut_down() left behind.
+  ~EngineRun() {
+    shut_down();
+    threads_.wait_for_end();
+  }
 
   struct Opened {
     uint64_t id = 0;
@@ -89,13 +93,17 @@ class EngineRun {
   bool close(uint64_t session, bool kill_vm);
   std::shared_ptr<reap::Session> find(uint64_t session) { return engine_->find(session); }
   reap::Engine& engine() { return *engine_; }
-  void shut_down() { engine_.reset(); }
+  void shut_down() {
+    if (engine_) engine_->shutdown();
+    engine_.reset();
+  }
 
  private:
   std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<reap::Event> events_;
-  std::unique_ptr<reap::Engine> engine_;
+  std::shared_ptr<reap::Engine> engine_;
+  reap::ThreadGroup threads_;
 };
 
 }  // namespace fixture

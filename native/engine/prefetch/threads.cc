@@ -1,0 +1,140 @@
+// The threads of a prefetcher, and what becomes of one whose storage hangs.
+#include <pthread.h>
+#include <sched.h>
+
+#include <chrono>
+#include <utility>
+
+#include "prefetch/prefetcher.h"
+
+namespace reap {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Buffers for fetched units of all restores together: before their VMMs connect, and ahead of the
+// workers.
+constexpr size_t kPoolBuffers = 24;
+// A fetch, and an install, take a few milliseconds.
+constexpr auto kStuck = std::chrono::milliseconds(50);
+constexpr size_t kMaxThreads = 96;
+
+}  // namespace
+
+Prefetcher::Prefetcher(unsigned workers, unsigned readers, ThreadGroup threads,
+                       std::function<void()> watch)
+    : watch_(std::move(watch)), threads_(std::move(threads)) {
+  for (size_t i = 0; i < kPoolBuffers; ++i) {
+    if (Mapping buffer = Mapping::buffer(kBufferBytes)) pool_.push_back(std::move(buffer));
+  }
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (unsigned i = 0; error_ == 0 && i < workers + readers; ++i) {
+    error_ = start_thread(i < workers ? Role::worker : Role::reader);
+  }
+}
+
+Prefetcher::~Prefetcher() {
+  stop();
+  threads_.wait_for_end();
+}
+
+void Prefetcher::stop() {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    stopping_ = true;
+  }
+  changed_.notify_all();
+  readers_changed_.notify_all();
+}
+
+// Returns 0 or a negative errno. The mutex is held.
+int Prefetcher::start_thread(Role role) {
+  const auto self = running_.insert(running_.end(), Thread{role});
+  const int error = threads_.start([this, self] {
+    work(*self);
+    const std::lock_guard<std::mutex> lock(mutex_);
+    running_.erase(self);
+  });
+  if (error != 0) running_.erase(self);
+  return error;
+}
+
+void Prefetcher::replace_stuck_threads() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  is_watched_ = false;
+  if (stopping_) return;
+  const auto now = Clock::now();
+  for (Thread& thread : running_) {
+    if (thread.is_replaced || !thread.job) continue;
+    is_watched_ = true;
+    if (now - thread.busy_since < kStuck || running_.size() >= kMaxThreads ||
+        start_thread(thread.role) != 0) {
+      continue;
+    }
+    thread.is_replaced = true;
+    ++thread.job->stuck;
+    if (thread.role == Role::worker) busy_workers_.fetch_sub(1, std::memory_order_relaxed);
+  }
+  if (is_watched_) watch_();
+}
+
+// The mutex is held.
+void Prefetcher::begin_task(Thread& self, Job& job) {
+  ++job.busy;
+  self.job = &job;
+  self.busy_since = Clock::now();
+  if (self.role == Role::worker) busy_workers_.fetch_add(1, std::memory_order_relaxed);
+  if (!is_watched_ && watch_) watch_();
+  is_watched_ = true;
+}
+
+void Prefetcher::end_task(Thread& self) {
+  Job& job = *std::exchange(self.job, nullptr);
+  --job.busy;
+  if (self.is_replaced) {
+    --job.stuck;
+    changed_.notify_all();
+    readers_changed_.notify_all();
+  } else if (self.role == Role::worker) {
+    busy_workers_.fetch_sub(1, std::memory_order_relaxed);
+  }
+}
+
+void Prefetcher::work(Thread& self) {
+  const Role role = self.role;
+  pthread_setname_np(pthread_self(), role == Role::worker ? "reap-fetch" : "reap-read-ahead");
+  // A batch thread does not preempt others when it wakes (sched(7)). A normal one takes the core of
+  // the JavaScript thread that starts the restore for a time slice: a third of serve().
+  const sched_param none{};
+  if (sched_getscheduler(0) == SCHED_OTHER) sched_setscheduler(0, SCHED_BATCH, &none);
+  std::condition_variable& changed = role == Role::worker ? changed_ : readers_changed_;
+  WorkerState state;
+  state.fetched = Mapping::buffer(kBufferBytes);
+
+  std::unique_lock<std::mutex> lock(mutex_);
+  for (;;) {
+    Task task;
+    // Not wait(): gcc 12 binds it to a symbol that the libstdc++ of RHEL 9 lacks. Not wait_for():
+    // the thread sanitizer of gcc 12 does not know the clock that it uses.
+    while (!stopping_ && !next_task(role, &task)) {
+      const std::chrono::seconds limit =
+          std::exchange(waits_for_shared_, false) ? SharedGroups::kMaxWait : std::chrono::hours(1);
+      changed.wait_until(lock, std::chrono::system_clock::now() + limit);
+    }
+    if (stopping_) return;
+    Job* job = task.job;
+    if (!job->over) {
+      begin_task(self, *job);
+      lock.unlock();
+      perform(task, state);
+      lock.lock();
+      end_task(self);
+      settle(task);
+    }
+    end_if_over(job, lock);
+    if (self.is_replaced) return;
+  }
+}
+
+}  // namespace reap

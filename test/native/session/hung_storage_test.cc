@@ -1,0 +1,239 @@
+// Storage that hangs: the VMs whose files lie there wait, and nobody else.
+#include <fcntl.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "support/check.h"
+#include "support/hanging_folder.h"
+#include "support/prefetch_fixture.h"
+#include "support/vmm_fixture.h"
+
+namespace {
+
+using fixture::EngineRun;
+using fixture::HangingFolder;
+using fixture::Restore;
+using reap::EndState;
+using reap::Event;
+using Call = HangingFolder::Call;
+using Clock = std::chrono::steady_clock;
+
+constexpr uint64_t kGuestPages = 64;
+
+// A guest whose memory file is a file of a hanging folder, or its own.
+class Guest {
+ public:
+  Guest(EngineRun& run, const std::string& file, std::shared_ptr<const reap::Plan> plan = nullptr)
+      : run_(run) {
+    fixture::SessionOptions options;
+    options.socket_path = restore_.directory.path("uffd.sock");
+    options.memory_file = file.empty() ? restore_.path : file;
+    options.kill_vm = false;
+    options.plan = std::move(plan);
+    session_ = run_.open(options);
+  }
+  ~Guest() {
+    // Whoever still waits for a page goes on.
+    restore_.guest.unregister_all();
+    for (std::thread& thread : threads_) thread.join();
+  }
+
+  void connect() {
+    connection_ = fixture::connect_to(restore_.directory.path("uffd.sock"));
+    CHECK(fixture::send(connection_.get(), fixture::handshake_text(restore_.guest, 4096),
+                        {restore_.guest.uffd()}));
+    run_.wait(Event::Kind::connected, session_.id);
+  }
+  // On a thread of its own.
+  void touch(uint64_t page) {
+    threads_.emplace_back([this, page] { fixture::peek(restore_.guest.page(page)); });
+  }
+  bool has_file_bytes(uint64_t page) const { return restore_.has_file_bytes(page); }
+  uint64_t session() const { return session_.id; }
+  uint64_t get(reap::Counter counter) const { return session_.get(counter); }
+  std::shared_ptr<reap::Session> handle() { return run_.find(session_.id); }
+
+ private:
+  EngineRun& run_;
+  Restore restore_;
+  EngineRun::Opened session_;
+  reap::UniqueFd connection_;
+  std::vector<std::thread> threads_;
+};
+
+// A folder with the memory that every Restore has.
+struct Storage {
+  explicit Storage(HangingFolder::Options options = {})
+      : folder(directory.path("mount"), fixture::memory_bytes({}), options) {}
+  std::string missing() const {
+    return restore.missing().empty() ? folder.missing() : restore.missing();
+  }
+
+  const Restore restore;
+  const fixture::TempDir directory;
+  HangingFolder folder;
+};
+
+void bring_into_page_cache(const std::string& path) {
+  const reap::UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  std::vector<uint8_t> bytes(kGuestPages * 4096);
+  CHECK_EQ(::pread(file.get(), bytes.data(), bytes.size(), 0), bytes.size());
+}
+
+std::shared_ptr<const reap::Plan> all_pages() {
+  auto plan = std::make_shared<reap::Plan>();
+  plan->page_size = 4096;
+  for (uint32_t page = 0; page < kGuestPages; page += 8)
+    plan->extents.push_back({page, 8, page, 0});
+  return plan;
+}
+
+std::chrono::microseconds processor_time() {
+  rusage usage{};
+  ::getrusage(RUSAGE_SELF, &usage);
+  const auto us = [](const timeval& time) {
+    return std::chrono::seconds(time.tv_sec) + std::chrono::microseconds(time.tv_usec);
+  };
+  return us(usage.ru_utime) + us(usage.ru_stime);
+}
+
+}  // namespace
+
+TEST(cached_pages_of_a_file_on_hung_storage_are_served) {
+  HangingFolder::Options options;
+  options.has_holes = true;
+  options.remembers_attributes = false;
+  Storage storage(options);
+  if (!storage.missing().empty()) SKIP(storage.missing());
+  HangingFolder& folder = storage.folder;
+  bring_into_page_cache(folder.file(0));
+  EngineRun run;
+  // More than there are demand threads.
+  std::vector<std::unique_ptr<Guest>> guests(6);
+  for (auto& guest : guests) guest = std::make_unique<Guest>(run, folder.file(0));
+  for (const Call call : {Call::attributes, Call::open, Call::read, Call::seek}) {
+    folder.hold(call, 0);
+  }
+  for (const auto& guest : guests) guest->connect();
+  for (uint64_t page = 0; page < kGuestPages; ++page) {
+    for (const auto& guest : guests) CHECK(guest->has_file_bytes(page));
+  }
+  folder.release_all();
+}
+
+TEST(vms_whose_reads_hang_leave_threads_for_all_others) {
+  constexpr int kHung = 8;
+  Storage storage;
+  if (!storage.missing().empty()) SKIP(storage.missing());
+  HangingFolder& folder = storage.folder;
+  EngineRun run;
+  Guest elsewhere(run, "");
+  Guest beside(run, folder.file(kHung));
+  elsewhere.connect();
+  beside.connect();
+  std::vector<std::unique_ptr<Guest>> hung;
+  for (int i = 0; i < kHung; ++i) {
+    folder.hold(Call::read, i);
+    hung.push_back(std::make_unique<Guest>(run, folder.file(i)));
+    hung.back()->connect();
+    // Of different read-ahead windows as far as the file is long enough.
+    for (const uint64_t page : {0, 33}) hung.back()->touch(page);
+  }
+  folder.wait_until_held(kHung);
+  // One on the same device, where nothing is cached, and one on another device.
+  for (uint64_t page = 0; page < kGuestPages; ++page) {
+    CHECK(beside.has_file_bytes(page));
+    CHECK(elsewhere.has_file_bytes(page));
+  }
+  // Their timers and ends.
+  CHECK(run.close(elsewhere.session(), false));
+  CHECK_EQ(run.wait_for_end(elsewhere.session()).state, EndState::vm_left);
+  CHECK(beside.handle()->detach());
+  CHECK_EQ(run.wait_for_end(beside.session()).state, EndState::detached);
+  folder.release_all();
+}
+
+TEST(hung_storage_costs_next_to_no_processor_time) {
+  Storage storage;
+  if (!storage.missing().empty()) SKIP(storage.missing());
+  HangingFolder& folder = storage.folder;
+  EngineRun run;
+  folder.hold(Call::read, 0);
+  Guest hung(run, folder.file(0));
+  hung.connect();
+  for (uint64_t page = 0; page < 8; ++page) hung.touch(page * 8);
+  folder.wait_until_held(1);
+  const auto before = processor_time();
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  // A thread that tries again every 200 us takes ten times as much.
+  CHECK(processor_time() - before < std::chrono::milliseconds(20));
+  folder.release_all();
+}
+
+TEST(a_prefetch_from_hung_storage_leaves_workers_for_others) {
+  Storage storage;
+  if (!storage.missing().empty()) SKIP(storage.missing());
+  HangingFolder& folder = storage.folder;
+  EngineRun run;
+  // More restores than there are threads. They hang before their VMMs connect.
+  std::vector<std::unique_ptr<Guest>> hung;
+  for (int i = 0; i < 8; ++i) {
+    folder.hold(Call::read, i);
+    hung.push_back(std::make_unique<Guest>(run, folder.file(i), all_pages()));
+  }
+  folder.wait_until_held(2);
+  Guest other(run, "", all_pages());
+  other.connect();
+  CHECK_EQ(run.wait(Event::Kind::prefetched, other.session()).prefetch.pages, kGuestPages);
+  CHECK(other.handle()->detach());
+  CHECK_EQ(run.wait_for_end(other.session()).state, EndState::detached);
+  folder.release_all();
+}
+
+TEST(a_session_ends_though_a_thread_waits_for_its_storage) {
+  Storage storage;
+  if (!storage.missing().empty()) SKIP(storage.missing());
+  HangingFolder& folder = storage.folder;
+  EngineRun run;
+  folder.hold(Call::read, 0);
+  folder.hold(Call::read, 1);
+  Guest demand(run, folder.file(0));
+  Guest prefetch(run, folder.file(1), all_pages());
+  demand.connect();
+  demand.touch(3);
+  folder.wait_until_held(2);
+  for (const Guest* guest : {&demand, &prefetch}) {
+    const auto began = Clock::now();
+    CHECK(run.close(guest->session(), false));
+    run.wait_for_end(guest->session());
+    CHECK(Clock::now() - began < std::chrono::seconds(5));
+  }
+  folder.release_all();
+}
+
+TEST(an_engine_ends_though_threads_wait_for_storage) {
+  Storage storage;
+  if (!storage.missing().empty()) SKIP(storage.missing());
+  HangingFolder& folder = storage.folder;
+  folder.hold(Call::read, 0);
+  folder.hold(Call::read, 1);
+  std::atomic<bool> has_ended{false};
+  EngineRun run([&has_ended](const Event&) { CHECK(!has_ended); });
+  Guest demand(run, folder.file(0));
+  Guest prefetch(run, folder.file(1), all_pages());
+  demand.connect();
+  demand.touch(3);
+  folder.wait_until_held(2);
+  const auto began = Clock::now();
+  run.shut_down();
+  has_ended = true;
+  CHECK(Clock::now() - began < std::chrono::seconds(5));
+  // The threads end with the storage's answer, and nothing that they use is gone.
+  folder.release_all();
+}
