@@ -13,6 +13,7 @@ import { constants } from 'node:os'
  * | `ERR_VMM_EXITED` | the VMM passed as `vmm` exited before it connected, or did not start |
  * | `ERR_HANDSHAKE_INVALID` | the handshake is malformed (JSON, descriptors, regions, page sizes) |
  * | `ERR_PEER_REFUSED` | the process that connected is not allowed to |
+ * | `ERR_VMM_UNSUPPORTED` | the VMM asks its userfaultfd for more than missing pages: minor or write-protect faults, fork events, or signals |
  * | `ERR_SNAPSHOT_MISMATCH` | the working set was made for another memory file or disk image |
  * | `ERR_WORKING_SET_INVALID` | a working-set file fails a check (magic, version, checksum, bounds) |
  * | `ERR_WORKING_SET_IO` | a working-set file cannot be opened, read or written |
@@ -33,6 +34,7 @@ export type ReapTraceErrorCode =
   | 'ERR_VMM_EXITED'
   | 'ERR_HANDSHAKE_INVALID'
   | 'ERR_PEER_REFUSED'
+  | 'ERR_VMM_UNSUPPORTED'
   | 'ERR_SNAPSHOT_MISMATCH'
   | 'ERR_WORKING_SET_INVALID'
   | 'ERR_WORKING_SET_IO'

@@ -244,6 +244,7 @@ test('an error has one of the codes', () => {
     | 'ERR_VMM_EXITED'
     | 'ERR_HANDSHAKE_INVALID'
     | 'ERR_PEER_REFUSED'
+    | 'ERR_VMM_UNSUPPORTED'
     | 'ERR_SNAPSHOT_MISMATCH'
     | 'ERR_WORKING_SET_INVALID'
     | 'ERR_WORKING_SET_IO'

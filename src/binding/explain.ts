@@ -132,6 +132,26 @@ function explainPeer({ check, want, got }: NativeFailure, path: string | undefin
       }
 }
 
+function explainUnsupported({ check, offset }: NativeFailure): Explanation {
+  if (check === 'fork') {
+    return {
+      message: 'the VMM asks its userfaultfd for fork events, and a child would not be served',
+      hint: 'Leave UFFD_FEATURE_EVENT_FORK out of the features of UFFDIO_API.',
+    }
+  }
+  if (check === 'sigbus') {
+    return {
+      message: 'the VMM asks its userfaultfd for signals in place of page faults',
+      hint: 'Leave UFFD_FEATURE_SIGBUS out of the features of UFFDIO_API.',
+    }
+  }
+  const [kind, mode] = check === 'minor-fault' ? ['minor', 'MINOR'] : ['write-protect', 'WP']
+  return {
+    message: `the guest had a ${kind} fault at address ${hex(offset)}, and only missing pages can be served`,
+    hint: `Register the guest memory without UFFDIO_REGISTER_MODE_${mode}.`,
+  }
+}
+
 function explainFault(failure: NativeFailure): Explanation {
   const { check, offset, errno, syscall } = failure
   if (check === 'address') {
@@ -344,6 +364,8 @@ function explainCause(
       }
     case 'ERR_PEER_REFUSED':
       return explainPeer(failure, context.socketPath)
+    case 'ERR_VMM_UNSUPPORTED':
+      return explainUnsupported(failure)
     case 'ERR_SOURCE_READ':
       return context.diskImage === undefined
         ? explainFile(failure, 'the memory file', context.memoryFile)

@@ -15,6 +15,7 @@ const errors: Record<NativeCode, true> = {
   ERR_VMM_EXITED: true,
   ERR_HANDSHAKE_INVALID: true,
   ERR_PEER_REFUSED: true,
+  ERR_VMM_UNSUPPORTED: true,
   ERR_SOURCE_READ: true,
   ERR_WORKING_SET_INVALID: true,
   ERR_WORKING_SET_IO: true,

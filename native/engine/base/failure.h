@@ -15,6 +15,7 @@ namespace reap {
   X(vmm_exited, "ERR_VMM_EXITED")                   \
   X(handshake_invalid, "ERR_HANDSHAKE_INVALID")     \
   X(peer_refused, "ERR_PEER_REFUSED")               \
+  X(vmm_unsupported, "ERR_VMM_UNSUPPORTED")         \
   X(source_read, "ERR_SOURCE_READ")                 \
   X(working_set_invalid, "ERR_WORKING_SET_INVALID") \
   X(working_set_io, "ERR_WORKING_SET_IO")           \

@@ -201,6 +201,11 @@ HandshakeReceiver::State HandshakeReceiver::finish(const HandshakeLimits& limits
   }
   if (descriptors_.size() != 1) return refuse("descriptors", 0, 1, descriptors_.size());
   if (!got_uffd()) return refuse("not-a-userfaultfd");
+  if (const char* feature = uffd::unsupported_feature(descriptors_.front().get())) {
+    refuse(feature);
+    failure_.code = ErrorCode::vmm_unsupported;
+    return State::refused;
+  }
   return State::complete;
 }
 

@@ -180,6 +180,7 @@ int FaultHandler::drain(std::vector<uint64_t>* faults, Clock::time_point until) 
   std::lock_guard<InstallGate> lock(gate_);
   uffd_msg messages[kMessagesPerRead];
   int drained = 0;
+  bool refused = false;
   for (int reads = 0; reads < kReadsPerDrain; ++reads) {
     const int got = uffd::read_messages(uffd_.get(), messages, kMessagesPerRead);
     if (got < 0) {
@@ -194,17 +195,23 @@ int FaultHandler::drain(std::vector<uint64_t>* faults, Clock::time_point until) 
     std::vector<Removed> removes;
     for (int i = 0; i < got; ++i) {
       const uffd_msg& message = messages[i];
+      if (const char* what = uffd::unsupported_event(message)) {
+        refused = true;
+        const bool is_fault = message.event == UFFD_EVENT_PAGEFAULT;
+        const uint64_t address = is_fault ? message.arg.pagefault.address : 0;
+        fail({ErrorCode::vmm_unsupported, 0, "", what, address});
+      }
       if (message.event == UFFD_EVENT_PAGEFAULT) {
         faults->push_back(message.arg.pagefault.address & ~(memory_.page_size() - 1));
       } else if (message.event == UFFD_EVENT_REMOVE) {
         removes.push_back({message.arg.remove.start, message.arg.remove.end});
       } else if (message.event == UFFD_EVENT_FORK) {
-        // No known VMM enables this event; close the child's descriptor so that they cannot
-        // accumulate.
-        UniqueFd child(static_cast<int>(message.arg.fork.ufd));
+        // Kept open: closed, it would let the child read zeros.
+        children_.emplace_back(static_cast<int>(message.arg.fork.ufd));
       }
     }
     apply_removes(std::move(removes));
+    if (refused) return -EOPNOTSUPP;
     if (static_cast<size_t>(got) < kMessagesPerRead || is_over(until)) break;
   }
   return drained;

@@ -152,6 +152,7 @@ class FaultHandler {
 
   const GuestMemory memory_;
   const UniqueFd uffd_;
+  std::vector<UniqueFd> children_;  // userfaultfds of processes that the VMM has forked
   const PageSource& memory_file_;
   const FileStamp memory_stamp_;
   const DataMap& data_;

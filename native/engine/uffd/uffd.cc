@@ -91,6 +91,15 @@ int read_messages(int uffd, uffd_msg* messages, size_t capacity) {
   }
 }
 
+const char* unsupported_event(const uffd_msg& message) {
+  if (message.event == UFFD_EVENT_FORK) return "fork";
+  if (message.event != UFFD_EVENT_PAGEFAULT) return nullptr;
+  const uint64_t flags = message.arg.pagefault.flags;
+  if (flags & UFFD_PAGEFAULT_FLAG_WP) return "write-protect-fault";
+  if (flags & UFFD_PAGEFAULT_FLAG_MINOR) return "minor-fault";
+  return nullptr;
+}
+
 void make_nonblocking(int uffd) {
   const int flags = ::fcntl(uffd, F_GETFL);
   if (flags >= 0 && !(flags & O_NONBLOCK)) ::fcntl(uffd, F_SETFL, flags | O_NONBLOCK);
@@ -104,6 +113,23 @@ bool is_userfaultfd(int fd) {
   if (length < 0) return false;
   target[length] = '\0';
   return std::strcmp(target, "anon_inode:[userfaultfd]") == 0;
+}
+
+const char* unsupported_feature(int uffd) {
+  char path[64];
+  std::snprintf(path, sizeof path, "/proc/self/fdinfo/%d", uffd);
+  const UniqueFd info(::open(path, O_RDONLY | O_CLOEXEC));
+  char text[512];
+  const int64_t length = info ? read_whole(info.get(), 0, text, sizeof text - 1) : 0;
+  if (length <= 0) return nullptr;
+  text[length] = '\0';
+  // "API:", the version, and the features of UFFDIO_API (userfaultfd_show_fdinfo()).
+  const char* const api = std::strstr(text, "API:");
+  unsigned long long version = 0;
+  unsigned long long features = 0;
+  if (!api || std::sscanf(api, "API: %llx:%llx", &version, &features) != 2) return nullptr;
+  if (features & UFFD_FEATURE_EVENT_FORK) return "fork";
+  return features & UFFD_FEATURE_SIGBUS ? "sigbus" : nullptr;
 }
 
 namespace {

@@ -44,12 +44,20 @@ bool has_messages(int uffd);
 // Returns the number of messages read, 0 if none are pending, or a negative errno.
 int read_messages(int uffd, uffd_msg* messages, size_t capacity);
 
+// What the message is about, if that cannot be served: a fault on a page that is present, which no
+// install can answer, or a fork, whose child would be served by nobody. Otherwise null.
+const char* unsupported_event(const uffd_msg& message);
+
 // epoll reports a blocking userfaultfd as broken, at once and for ever (userfaultfd(2)). The flag
 // belongs to the open file and so also to the VMM, which only registers memory and never reads.
 void make_nonblocking(int uffd);
 
 // True if `fd` is a userfaultfd (and not, say, /dev/null).
 bool is_userfaultfd(int fd);
+
+// What the VMM has asked for in UFFDIO_API, if that cannot be served: fork events, or a signal in
+// place of each fault. Otherwise null, as when /proc does not tell.
+const char* unsupported_feature(int uffd);
 
 // Ways to get a userfaultfd on this machine, for `doctor`: each 0 or a negative errno.
 struct Availability {

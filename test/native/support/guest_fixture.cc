@@ -113,8 +113,9 @@ bool write_memory_file(const std::string& path, const Shape& shape,
 }
 
 Guest::Guest(const Shape& shape) : page_size_(shape.page_size) {
-  if (!open_uffd()) {
-    missing_ = "needs a userfaultfd: Linux 5.11, and CONFIG_USERFAULTFD";
+  if (!open_uffd(shape.features)) {
+    missing_ = shape.features == 0 ? "needs a userfaultfd: Linux 5.11, and CONFIG_USERFAULTFD"
+                                   : "needs a userfaultfd with more features, or root";
   } else if (!map_regions(shape)) {
     missing_ = page_size_ == kHugePage ? "needs " + std::to_string(shape.pages()) +
                                              " free 2 MiB pages (vm.nr_hugepages)"
@@ -127,12 +128,12 @@ Guest::~Guest() {
   if (uffd_) unregister_all();
 }
 
-bool Guest::open_uffd() {
+bool Guest::open_uffd(uint64_t features) {
   uffd_.reset(
       static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY)));
   uffdio_api api{};
   api.api = UFFD_API;
-  api.features = UFFD_FEATURE_EVENT_REMOVE;
+  api.features = UFFD_FEATURE_EVENT_REMOVE | features;
   if (page_size_ == kHugePage) api.features |= UFFD_FEATURE_MISSING_HUGETLBFS;
   return uffd_ && ::ioctl(uffd_.get(), UFFDIO_API, &api) == 0;
 }

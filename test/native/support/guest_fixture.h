@@ -115,6 +115,7 @@ struct Shape {
   std::vector<uint64_t> holes;                // pages that the memory file does not store
   std::vector<uint64_t> zeros;                // pages that it stores as zeros
   std::string directory;                      // of the memory file; empty: a new temporary one
+  uint64_t features = 0;                      // of the userfaultfd, beside those of Firecracker
 
   uint64_t pages() const {
     uint64_t all = 0;
@@ -164,7 +165,7 @@ class Guest {
   void unregister_all() const;
 
  private:
-  bool open_uffd();
+  bool open_uffd(uint64_t features);
   bool map_regions(const Shape& shape);
   bool register_memory(void* start, uint64_t length) const;
 

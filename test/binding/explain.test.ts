@@ -1,0 +1,27 @@
+import { expect, test } from 'vitest'
+import { toError } from '../../src/binding/explain.js'
+import type { NativeFailure } from '../../src/binding/failure.js'
+
+const socketPath = '/run/vm.sock'
+
+function explain(failure: Partial<NativeFailure>, pid = 7): string {
+  const whole = { errno: 0, syscall: '', check: '', offset: 0n, want: 0n, got: 0n, ...failure }
+  const vm = { pid, state: 'vm-killed' } as const
+  const { message, hint } = toError(whole as NativeFailure, { socketPath, vm })
+  return `${message}. ${hint}`
+}
+
+test.each([
+  [{ code: 'ERR_VMM_UNSUPPORTED', check: 'fork' }, /fork events.* UFFD_FEATURE_EVENT_FORK/],
+  [{ code: 'ERR_VMM_UNSUPPORTED', check: 'sigbus' }, /signals .* UFFD_FEATURE_SIGBUS/],
+  [
+    { code: 'ERR_VMM_UNSUPPORTED', check: 'minor-fault', offset: 0x7000n },
+    /minor fault at address 0x7000.* UFFDIO_REGISTER_MODE_MINOR/,
+  ],
+  [
+    { code: 'ERR_VMM_UNSUPPORTED', check: 'write-protect-fault' },
+    /write-protect fault .* UFFDIO_REGISTER_MODE_WP/,
+  ],
+] as const)('says what failed and what helps: %o', (failure, words) => {
+  expect(explain(failure)).toMatch(words)
+})
