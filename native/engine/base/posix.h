@@ -75,7 +75,8 @@ class Mapping {
     return data == MAP_FAILED ? Mapping() : Mapping(data, size);
   }
   // Memory to read files into. Excluded from fork(), which would write-protect it and make each
-  // next write a fault; an orchestrator forks for each VMM. Uses transparent huge pages for at
+  // next write a fault; an orchestrator forks for each VMM. Excluded from core dumps: the bytes are
+  // those of guests. Uses transparent huge pages for at
   // least the size of one: O_DIRECT passes the device one segment per physically contiguous range,
   // 256 for 1 MiB of small pages, and virtio-blk took twice as long for those.
   static Mapping buffer(size_t size) {
@@ -84,6 +85,7 @@ class Mapping {
     Mapping mapping = huge ? aligned(size, kHuge) : anonymous(size);
     if (!mapping) return mapping;
     ::madvise(mapping.data(), size, MADV_DONTFORK);
+    ::madvise(mapping.data(), size, MADV_DONTDUMP);
     if (huge) ::madvise(mapping.data(), size, MADV_HUGEPAGE);
     return mapping;
   }
@@ -93,6 +95,10 @@ class Mapping {
   explicit operator bool() const { return data_ != nullptr; }
   uint8_t* data() const { return static_cast<uint8_t*>(data_); }
   size_t size() const { return size_; }
+  // Returns the memory to the kernel; the mapping reads as zeros from then on.
+  void release_pages() {
+    if (data_) ::madvise(data_, size_, MADV_DONTNEED);
+  }
 
  private:
   Mapping(void* data, size_t size) : data_(data), size_(size) {}

@@ -13,8 +13,8 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Filled = FaultHandler::Filled;
 
-// A restore's maximum share of these after its VM has connected, or while its reads do not block:
-// enough for a disk with uneven latency. A buffer costs most at its first use.
+// A restore's maximum share of the pool's buffers after its VM has connected, or while its reads do
+// not block: enough for a disk with uneven latency. A buffer costs most at its first use.
 constexpr size_t kMaxAhead = 8;
 constexpr auto kNoMemoryTimeout = std::chrono::seconds(2);
 
@@ -89,10 +89,8 @@ void Prefetcher::cancel(PrefetchClient* client) {
 }
 
 void Prefetcher::recycle(Buffer&& buffer) {
-  const Buffer owned = std::move(buffer);
+  buffer.reset();
   shared_may_be_free_ = true;
-  // A buffer that another restore also installs is returned by the last owner.
-  if (owned && owned.use_count() == 1) pool_.push_back(std::move(*owned));
   changed_.notify_one();
   readers_changed_.notify_one();
 }
@@ -136,7 +134,7 @@ bool Prefetcher::next_worker_task(Job& job, Task* task) {
   }
   if (!job.connected) return fetch_ahead(job, task);
   const std::optional<uint64_t> unit = next_to_install(job);
-  waits_for_shared_ = waits_for_shared_ || !unit;
+  waits_for_others_ = waits_for_others_ || !unit;
   if (unit) take_unit(job, begin_unit(job, *unit), task);
   return unit.has_value();
 }

@@ -19,6 +19,7 @@
 #include "base/posix.h"
 #include "base/thread_group.h"
 #include "files/page_source.h"
+#include "prefetch/buffer_pool.h"
 #include "prefetch/shared_groups.h"
 #include "uffd/fault_handler.h"
 #include "working_set/plan.h"
@@ -96,11 +97,9 @@ class Prefetcher {
 
   // Extents of a group, or a block, that were holes of the memory file when fetched.
   using Holes = std::bitset<kMaxMemoryGroupPages>;
-  // From the pool. The mutex is held while owners are added or dropped.
-  using Buffer = SharedGroups::Buffer;
   struct ReadyUnit {
     uint64_t unit;
-    Buffer buffer;
+    Buffer buffer;  // the mutex is held while owners are added or dropped
     Holes holes;
   };
   // Source of the bytes, which also defines the units of a job.
@@ -188,6 +187,12 @@ class Prefetcher {
     Mapping fetched;
     std::vector<Piece> pieces;
     ServeBuffers serve;
+    // Returns memory that is not in use to the kernel; false if the pool may have some later.
+    bool release_pages() {
+      fetched.release_pages();
+      serve.pages.release_pages();
+      return BufferPool::shared().return_idle();
+    }
   };
   using Jobs = std::list<std::unique_ptr<Job>>;
 
@@ -239,13 +244,12 @@ class Prefetcher {
   void end_if_over(Job* job, std::unique_lock<std::mutex>& lock);
   void recycle(Buffer&& buffer);
 
-  std::mutex mutex_;  // guards the jobs and the pool; not held while a task is performed
+  std::mutex mutex_;                         // guards the jobs; not held while a task is performed
   std::condition_variable changed_;          // a worker may have a task
   std::condition_variable readers_changed_;  // a reader may have a task
   Jobs jobs_;                                // order of service
-  std::vector<Mapping> pool_;                // free buffers, to fetch ahead or for several restores
   bool shared_may_be_free_ = false;          // a buffer of a shared group may be free
-  bool waits_for_shared_ = false;            // a job waits for groups that others read
+  bool waits_for_others_ = false;  // a job waits for groups that others read, or for a buffer
   bool stopping_ = false;
   std::atomic<unsigned> busy_workers_{0};
   int error_ = 0;

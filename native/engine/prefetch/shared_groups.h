@@ -9,14 +9,13 @@
 #include <utility>
 #include <vector>
 
-#include "base/posix.h"
+#include "prefetch/buffer_pool.h"
 #include "working_set/plan.h"
 
 namespace reap {
 
 class SharedGroups {
  public:
-  using Buffer = std::shared_ptr<Mapping>;
   using Clock = std::chrono::steady_clock;
   // Time to wait for a group that another restore is reading. After that a restore reads it itself:
   // the other one's disk may hang.

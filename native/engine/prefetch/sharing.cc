@@ -84,12 +84,8 @@ size_t Prefetcher::ahead_count(const Job& job) const {
   return count;
 }
 
-Prefetcher::Buffer Prefetcher::take_buffer() {
-  if (!pool_.empty()) {
-    Buffer buffer = std::make_shared<Mapping>(std::move(pool_.back()));
-    pool_.pop_back();
-    return buffer;
-  }
+Buffer Prefetcher::take_buffer() {
+  if (Buffer buffer = BufferPool::shared().take()) return buffer;
   // A search without result is repeated only after an owner has released a buffer.
   const SharedGroups* last = nullptr;
   for (auto job = jobs_.begin(); shared_may_be_free_ && job != jobs_.end(); ++job) {
@@ -98,6 +94,8 @@ Prefetcher::Buffer Prefetcher::take_buffer() {
     if (Buffer buffer = (*job)->shared->take_free()) return buffer;
   }
   shared_may_be_free_ = false;
+  // A prefetcher of another JavaScript thread does not report that it has returned one.
+  waits_for_others_ = true;
   return nullptr;
 }
 

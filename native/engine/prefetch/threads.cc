@@ -2,6 +2,7 @@
 #include <pthread.h>
 #include <sched.h>
 
+#include <algorithm>
 #include <chrono>
 #include <utility>
 
@@ -13,21 +14,17 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Buffers for fetched units of all restores together: before their VMMs connect, and ahead of the
-// workers.
-constexpr size_t kPoolBuffers = 24;
 // A fetch, and an install, take a few milliseconds.
 constexpr auto kStuck = std::chrono::milliseconds(50);
 constexpr size_t kMaxThreads = 96;
+// For what another restore reads or holds, and until an idle thread returns its memory.
+constexpr auto kMaxWait = std::max(SharedGroups::kMaxWait, BufferPool::kIdle);
 
 }  // namespace
 
 Prefetcher::Prefetcher(unsigned workers, unsigned readers, ThreadGroup threads,
                        std::function<void()> watch)
     : watch_(std::move(watch)), threads_(std::move(threads)) {
-  for (size_t i = 0; i < kPoolBuffers; ++i) {
-    if (Mapping buffer = Mapping::buffer(kBufferBytes)) pool_.push_back(std::move(buffer));
-  }
   const std::lock_guard<std::mutex> lock(mutex_);
   for (unsigned i = 0; error_ == 0 && i < workers + readers; ++i) {
     error_ = start_thread(i < workers ? Role::worker : Role::reader);
@@ -113,15 +110,24 @@ void Prefetcher::work(Thread& self) {
   state.fetched = Mapping::buffer(kBufferBytes);
 
   std::unique_lock<std::mutex> lock(mutex_);
+  bool is_idle = false;  // has returned its memory
   for (;;) {
     Task task;
     // Not wait(): gcc 12 binds it to a symbol that the libstdc++ of RHEL 9 lacks. Not wait_for():
     // the thread sanitizer of gcc 12 does not know the clock that it uses.
     while (!stopping_ && !next_task(role, &task)) {
-      const std::chrono::seconds limit =
-          std::exchange(waits_for_shared_, false) ? SharedGroups::kMaxWait : std::chrono::hours(1);
-      changed.wait_until(lock, std::chrono::system_clock::now() + limit);
+      const bool is_last_wait = is_idle && !std::exchange(waits_for_others_, false);
+      const std::chrono::seconds limit = is_last_wait ? std::chrono::hours(1) : kMaxWait;
+      const auto until = std::chrono::system_clock::now() + limit;
+      if (changed.wait_until(lock, until) == std::cv_status::no_timeout) {
+        is_idle = false;  // a buffer may have been returned
+      } else if (!is_idle) {
+        lock.unlock();
+        is_idle = state.release_pages();
+        lock.lock();
+      }
     }
+    is_idle = false;
     if (stopping_) return;
     Job* job = task.job;
     if (!job->over) {

@@ -25,7 +25,7 @@ constexpr unsigned kMaxBlocking = 96;
 constexpr unsigned kMaxBlockingPerDevice = 32;
 // Of a device, for a second thread of one session.
 constexpr unsigned kMaxSecond = 8;
-// Time after which a thread too many ends.
+// Time without work after which a thread too many ends, and the others return their memory.
 constexpr int kIdleMs = 1000;
 constexpr auto kSpin = std::chrono::microseconds(50);
 // Spin pause after a spinning thread lost its core: about what the loss cost.
@@ -171,11 +171,18 @@ void Reactor::work(unsigned index) {
   std::snprintf(name, sizeof name, "reap-demand-%u", index);
   pthread_setname_np(pthread_self(), name);
   ServeBuffers buffers;
+  bool is_idle = true;  // has returned its memory
   for (;;) {
     epoll_event event{};
-    const int got = ::epoll_wait(epoll_.get(), &event, 1, running_ > kThreads ? kIdleMs : -1);
+    const bool waits = is_idle && running_ <= kThreads;
+    const int got = ::epoll_wait(epoll_.get(), &event, 1, waits ? -1 : kIdleMs);
     if (got == 0 && may_end()) return;
+    if (got == 0 && !is_idle) {
+      buffers.pages.release_pages();
+      is_idle = true;
+    }
     if (got <= 0) continue;  // EINTR
+    is_idle = false;
     const uint64_t data = event.data.u64;
     if (data == kStopEvent) return;
     if (data == kTimerEvent) {

@@ -22,7 +22,7 @@ using State = SharedGroups::State;
 constexpr uint32_t kPages = 40;  // more than the pool's buffers
 constexpr uint64_t kAhead = 8;   // fetched by a restore before its VM connects while no read blocks
 
-SharedGroups::Buffer some_buffer() {
+reap::Buffer some_buffer() {
   return std::make_shared<reap::Mapping>(reap::Mapping::anonymous(4096));
 }
 
