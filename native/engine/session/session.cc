@@ -176,7 +176,9 @@ void Session::serve(ServeBuffers& buffers) {
 bool Session::continues_after(FaultHandler::Served served, Retry retry) {
   switch (served) {
     case FaultHandler::Served::later:
-      if (retry == Retry::when_disk_is_free) {
+      if (handler_->is_short_of_memory()) {
+        watch_.serve_again(FaultHandler::kMemoryWait);
+      } else if (retry == Retry::when_disk_is_free) {
         watch_.serve_when_free();
       } else {
         watch_.serve_again(retry == Retry::now ? std::chrono::nanoseconds(0) : kServeAgain);

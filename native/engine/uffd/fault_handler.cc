@@ -16,8 +16,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// ENOMEM ends when the VMM's memory cgroup reclaims; after this time it is a failure.
-constexpr auto kNoMemoryTimeout = std::chrono::seconds(2);
 // Maximum duration of one serve() call: busy guests take turns on the demand threads.
 constexpr auto kTurn = std::chrono::microseconds(500);
 // A longer yield went to other work: a guest would have reached its next fault by then.
@@ -295,10 +293,12 @@ FaultHandler::Step FaultHandler::serve_fault(uint64_t address, ServeBuffers& buf
   }
   const uint64_t offset = region->offset + (address - region->base);
   const uint64_t page = memory_.page_of(offset);
+  const bool was_short = is_short_of_memory();
+  if (was_short && waits_for_memory(page)) return Step::later;
 
   const bool removed = removed_.test(page);
   bool zero = removed || data_.hole_end(offset) >= offset + page_size;
-  if (!zero) {
+  if (!zero && !(was_short && take_starved(page, buffers))) {
     uint8_t* const bytes = buffers.pages.data();
     PageSource::Result read = memory_file_.read_cached(offset, bytes, page_size);
     if (read.read == PageSource::Read::would_block) {
@@ -334,57 +334,9 @@ FaultHandler::Step FaultHandler::serve_fault(uint64_t address, ServeBuffers& buf
     result = {uffd::Outcome::no_memory, 0, -ENOMEM};
   }
   const Step step = settle(result, address, zero);
+  if (was_short || is_short_of_memory()) settle_starved(page, buffers, !zero, step);
   if (result.outcome == uffd::Outcome::installed && !removed) install_ahead(offset, buffers);
   return step;
-}
-
-FaultHandler::Step FaultHandler::settle(const uffd::Result& result, uint64_t address, bool zero) {
-  const uint64_t page_size = memory_.page_size();
-  switch (result.outcome) {
-    case uffd::Outcome::installed: {
-      counters_.add(zero ? Counter::zero : Counter::installed);
-      if (short_of_memory_.load(std::memory_order_relaxed)) {
-        std::lock_guard<std::mutex> lock(mutex_);
-        short_of_memory_.store(false, std::memory_order_relaxed);
-      }
-      return Step::done;
-    }
-    case uffd::Outcome::present:
-      // Another thread installed the page. That woke the waiters of that moment, but EEXIST wakes
-      // nobody, and this fault may have been queued later. Test: "an install by another party is no
-      // lost wake-up".
-      counters_.add(Counter::present);
-      uffd::wake(uffd_.get(), address, page_size);
-      return Step::done;
-    case uffd::Outcome::unregistered:
-      // The VMM unregistered this range; the kernel resolves the fault when it is retried.
-      counters_.add(Counter::discarded);
-      uffd::wake(uffd_.get(), address, page_size);
-      return Step::done;
-    case uffd::Outcome::partial:
-    case uffd::Outcome::deferred:
-      counters_.add(Counter::deferred);
-      return Step::later;
-    case uffd::Outcome::gone:
-      counters_.add(Counter::discarded);
-      return Step::gone;
-    case uffd::Outcome::no_memory: {
-      std::lock_guard<std::mutex> lock(mutex_);
-      // The timeout covers one shortage: any successful install ends it.
-      const auto now = Clock::now();
-      if (!short_of_memory_.exchange(true, std::memory_order_relaxed)) no_memory_since_ = now;
-      if (now - no_memory_since_ < kNoMemoryTimeout) return Step::later;
-      break;
-    }
-    case uffd::Outcome::failed:
-      break;
-  }
-  Failure failure;
-  failure.code = ErrorCode::fault_unresolved;
-  failure.err = result.err;
-  failure.syscall = zero ? "ioctl(UFFDIO_ZEROPAGE)" : "ioctl(UFFDIO_COPY)";
-  failure.offset = address;
-  return fail(failure);
 }
 
 }  // namespace reap

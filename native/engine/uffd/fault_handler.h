@@ -68,6 +68,9 @@ class FaultHandler {
   // called again within kMaxHold.
   bool holds_faults() const { return holding_.load(std::memory_order_relaxed); }
   static constexpr auto kMaxHold = std::chrono::milliseconds(10);
+  // True while the VMM lacks memory for a page: serve() is to be called again in kMemoryWait.
+  bool is_short_of_memory() const { return short_of_memory_.load(std::memory_order_relaxed); }
+  static constexpr auto kMemoryWait = std::chrono::milliseconds(10);
   // True if read faults wait for another attempt; held ones do not count.
   bool has_waiting() const;
   Failure failure() const;
@@ -121,6 +124,14 @@ class FaultHandler {
     std::chrono::steady_clock::time_point since;
   };
 
+  // A page that the VMM has no memory for.
+  struct Starved {
+    uint64_t page = 0;
+    Mapping bytes;
+    bool has_bytes = false;  // from the memory file; false while a thread retries with them
+    std::chrono::steady_clock::time_point tried_at{};
+  };
+
   Pass serve_pass(ServeBuffers& buffers, std::chrono::steady_clock::time_point turn_ends,
                   const std::function<bool()>* before_blocking);
   bool is_left_to_prefetch(uint64_t fault, uint64_t* offset) const;
@@ -137,6 +148,9 @@ class FaultHandler {
   bool prefetch_is_running() const {
     return prefetch_expected_ && !prefetch_over_.load(std::memory_order_relaxed);
   }
+  bool waits_for_memory(uint64_t page);
+  bool take_starved(uint64_t page, ServeBuffers& buffers);
+  void settle_starved(uint64_t page, ServeBuffers& buffers, bool has_bytes, Step step);
   void read_around(uint64_t offset);
   void install_ahead(uint64_t offset, ServeBuffers& buffers);
   Step settle(const uffd::Result& result, uint64_t address, bool zero);
@@ -179,6 +193,7 @@ class FaultHandler {
   std::vector<uint64_t> waiting_;  // faults read and not yet answered
   std::vector<Held> held_;         // faults that an install is about to answer
   std::chrono::steady_clock::time_point no_memory_since_{};
+  std::optional<Starved> starved_;
   Failure failure_;
 };
 

@@ -307,6 +307,38 @@ TEST(an_empty_pool_of_huge_pages_is_waited_for) {
   CHECK(restore.has_file_bytes(0));
 }
 
+TEST(a_page_that_waits_for_memory_is_read_once) {
+  Shape shape;
+  shape.page_size = fixture::kHugePage;
+  shape.region_pages = {3};
+  shape.reserve = false;
+  Restore restore(shape);
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  HugePages pool;
+  if (pool.take_all() < 3) SKIP("needs 3 free 2 MiB pages (vm.nr_hugepages)");
+  std::vector<std::thread> vcpus;
+  for (const uint64_t page : {0, 1, 2}) {
+    vcpus.emplace_back([&, page] { CHECK(restore.has_file_bytes(page)); });
+  }
+  fixture::eventually([&] { return restore.guest.faults_pending() == 3; });
+  reap::ServeBuffers buffers;
+  CHECK(buffers.reserve(fixture::kHugePage));
+  const auto serve = [&] {
+    return restore.handler->serve(buffers, std::chrono::nanoseconds(0), [] { return true; });
+  };
+  for (int attempt = 0; attempt < 5; ++attempt) {
+    CHECK_EQ(serve(), Served::later);
+    CHECK(restore.handler->is_short_of_memory());
+    CHECK_EQ(restore.get(Counter::bytes_read), fixture::kHugePage);
+  }
+  pool.give_back();
+  // A turn may end before all pages are there.
+  fixture::eventually([&] { return serve() == Served::idle; });
+  for (std::thread& vcpu : vcpus) vcpu.join();
+  CHECK(!restore.handler->is_short_of_memory());
+  CHECK_EQ(restore.get(Counter::bytes_read), 3 * fixture::kHugePage);
+}
+
 TEST(two_short_shortages_of_memory_do_not_add_up) {
   Shape shape;
   shape.page_size = fixture::kHugePage;
