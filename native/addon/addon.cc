@@ -75,6 +75,7 @@ Napi::Object to_js(Napi::Env env, const Event& event) {
     object["prefetch"] = numbers;
   } else if (event.kind == Event::Kind::ended) {
     object["state"] = name_of(event.state);
+    if (event.oom) object["oom"] = true;
   }
   return object;
 }

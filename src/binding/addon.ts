@@ -24,7 +24,7 @@ export type NativeEvent = {
       readonly prefetch: Float64Array
     }
   | { readonly kind: 'detach-failed' }
-  | { readonly kind: 'ended'; readonly state: EndState }
+  | { readonly kind: 'ended'; readonly state: EndState; readonly oom?: true }
 )
 
 declare const sessionBrand: unique symbol

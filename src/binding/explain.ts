@@ -166,7 +166,7 @@ function explainFault(failure: NativeFailure): Explanation {
     message: `a page ${doing} cannot be installed: ${syscall} failed with ${name}`,
     hint:
       name === 'ENOMEM'
-        ? "Guest pages are charged to the VMM's memory cgroup, and 2 MiB pages come from the hugepage pool: raise memory.max or vm.nr_hugepages."
+        ? "2 MiB pages come from the hugepage pool, others are charged to the VMM's memory cgroup: raise vm.nr_hugepages or memory.max."
         : undefined,
   }
 }

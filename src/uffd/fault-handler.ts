@@ -188,6 +188,11 @@ export interface FaultStats {
  */
 export interface ServeResult {
   readonly state: 'closed' | 'vm-exited' | 'vm-killed' | 'vm-left' | 'detached'
+  /**
+   * Present with `vm-exited` if the kernel's OOM killer has ended a process of the VMM's memory cgroup
+   * meanwhile, as when the cgroup is full. Absent also if its counters cannot be read.
+   */
+  readonly oom?: true
   readonly stats: FaultStats
 }
 

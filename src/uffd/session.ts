@@ -251,10 +251,10 @@ export class Session implements FaultHandler {
     }
   }
 
-  #onEnded({ state, pid, failure: cause }: NativeEvent & { kind: 'ended' }): void {
+  #onEnded({ state, oom, pid, failure: cause }: NativeEvent & { kind: 'ended' }): void {
     this.#forgetSignal()
     this.#endStart()
-    const result: ServeResult = { state, stats: this.stats() }
+    const result: ServeResult = { state, ...(oom && { oom }), stats: this.stats() }
     this.#result = result
     if (sessions.size <= 1) {
       forgetExit?.()

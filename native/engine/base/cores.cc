@@ -1,28 +1,20 @@
 #include "base/cores.h"
 
-#include <fcntl.h>
 #include <sched.h>
 
 #include <algorithm>
 #include <cstdio>
 #include <string>
 
-#include "base/posix.h"
+#include "base/small_file.h"
 
 namespace reap {
 
 namespace {
 
-std::string text_of(const std::string& path) {
-  const UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  char text[4096];
-  const int64_t length = file ? read_whole(file.get(), 0, text, sizeof text) : 0;
-  return {text, static_cast<size_t>(std::max<int64_t>(0, length))};
-}
-
 // The tightest quota of this cgroup and its ancestors, in cores; at most `cores`.
 unsigned quota(unsigned cores) {
-  const std::string groups = text_of("/proc/self/cgroup");
+  const std::string groups = read_small_file("/proc/self/cgroup");
   const size_t at = groups.find("0::/");  // cgroups(7)
   if (at == std::string::npos) return cores;
   std::string group = groups.substr(at + 3, groups.find('\n', at) - at - 3);
@@ -30,7 +22,7 @@ unsigned quota(unsigned cores) {
   for (;;) {
     unsigned long long allowed = 0;
     unsigned long long period = 0;
-    const std::string limit = text_of("/sys/fs/cgroup" + group + "/cpu.max");
+    const std::string limit = read_small_file("/sys/fs/cgroup" + group + "/cpu.max");
     // "max 100000" means no quota.
     if (std::sscanf(limit.c_str(), "%llu %llu", &allowed, &period) == 2 && period > 0) {
       cores = static_cast<unsigned>(std::min<uint64_t>(cores, (allowed + period - 1) / period));

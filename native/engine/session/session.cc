@@ -56,6 +56,7 @@ void Session::report_end() {
   event.kind = Event::Kind::ended;
   event.session = id_;
   event.state = state_;
+  event.oom = state_ == EndState::vm_exited && oom_.has_killed();
   event.failure = failure_;
   event.pid = peer_.pid;
   environment_.emit(std::move(event));

@@ -15,6 +15,7 @@
 #include "files/page_source.h"
 #include "handshake/receiver.h"
 #include "prefetch/prefetcher.h"
+#include "session/oom_watch.h"
 #include "session/reactor.h"
 #include "session/uffd_watch.h"
 #include "uffd/counters.h"
@@ -61,6 +62,7 @@ struct Event {
   std::vector<Region> regions;
   PrefetchReport prefetch;            // prefetched
   EndState state = EndState::closed;  // ended
+  bool oom = false;                   // the OOM killer has ended the VM
 };
 
 class Session : public PrefetchClient, public std::enable_shared_from_this<Session> {
@@ -152,6 +154,7 @@ class Session : public PrefetchClient, public std::enable_shared_from_this<Sessi
   UniqueFd connection_;
   HandshakeReceiver receiver_;
   Peer peer_;
+  OomWatch oom_;
   std::unique_ptr<FaultHandler> handler_;
   bool detaching_ = false;
   EndState state_ = EndState::closed;

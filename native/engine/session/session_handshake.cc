@@ -144,6 +144,7 @@ void Session::receive_handshake() {
 
 // From here on the guest's pages come from us: any failure ends the VM too.
 void Session::begin_serving() {
+  oom_.start(peer_.pid);
   Handshake handshake = receiver_.take_handshake();
   UniqueFd uffd = receiver_.take_uffd();
   uffd::make_nonblocking(uffd.get());

@@ -61,7 +61,7 @@ const endings: Record<ServeResult['state'], string> = {
   detached: 'detached: the VM continues with all of its memory',
 }
 
-function describeEnd({ state, stats }: ServeResult): string {
+function describeEnd({ state, oom, stats }: ServeResult): string {
   if (state === 'closed') return endings.closed
   const { faults, lateFaults, residualFaults, installedAhead, removed } = stats
   const parts = [
@@ -72,7 +72,8 @@ function describeEnd({ state, stats }: ServeResult): string {
     ...(installedAhead > 0 ? [`${formatPlural(installedAhead, 'page')} installed ahead`] : []),
     ...(removed > 0 ? [`${formatPlural(removed, 'page')} released`] : []),
   ]
-  return `${endings[state]} (${parts.join(', ')})`
+  const end = oom ? 'the VM was ended by the OOM killer' : endings[state]
+  return `${end} (${parts.join(', ')})`
 }
 
 /** JSON form of an event, with its error as an object. */
