@@ -73,7 +73,7 @@ bool Pager::connect() {
   memory_ = GuestMemory(std::move(handshake.regions), handshake.page_size);
   uffd_ = receiver.take_uffd();
   uffd::make_nonblocking(uffd_.get());
-  peer_ = identify_peer(connection_.get());
+  identify_peer(connection_.get(), &peer_);
 
   watch(uffd_.get(), EPOLLIN);
   watch(signals_.get(), EPOLLIN);

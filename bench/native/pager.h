@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/posix.h"
+#include "handshake/listener.h"
 #include "handshake/receiver.h"
 #include "uffd/guest_memory.h"
 

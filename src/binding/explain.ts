@@ -83,6 +83,13 @@ function explainHandshake({ check, offset, want, got, errno, syscall }: NativeFa
 }
 
 function explainSocket(failure: NativeFailure, path: string): Explanation {
+  if (failure.check === 'replaced') {
+    return {
+      message: `cannot listen on ${path}: another process put something else in the socket's place`,
+      hint: 'Use one socket path for each restore, in a folder that others cannot write to.',
+      path,
+    }
+  }
   const name = errnoName(failure.errno)
   const hints: Record<string, string> = {
     EADDRINUSE:

@@ -12,6 +12,7 @@ function explain(failure: Partial<NativeFailure>, pid = 7): string {
 }
 
 test.each([
+  [{ code: 'ERR_SOCKET', check: 'replaced' }, /put something else in the socket's place/],
   [{ code: 'ERR_VMM_UNSUPPORTED', check: 'fork' }, /fork events.* UFFD_FEATURE_EVENT_FORK/],
   [{ code: 'ERR_VMM_UNSUPPORTED', check: 'sigbus' }, /signals .* UFFD_FEATURE_SIGBUS/],
   [

@@ -181,6 +181,14 @@ describe('the socket', () => {
     ).rejects.toThrow(/"socketPath" of serve\(\) .* at most 107 bytes/)
   })
 
+  test('is not disturbed by a second handler on its path', async () => {
+    const s = await scene({ pages: 64 })
+    const handler = await serveScene(s)
+    await expect(serveScene(s)).rejects.toMatchObject({ code: 'ERR_SOCKET', check: 'in-use' })
+    await s.vmm.handshake(s.socketPath)
+    await expect(handler.connected).resolves.toMatchObject({ pid: s.vmm.pid })
+  })
+
   test('needs a folder', async () => {
     const s = await scene({ pages: 64 })
     await expect(

@@ -2,7 +2,6 @@
 
 #include <signal.h>
 #include <sys/epoll.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -20,10 +19,6 @@ namespace {
 constexpr auto kKillTimeout = std::chrono::seconds(5);
 // For faults that wait for the VMM's madvise() to complete.
 constexpr auto kServeAgain = std::chrono::microseconds(200);
-
-int send_kill(int pidfd) {
-  return ::syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, nullptr, 0) == 0 ? 0 : -errno;
-}
 
 }  // namespace
 
@@ -291,7 +286,7 @@ void Session::end_locked(EndState state, const Failure& failure, Vm vm) {
   environment_.prefetcher.cancel(this);
 
   if (vm == Vm::kill && peer_.pidfd) {
-    const int error = send_kill(peer_.pidfd.get());
+    const int error = peer_.signal(SIGKILL);
     if (error == 0) {
       state_ = EndState::vm_killed;
       reactor_.after(kKillTimeout, id_, Role::kill_deadline);

@@ -13,6 +13,7 @@
 #include "base/failure.h"
 #include "base/named_enum.h"
 #include "files/page_source.h"
+#include "handshake/listener.h"
 #include "handshake/receiver.h"
 #include "prefetch/prefetcher.h"
 #include "session/oom_watch.h"

@@ -81,7 +81,7 @@ void Session::accept_peer() {
   reactor_.unwatch(listener_.fd());
   listener_.close();
   phase_ = Phase::handshaking;
-  peer_ = identify_peer(connection_.get());
+  identify_peer(connection_.get(), &peer_);
   if (!may_connect() || !peer_.pidfd) {
     Failure failure;
     failure.code = ErrorCode::peer_refused;
@@ -105,7 +105,7 @@ bool Session::accept_pending_peer() {
     int error = 0;
     connection_ = listener_.accept(&error);
     if (!connection_) return false;
-    peer_ = identify_peer(connection_.get());
+    identify_peer(connection_.get(), &peer_);
     if (!may_connect()) return false;
   }
   if (connection_ && !receiver_.got_uffd()) {

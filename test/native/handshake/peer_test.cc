@@ -11,7 +11,6 @@
 #include <cstring>
 #include <string>
 
-#include "handshake/receiver.h"
 #include "support/check.h"
 #include "support/vmm_fixture.h"
 
@@ -35,17 +34,6 @@ fixture::SessionOptions options_of(const Restore& restore, const char* name = "u
   options.memory_file = restore.path;
   options.kill_vm = false;
   return options;
-}
-
-// A socket at `path` that this library did not create.
-reap::UniqueFd bind_to(const std::string& path, bool listening) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  std::memcpy(address.sun_path, path.data(), path.size());
-  reap::UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  CHECK_EQ(::bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
-  if (listening) CHECK_EQ(::listen(fd.get(), 1), 0);
-  return fd;
 }
 
 bool exists(const std::string& path) { return ::access(path.c_str(), F_OK) == 0; }
@@ -235,45 +223,6 @@ TEST(only_one_vmm_can_connect_to_a_session) {
   CHECK(fixture::send(first.get(), handshake_text(restore.guest, 4096), {restore.guest.uffd()}));
   CHECK(restore.has_file_bytes(1));
   CHECK(!exists(options.socket_path));
-}
-
-TEST(a_stale_socket_is_replaced_and_others_are_not) {
-  const fixture::TempDir directory;
-  const std::string path = directory.path("socket");
-  const auto open = [&] {
-    reap::Listener listener;
-    return listener.open(path, {});
-  };
-  bind_to(path, true);
-  CHECK(exists(path));
-  CHECK_EQ(open().code, ErrorCode::none);
-  CHECK(!exists(path));
-  {
-    const reap::UniqueFd live = bind_to(path, true);
-    const reap::Failure failure = open();
-    CHECK_EQ(failure.code, ErrorCode::socket);
-    CHECK_EQ(failure.err, -EADDRINUSE);
-    CHECK_EQ(failure.check, "in-use");
-    CHECK(exists(path));
-  }
-  ::unlink(path.c_str());
-  reap::UniqueFd(::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
-  CHECK_EQ(open().err, -EADDRINUSE);
-  CHECK(exists(path));
-  ::unlink(path.c_str());
-  CHECK_EQ(::symlink("/nowhere/at/all", path.c_str()), 0);
-  CHECK_EQ(open().err, -EADDRINUSE);
-}
-
-TEST(a_listener_unlinks_its_own_path_and_no_other) {
-  const fixture::TempDir directory;
-  const std::string path = directory.path("socket");
-  reap::Listener listener;
-  CHECK_EQ(listener.open(path, {}).code, ErrorCode::none);
-  CHECK_EQ(::rename(path.c_str(), directory.path("moved").c_str()), 0);
-  const reap::UniqueFd other = bind_to(path, false);
-  listener.close();
-  CHECK(exists(path));
 }
 
 TEST(a_session_that_cannot_open_reports_why) {
