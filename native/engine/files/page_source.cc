@@ -16,10 +16,13 @@
 
 #include "base/page.h"
 #include "base/test_hooks.h"
+#include "base/thread_pool.h"
 
 namespace reap {
 
 namespace {
+
+constexpr auto kFuseMagic = 0x65735546;  // FUSE_SUPER_MAGIC, in newer linux/magic.h
 
 template <typename Time>
 uint64_t nanoseconds_of(const Time& time) {
@@ -79,8 +82,21 @@ FileChange change_of(const FileStamp& before, const FileStamp& after) {
                                                                      : FileChange::content;
 }
 
+SourceFd& SourceFd::operator=(SourceFd&& other) noexcept {
+  close();
+  fd_ = std::move(other.fd_);
+  elsewhere_ = other.elsewhere_;
+  return *this;
+}
+
+void SourceFd::close() {
+  if (!fd_ || !elsewhere_) return;
+  const auto owned = std::make_shared<UniqueFd>(std::move(fd_));
+  ThreadPool::shared().run([owned] { owned->reset(); });
+}
+
 int PageSource::adopt(UniqueFd fd) {
-  fd_ = std::move(fd);
+  fd_ = SourceFd(std::move(fd));
   if (!fd_) return -errno;
   struct stat status {};
   if (::fstat(fd_.get(), &status) != 0) return -errno;
@@ -94,8 +110,10 @@ int PageSource::adopt(UniqueFd fd) {
   if (::fstatfs(fd_.get(), &file_system) == 0) {
     in_memory_ = file_system.f_type == TMPFS_MAGIC;
     has_cachestat_ = has_cachestat(file_system);
+    is_fuse_ = file_system.f_type == kFuseMagic;
   }
   may_hang_ = !in_memory_ && lacks_nowait(fd_.get(), bytes_);
+  if (may_hang_) fd_.close_elsewhere();
   if (may_hang_ && may_see_cache(fd_.get(), status)) view_.map(fd_.get(), bytes_);
   return 0;
 }
@@ -108,7 +126,9 @@ int PageSource::open(const std::string& path) {
   // By now the path may name another file. Test: "a file that is replaced while it is opened is
   // read through one descriptor".
   REAP_HOOK(before_direct_open);
-  direct_.reset(::open(this->path().c_str(), kFlags | O_DIRECT));
+  // Not on FUSE, where a direct read that hangs survives even SIGKILL; buffered ones do not
+  // (request_wait_answer(), folio_wait_locked_killable()).
+  if (!is_fuse_) direct_.reset(::open(this->path().c_str(), kFlags | O_DIRECT));
   find_holes();
   return 0;
 }

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "base/failure.h"
 #include "base/posix.h"
@@ -49,6 +50,27 @@ enum class FileChange {
   content,  // another file, another size, a write, or a modification time that was set
 };
 FileChange change_of(const FileStamp& before, const FileStamp& after);
+
+// A descriptor for reading. The end of a file on FUSE or on a network is told to its server, and
+// close() waits for the answer: there it is called on another thread.
+class SourceFd {
+ public:
+  SourceFd() = default;
+  explicit SourceFd(UniqueFd fd) : fd_(std::move(fd)) {}
+  SourceFd(SourceFd&&) = default;
+  SourceFd& operator=(SourceFd&& other) noexcept;
+  ~SourceFd() { close(); }
+
+  int get() const { return fd_.get(); }
+  explicit operator bool() const { return static_cast<bool>(fd_); }
+  void close_elsewhere() { elsewhere_ = true; }
+
+ private:
+  void close();
+
+  UniqueFd fd_;
+  bool elsewhere_ = false;
+};
 
 // A file that many threads read at once, at explicit offsets.
 class PageSource {
@@ -124,15 +146,16 @@ class PageSource {
  private:
   bool is_settled_soon() const;
 
-  UniqueFd fd_;
-  UniqueFd direct_;  // empty if the file system lacks O_DIRECT (tmpfs)
+  SourceFd fd_;
+  UniqueFd direct_;  // empty if the file system lacks O_DIRECT (tmpfs), and on FUSE
   uint64_t bytes_ = 0;
   FileStamp stamp_{};
   bool sparse_ = false;         // has holes
   bool has_cachestat_ = false;  // reports residency through cachestat(2)
-  bool in_memory_ = false;      // on tmpfs: no read blocks, and RWF_NOWAIT is not supported
-  bool may_hang_ = false;       // lacks RWF_NOWAIT: FUSE, overlayfs, network file systems
-  CacheView view_;              // if it may hang and residency is reported
+  bool is_fuse_ = false;
+  bool in_memory_ = false;  // on tmpfs: no read blocks, and RWF_NOWAIT is not supported
+  bool may_hang_ = false;   // lacks RWF_NOWAIT: FUSE, overlayfs, network file systems
+  CacheView view_;          // if it may hang and residency is reported
   DataMap data_{0};
   std::shared_ptr<const DataMap> found_data_;  // null: not known
 };
