@@ -37,3 +37,26 @@ function startListening(signal: AbortSignal) {
   registry.set(signal, started)
   return started
 }
+
+/**
+ * The result of `work`, or the reason of the first signal that aborts before it. A result that comes
+ * later goes to `discard`.
+ */
+export async function unlessAborted<T>(
+  work: Promise<T>,
+  signals: readonly (AbortSignal | undefined)[],
+  discard: (late: T) => void,
+): Promise<T> {
+  const removals: (() => void)[] = []
+  const aborted = new Promise<never>((_, reject) => {
+    for (const signal of signals) removals.push(onAbort(signal, reject))
+  })
+  try {
+    return await Promise.race([work, aborted])
+  } catch (error) {
+    work.then(discard, () => {})
+    throw error
+  } finally {
+    for (const remove of removals) remove()
+  }
+}

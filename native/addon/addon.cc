@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "addon/task.h"
 #include "addon/working_set.h"
 #include "session/engine.h"
 #include "uffd/uffd.h"
@@ -83,7 +84,7 @@ Napi::Object to_js(Napi::Env env, const Event& event) {
 // One per JavaScript environment: each worker thread has a separate engine.
 class Environment {
  public:
-  explicit Environment(Napi::Env env) : env_(env) {}
+  explicit Environment(Napi::Env env) : env_(env), tasks_(env) {}
   ~Environment() { shutdown(); }
   static Environment& of(const Napi::CallbackInfo& info) {
     return *info.Env().GetInstanceData<Environment>();
@@ -118,6 +119,7 @@ class Environment {
   }
 
   Engine* engine() { return engine_.get(); }
+  reap::Tasks& tasks() { return tasks_; }
 
   // An open session keeps the process alive, like a listening server.
   void opened() {
@@ -137,6 +139,7 @@ class Environment {
   using Events = Napi::TypedThreadSafeFunction<Environment, Event, &Environment::deliver>;
 
   Napi::Env env_;
+  reap::Tasks tasks_;
   Events events_;
   std::shared_ptr<Engine> engine_;
   unsigned open_sessions_ = 0;
@@ -309,5 +312,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
 }
 
 }  // namespace
+
+reap::Tasks& reap::tasks_of(Napi::Env env) { return env.GetInstanceData<Environment>()->tasks(); }
 
 NODE_API_MODULE(reap_trace, init)

@@ -49,24 +49,6 @@ class Deferred {
   napi_value promise_ = nullptr;
 };
 
-// Work for a pool thread, completed by a promise.
-class Task : public Napi::AsyncWorker {
- public:
-  explicit Task(Napi::Env env) : AsyncWorker(env, "reap-trace"), deferred_(env) {}
-  Napi::Value run() {
-    const Napi::Value promise = deferred_.promise();
-    Queue();
-    return promise;
-  }
-
- protected:
-  virtual Napi::Value result(Napi::Env env) = 0;
-  void OnOK() override { deferred_.resolve(result(Env())); }
-
- private:
-  Deferred deferred_;
-};
-
 // Entries of a table that is passed as a typed array.
 template <typename Record>
 std::vector<Record> records(Napi::Value value) {

@@ -9,11 +9,14 @@
 
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <memory>
+#include <mutex>
 #include <utility>
 
 #include "addon/working_set.h"
 #include "base/thread.h"
+#include "base/thread_group.h"
 
 namespace reap {
 
@@ -28,6 +31,8 @@ void take_lowest_priority() {
   ::sched_setscheduler(0, SCHED_IDLE, &none);
   ::syscall(SYS_ioprio_set, kIoprioWhoProcess, 0, kIoprioIdle);
 }
+
+constexpr auto kMaxWait = std::chrono::seconds(2);
 
 // One comparison on a separate thread, from its start to its completion event.
 class ComparisonJob {
@@ -88,19 +93,26 @@ class ComparisonJob {
     // Close descriptors before the completion event: listeners may count open ones.
     working_set_ = PageSource();
     memory_file_ = PageSource();
-    Events events = events_;
-    tell({result_.pages, true});
-    events.Release();
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (!is_left_) {
+        tell({result_.pages, true});
+        return;
+      }
+    }
+    delete this;
   }
 
   void compare_files() {
     memory_file_.find_holes();
     compare(
         set_->plan, working_set_, memory_file_, *stop_,
-        [this](uint64_t pages) {
-          if (on_progress_) tell({pages, false});
-        },
-        &result_);
+        [this](uint64_t pages) { tell_progress(pages); }, &result_);
+  }
+
+  void tell_progress(uint64_t pages) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (on_progress_ && !is_left_) tell({pages, false});
   }
 
   void tell(Event event) {
@@ -112,9 +124,10 @@ class ComparisonJob {
     const std::unique_ptr<Event> owned(event);
     if (event->is_end) {
       const std::unique_ptr<ComparisonJob> ended(self);
-      if (env == nullptr) return;  // the environment is being torn down, and end() has joined
+      self->thread_.wait_for_end();
+      if (env == nullptr) return;  // the environment is being torn down
       napi_remove_env_cleanup_hook(env, end, self);
-      self->thread_.join();
+      self->events_.Release();
       self->resolve(env);
     } else if (env != nullptr) {
       self->on_progress_.Call({Napi::Number::New(env, static_cast<double>(event->pages))});
@@ -134,11 +147,14 @@ class ComparisonJob {
   }
 
   // Cleanup hooks run last in, first out: this one before the one that deletes the function called
-  // by the thread.
+  // by the thread. A thread whose storage hangs is left behind, and the job is then its own.
   static void end(void* data) {
     auto* self = static_cast<ComparisonJob*>(data);
     *self->stop_ = true;
-    self->thread_.join();
+    if (self->thread_.wait_for_end(kMaxWait)) return;
+    const std::lock_guard<std::mutex> lock(self->mutex_);
+    self->is_left_ = true;
+    self->on_progress_.Reset();
   }
 
   const std::shared_ptr<const WorkingSet> set_;
@@ -150,7 +166,9 @@ class ComparisonJob {
   Deferred deferred_;
   Napi::FunctionReference on_progress_;
   Events events_;
-  Thread thread_;
+  const ThreadGroup thread_;
+  std::mutex mutex_;  // guards what follows
+  bool is_left_ = false;
 };
 
 // compare(workingSet: fd, memoryFile: fd, set, background, onProgress | undefined)

@@ -4,7 +4,7 @@
 #include <utility>
 #include <vector>
 
-#include "addon/addon.h"
+#include "addon/task.h"
 #include "base/crc32c.h"
 #include "files/page_samples.h"
 #include "files/page_source.h"
@@ -27,9 +27,8 @@ class SamplePages : public Task {
       : Task(env), path_(std::move(path)), pages_(std::move(pages)) {}
 
  protected:
-  void Execute() override { failure_ = sample_pages(path_, pages_, &checksums_); }
+  void execute() override { failure_ = sample_pages(path_, pages_, &checksums_); }
   Napi::Value result(Napi::Env env) override {
-    if (failure_) return to_js(env, failure_);
     Napi::Uint32Array checksums = Napi::Uint32Array::New(env, checksums_.size());
     fill(checksums, checksums_.data());
     return checksums;
@@ -39,16 +38,14 @@ class SamplePages : public Task {
   const std::string path_;
   const std::vector<uint32_t> pages_;
   std::vector<uint32_t> checksums_;
-  Failure failure_;
 };
 
 // sampleDiskPages(path, pages: Uint32Array) => Promise<failure | Uint32Array>
 Napi::Value start_sampling(const Napi::CallbackInfo& info) {
   const auto pages = info[1].As<Napi::Uint32Array>();
-  auto* task =
-      new SamplePages(info.Env(), info[0].As<Napi::String>().Utf8Value(),
-                      std::vector<uint32_t>(pages.Data(), pages.Data() + pages.ElementLength()));
-  return task->run();
+  return run_task<SamplePages>(
+      info.Env(), info[0].As<Napi::String>().Utf8Value(),
+      std::vector<uint32_t>(pages.Data(), pages.Data() + pages.ElementLength()));
 }
 
 // The bytes themselves if JavaScript may use external memory, as in Node; otherwise a copy.
@@ -69,24 +66,22 @@ class ReadPrivateFile : public Task {
       : Task(env), folder_(std::move(folder)), name_(std::move(name)) {}
 
  protected:
-  void Execute() override { found_ = read_private_file(folder_, name_, &bytes_, &untrusted_); }
+  void execute() override { found_ = read_private_file(folder_, name_, &bytes_, &failure_); }
   Napi::Value result(Napi::Env env) override {
-    return found_ ? give(env, std::move(bytes_)) : to_js(env, untrusted_);
+    return found_ ? give(env, std::move(bytes_)) : env.Null();
   }
 
  private:
   const std::string folder_;
   const std::string name_;
   std::vector<uint8_t> bytes_;
-  Failure untrusted_;
   bool found_ = false;
 };
 
 // readPrivateFile(folder, name) => Promise<Uint8Array | failure | null>
 Napi::Value start_reading_private_file(const Napi::CallbackInfo& info) {
-  auto* task = new ReadPrivateFile(info.Env(), info[0].As<Napi::String>().Utf8Value(),
+  return run_task<ReadPrivateFile>(info.Env(), info[0].As<Napi::String>().Utf8Value(),
                                    info[1].As<Napi::String>().Utf8Value());
-  return task->run();
 }
 
 // checkWriters(fd) => failure | null

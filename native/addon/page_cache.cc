@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "addon/task.h"
 #include "addon/working_set.h"
 #include "page_cache/prefetcher.h"
 #include "page_cache/recorder.h"
@@ -47,8 +48,17 @@ PageCachePrefetcher& prefetcher_of(uint64_t device) {
   return *prefetcher;
 }
 
+constexpr auto kMaxWait = std::chrono::seconds(2);
+
 // One prefetch, from its start to its completion event.
 struct Prefetch {
+  // Shared with the prefetcher's thread.
+  struct Link {
+    std::mutex mutex;  // guards what follows
+    bool is_closed = false;
+    bool is_done = false;
+  };
+
   Prefetch(Napi::Env env, uint64_t device_) : device(device_), deferred(env) {}
 
   static void deliver(Napi::Env env, Napi::Function, Prefetch* self, PageCacheReport* report) {
@@ -70,16 +80,21 @@ struct Prefetch {
   using Event = Napi::TypedThreadSafeFunction<Prefetch, PageCacheReport, &Prefetch::deliver>;
 
   // Cleanup hooks run last in, first out: this one before the one that deletes the function called
-  // by the prefetcher.
+  // by the prefetcher. A job whose storage hangs is left behind, and reports to nobody.
   static void end(void* self) {
-    const auto* prefetch = static_cast<Prefetch*>(self);
-    prefetcher_of(prefetch->device).end(prefetch->job);
+    auto* const prefetch = static_cast<Prefetch*>(self);
+    const bool has_ended = prefetcher_of(prefetch->device).end(prefetch->job, kMaxWait);
+    const std::shared_ptr<Link> link = prefetch->link;
+    const std::lock_guard<std::mutex> lock(link->mutex);
+    link->is_closed = true;
+    if (!has_ended && !link->is_done) delete prefetch;
   }
 
   const uint64_t device;
   uint64_t job = 0;
   Deferred deferred;
   Event event;
+  const std::shared_ptr<Link> link = std::make_shared<Link>();
 };
 
 // prefetchPageCache(device, paths: '' for a file to skip, set, budgetBytes)
@@ -96,7 +111,11 @@ Napi::Value prefetch_page_cache(const Napi::CallbackInfo& info) {
   auto prefetch = std::make_unique<Prefetch>(env, device);
   prefetch->event = Prefetch::Event::New(env, "reap-trace", 0, 1, prefetch.get());
   const Napi::Value promise = prefetch->deferred.promise();
-  const auto done = [event = prefetch->event](const PageCacheReport& report) {
+  const auto done = [event = prefetch->event,
+                     link = prefetch->link](const PageCacheReport& report) {
+    const std::lock_guard<std::mutex> lock(link->mutex);
+    if (link->is_closed) return;
+    link->is_done = true;
     auto* owned = new PageCacheReport(report);
     if (event.NonBlockingCall(owned) != napi_ok) delete owned;
   };
@@ -129,9 +148,8 @@ class StartRecording : public Task {
       : Task(env), paths_(std::move(paths)), interval_(interval) {}
 
  protected:
-  void Execute() override { failure_ = recorder_->start(paths_, interval_); }
+  void execute() override { failure_ = recorder_->start(paths_, interval_); }
   Napi::Value result(Napi::Env env) override {
-    if (failure_) return to_js(env, failure_);
     using Shared = std::shared_ptr<PageCacheRecorder>;
     return make_tagged(env, std::make_unique<Shared>(std::move(recorder_)), kRecorderTag);
   }
@@ -140,7 +158,6 @@ class StartRecording : public Task {
   const std::vector<std::string> paths_;
   const std::chrono::microseconds interval_;
   std::shared_ptr<PageCacheRecorder> recorder_ = std::make_shared<PageCacheRecorder>();
-  Failure failure_;
 };
 
 // startRecording(paths, intervalUs) => Promise<failure | recorder>
@@ -148,7 +165,7 @@ Napi::Value start_recording(const Napi::CallbackInfo& info) {
   std::vector<std::string> paths = paths_of(info[0]);
   if (paths.empty()) return info.Env().Undefined();
   const std::chrono::microseconds interval(info[1].As<Napi::Number>().Int64Value());
-  return (new StartRecording(info.Env(), std::move(paths), interval))->run();
+  return run_task<StartRecording>(info.Env(), std::move(paths), interval);
 }
 
 class StopRecording : public Task {
@@ -157,7 +174,7 @@ class StopRecording : public Task {
       : Task(env), recorder_(std::move(recorder)) {}
 
  protected:
-  void Execute() override { record_ = recorder_->stop(); }
+  void execute() override { record_ = recorder_->stop(); }
   Napi::Value result(Napi::Env env) override {
     const auto touches = [env](const std::vector<PageCacheRecorder::Touch>& from) {
       Napi::Uint32Array array = Napi::Uint32Array::New(env, from.size() * 3);
@@ -179,7 +196,8 @@ class StopRecording : public Task {
   PageCacheRecorder::Record record_;
 };
 
-// stopRecording(recorder) => Promise<[cached, mapped: Uint32Array of file, page, microseconds;
+// stopRecording(recorder) => Promise<failure | [cached, mapped: Uint32Array of file, page,
+// microseconds;
 //   Float64Array of mapper's pid, errno, looks, longestGapUs]>
 Napi::Value stop_recording(const Napi::CallbackInfo& info) {
   bool ours = false;
@@ -189,8 +207,7 @@ Napi::Value stop_recording(const Napi::CallbackInfo& info) {
     return info.Env().Undefined();
   }
   auto recorder = *info[0].As<Napi::External<std::shared_ptr<PageCacheRecorder>>>().Data();
-  auto* task = new StopRecording(info.Env(), std::move(recorder));
-  return task->run();
+  return run_task<StopRecording>(info.Env(), std::move(recorder));
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "addon/task.h"
 #include "files/private_file.h"
 #include "page_cache/residency.h"
 
@@ -96,7 +97,7 @@ class OpenFiles : public Task {
         wants_residency_(wants_residency) {}
 
  protected:
-  void Execute() override {
+  void execute() override {
     failure_ = open();
     if (!failure_ && set_ && !findings_folder_.empty()) {
       // Must match nameOf() in src/working-set/findings.ts.
@@ -110,7 +111,6 @@ class OpenFiles : public Task {
   }
 
   Napi::Value result(Napi::Env env) override {
-    if (failure_) return to_js(env, failure_);
     Napi::Object result = Napi::Object::New(env);
     if (files_.memory_file) result["memoryStamp"] = numbers(env, files_.memory_file.stamp());
     result["isCurrent"] = static_cast<bool>(files_.working_set);
@@ -181,7 +181,6 @@ class OpenFiles : public Task {
   bool has_residency_ = false;
   bool is_visible_ = false;
   bool is_mappable_ = true;
-  Failure failure_;
 };
 
 // openFiles(memoryFile: '' for none, workingSet: '' for none, known: set | null, isGiven,
@@ -193,9 +192,8 @@ Napi::Value open_files(const Napi::CallbackInfo& info) {
   const bool is_given = info[3].As<Napi::Boolean>();
   const bool is_trusted = info[4].As<Napi::Boolean>();
   const bool wants_residency = info[6].As<Napi::Boolean>();
-  return (new OpenFiles(info.Env(), text(0), text(1), known, is_given, is_trusted, text(5),
-                        wants_residency))
-      ->run();
+  return run_task<OpenFiles>(info.Env(), text(0), text(1), known, is_given, is_trusted, text(5),
+                             wants_residency);
 }
 
 // closeFiles(files): closes files that no session has taken

@@ -188,7 +188,7 @@ interface Addon {
   /** Touches are triples of file, page and time in microseconds. */
   stopRecording(
     recorder: NativeRecorder,
-  ): Promise<[cached: Uint32Array, mapped: Uint32Array, figures: Float64Array]>
+  ): Promise<NativeFailure | [cached: Uint32Array, mapped: Uint32Array, figures: Float64Array]>
 }
 
 export const flags = { record: 1, leaveVm: 2 } as const
@@ -211,7 +211,7 @@ export function crc32c(bytes: Uint8Array, seed = 0): number {
 }
 
 /**
- * CRC-32C of each given 4 KiB page of a disk image, read on a pool thread. A partial last page is
+ * CRC-32C of each given 4 KiB page of a disk image, read on a separate thread. A partial last page is
  * padded with zeros.
  *
  * @throws ReapTraceError `ERR_SOURCE_READ` if the file cannot be opened or read, or ends before a
@@ -224,8 +224,8 @@ export async function sampleDiskPages(path: string, pages: Uint32Array): Promise
 }
 
 /**
- * Opens the files of a restore and reads the working set unless it is known, in one call on a pool
- * thread. An empty path stands for no file.
+ * Opens the files of a restore and reads the working set unless it is known, in one call on a
+ * separate thread. An empty path stands for no file.
  *
  * @param options.known working set previously read from the path.
  * @param options.isGiven uses `known` even if the file was replaced or is gone.

@@ -1,4 +1,5 @@
 import { type NativeRecorder, native } from '../binding/addon.js'
+import { toError } from '../binding/explain.js'
 import { isFailure } from '../binding/failure.js'
 import { ReapTraceError } from '../errors.js'
 import { report, type WarningEvent } from '../events.js'
@@ -135,7 +136,9 @@ class Recording implements PageCacheRecording {
   }
 
   async #stop(): Promise<PageCacheRecord> {
-    const [cached, mapped, figures] = await native().stopRecording(this.#recorder)
+    const stopped = await native().stopRecording(this.#recorder)
+    if (isFailure(stopped)) throw toError(stopped, {})
+    const [cached, mapped, figures] = stopped
     const [pid = 0, errno = 0, lookCount = 0, longestGapUs = 0] = figures
     const inCache = this.#sizes.map((size, file) => traceOf(cached, file, size))
     const trace = pid > 0 ? traceOf(mapped, 0, this.#sizes[0]!) : inCache[0]!

@@ -1,3 +1,4 @@
+import { unlessAborted } from '../abort.js'
 import { native } from '../binding/addon.js'
 import { isMissing, isWorkingSetError, ReapTraceError } from '../errors.js'
 import { checkOptions, oneOf, rules } from '../options.js'
@@ -192,7 +193,7 @@ export async function planRestore(
   }
   const [calibration, { set, isMappable, residency }] = await Promise.all([
     options.calibration ?? savedCalibration(),
-    openOrRefuse(),
+    unlessAborted(openOrRefuse(), [signal], () => {}),
   ])
   signal?.throwIfAborted()
   const { backend, reason } = chooseBackend({

@@ -1,4 +1,5 @@
 import { ChildProcess } from 'node:child_process'
+import { unlessAborted } from '../abort.js'
 import { flags, native } from '../binding/addon.js'
 import { toError } from '../binding/explain.js'
 import { type FailureContext, isFailure } from '../binding/failure.js'
@@ -91,13 +92,15 @@ export async function serve(options: ServeOptions): Promise<FaultHandler> {
     refusal = error
     report(options, { type: 'warning', error })
   }
-  let opened = await openSnapshot(memoryFile, options.workingSet, {
+  const opening = openSnapshot(memoryFile, options.workingSet, {
     snapshotId: snapshot.id,
     isTrusted: options.trustWorkingSet,
   }).catch((error) => {
     refuse(error)
     return openSnapshot(memoryFile, undefined)
   })
+  const signals = [options.signal, options.startSignal]
+  let opened = await unlessAborted(opening, signals, (late) => native().closeFiles(late.files))
   try {
     throwIfAborted()
     const fails = stalePolicyOf(options) === 'fail'

@@ -46,7 +46,7 @@ export interface OpenSnapshot {
 }
 
 /**
- * Opens a memory file and its working set in one call on a pool thread, and looks up a proof.
+ * Opens a memory file and its working set in one call on a separate thread, and looks up a proof.
  *
  * @throws ReapTraceError `ERR_WORKING_SET_INVALID`, `ERR_WORKING_SET_IO`, `ERR_UNTRUSTED_FILE`,
  * `ERR_SNAPSHOT_MISMATCH`, or `ERR_SOURCE_READ`.

@@ -13,6 +13,8 @@ test.each(['plan', 'recording', 'prefetch', 'handler'])(
     const path = await write(memoryFile, [1, 5, 9])
     const { stdout } = await promisify(execFile)(process.execPath, [fixture, way, memoryFile, path])
     const { before, after } = JSON.parse(stdout)
-    expect(after).toEqual(before)
+    expect(after.files).toBe(before.files)
+    // Threads that opened files end when they have been idle.
+    expect(after.threads).toBeLessThanOrEqual(before.threads)
   },
 )

@@ -153,20 +153,17 @@ void PageCachePrefetcher::cancel(uint64_t id) {
   }
 }
 
-// Like condition_variable::wait(), which libstdc++ 12 made a symbol that older versions lack.
-template <typename Until>
-void PageCachePrefetcher::wait(std::unique_lock<std::mutex>& lock, Until until) {
-  while (!until()) {
-    changed_.wait_until(lock, std::chrono::system_clock::now() + std::chrono::hours(1));
-  }
-}
-
-void PageCachePrefetcher::end(uint64_t id) {
+// Not condition_variable::wait(): libstdc++ 12 made it a symbol that older versions lack.
+bool PageCachePrefetcher::end(uint64_t id, std::chrono::milliseconds limit) {
   cancel(id);
+  const auto is_there = [this, id] {
+    return std::any_of(jobs_.begin(), jobs_.end(), [id](auto& job) { return job->id == id; });
+  };
+  const auto until = std::chrono::system_clock::now() + limit;
   std::unique_lock<std::mutex> lock(mutex_);
-  wait(lock, [this, id] {
-    return std::none_of(jobs_.begin(), jobs_.end(), [id](auto& job) { return job->id == id; });
-  });
+  while (is_there() && changed_.wait_until(lock, until) == std::cv_status::no_timeout) {
+  }
+  return !is_there();
 }
 
 void PageCachePrefetcher::work() {

@@ -3,6 +3,7 @@
 // and more threads would not make that deeper.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
@@ -72,14 +73,12 @@ class PageCachePrefetcher {
   uint64_t start(std::vector<std::string> paths, PageCachePlan plan, uint64_t budget_bytes,
                  Done done, Failure* failure = nullptr);
   void cancel(uint64_t job);
-  // Cancels the job, and waits until its `done` has returned.
-  void end(uint64_t job);
+  // Cancels the job, and waits until its `done` has returned; false if it has not after `limit`.
+  bool end(uint64_t job, std::chrono::milliseconds limit = std::chrono::hours(1));
 
  private:
   struct Job;
 
-  template <typename Until>
-  void wait(std::unique_lock<std::mutex>& lock, Until until);
   void work();
   // Performs a part of the job, so that others get their turn. Returns true if there is more to do.
   static bool advance(Job& job);

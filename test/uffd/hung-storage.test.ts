@@ -1,0 +1,94 @@
+import { fork } from 'node:child_process'
+import { once } from 'node:events'
+import { stat } from 'node:fs/promises'
+import { fileURLToPath } from 'node:url'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { serve } from '../../src/index.js'
+import { type HangingFolder, hangingFolder } from '../support/hanging-folder.js'
+import { range, recordedSet, type Scene, scene } from '../support/scratch.js'
+
+const child = fileURLToPath(new URL('../support/fixtures/hung-child.mjs', import.meta.url))
+
+async function hangingScene(skip: (why: string) => void): Promise<[Scene, HangingFolder]> {
+  const s = await scene({ pages: 256, holes: false })
+  const folder = await hangingFolder(s.memoryFile)
+  if (folder.missing) skip(folder.missing)
+  return [s, folder]
+}
+
+test('files that cannot be opened hold up neither JavaScript nor other files', async ({ skip }) => {
+  const [s, folder] = await hangingScene(skip)
+  await folder.hold('open')
+  const abort = new AbortController()
+  // More than libuv has threads.
+  const hung = range(0, 8).map((i) =>
+    serve({
+      snapshot: { memoryFile: folder.file(i) },
+      socketPath: `${s.socketPath}.${i}`,
+      startSignal: abort.signal,
+    }),
+  )
+  await folder.untilHeld(8)
+  expect((await stat('/')).isDirectory()).toBe(true)
+  const handler = await serve({ snapshot: { memoryFile: s.memoryFile }, socketPath: s.socketPath })
+  await handler.close()
+  abort.abort(new Error('too late'))
+  for (const start of hung) await expect(start).rejects.toThrow('too late')
+})
+
+test('a file whose close() hangs holds up neither JavaScript nor the ends of VMs', async ({
+  skip,
+}) => {
+  const [s, folder] = await hangingScene(skip)
+  const sessions = await Promise.all(
+    range(0, 8).map((i) =>
+      serve({
+        snapshot: { memoryFile: folder.file(i) },
+        socketPath: `${s.socketPath}.${i}`,
+        connectTimeoutMs: 0,
+      }),
+    ),
+  )
+  const handler = await serve({ snapshot: { memoryFile: s.memoryFile }, socketPath: s.socketPath })
+  await s.vmm.handshake(s.socketPath)
+  await folder.hold('flush')
+  for (const session of sessions) expect((await session.close()).state).toBe('closed')
+  await folder.untilHeld(8)
+  expect((await s.vmm.verify(s.memoryFile)).wrong).toEqual([])
+  expect((await handler.close()).state).toBe('vm-killed')
+})
+
+// An open() that a FUSE server has taken is left to a worker thread: it survives even SIGKILL.
+describe.each([false, true])('in a worker thread: %s', (inWorker) => {
+  test.for([...(inWorker ? ['open'] : []), 'serve', 'prefetch', 'compare'])(
+    'the end does not wait for storage that hangs: %s',
+    async (way, { skip }) => {
+      const [s, folder] = await hangingScene(skip)
+      const memoryFile = folder.file(0)
+      const workingSet = await recordedSet(s, range(0, 64))
+      await folder.hold(way === 'open' ? 'open' : 'read')
+      const task = { way, inWorker, socketPath: s.socketPath, memoryFile, workingSet }
+      const handler = fork(child, [JSON.stringify(task)])
+      onTestFinished(() => void handler.kill('SIGKILL'))
+      const next = async () => (await once(handler, 'message'))[0]
+      expect(await next()).toBe('began')
+      if (way === 'serve') {
+        expect(await next()).toBe('listening')
+        await s.vmm.handshake(s.socketPath)
+      }
+      await folder.untilHeld(1)
+      const began = Date.now()
+      if (inWorker) {
+        const ended = next()
+        handler.send('terminate')
+        expect(await ended).toBe('terminated')
+      } else {
+        const ended = once(handler, 'exit')
+        handler.kill('SIGTERM')
+        expect((await ended)[1]).toBe('SIGTERM')
+      }
+      expect(Date.now() - began).toBeLessThan(5000)
+      if (way === 'serve') expect(await s.vmm.exited).toMatchObject({ signal: 'SIGKILL' })
+    },
+  )
+})
