@@ -116,6 +116,8 @@ test('serve() needs a socket and a snapshot, and nothing else', () => {
     | 'onBadWorkingSet'
     | 'onStaleWorkingSet'
     | 'connectTimeoutMs'
+    | 'readTimeoutMs'
+    | 'onReadTimeout'
     | 'vmm'
     | 'vm'
     | 'peerUid'
@@ -141,6 +143,8 @@ test('an option of serve() may be undefined', () => {
     onBadWorkingSet: undefined,
     onStaleWorkingSet: undefined,
     connectTimeoutMs: undefined,
+    readTimeoutMs: undefined,
+    onReadTimeout: undefined,
     vmm: undefined,
     vm: undefined,
     peerUid: undefined,

@@ -38,6 +38,7 @@ using reap::to_js;
 
 constexpr uint32_t kRecord = 1;
 constexpr uint32_t kLeaveVm = 2;
+constexpr uint32_t kFailIfReadHangs = 4;
 constexpr napi_type_tag kSessionTag = {0x8a1f0c6d5b2e4973, 0x9d3e7f10a4c2b658};
 
 struct SessionHandle {
@@ -194,6 +195,8 @@ Napi::Value open(const Napi::CallbackInfo& info) {
   const uint32_t flags = info[4].As<Napi::Number>().Uint32Value();
   options.record = flags & kRecord;
   options.kill_vm = !(flags & kLeaveVm);
+  options.fails_if_read_hangs = flags & kFailIfReadHangs;
+  options.read_timeout = std::chrono::milliseconds(info[8].As<Napi::Number>().Int64Value());
   const int64_t peer_uid = info[5].As<Napi::Number>().Int64Value();
   if (peer_uid >= 0) options.peer_uid = static_cast<uid_t>(peer_uid);
   options.connect_timeout = std::chrono::milliseconds(info[7].As<Napi::Number>().Int64Value());

@@ -24,6 +24,7 @@ export type NativeEvent = {
       readonly prefetch: Float64Array
     }
   | { readonly kind: 'detach-failed' }
+  | { readonly kind: 'read-hangs' }
   | { readonly kind: 'ended'; readonly state: EndState; readonly oom?: true }
 )
 
@@ -111,6 +112,7 @@ interface Addon {
     peerUid: number,
     vmmPid: number,
     connectTimeoutMs: number,
+    readTimeoutMs: number,
   ): NativeFailure | [id: number, session: NativeSession]
   close(session: NativeSession, killVm: boolean): void
   detach(session: NativeSession): boolean
@@ -191,7 +193,7 @@ interface Addon {
   ): Promise<NativeFailure | [cached: Uint32Array, mapped: Uint32Array, figures: Float64Array]>
 }
 
-export const flags = { record: 1, leaveVm: 2 } as const
+export const flags = { record: 1, leaveVm: 2, failIfReadHangs: 4 } as const
 
 let loaded: Addon | undefined
 

@@ -179,7 +179,14 @@ function explainFault(failure: NativeFailure): Explanation {
 }
 
 function explainFile(failure: NativeFailure, what: string, path: string | undefined): Explanation {
-  const { check, offset, errno, syscall } = failure
+  const { check, offset, errno, syscall, want } = failure
+  if (check === 'hangs') {
+    return {
+      message: `a read of ${what} ${path} has not returned for ${want} ms`,
+      hint: 'Check its disk or its server: a guest waits for its pages.',
+      path,
+    }
+  }
   if (check === 'cut-short') {
     return {
       message: `${what} ${path} was truncated inside the page at offset ${offset}`,

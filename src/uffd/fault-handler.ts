@@ -62,6 +62,19 @@ export interface ServeOptions {
    */
   readonly connectTimeoutMs?: number | undefined
   /**
+   * Time after which a read of the memory file or of the working set counts as hung, in
+   * milliseconds; 0 sets no limit. It is reported by a `warning` event whose error, with the `check`
+   * `hangs`, names the file; the guest waits on.
+   * @default 30_000
+   */
+  readonly readTimeoutMs?: number | undefined
+  /**
+   * Whether a read of the memory file that takes longer than `readTimeoutMs` only warns, or ends
+   * the session with that error; the VM is then killed, or left with `vm: 'leave'`.
+   * @default 'warn'
+   */
+  readonly onReadTimeout?: 'warn' | 'fail' | undefined
+  /**
    * The VMM that will connect: its pid, or an object with a `pid`, such as a `ChildProcess`. If it
    * exits without a handshake, the session ends at once with `ERR_VMM_EXITED`; if it did not start,
    * `serve()` rejects with this error.

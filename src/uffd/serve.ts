@@ -29,6 +29,8 @@ export const serveRules: Record<keyof ServeOptions, OptionRule> = {
   onBadWorkingSet: oneOf('on-demand', 'fail'),
   onStaleWorkingSet: oneOf('warn', 'rewrite', 'fail'),
   connectTimeoutMs: rules.milliseconds,
+  readTimeoutMs: rules.milliseconds,
+  onReadTimeout: oneOf('warn', 'fail'),
   vmm: {
     expected: 'a pid, or an object with a pid',
     accepts: (value) =>
@@ -134,10 +136,13 @@ export async function serve(options: ServeOptions): Promise<FaultHandler> {
     opened.files,
     set?.handle ?? null,
     opened.provenBy !== undefined,
-    (options.record ? flags.record : 0) | (options.vm === 'leave' ? flags.leaveVm : 0),
+    (options.record ? flags.record : 0) |
+      (options.vm === 'leave' ? flags.leaveVm : 0) |
+      (options.onReadTimeout === 'fail' ? flags.failIfReadHangs : 0),
     peerUid,
     typeof vmm === 'number' ? vmm : vmm.pid!,
     connectTimeoutMs,
+    options.readTimeoutMs ?? 30_000,
   )
   if (isFailure(session)) throw toError(session, context)
   watchExit()

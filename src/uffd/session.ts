@@ -184,6 +184,11 @@ export class Session implements FaultHandler {
         if (event.failure) this.#detaching?.fail(toError(event.failure, this.#context))
         this.#detaching = undefined
         break
+      case 'read-hangs':
+        if (event.failure) {
+          this.#emit({ type: 'warning', error: toError(event.failure, this.#context) })
+        }
+        break
       case 'ended':
         this.#onEnded(event)
         break

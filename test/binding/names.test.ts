@@ -28,6 +28,7 @@ const events: Record<NativeEvent['kind'], true> = {
   connected: true,
   prefetched: true,
   'detach-failed': true,
+  'read-hangs': true,
   ended: true,
 }
 const ends: Record<ServeResult['state'], true> = {

@@ -3,9 +3,9 @@ import { once } from 'node:events'
 import { stat } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { serve } from '../../src/index.js'
+import { type ServeEvent, type ServeOptions, serve, Trace, WorkingSet } from '../../src/index.js'
 import { type HangingFolder, hangingFolder } from '../support/hanging-folder.js'
-import { range, recordedSet, type Scene, scene } from '../support/scratch.js'
+import { fakeVmm, range, recordedSet, type Scene, scene } from '../support/scratch.js'
 
 const child = fileURLToPath(new URL('../support/fixtures/hung-child.mjs', import.meta.url))
 
@@ -15,6 +15,17 @@ async function hangingScene(skip: (why: string) => void): Promise<[Scene, Hangin
   if (folder.missing) skip(folder.missing)
   return [s, folder]
 }
+
+/** A set without a file: its pages are read from the memory file. */
+const everyPage = ({ pages }: Scene) =>
+  WorkingSet.fromTraces([
+    new Trace({
+      pageSize: 4096,
+      memoryBytes: pages * 4096,
+      pages: Uint32Array.from(range(0, pages)),
+      timesUs: Uint32Array.from(range(0, pages)),
+    }),
+  ])
 
 test('files that cannot be opened hold up neither JavaScript nor other files', async ({ skip }) => {
   const [s, folder] = await hangingScene(skip)
@@ -56,6 +67,53 @@ test('a file whose close() hangs holds up neither JavaScript nor the ends of VMs
   await folder.untilHeld(8)
   expect((await s.vmm.verify(s.memoryFile)).wrong).toEqual([])
   expect((await handler.close()).state).toBe('vm-killed')
+})
+
+test('a read that hangs is reported with its file, and ends the VM only if so chosen', async ({
+  skip,
+}) => {
+  const [s, folder] = await hangingScene(skip)
+  const [waits, fails] = [folder.file(0), folder.file(1)]
+  const events: ServeEvent[] = []
+  const open = (memoryFile: string, options: Partial<ServeOptions>) =>
+    serve({
+      snapshot: { memoryFile },
+      socketPath: `${memoryFile.replace(/.*\//, `${s.folder}/`)}.sock`,
+      readTimeoutMs: 100,
+      onEvent: (event) => void events.push(event),
+      ...options,
+    })
+  const hangs = (memoryFile: string) => ({
+    type: 'warning',
+    error: {
+      code: 'ERR_SOURCE_READ',
+      check: 'hangs',
+      path: memoryFile,
+      message: expect.stringContaining(
+        `a read of the memory file ${memoryFile} has not returned for 100 ms`,
+      ),
+    },
+  })
+  const waiting = await open(waits, {})
+  await s.vmm.handshake(waiting.socketPath)
+  await folder.hold('read')
+  const verified = s.vmm.verify(s.memoryFile)
+  const warnings = () => events.filter(({ type }) => type === 'warning')
+  await expect.poll(warnings).toMatchObject([hangs(waits)])
+  const failing = await open(fails, { onReadTimeout: 'fail', workingSet: everyPage(s) })
+  await expect(failing.closed).rejects.toMatchObject(hangs(fails).error)
+  await folder.release()
+  expect((await verified).wrong).toEqual([])
+
+  const vmm = await fakeVmm()
+  await vmm.map(4096, [s.pages * 4096])
+  const killing = await open(folder.file(2), { onReadTimeout: 'fail' })
+  await vmm.handshake(killing.socketPath)
+  await folder.hold('read')
+  vmm.verify(s.memoryFile).catch(() => {})
+  await expect(killing.closed).rejects.toMatchObject(hangs(folder.file(2)).error)
+  expect(await vmm.exited).toMatchObject({ signal: 'SIGKILL' })
+  await folder.release()
 })
 
 // An open() that a FUSE server has taken is left to a worker thread: it survives even SIGKILL.

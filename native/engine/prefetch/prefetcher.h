@@ -59,6 +59,9 @@ class PrefetchClient {
   virtual void on_prefetched(const PrefetchReport& report) = 0;
   // Called when every missing page is installed, or with the `failure` that prevents it.
   virtual void on_filled(FaultHandler::Filled end, const Failure& failure) = 0;
+  // Time after which on_hung_read() is called for a task that waits for a file; 0: never.
+  virtual std::chrono::milliseconds read_timeout() const { return {}; }
+  virtual void on_hung_read(bool /* is_of_working_set */) {}
 };
 
 class Prefetcher {
@@ -86,7 +89,8 @@ class Prefetcher {
   void cancel(PrefetchClient* client);
 
   // Starts a thread in the place of each that has worked on one task for long: its storage may
-  // hang, and the other restores need theirs. The one that was replaced ends after its task.
+  // hang, and the other restores need theirs. The one that was replaced ends after its task. Also
+  // reports reads that hang.
   void replace_stuck_threads();
 
   // Excludes readers, which mostly wait for the disk.
@@ -200,7 +204,8 @@ class Prefetcher {
   struct Thread {
     Role role;
     bool is_replaced = false;
-    Job* job = nullptr;  // of its task
+    bool is_hung = false;  // its task, which was reported
+    Job* job = nullptr;    // of its task
     std::chrono::steady_clock::time_point busy_since{};
   };
   int start_thread(Role role);

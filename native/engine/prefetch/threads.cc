@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <memory>
 #include <utility>
+#include <vector>
 
 #include "prefetch/prefetcher.h"
 
@@ -58,12 +60,24 @@ int Prefetcher::start_thread(Role role) {
 }
 
 void Prefetcher::replace_stuck_threads() {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  // Called and released without the lock.
+  std::vector<std::pair<std::shared_ptr<PrefetchClient>, bool>> hung;
+  std::unique_lock<std::mutex> lock(mutex_);
   is_watched_ = false;
   if (stopping_) return;
   const auto now = Clock::now();
   for (Thread& thread : running_) {
-    if (thread.is_replaced || !thread.job) continue;
+    if (!thread.job || thread.job->cancelled) continue;
+    const auto limit = thread.job->client->read_timeout();
+    if (limit.count() > 0 && !thread.is_hung) {
+      is_watched_ = true;
+      thread.is_hung = now - thread.busy_since >= limit;
+      if (thread.is_hung) {
+        const Job& job = *thread.job;
+        hung.emplace_back(job.client, !job.filling && job.source == Source::working_set);
+      }
+    }
+    if (thread.is_replaced) continue;
     is_watched_ = true;
     if (now - thread.busy_since < kStuck || running_.size() >= kMaxThreads ||
         start_thread(thread.role) != 0) {
@@ -74,6 +88,8 @@ void Prefetcher::replace_stuck_threads() {
     if (thread.role == Role::worker) busy_workers_.fetch_sub(1, std::memory_order_relaxed);
   }
   if (is_watched_) watch_();
+  lock.unlock();
+  for (const auto& [client, is_of_working_set] : hung) client->on_hung_read(is_of_working_set);
 }
 
 // The mutex is held.
@@ -81,6 +97,7 @@ void Prefetcher::begin_task(Thread& self, Job& job) {
   ++job.busy;
   self.job = &job;
   self.busy_since = Clock::now();
+  self.is_hung = false;
   if (self.role == Role::worker) busy_workers_.fetch_add(1, std::memory_order_relaxed);
   if (!is_watched_ && watch_) watch_();
   is_watched_ = true;

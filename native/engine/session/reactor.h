@@ -33,6 +33,7 @@ class Reactor {
     disk_is_free,
     kill_deadline,
     end_deadline,
+    read_deadline,
     prefetch_watch
   };
   using Dispatch = std::function<void(uint64_t session, Role role, ServeBuffers& buffers)>;

@@ -31,7 +31,8 @@ Session::Session(const Environment& environment, uint64_t id, SessionOptions opt
       counters_(std::move(counters)),
       trace_(std::move(trace)),
       memory_file_(std::move(options_.memory_file)),
-      watch_(environment.reactor, id, memory_file_.stamp()[0]) {}
+      watch_(environment.reactor, id, memory_file_.stamp()[0]),
+      read_limit_(environment.reactor, id, options_.read_timeout) {}
 
 Session::~Session() {
   environment_.forget(id_);
@@ -111,6 +112,9 @@ void Session::on_event(Role role, ServeBuffers& buffers) {
     case Role::kill_deadline:
       environment_.release(id_);
       return;
+    case Role::read_deadline:
+      if (read_limit_.is_exceeded()) on_hung_read(false);
+      return;
     case Role::end_deadline:
     case Role::prefetch_watch:
       return;  // of the engine
@@ -147,11 +151,14 @@ void Session::serve(ServeBuffers& buffers) {
   }
   bool blocked = false;
   bool refused = false;
+  ReadLimit::Reads reads(read_limit_);
   const auto admit_others = [&] {
     if (!blocked) blocked = watch_.begin_blocking();
     refused = !blocked;
-    if (blocked) watch_.admit_others();
-    return blocked;
+    if (!blocked) return false;
+    watch_.admit_others();
+    reads.begin();
+    return true;
   };
   FaultHandler::Served served;
   {
@@ -213,6 +220,25 @@ void Session::on_prefetched(const PrefetchReport& report) {
   if (report.failure.code == ErrorCode::source_read && handler_->memory_file_changed()) {
     fail(report.failure);
   }
+}
+
+void Session::on_hung_read(bool is_of_working_set) {
+  Failure failure;
+  failure.code = is_of_working_set ? ErrorCode::working_set_io : ErrorCode::source_read;
+  failure.check = "hangs";
+  failure.want = static_cast<uint64_t>(options_.read_timeout.count());
+  // Without the working set, the guest is served from the memory file.
+  if (options_.fails_if_read_hangs && !is_of_working_set) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (phase_ == Phase::ending) return;
+    refuse(failure, phase_ == Phase::serving || accept_pending_peer());
+    return;
+  }
+  Event event{};
+  event.kind = Event::Kind::read_hangs;
+  event.session = id_;
+  event.failure = failure;
+  environment_.emit(std::move(event));
 }
 
 bool Session::detach() {

@@ -18,6 +18,7 @@
 #include "prefetch/prefetcher.h"
 #include "session/oom_watch.h"
 #include "session/reactor.h"
+#include "session/read_limit.h"
 #include "session/uffd_watch.h"
 #include "uffd/counters.h"
 #include "uffd/fault_handler.h"
@@ -34,6 +35,8 @@ struct SessionOptions {
   std::optional<uid_t> peer_uid;
   pid_t vmm = 0;  // the process that will connect, or its ancestor; 0: unknown
   std::chrono::milliseconds connect_timeout{0};  // 0: none
+  std::chrono::milliseconds read_timeout{0};     // after which a read hangs; 0: none
+  bool fails_if_read_hangs = false;              // else it is only reported
 };
 
 #define REAP_END_STATES(X)                                                    \
@@ -49,6 +52,7 @@ REAP_NAMED_ENUM(EndState, kEndStates, REAP_END_STATES)
   X(connected, "connected")         \
   X(prefetched, "prefetched")       \
   X(detach_failed, "detach-failed") \
+  X(read_hangs, "read-hangs")       \
   X(ended, "ended")
 REAP_NAMED_ENUM(EventKind, kEventKinds, REAP_EVENT_KINDS)
 
@@ -110,6 +114,8 @@ class Session : public PrefetchClient, public std::enable_shared_from_this<Sessi
   void end_installs() override { watch_.end_installs(); }
   void on_prefetched(const PrefetchReport& report) override;
   void on_filled(FaultHandler::Filled end, const Failure& failure) override;
+  std::chrono::milliseconds read_timeout() const override { return options_.read_timeout; }
+  void on_hung_read(bool is_of_working_set) override;
 
  private:
   enum class Phase { idle, listening, handshaking, serving, ending };
@@ -145,6 +151,7 @@ class Session : public PrefetchClient, public std::enable_shared_from_this<Sessi
   std::atomic<bool> is_reported_{false};
 
   UffdWatch watch_;
+  ReadLimit read_limit_;
 
   // Guards the members below, and every phase change. Not held while faults are served: handler_ is
   // set before the uffd is watched and lives as long as the session.
