@@ -266,6 +266,10 @@ void Session::on_filled(FaultHandler::Filled filled, const Failure& failure) {
       end_locked(EndState::detached, {}, Vm::leave);
       return;
     }
+    if (error == -ESRCH) {
+      end_locked(EndState::vm_exited, {}, Vm::leave);
+      return;
+    }
     refused.code = ErrorCode::fault_unresolved;
     refused.check = "detach";
     refused.err = error;

@@ -65,9 +65,25 @@ int wake(int uffd, uint64_t address, uint64_t length) {
   return ::ioctl(uffd, UFFDIO_WAKE, &range) == 0 ? 0 : -errno;
 }
 
+namespace {
+
+// A request that changes no page: memory that is not registered for write protection has ENOENT.
+bool is_gone(int uffd, uint64_t address, uint64_t length) {
+  uffdio_writeprotect request{};
+  request.range.start = address;
+  request.range.len = length;
+  return ::ioctl(uffd, UFFDIO_WRITEPROTECT, &request) != 0 && errno == ESRCH;
+}
+
+}  // namespace
+
 int unregister(int uffd, uint64_t address, uint64_t length) {
   uffdio_range range{address, length};
-  return ::ioctl(uffd, UFFDIO_UNREGISTER, &range) == 0 ? 0 : -errno;
+  if (::ioctl(uffd, UFFDIO_UNREGISTER, &range) == 0) return 0;
+  const int error = errno;
+  // Where the VMM's address space is gone, UFFDIO_UNREGISTER has ENOMEM and not ESRCH as the others
+  // (userfaultfd_unregister() of Linux 4.3 to 6.18).
+  return error == ENOMEM && is_gone(uffd, address, length) ? -ESRCH : -error;
 }
 
 bool has_messages(int uffd) {

@@ -36,6 +36,7 @@ Result copy(int uffd, uint64_t address, const void* source, uint64_t length);
 // For 4 KiB pages only: on hugetlb the kernel returns EINVAL.
 Result zeropage(int uffd, uint64_t address, uint64_t length);
 int wake(int uffd, uint64_t address, uint64_t length);
+// Returns 0 or a negative errno: -ESRCH if the VMM's address space is gone.
 int unregister(int uffd, uint64_t address, uint64_t length);
 
 // True if a message is pending; cheaper than a read that finds none. Always false for a blocking

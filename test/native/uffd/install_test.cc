@@ -251,7 +251,7 @@ TEST(a_fault_whose_page_was_unregistered_meanwhile_is_discarded) {
   CHECK_EQ(restore.get(Counter::discarded), 1);
 }
 
-TEST(a_vmm_that_is_gone_ends_the_serving_and_the_prefetch) {
+TEST(a_vmm_that_is_gone_ends_the_serving_the_prefetch_and_a_detach) {
   for (const uint64_t page_size : {fixture::kSmallPage, fixture::kHugePage}) {
     fixture::Hooks hooks;
     fixture::Hold serving;
@@ -276,6 +276,7 @@ TEST(a_vmm_that_is_gone_ends_the_serving_and_the_prefetch) {
                        &error) == Filled::gone);
     CHECK_EQ(restore.get(Counter::discarded), 2);
     CHECK_EQ(restore.get(Counter::installed), 0);
+    CHECK_EQ(handler.unregister(), -ESRCH);
     CHECK_EQ(handler.failure().code, reap::ErrorCode::none);
   }
 }
