@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
+#include <thread>
 #include <vector>
 
 #include "files.h"
@@ -14,7 +16,7 @@
 namespace reap::bench {
 
 guest::Error touch_each(const std::string& socket, uint64_t memory_bytes, uint64_t pages,
-                        uint64_t* waited_ns) {
+                        uint64_t* waited_ns, uint64_t pause_us) {
   const Mapping memory = Mapping::anonymous(memory_bytes);
   if (!memory) return guest::system_error("map guest memory", ENOMEM);
   guest::Userfault userfault;
@@ -31,6 +33,7 @@ guest::Error touch_each(const std::string& socket, uint64_t memory_bytes, uint64
     const volatile uint8_t* byte = memory.data() + page * kPageBytes;
     static_cast<void>(*byte);
     waited_ns[page] = now_ns() - began;
+    if (pause_us > 0) std::this_thread::sleep_for(std::chrono::microseconds(pause_us));
   }
   return {};
 }
@@ -41,8 +44,8 @@ int run(const Options& options) {
   const uint64_t bytes = map_file(options.text("--memory")).size();
   const uint64_t pages = std::min(options.number("--pages"), bytes / kPageBytes);
   std::vector<uint64_t> waited_ns(pages);
-  if (const guest::Error error =
-          touch_each(options.text("--socket"), bytes, pages, waited_ns.data())) {
+  if (const guest::Error error = touch_each(options.text("--socket"), bytes, pages,
+                                            waited_ns.data(), options.number("--pause-us"))) {
     fail(error.message);
   }
   const uint64_t p50 = quantile(waited_ns, 0.5);
@@ -59,7 +62,8 @@ const Command kTouch{"touch",
                      "touches pages one by one, and says how long each took to be served",
                      {{"--socket", "PATH", nullptr, "of the fault handler"},
                       {"--memory", "FILE", nullptr, "the snapshot's memory file, for its size"},
-                      {"--pages", "N", "2000", "touched one by one, in ascending order"}},
+                      {"--pages", "N", "2000", "touched one by one, in ascending order"},
+                      {"--pause-us", "N", "0", "between two touches"}},
                      run};
 
 }  // namespace reap::bench
