@@ -1,6 +1,7 @@
 // The threads of a prefetcher, and what becomes of one whose storage hangs.
 #include <pthread.h>
 #include <sched.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <chrono>
@@ -19,6 +20,9 @@ using Clock = std::chrono::steady_clock;
 // A fetch, and an install, take a few milliseconds.
 constexpr auto kStuck = std::chrono::milliseconds(50);
 constexpr size_t kMaxThreads = 96;
+// A third of the weight of other threads. With less, a restore beside endless loops takes several
+// times as long.
+constexpr int kNiceness = 5;
 // For what another restore reads or holds, and until an idle thread returns its memory.
 constexpr auto kMaxWait = std::max(SharedGroups::kMaxWait, BufferPool::kIdle);
 
@@ -122,6 +126,10 @@ void Prefetcher::work(Thread& self) {
   // the JavaScript thread that starts the restore for a time slice: a third of serve().
   const sched_param none{};
   if (sched_getscheduler(0) == SCHED_OTHER) sched_setscheduler(0, SCHED_BATCH, &none);
+  // A guest, or a demand thread, that wakes gets the core at once only from a thread of less
+  // weight: of the same weight, one finishes its slice first (EEVDF, since 6.6). Errors only cost
+  // time.
+  ::setpriority(PRIO_PROCESS, 0, ::getpriority(PRIO_PROCESS, 0) + kNiceness);
   std::condition_variable& changed = role == Role::worker ? changed_ : readers_changed_;
   WorkerState state;
   state.fetched = Mapping::buffer(kBufferBytes);

@@ -1,4 +1,9 @@
 // Prefetch workers that serve faults of their guest between installs.
+#include <sys/resource.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <thread>
 
 #include "prefetch/prefetcher.h"
@@ -371,4 +376,20 @@ TEST(another_thread_of_the_engine_serves_faults_while_one_waits_for_the_disk) {
   disk.release();
   for (std::thread& vcpu : vcpus) vcpu.join();
   held.resume_worker();
+}
+
+TEST(a_prefetch_gives_way_to_whatever_wakes_on_its_core) {
+  reap::Prefetcher prefetcher(1, 1);
+  const int own = ::getpriority(PRIO_PROCESS, 0);
+  fixture::eventually([&] {
+    int yielding = 0;
+    for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+      std::string name;
+      std::getline(std::ifstream(task.path() / "comm"), name);
+      const int thread = std::atoi(task.path().filename().c_str());
+      const bool yields = ::getpriority(PRIO_PROCESS, thread) > own;
+      yielding += yields && (name == "reap-fetch" || name == "reap-read-ahead") ? 1 : 0;
+    }
+    return yielding == 2;
+  });
 }
