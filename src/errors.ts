@@ -6,8 +6,9 @@ import { constants } from 'node:os'
  *
  * | code | when |
  * |---|---|
- * | `ERR_NATIVE_UNAVAILABLE` | the native addon is missing, does not load on this machine, or has no thread or descriptor |
+ * | `ERR_NATIVE_UNAVAILABLE` | the native addon is missing, does not load on this machine, or no thread can be started |
  * | `ERR_UFFD_UNAVAILABLE` | userfaultfd is not available on this machine, or lacks a feature |
+ * | `ERR_LIMIT` | no file descriptor is left; `check` names the limit, of the process or of the host |
  * | `ERR_SOCKET` | the socket path cannot be bound |
  * | `ERR_HANDSHAKE_TIMEOUT` | no process connected in time, or the handshake was not completed in time |
  * | `ERR_VMM_EXITED` | the VMM passed as `vmm` exited before it connected, or did not start |
@@ -29,6 +30,7 @@ import { constants } from 'node:os'
 export type ReapTraceErrorCode =
   | 'ERR_NATIVE_UNAVAILABLE'
   | 'ERR_UFFD_UNAVAILABLE'
+  | 'ERR_LIMIT'
   | 'ERR_SOCKET'
   | 'ERR_HANDSHAKE_TIMEOUT'
   | 'ERR_VMM_EXITED'

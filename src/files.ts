@@ -158,6 +158,7 @@ export const hints: Readonly<Record<'read' | 'write', Readonly<Record<string, st
     EISDIR: 'It must be a regular file.',
     ENODEV: 'Its file system has no mappings that share its page cache: use a fault handler.',
     EIO: 'The disk cannot read it.',
+    EMFILE: 'The limit of open files of this process (ulimit -n) is reached.',
   },
   write: {
     ENOENT: 'The folder does not exist.',

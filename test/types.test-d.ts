@@ -243,6 +243,7 @@ test('an error has one of the codes', () => {
   expectTypeOf<ReapTraceErrorCode>().toEqualTypeOf<
     | 'ERR_NATIVE_UNAVAILABLE'
     | 'ERR_UFFD_UNAVAILABLE'
+    | 'ERR_LIMIT'
     | 'ERR_SOCKET'
     | 'ERR_HANDSHAKE_TIMEOUT'
     | 'ERR_VMM_EXITED'

@@ -35,6 +35,8 @@ function explainHandshake({ check, offset, want, got, errno, syscall }: NativeFa
       return got === 0n
         ? 'no file descriptor came with the message'
         : `${got} file descriptors came with the message, expected one`
+    case 'descriptor-lost':
+      return 'the kernel did not deliver the file descriptor that came with the message'
     case 'not-a-userfaultfd':
       return 'the file descriptor that came with the message is not a userfaultfd'
     case 'json':
@@ -79,6 +81,21 @@ function explainHandshake({ check, offset, want, got, errno, syscall }: NativeFa
       return `${region} at ${hex(got)} overlaps another that ends at ${hex(want)}`
     default:
       return `the check "${check}" failed`
+  }
+}
+
+const handshakeHints: Readonly<Record<string, string>> = {
+  'memory-size': 'Is this the memory file of the snapshot that is being restored?',
+  'descriptor-lost': 'A security module (SELinux, AppArmor) may forbid it: see its log.',
+}
+
+function explainLimit({ check, errno, syscall }: NativeFailure): Explanation {
+  return {
+    message: `no file descriptor is left: ${syscall} failed with ${errnoName(errno)}`,
+    hint:
+      check === 'RLIMIT_NOFILE'
+        ? 'Raise the limit of open files of this process (ulimit -n; LimitNOFILE in systemd).'
+        : 'Raise the limit of open files of this host (sysctl fs.file-max).',
   }
 }
 
@@ -133,8 +150,8 @@ function explainPeer({ check, want, got }: NativeFailure, path: string | undefin
         path,
       }
     : {
-        message: `the process that connected to ${path} cannot be identified`,
-        hint: "Its pid namespace is not visible here: run the handler in the VMM's parent namespace, or pass vm: 'leave'.",
+        message: `the process that connected to ${path} could not be killed from here`,
+        hint: "It is in another pid namespace: run the handler in the VMM's namespace or one above it, or pass vm: 'leave'.",
         path,
       }
 }
@@ -211,7 +228,7 @@ function explainFile(failure: NativeFailure, what: string, path: string | undefi
   if (check === 'regular-file') {
     return {
       message: `${what} ${path} is not a regular file`,
-      hint: "Pass the snapshot's guest memory file (Firecracker's mem_file_path).",
+      hint: "Pass the snapshot's guest memory file (Firecracker's mem_file_path). A block device does not tell when its content changes: copy the memory to a file.",
       path,
     }
   }
@@ -343,10 +360,7 @@ function explainStart({ syscall, errno }: NativeFailure): Explanation {
         message: `no thread can be started: ${failed}`,
         hint: "Is the limit of threads reached? It is RLIMIT_NPROC (ulimit -u) for a user, pids.max for a cgroup (systemd's TasksMax). Or is there no memory for a stack?",
       }
-    : {
-        message: `the engine cannot start: ${failed}`,
-        hint: 'Is the limit of open files (ulimit -n) reached?',
-      }
+    : { message: `the engine cannot start: ${failed}` }
 }
 
 function explainCause(
@@ -357,6 +371,8 @@ function explainCause(
   switch (code) {
     case 'ERR_NATIVE_UNAVAILABLE':
       return explainStart(failure)
+    case 'ERR_LIMIT':
+      return explainLimit(failure)
     case 'ERR_SOCKET':
       return explainSocket(failure, context.socketPath ?? '')
     case 'ERR_HANDSHAKE_TIMEOUT':
@@ -370,10 +386,7 @@ function explainCause(
     case 'ERR_HANDSHAKE_INVALID':
       return {
         message: `invalid handshake on ${context.socketPath}: ${explainHandshake(failure)}`,
-        hint:
-          failure.check === 'memory-size'
-            ? 'Is this the memory file of the snapshot that is being restored?'
-            : undefined,
+        hint: handshakeHints[failure.check],
         path: context.socketPath,
       }
     case 'ERR_PEER_REFUSED':
@@ -404,13 +417,15 @@ function explain(
 ): Explanation {
   const explanation = explainCause(code, failure, context)
   const { vm } = context
+  // 0: in another pid namespace.
+  const name = vm?.pid ? `the VM (pid ${vm.pid})` : 'the VM'
   if (vm?.state === 'vm-killed') {
-    return { ...explanation, message: `${explanation.message}; the VM (pid ${vm.pid}) was killed` }
+    return { ...explanation, message: `${explanation.message}; ${name} was killed` }
   }
   if (vm?.state === 'vm-left') {
     return {
       ...explanation,
-      message: `${explanation.message}; the VM (pid ${vm.pid}) was left without a handler and will freeze at its next fault`,
+      message: `${explanation.message}; ${name} was left without a handler and will freeze at its next fault`,
     }
   }
   return explanation

@@ -121,7 +121,7 @@ export interface GuestRegion {
 
 /** Content of the handshake. */
 export interface GuestInfo {
-  /** Process id of the VMM, from the kernel. */
+  /** Process id of the VMM, from the kernel; 0 if it is in another pid namespace. */
   readonly pid: number
   /** Page size in bytes: 4096, or 2097152 for a guest on huge pages. */
   readonly pageSize: number

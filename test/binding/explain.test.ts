@@ -1,7 +1,9 @@
+import { constants } from 'node:os'
 import { expect, test } from 'vitest'
 import { toError } from '../../src/binding/explain.js'
 import type { NativeFailure } from '../../src/binding/failure.js'
 
+const { EMFILE, ENFILE } = constants.errno
 const socketPath = '/run/vm.sock'
 
 function explain(failure: Partial<NativeFailure>, pid = 7): string {
@@ -12,7 +14,11 @@ function explain(failure: Partial<NativeFailure>, pid = 7): string {
 }
 
 test.each([
+  [{ code: 'ERR_LIMIT', check: 'RLIMIT_NOFILE', errno: -EMFILE, syscall: 'accept' }, /ulimit -n/],
+  [{ code: 'ERR_LIMIT', check: 'fs.file-max', errno: -ENFILE, syscall: 'accept' }, /fs\.file-max/],
   [{ code: 'ERR_SOCKET', check: 'replaced' }, /put something else in the socket's place/],
+  [{ code: 'ERR_HANDSHAKE_INVALID', check: 'descriptor-lost' }, /did not deliver .*SELinux/],
+  [{ code: 'ERR_PEER_REFUSED', check: 'process' }, /could not be killed .* pid namespace/],
   [{ code: 'ERR_VMM_UNSUPPORTED', check: 'fork' }, /fork events.* UFFD_FEATURE_EVENT_FORK/],
   [{ code: 'ERR_VMM_UNSUPPORTED', check: 'sigbus' }, /signals .* UFFD_FEATURE_SIGBUS/],
   [
@@ -25,4 +31,10 @@ test.each([
   ],
 ] as const)('says what failed and what helps: %o', (failure, words) => {
   expect(explain(failure)).toMatch(words)
+})
+
+test('names the VM by its pid, unless that is in another pid namespace', () => {
+  const failure = { code: 'ERR_VMM_UNSUPPORTED', check: 'fork' } as const
+  expect(explain(failure)).toMatch(/; the VM \(pid 7\) was killed\./)
+  expect(explain(failure, 0)).toMatch(/; the VM was killed\./)
 })

@@ -10,6 +10,7 @@ type NativeCode = Exclude<
 >
 const errors: Record<NativeCode, true> = {
   ERR_NATIVE_UNAVAILABLE: true,
+  ERR_LIMIT: true,
   ERR_SOCKET: true,
   ERR_HANDSHAKE_TIMEOUT: true,
   ERR_VMM_EXITED: true,

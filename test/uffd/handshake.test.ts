@@ -1,5 +1,6 @@
+import { once } from 'node:events'
 import { chmod, link, stat, symlink, truncate, writeFile } from 'node:fs/promises'
-import { createServer, type Server } from 'node:net'
+import { createConnection, createServer, type Server } from 'node:net'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { serve } from '../../src/index.js'
@@ -59,7 +60,6 @@ describe('a handshake is refused', () => {
     ['that is not an array', { raw: '{}' }, 'not-an-array'],
     ['without regions', { raw: '[]' }, 'region-count'],
     ['that ends early', { truncate: 40 }, 'truncated'],
-    ['of nothing', { truncate: 0 }, 'truncated'],
     ['of more than 1 MiB', { pad: 2 << 20 }, 'too-large'],
     ['with regions that overlap', { tweak: 'overlap' }, 'region-overlap'],
     ['with mixed page sizes', { tweak: 'mixed-page' }, 'page-size-mixed'],
@@ -187,6 +187,19 @@ describe('the socket', () => {
     await expect(serveScene(s)).rejects.toMatchObject({ code: 'ERR_SOCKET', check: 'in-use' })
     await s.vmm.handshake(s.socketPath)
     await expect(handler.connected).resolves.toMatchObject({ pid: s.vmm.pid })
+  })
+
+  test('is not disturbed by connections that close without a byte', async () => {
+    const s = await scene({ pages: 64 })
+    const handler = await serveScene(s)
+    for (let i = 0; i < 20; i++) {
+      const probe = createConnection(s.socketPath)
+      await once(probe, 'connect')
+      probe.destroy()
+    }
+    await s.vmm.handshake(s.socketPath)
+    await expect(handler.connected).resolves.toMatchObject({ pid: s.vmm.pid })
+    expect((await s.vmm.verify(s.memoryFile)).wrong).toEqual([])
   })
 
   test('needs a folder', async () => {

@@ -1,6 +1,7 @@
 // Failures as data. Their sentences are in TypeScript (src/binding/explain.ts).
 #pragma once
 
+#include <cerrno>
 #include <cstdint>
 
 #include "base/named_enum.h"
@@ -10,6 +11,7 @@ namespace reap {
 #define REAP_ERROR_CODES(X)                         \
   X(none, "")                                       \
   X(native_unavailable, "ERR_NATIVE_UNAVAILABLE")   \
+  X(limit, "ERR_LIMIT")                             \
   X(socket, "ERR_SOCKET")                           \
   X(handshake_timeout, "ERR_HANDSHAKE_TIMEOUT")     \
   X(vmm_exited, "ERR_VMM_EXITED")                   \
@@ -37,13 +39,18 @@ struct Failure {
   explicit operator bool() const { return code != ErrorCode::none; }
 };
 
-// Failure of a system call.
+// Failure of a system call. If no descriptors are left, the code is that of the limit, whatever the
+// call was for; except for a working set, without which a restore goes on.
 inline Failure failed_call(ErrorCode code, int err, const char* syscall, uint64_t offset = 0) {
   Failure failure;
   failure.code = code;
   failure.err = err;
   failure.syscall = syscall;
   failure.offset = offset;
+  if ((err == -EMFILE || err == -ENFILE) && code != ErrorCode::working_set_io) {
+    failure.code = ErrorCode::limit;
+    failure.check = err == -EMFILE ? "RLIMIT_NOFILE" : "fs.file-max";
+  }
   return failure;
 }
 

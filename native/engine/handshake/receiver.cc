@@ -1,5 +1,6 @@
 #include "handshake/receiver.h"
 
+#include <fcntl.h>
 #include <sys/socket.h>
 
 #include <cerrno>
@@ -16,7 +17,8 @@ constexpr size_t kMaxDescriptors = 16;
 
 }  // namespace
 
-bool HandshakeReceiver::got_uffd() const {
+bool HandshakeReceiver::guest_depends_on_us() const {
+  if (lost_descriptor_) return true;
   for (const UniqueFd& descriptor : descriptors_) {
     if (uffd::is_userfaultfd(descriptor.get())) return true;
   }
@@ -30,6 +32,16 @@ HandshakeReceiver::State HandshakeReceiver::refuse(const char* check, uint64_t o
   failure_.offset = offset;
   failure_.want = want;
   failure_.got = got;
+  return State::refused;
+}
+
+// The message had room for more descriptors: the kernel could not install one, because the table is
+// full or a security module forbids it (scm_detach_fds()).
+HandshakeReceiver::State HandshakeReceiver::refuse_truncated_control(int connection) {
+  lost_descriptor_ = true;
+  const UniqueFd another(::fcntl(connection, F_DUPFD_CLOEXEC, 0));
+  if (another) return refuse("descriptor-lost");
+  failure_ = failed_call(ErrorCode::handshake_invalid, -errno, "recvmsg");
   return State::refused;
 }
 
@@ -62,9 +74,8 @@ HandshakeReceiver::State HandshakeReceiver::receive(int connection, const Handsh
       }
     }
     // Refused at once, or a peer could fill our descriptor table, a few descriptors with each byte.
-    if ((header.msg_flags & MSG_CTRUNC) || descriptors_.size() > 1) {
-      return refuse("descriptors", 0, 1, descriptors_.size());
-    }
+    if (descriptors_.size() > 1) return refuse("descriptors", 0, 1, descriptors_.size());
+    if (header.msg_flags & MSG_CTRUNC) return refuse_truncated_control(connection);
     if (got == 0) return refuse("truncated", message_.size());
     if (message_.size() + static_cast<size_t>(got) > kMaxHandshakeBytes) {
       return refuse("too-large", message_.size(), kMaxHandshakeBytes);
@@ -87,7 +98,7 @@ HandshakeReceiver::State HandshakeReceiver::finish(const HandshakeLimits& limits
     return refuse(why.check, why.offset, why.want, why.got);
   }
   if (descriptors_.size() != 1) return refuse("descriptors", 0, 1, descriptors_.size());
-  if (!got_uffd()) return refuse("not-a-userfaultfd");
+  if (!guest_depends_on_us()) return refuse("not-a-userfaultfd");
   if (const char* feature = uffd::unsupported_feature(descriptors_.front().get())) {
     refuse(feature);
     failure_.code = ErrorCode::vmm_unsupported;

@@ -21,6 +21,7 @@ class Reactor {
   // Purpose of a session's event or timer.
   enum class Role : uint8_t {
     listener,
+    accept_again,
     vmm,
     connection,
     uffd,

@@ -39,9 +39,9 @@ Session::~Session() {
   if (phase_ == Phase::idle) return;  // start() failed and already reported it
   // Close descriptors before emitting `ended`: listeners may count open ones.
   handler_.reset();
-  connection_.reset();
-  receiver_ = HandshakeReceiver();
-  peer_.pidfd.reset();
+  vm_.connection.reset();
+  vm_.receiver = HandshakeReceiver();
+  vm_.peer.pidfd.reset();
   memory_file_ = PageSource();
   report_end();
 }
@@ -54,12 +54,13 @@ void Session::report_end() {
   event.state = state_;
   event.oom = state_ == EndState::vm_exited && oom_.has_killed();
   event.failure = failure_;
-  event.pid = peer_.pid;
+  event.pid = vm_.peer.pid;
   environment_.emit(std::move(event));
 }
 
 Failure Session::start() {
   std::lock_guard<std::mutex> lock(mutex_);
+  if (const int error = spare_.hold()) return failed_call(ErrorCode::socket, error, "eventfd");
   if (Failure failure = watch_vmm()) return failure;
   if (Failure failure = listener_.open(options_.socket_path, options_.peer_uid)) return failure;
   if (!reactor_.watch(id_, Role::listener, listener_.fd(), EPOLLIN)) {
@@ -92,13 +93,16 @@ void Session::on_event(Role role, ServeBuffers& buffers) {
       serve(buffers);
       return;
     case Role::listener:
-      accept_peer();
+    case Role::accept_again:
+      accept_callers();
       return;
-    case Role::vmm:
-      on_vmm_exit();
+    case Role::vmm: {
+      std::lock_guard<std::mutex> lock(mutex_);
+      end_if_vmm_is_gone();
       return;
+    }
     case Role::connection:
-      receive_handshake();
+      on_message();
       return;
     case Role::process: {
       std::lock_guard<std::mutex> lock(mutex_);
@@ -119,10 +123,10 @@ void Session::on_event(Role role, ServeBuffers& buffers) {
     case Role::prefetch_watch:
       return;  // of the engine
     case Role::connect_deadline:
-      time_out(Phase::listening, "connect");
+      on_connect_deadline();
       return;
     case Role::message_deadline:
-      time_out(Phase::handshaking, "message");
+      on_message_deadline();
       return;
   }
 }
@@ -134,7 +138,7 @@ bool Session::ensure_watched(bool watched) {
   failure.code = ErrorCode::socket;
   failure.err = -errno;
   failure.syscall = "epoll_ctl";
-  refuse(failure, phase_ == Phase::serving || receiver_.got_uffd());
+  refuse(failure, phase_ == Phase::serving || vm_.receiver.guest_depends_on_us());
   return false;
 }
 
@@ -231,7 +235,7 @@ void Session::on_hung_read(bool is_of_working_set) {
   if (options_.fails_if_read_hangs && !is_of_working_set) {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (phase_ == Phase::ending) return;
-    refuse(failure, phase_ == Phase::serving || accept_pending_peer());
+    refuse(failure, phase_ == Phase::serving || meet_pending_vmm());
     return;
   }
   Event event{};
@@ -287,7 +291,7 @@ void Session::on_filled(FaultHandler::Filled filled, const Failure& failure) {
 void Session::close(bool kill_vm) {
   std::lock_guard<std::mutex> lock(mutex_);
   if (phase_ == Phase::ending) return;
-  const bool depends_on_us = phase_ == Phase::serving || accept_pending_peer();
+  const bool depends_on_us = phase_ == Phase::serving || meet_pending_vmm();
   end_locked(depends_on_us ? EndState::vm_left : EndState::closed, {},
              depends_on_us && kill_vm ? Vm::kill : Vm::leave);
 }
@@ -311,25 +315,30 @@ void Session::end_locked(EndState state, const Failure& failure, Vm vm) {
   if (listener_.fd() >= 0) reactor_.unwatch(listener_.fd());
   listener_.close();
   forget_vmm();
-  if (connection_) reactor_.unwatch(connection_.get());
+  for (const Caller& caller : callers_) reactor_.unwatch(caller.connection.get());
+  callers_.clear();
+  accepted_.reset();
+  spare_.release();
+  if (vm_.connection) reactor_.unwatch(vm_.connection.get());
   watch_.stop();
   environment_.prefetcher.cancel(this);
 
-  if (vm == Vm::kill && peer_.pidfd) {
-    const int error = peer_.signal(SIGKILL);
+  const int pidfd = vm_.peer.pidfd.get();
+  if (vm == Vm::kill && vm_.peer.pidfd) {
+    const int error = vm_.peer.signal(SIGKILL);
     if (error == 0) {
       state_ = EndState::vm_killed;
       reactor_.after(kKillTimeout, id_, Role::kill_deadline);
       if (serving) {
-        reactor_.rearm(id_, Role::process, peer_.pidfd.get(), EPOLLIN);
+        reactor_.rearm(id_, Role::process, pidfd, EPOLLIN);
       } else {
-        reactor_.watch(id_, Role::process, peer_.pidfd.get(), EPOLLIN);
+        reactor_.watch(id_, Role::process, pidfd, EPOLLIN);
       }
       return;
     }
     if (error == -ESRCH) state_ = EndState::vm_exited;
   }
-  if (peer_.pidfd) reactor_.unwatch(peer_.pidfd.get());
+  if (vm_.peer.pidfd) reactor_.unwatch(pidfd);
   environment_.release(id_);
 }
 

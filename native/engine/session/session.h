@@ -12,6 +12,7 @@
 
 #include "base/failure.h"
 #include "base/named_enum.h"
+#include "base/spare_descriptors.h"
 #include "files/page_source.h"
 #include "handshake/listener.h"
 #include "handshake/receiver.h"
@@ -120,25 +121,40 @@ class Session : public PrefetchClient, public std::enable_shared_from_this<Sessi
  private:
   enum class Phase { idle, listening, handshaking, serving, ending };
   enum class Vm { leave, kill };
+  // A process that has connected.
+  struct Caller {
+    UniqueFd connection;
+    Peer peer;
+    HandshakeReceiver receiver;
+    std::chrono::steady_clock::time_point since;
+  };
 
   Failure watch_vmm();
-  void on_vmm_exit();
+  void end_if_vmm_is_gone();
   void forget_vmm();
-  void accept_peer();
-  void receive_handshake();
+  void accept_callers();
+  std::optional<Caller> accept_caller(int* error);
+  HandshakeReceiver::State receive(Caller& caller);
+  void on_message();
+  void hear_callers();
+  Failure refusal_of(const Peer& peer) const;
+  void choose(Caller caller);
+  void after_message(HandshakeReceiver::State state);
   void begin_serving();
   void serve(ServeBuffers& buffers);
   enum class Retry { now, soon, when_disk_is_free };
   bool continues_after(FaultHandler::Served served, Retry retry);
-  bool accept_pending_peer();
-  bool may_connect() const;
+  bool meet_pending_vmm();
+  bool may_connect(const Peer& peer) const;
   bool watch(Role role, int fd);
   bool ensure_watched(bool watched);
   void refuse(const Failure& failure, bool guest_depends_on_us);
   void fail(const Failure& failure);
   void end(EndState state, const Failure& failure, Vm vm);
   void end_locked(EndState state, const Failure& failure, Vm vm);
-  void time_out(Phase phase, const char* check);
+  void end_unconnected();
+  void on_connect_deadline();
+  void on_message_deadline();
 
   const Environment& environment_;
   Reactor& reactor_;
@@ -158,10 +174,13 @@ class Session : public PrefetchClient, public std::enable_shared_from_this<Sessi
   std::mutex mutex_;
   Phase phase_ = Phase::idle;
   Listener listener_;
-  UniqueFd vmm_;  // a pidfd, until a peer connects
-  UniqueFd connection_;
-  HandshakeReceiver receiver_;
-  Peer peer_;
+  SpareDescriptors spare_;        // until the handshake is complete
+  UniqueFd vmm_;                  // a pidfd, until the handshake begins
+  bool deadline_passed_ = false;  // that of the connection
+  Failure accept_failure_;        // of the last attempt, while it is repeated
+  UniqueFd accepted_;             // a connection for whose pidfd no descriptor was left
+  std::vector<Caller> callers_;   // while listening: those that have sent nothing so far
+  Caller vm_;                     // the one that was first to send something
   OomWatch oom_;
   std::unique_ptr<FaultHandler> handler_;
   bool detaching_ = false;

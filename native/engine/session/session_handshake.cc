@@ -4,10 +4,12 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <utility>
 
 #include "base/page.h"
+#include "base/test_hooks.h"
 #include "session/session.h"
 #include "uffd/uffd.h"
 
@@ -17,6 +19,17 @@ namespace {
 
 // From connect() to the last byte of the message, which Firecracker sends in one call.
 constexpr auto kMessageTimeout = std::chrono::seconds(5);
+// Between attempts to accept without a descriptor.
+constexpr auto kAcceptAgain = std::chrono::milliseconds(10);
+// Maximum number of processes that are connected and have sent nothing.
+constexpr size_t kMaxCallers = 8;
+
+Failure timeout(const char* check) {
+  Failure failure;
+  failure.code = ErrorCode::handshake_timeout;
+  failure.check = check;
+  return failure;
+}
 
 Failure vmm_exited(pid_t pid) {
   Failure failure;
@@ -27,14 +40,29 @@ Failure vmm_exited(pid_t pid) {
 
 }  // namespace
 
-void Session::time_out(Phase phase, const char* check) {
+// A process that connected in time has the message timeout from then on. Nobody else can connect.
+void Session::on_connect_deadline() {
   std::lock_guard<std::mutex> lock(mutex_);
-  // A peer that connected in time has the message timeout from then on.
-  if (phase_ != phase) return;
-  Failure failure;
-  failure.code = ErrorCode::handshake_timeout;
-  failure.check = check;
-  refuse(failure, accept_pending_peer());
+  deadline_passed_ = true;
+  if (phase_ == Phase::listening && callers_.empty()) {
+    end_unconnected();
+  }
+}
+
+void Session::end_unconnected() {
+  refuse(accept_failure_ ? accept_failure_ : timeout("connect"), meet_pending_vmm());
+}
+
+void Session::on_message_deadline() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const auto is_late = [now = std::chrono::steady_clock::now()](const Caller& caller) {
+    return now - caller.since >= kMessageTimeout;
+  };
+  const bool late =
+      phase_ == Phase::handshaking
+          ? is_late(vm_)
+          : phase_ == Phase::listening && std::any_of(callers_.begin(), callers_.end(), is_late);
+  if (late) refuse(timeout("message"), meet_pending_vmm());
 }
 
 // If pidfds are missing (before 5.3) or refused, only the connect timeout covers the VMM.
@@ -44,14 +72,13 @@ Failure Session::watch_vmm() {
   return !vmm_ && errno == ESRCH ? vmm_exited(options_.vmm) : Failure{};
 }
 
-// A peer in the backlog is the VMM itself, or its child if the VMM is a jailer that has daemonized.
-// Test: "a peer that connected before the named process ended is served".
-void Session::on_vmm_exit() {
-  std::lock_guard<std::mutex> lock(mutex_);
-  if (phase_ != Phase::listening) return;
-  pollfd waiting{listener_.fd(), POLLIN, 0};
-  if (::poll(&waiting, 1, 0) > 0) return;
-  refuse(vmm_exited(options_.vmm), false);
+// Ends a session whose VMM is gone, unless somebody has connected: a peer in the backlog is the VMM
+// itself, or its child if the VMM is a jailer that has daemonized. Test: "a peer that connected
+// before the named process ended is served".
+void Session::end_if_vmm_is_gone() {
+  if (phase_ != Phase::listening || !callers_.empty() || listener_.has_waiting_peer()) return;
+  pollfd exit{vmm_.get(), POLLIN, 0};
+  if (vmm_ && ::poll(&exit, 1, 0) > 0) refuse(vmm_exited(options_.vmm), false);
 }
 
 void Session::forget_vmm() {
@@ -59,82 +86,153 @@ void Session::forget_vmm() {
   vmm_.reset();
 }
 
-void Session::accept_peer() {
+std::optional<Session::Caller> Session::accept_caller(int* error) {
+  const SpareDescriptors::Use use(spare_);
+  if (!accepted_) accepted_ = listener_.accept(error);
+  if (!accepted_) return {};
+  REAP_HOOK(after_accept);
+  Caller caller;
+  *error = identify_peer(accepted_.get(), &caller.peer);
+  if (*error != 0) return {};
+  caller.connection = std::move(accepted_);
+  caller.since = std::chrono::steady_clock::now();
+  return caller;
+}
+
+void Session::accept_callers() {
   std::lock_guard<std::mutex> lock(mutex_);
-  if (phase_ != Phase::listening) return;
+  if (phase_ != Phase::listening || deadline_passed_ || callers_.size() == kMaxCallers) return;
   int error = 0;
-  connection_ = listener_.accept(&error);
-  if (error != 0) {
-    Failure failure;
-    failure.code = ErrorCode::socket;
-    failure.err = error;
-    failure.syscall = "accept";
-    refuse(failure, accept_pending_peer());
+  std::optional<Caller> caller = accept_caller(&error);
+  accept_failure_ = error == 0 ? Failure{} : failed_call(ErrorCode::socket, error, "accept");
+  if (accept_failure_.code == ErrorCode::limit) {
+    // Other threads have taken our spare descriptors. The VMM can wait.
+    reactor_.after(kAcceptAgain, id_, Role::accept_again);
     return;
   }
-  if (!connection_) {
-    reactor_.rearm(id_, Role::listener, listener_.fd(), EPOLLIN);
+  if (accept_failure_) {
+    refuse(accept_failure_, meet_pending_vmm());
     return;
   }
-  forget_vmm();
-  // One restore per socket: nobody else may connect after this.
-  reactor_.unwatch(listener_.fd());
-  listener_.close();
-  phase_ = Phase::handshaking;
-  identify_peer(connection_.get(), &peer_);
-  if (!may_connect() || !peer_.pidfd) {
-    Failure failure;
-    failure.code = ErrorCode::peer_refused;
-    failure.check = may_connect() ? "process" : "uid";
-    failure.want = ::geteuid();
-    failure.got = peer_.uid;
-    // A process without a pidfd can neither be killed nor be watched for its exit.
-    if (!may_connect() || options_.kill_vm) {
-      refuse(failure, false);
-      return;
-    }
+  if (caller) {
+    callers_.push_back(std::move(*caller));
+    reactor_.after(kMessageTimeout, id_, Role::message_deadline);
+    if (!watch(Role::connection, callers_.back().connection.get())) return;
   }
-  reactor_.after(kMessageTimeout, id_, Role::message_deadline);
-  if (!watch(Role::connection, connection_.get())) return;
+  reactor_.rearm(id_, Role::listener, listener_.fd(), EPOLLIN);
 }
 
-// Accepts a waiting peer and reads its handshake before a session ends: VMMs resume their guest
-// without waiting for an answer. Returns true if that guest depends on us.
-bool Session::accept_pending_peer() {
-  if (phase_ == Phase::listening && !connection_) {
-    int error = 0;
-    connection_ = listener_.accept(&error);
-    if (!connection_) return false;
-    identify_peer(connection_.get(), &peer_);
-    if (!may_connect()) return false;
+// Accepts waiting processes and reads their messages before a session ends: VMMs resume their guest
+// without waiting for an answer. Returns true if a guest depends on us.
+bool Session::meet_pending_vmm() {
+  const auto depends_on_us = [this](Caller& caller) {
+    if (!may_connect(caller.peer)) return false;
+    if (!caller.receiver.guest_depends_on_us()) receive(caller);
+    return caller.receiver.guest_depends_on_us();
+  };
+  if (phase_ == Phase::handshaking) return depends_on_us(vm_);
+  if (phase_ != Phase::listening) return false;
+  for (Caller& caller : callers_) {
+    if (!depends_on_us(caller)) continue;
+    choose(std::move(caller));
+    return true;
   }
-  if (connection_ && !receiver_.got_uffd()) {
-    receiver_.receive(connection_.get(),
-                      {memory_file_.bytes(), static_cast<uint64_t>(::getpagesize())});
+  int error = 0;
+  for (int i = 0; i < Listener::kBacklog; ++i) {
+    std::optional<Caller> caller = accept_caller(&error);
+    if (!caller) break;
+    if (!depends_on_us(*caller)) continue;
+    choose(std::move(*caller));
+    return true;
   }
-  return receiver_.got_uffd();
+  return false;
 }
 
-bool Session::may_connect() const {
-  return peer_.uid == ::geteuid() || peer_.uid == 0 ||
-         (options_.peer_uid && peer_.uid == *options_.peer_uid);
+bool Session::may_connect(const Peer& peer) const {
+  return peer.uid == ::geteuid() || peer.uid == 0 ||
+         (options_.peer_uid && peer.uid == *options_.peer_uid);
 }
 
-void Session::receive_handshake() {
+Failure Session::refusal_of(const Peer& peer) const {
+  const bool allowed = may_connect(peer);
+  if (allowed && (!options_.kill_vm || peer.takes_signals())) return {};
+  Failure failure;
+  failure.code = ErrorCode::peer_refused;
+  failure.check = allowed ? "process" : "uid";
+  failure.want = ::geteuid();
+  failure.got = peer.uid;
+  return failure;
+}
+
+HandshakeReceiver::State Session::receive(Caller& caller) {
+  const SpareDescriptors::Use use(spare_);
+  return caller.receiver.receive(caller.connection.get(),
+                                 {memory_file_.bytes(), static_cast<uint64_t>(::getpagesize())});
+}
+
+void Session::on_message() {
   std::lock_guard<std::mutex> lock(mutex_);
   if (phase_ == Phase::serving) {
     // Watched only for a peer without a pidfd: Firecracker keeps its end open since 1.12.
     end_locked(EndState::vm_exited, {}, Vm::leave);
+  } else if (phase_ == Phase::handshaking) {
+    after_message(receive(vm_));
+  } else if (phase_ == Phase::listening) {
+    hear_callers();
+  }
+}
+
+// The first caller that sends anything is the VMM. One that leaves without a word, such as a
+// program that looks whether somebody listens, changes nothing.
+void Session::hear_callers() {
+  for (auto caller = callers_.begin(); caller != callers_.end();) {
+    const HandshakeReceiver::State state = receive(*caller);
+    if (!caller->receiver.is_silent()) {
+      choose(std::move(*caller));
+      if (const Failure refusal = refusal_of(vm_.peer)) {
+        refuse(refusal, false);
+      } else {
+        after_message(state);
+      }
+      return;
+    }
+    const int connection = caller->connection.get();
+    if (state == HandshakeReceiver::State::incomplete) {
+      reactor_.rearm(id_, Role::connection, connection, EPOLLIN);
+      ++caller;
+    } else {
+      reactor_.unwatch(connection);
+      caller = callers_.erase(caller);
+    }
+  }
+  if (deadline_passed_) {
+    if (callers_.empty()) end_unconnected();
     return;
   }
-  if (phase_ != Phase::handshaking) return;
-  const HandshakeLimits limits{memory_file_.bytes(), static_cast<uint64_t>(::getpagesize())};
-  switch (receiver_.receive(connection_.get(), limits)) {
+  reactor_.rearm(id_, Role::listener, listener_.fd(), EPOLLIN);
+  end_if_vmm_is_gone();
+}
+
+// One restore per socket: nobody else may connect after this.
+void Session::choose(Caller caller) {
+  vm_ = std::move(caller);
+  for (const Caller& other : callers_) {
+    if (other.connection) reactor_.unwatch(other.connection.get());
+  }
+  callers_.clear();
+  forget_vmm();
+  reactor_.unwatch(listener_.fd());
+  listener_.close();
+  phase_ = Phase::handshaking;
+}
+
+void Session::after_message(HandshakeReceiver::State state) {
+  switch (state) {
     case HandshakeReceiver::State::incomplete:
-      reactor_.rearm(id_, Role::connection, connection_.get(), EPOLLIN);
+      reactor_.rearm(id_, Role::connection, vm_.connection.get(), EPOLLIN);
       return;
     case HandshakeReceiver::State::refused:
-      refuse(receiver_.failure(), receiver_.got_uffd());
+      refuse(vm_.receiver.failure(), vm_.receiver.guest_depends_on_us());
       return;
     case HandshakeReceiver::State::complete:
       begin_serving();
@@ -144,9 +242,10 @@ void Session::receive_handshake() {
 
 // From here on the guest's pages come from us: any failure ends the VM too.
 void Session::begin_serving() {
-  oom_.start(peer_.pid);
-  Handshake handshake = receiver_.take_handshake();
-  UniqueFd uffd = receiver_.take_uffd();
+  spare_.release();
+  oom_.start(vm_.peer.pid);
+  Handshake handshake = vm_.receiver.take_handshake();
+  UniqueFd uffd = vm_.receiver.take_uffd();
   uffd::make_nonblocking(uffd.get());
   handler_ =
       std::make_unique<FaultHandler>(GuestMemory(std::move(handshake.regions), handshake.page_size),
@@ -173,18 +272,18 @@ void Session::begin_serving() {
   Event event{};
   event.kind = Event::Kind::connected;
   event.session = id_;
-  event.pid = peer_.pid;
+  event.pid = vm_.peer.pid;
   event.page_size = memory.page_size();
   event.regions = memory.regions();
   environment_.emit(std::move(event));
 
   if (!ensure_watched(watch_.start(*handler_))) return;
   if (options_.plan) environment_.prefetcher.connected(this);
-  if (peer_.pidfd) {
-    if (!watch(Role::process, peer_.pidfd.get())) return;
-    reactor_.unwatch(connection_.get());
+  if (vm_.peer.pidfd) {
+    if (!watch(Role::process, vm_.peer.pidfd.get())) return;
+    reactor_.unwatch(vm_.connection.get());
   } else {
-    reactor_.rearm(id_, Role::connection, connection_.get(), EPOLLRDHUP);
+    reactor_.rearm(id_, Role::connection, vm_.connection.get(), EPOLLRDHUP);
   }
 }
 

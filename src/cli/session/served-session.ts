@@ -303,7 +303,9 @@ export class ServedSession {
 
   #tellFate({ state }: ServeResult): void {
     const fate = fates[state]
-    if (this.#ending && fate) this.#ending.message += `; the VM (pid ${this.#guest?.pid}) ${fate}`
+    // Its pid is 0 if it is in another pid namespace.
+    const vm = this.#guest?.pid ? `the VM (pid ${this.#guest.pid})` : 'the VM'
+    if (this.#ending && fate) this.#ending.message += `; ${vm} ${fate}`
   }
 }
 
