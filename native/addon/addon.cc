@@ -236,6 +236,20 @@ Napi::Value detach(const Napi::CallbackInfo& info) {
   return Napi::Boolean::New(info.Env(), session && session->detach());
 }
 
+// readCached(session, offset, into: Uint8Array) => boolean
+Napi::Value read_cached(const Napi::CallbackInfo& info) {
+  SessionHandle* handle = session_of(info);
+  Engine* engine = Environment::of(info).engine();
+  const auto session = handle && engine ? engine->find(handle->id) : nullptr;
+  auto into = info[2].As<Napi::Uint8Array>();
+  const auto offset = static_cast<uint64_t>(info[1].As<Napi::Number>().Int64Value());
+  using Read = reap::PageSource::Read;
+  return Napi::Boolean::New(
+      info.Env(),
+      session && session->memory_file().read_cached(offset, into.Data(), into.ByteLength()).read ==
+                     Read::done);
+}
+
 // stats(session) => the counters by name
 Napi::Value stats(const Napi::CallbackInfo& info) {
   SessionHandle* handle = session_of(info);
@@ -302,6 +316,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports["open"] = Napi::Function::New(env, open);
   exports["close"] = Napi::Function::New(env, close);
   exports["detach"] = Napi::Function::New(env, detach);
+  exports["readCached"] = Napi::Function::New(env, read_cached);
   exports["stats"] = Napi::Function::New(env, stats);
   exports["takeTrace"] = Napi::Function::New(env, take_trace);
   exports["shutdown"] = Napi::Function::New(env, shutdown);

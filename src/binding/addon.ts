@@ -116,6 +116,8 @@ interface Addon {
   ): NativeFailure | [id: number, session: NativeSession]
   close(session: NativeSession, killVm: boolean): void
   detach(session: NativeSession): boolean
+  /** Reads of the memory file if it need not wait; false otherwise. */
+  readCached(session: NativeSession, offset: number, into: Uint8Array): boolean
   /** Counters by name. */
   stats(session: NativeSession): Record<string, number>
   takeTrace(session: NativeSession): [pageSize: number, memoryBytes: number, touches: Uint32Array]

@@ -137,8 +137,13 @@ export class Session implements FaultHandler {
       })
     }
     const { pages, timesUs } = separate(touches)
-    const { memoryFile } = this.#options.snapshot
-    const writtenShare = this.#result ? undefined : writtenShareOf(this.#guest, memoryFile, pages)
+    const writtenShare = this.#result
+      ? undefined
+      : writtenShareOf(
+          this.#guest,
+          (offset, into) => native().readCached(this.#session, offset, into),
+          pages,
+        )
     return new Trace({ pageSize, memoryBytes, pages, timesUs, writtenShare })
   }
 

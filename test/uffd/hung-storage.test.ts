@@ -69,6 +69,21 @@ test('a file whose close() hangs holds up neither JavaScript nor the ends of VMs
   expect((await handler.close()).state).toBe('vm-killed')
 })
 
+test('the end of a recording asks no storage', async ({ skip }) => {
+  const [s, folder] = await hangingScene(skip)
+  const memoryFile = folder.file(0)
+  const handler = await serve({
+    snapshot: { memoryFile },
+    socketPath: s.socketPath,
+    record: true,
+  })
+  await s.vmm.handshake(s.socketPath)
+  await s.vmm.verify(s.memoryFile)
+  for (const call of ['lookup', 'open', 'read'] as const) await folder.hold(call)
+  expect(handler.stopRecording().pages.length).toBe(s.pages)
+  await handler.close()
+})
+
 test('a read that hangs is reported with its file, and ends the VM only if so chosen', async ({
   skip,
 }) => {
