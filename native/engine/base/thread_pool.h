@@ -1,7 +1,8 @@
-// Threads for work that may wait for storage that hangs: opening and closing files. There are as
-// many as there is such work, and they end when they have been idle.
+// Threads for work that may wait for storage that hangs: opening and closing files. A few do all of
+// it; more are started only while these wait, and end when they have been idle.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <cstddef>
 #include <deque>
@@ -20,14 +21,21 @@ class ThreadPool {
   int run(std::function<void()> work);
 
  private:
+  using Clock = std::chrono::system_clock;
+  struct Work {
+    std::function<void()> run;
+    Clock::time_point since;
+  };
+  int ensure_idle_thread();
+  bool next(std::unique_lock<std::mutex>& lock, Work* work);
   void serve();
 
   const ThreadGroup threads_;
   std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;
-  std::deque<std::function<void()>> queue_;
-  size_t count_ = 0;  // threads
-  size_t idle_ = 0;
+  std::deque<Work> queue_;
+  size_t busy_ = 0;
+  size_t idle_ = 0;  // threads without work, and those that begin
 };
 
 }  // namespace reap
