@@ -1,5 +1,4 @@
 import { chmod, link, readdir, rename, truncate, unlink, utimes } from 'node:fs/promises'
-import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { type FaultHandler, serve, WorkingSet } from '../../src/index.js'
@@ -292,7 +291,9 @@ describe('many VMs', () => {
       expect(prefetched.complete).toBe(true)
       expect(result.state).toBe('vm-exited')
       expect(result.stats.installed + result.stats.zero).toBe(pages)
-      expect(during - threadsBefore).toBeLessThanOrEqual(4 + Math.max(2, availableParallelism()))
+      // Those of the engine, those that open files, and a few in the place of prefetch threads that
+      // a busy machine holds up.
+      expect(during - threadsBefore).toBeLessThan(20)
     }
   }, 120_000)
 

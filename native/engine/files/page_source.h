@@ -139,8 +139,7 @@ class PageSource {
     const PageSource& file_;
   };
 
-  // Where the file has data in this state: everywhere, unless it was found in this state. If the
-  // content has changed since, `state` tells (see change_of()).
+  // Where the file has data in this state: everywhere, unless the holes were found in this state.
   const DataMap& data_map(const FileStamp& state) const;
 
  private:

@@ -106,6 +106,25 @@ TEST(a_page_source_finds_the_holes_of_a_sparse_file) {
   CHECK_EQ(changed.data_end(20 * kPage), 64 * kPage);
 }
 
+TEST(a_hole_that_was_written_to_counts_as_data_though_the_time_was_set_back) {
+  const fixture::Shape shape = sparse();
+  const fixture::TempDir temporary;
+  const std::string path = temporary.path("memory");
+  CHECK(fixture::write_memory_file(path, shape, fixture::memory_bytes(shape)));
+  reap::PageSource source;
+  CHECK_EQ(source.open(path), 0);
+  if (source.data_map(source.stamp()).hole_end(20 * kPage) == 20 * kPage) {
+    SKIP("needs a file system with sparse files");
+  }
+  struct stat status {};
+  CHECK_EQ(::stat(path.c_str(), &status), 0);
+  const reap::UniqueFd writer(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
+  CHECK_EQ(::pwrite(writer.get(), "x", 1, 20 * kPage), 1);
+  const timespec times[2] = {status.st_atim, status.st_mtim};
+  CHECK_EQ(::futimens(writer.get(), times), 0);
+  CHECK_EQ(source.data_map(source.current_stamp()).hole_end(20 * kPage), 20 * kPage);
+}
+
 TEST(holes_are_not_looked_for_in_a_file_that_may_still_be_written) {
   fixture::Hooks hooks;
   const fixture::Shape shape = sparse();
