@@ -1,6 +1,7 @@
 // A session up to its first fault.
 #include <poll.h>
 #include <sys/epoll.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -29,6 +30,16 @@ Failure timeout(const char* check) {
   failure.code = ErrorCode::handshake_timeout;
   failure.check = check;
   return failure;
+}
+
+// Positive if bytes wait to be read, 0 if the connection has ended, negative otherwise.
+ssize_t peek(int connection) {
+  for (;;) {
+    char byte;
+    const ssize_t got = ::recv(connection, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    if (got >= 0 || errno == EAGAIN) return got;
+    if (errno != EINTR) return 0;
+  }
 }
 
 Failure vmm_exited(pid_t pid) {
@@ -186,18 +197,28 @@ void Session::on_message() {
 // program that looks whether somebody listens, changes nothing.
 void Session::hear_callers() {
   for (auto caller = callers_.begin(); caller != callers_.end();) {
-    const HandshakeReceiver::State state = receive(*caller);
-    if (!caller->receiver.is_silent()) {
-      choose(std::move(*caller));
-      if (const Failure refusal = refusal_of(vm_.peer)) {
-        refuse(refusal, false);
-      } else {
-        after_message(state);
-      }
-      return;
-    }
     const int connection = caller->connection.get();
-    if (state == HandshakeReceiver::State::incomplete) {
+    bool is_there = true;
+    if (const Failure refusal = refusal_of(caller->peer)) {
+      // Its message stays unread, by which the interposer knows that it is not served. Test: "a
+      // handler that never reads the message is given up at once when it refuses the user".
+      const ssize_t waiting = peek(connection);
+      if (waiting > 0) {
+        choose(std::move(*caller));
+        refuse(refusal, false);
+        return;
+      }
+      is_there = waiting < 0;
+    } else {
+      const HandshakeReceiver::State state = receive(*caller);
+      if (!caller->receiver.is_silent()) {
+        choose(std::move(*caller));
+        after_message(state);
+        return;
+      }
+      is_there = state == HandshakeReceiver::State::incomplete;
+    }
+    if (is_there) {
       reactor_.rearm(id_, Role::connection, connection, EPOLLIN);
       ++caller;
     } else {
