@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <utility>
 
 #include "base/posix.h"
 
@@ -17,9 +16,9 @@ constexpr off_t kMaxBytes = 1 << 20;
 
 bool is_private(int fd, mode_t type, struct stat* status, Failure* untrusted) {
   if (::fstat(fd, status) != 0 || (status->st_mode & S_IFMT) != type) return false;
-  Failure failure = check_writers(fd);
+  const Failure failure = check_writers(fd);
   if (!failure) return true;
-  if (untrusted) *untrusted = std::move(failure);
+  if (untrusted) *untrusted = failure;
   return false;
 }
 

@@ -144,7 +144,8 @@ void Prefetcher::work(Thread& self) {
       const bool is_last_wait = is_idle && !std::exchange(waits_for_others_, false);
       const std::chrono::seconds limit = is_last_wait ? std::chrono::hours(1) : kMaxWait;
       const auto until = std::chrono::system_clock::now() + limit;
-      if (changed.wait_until(lock, until) == std::cv_status::no_timeout) {
+      const std::cv_status woken = changed.wait_until(lock, until);
+      if (woken == std::cv_status::no_timeout) {
         is_idle = false;  // a buffer may have been returned
       } else if (!is_idle) {
         lock.unlock();

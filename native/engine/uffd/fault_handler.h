@@ -34,6 +34,14 @@ struct ServeBuffers {
   }
 };
 
+// A page that the VMM has no memory for.
+struct StarvedPage {
+  uint64_t page = 0;
+  Mapping bytes;
+  bool has_bytes = false;  // from the memory file; false while a thread retries with them
+  std::chrono::steady_clock::time_point tried_at{};
+};
+
 class FaultHandler {
  public:
   // `memory_file`, `counters` and `trace` must outlive the handler.
@@ -124,14 +132,6 @@ class FaultHandler {
     std::chrono::steady_clock::time_point since;
   };
 
-  // A page that the VMM has no memory for.
-  struct Starved {
-    uint64_t page = 0;
-    Mapping bytes;
-    bool has_bytes = false;  // from the memory file; false while a thread retries with them
-    std::chrono::steady_clock::time_point tried_at{};
-  };
-
   Pass serve_pass(ServeBuffers& buffers, std::chrono::steady_clock::time_point turn_ends,
                   const std::function<bool()>* before_blocking);
   bool is_left_to_prefetch(uint64_t fault, uint64_t* offset) const;
@@ -193,7 +193,7 @@ class FaultHandler {
   std::vector<uint64_t> waiting_;  // faults read and not yet answered
   std::vector<Held> held_;         // faults that an install is about to answer
   std::chrono::steady_clock::time_point no_memory_since_{};
-  std::optional<Starved> starved_;
+  std::optional<StarvedPage> starved_;
   Failure failure_;
 };
 
