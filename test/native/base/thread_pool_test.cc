@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <memory>
 #include <mutex>
 #include <set>
 
@@ -28,22 +29,26 @@ TEST(a_thread_pool_does_much_short_work_on_a_few_threads) {
 }
 
 TEST(a_thread_pool_does_work_while_other_work_hangs) {
-  std::mutex storage;
-  std::atomic<int> hung{0};
-  std::atomic<int> answered{0};
+  struct State {
+    std::mutex storage;
+    std::atomic<int> hung{0};
+    std::atomic<int> answered{0};
+    std::atomic<bool> done{false};
+  };
+  // Of all of them: the last one unlocks the mutex after it has counted.
+  const auto state = std::make_shared<State>();
   {
-    const std::lock_guard<std::mutex> hangs(storage);
+    const std::lock_guard<std::mutex> hangs(state->storage);
     for (int i = 0; i < 16; ++i) {
-      reap::ThreadPool::shared().run([&] {
-        ++hung;
-        const std::lock_guard<std::mutex> lock(storage);
-        ++answered;
+      reap::ThreadPool::shared().run([state] {
+        ++state->hung;
+        const std::lock_guard<std::mutex> lock(state->storage);
+        ++state->answered;
       });
     }
-    std::atomic<bool> done{false};
-    reap::ThreadPool::shared().run([&] { done = true; });
-    fixture::eventually([&] { return done && hung == 16; });
-    CHECK_EQ(answered, 0);
+    reap::ThreadPool::shared().run([state] { state->done = true; });
+    fixture::eventually([&] { return state->done && state->hung == 16; });
+    CHECK_EQ(state->answered, 0);
   }
-  fixture::eventually([&] { return answered == 16; });
+  fixture::eventually([&] { return state->answered == 16; });
 }
