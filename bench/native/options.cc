@@ -10,12 +10,13 @@ namespace reap::bench {
 
 namespace {
 
-uint64_t parse_number(const std::string& name, const std::string& text) {
+uint64_t parse_number(const std::string& name, const std::string& text, uint64_t min) {
   char* end = nullptr;
   errno = 0;
   const uint64_t number = std::strtoull(text.c_str(), &end, 10);
-  if (text.empty() || text[0] < '0' || text[0] > '9' || *end != '\0' || errno != 0 || number == 0) {
-    usage_error(name + " takes whole numbers from 1, got '" + text + "'");
+  if (text.empty() || text[0] < '0' || text[0] > '9' || *end != '\0' || errno != 0 ||
+      number < min) {
+    usage_error(name + " takes whole numbers from " + std::to_string(min) + ", got '" + text + "'");
   }
   return number;
 }
@@ -38,14 +39,16 @@ Options::Options(const std::vector<Option>& table, const std::vector<std::string
   }
 }
 
-uint64_t Options::number(const char* name) const { return parse_number(name, text(name)); }
+uint64_t Options::number(const char* name, uint64_t min) const {
+  return parse_number(name, text(name), min);
+}
 
 std::vector<uint64_t> Options::numbers(const char* name) const {
   std::vector<uint64_t> numbers;
   const std::string& list = text(name);
   for (size_t start = 0; start <= list.size();) {
     const size_t end = std::min(list.find(',', start), list.size());
-    numbers.push_back(parse_number(name, list.substr(start, end - start)));
+    numbers.push_back(parse_number(name, list.substr(start, end - start), 1));
     start = end + 1;
   }
   return numbers;

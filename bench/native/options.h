@@ -21,7 +21,7 @@ class Options {
   Options(const std::vector<Option>& table, const std::vector<std::string>& words);
 
   const std::string& text(const char* name) const { return values_.at(name); }
-  uint64_t number(const char* name) const;
+  uint64_t number(const char* name, uint64_t min = 1) const;
   std::vector<uint64_t> numbers(const char* name) const;  // comma-separated
 
  private:

@@ -45,7 +45,7 @@ int run(const Options& options) {
   const uint64_t pages = std::min(options.number("--pages"), bytes / kPageBytes);
   std::vector<uint64_t> waited_ns(pages);
   if (const guest::Error error = touch_each(options.text("--socket"), bytes, pages,
-                                            waited_ns.data(), options.number("--pause-us"))) {
+                                            waited_ns.data(), options.number("--pause-us", 0))) {
     fail(error.message);
   }
   const uint64_t p50 = quantile(waited_ns, 0.5);
