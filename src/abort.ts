@@ -15,7 +15,7 @@ const registry = new WeakMap<
 export function onAbort(signal: AbortSignal | undefined, listener: Listener): () => void {
   if (!signal) return () => {}
   const { listeners, stop } = registry.get(signal) ?? startListening(signal)
-  // An entry of its own, since the same function may be passed twice.
+  // A separate entry, since the same function may be passed twice.
   const entry: Listener = (reason) => listener(reason)
   listeners.add(entry)
   return () => {

@@ -142,8 +142,7 @@ interface Addon {
     diskTouches: Uint32Array,
   ): NativeWorkingSet
   touchesOf(set: NativeWorkingSet): [touches: Uint32Array, diskTouches: Uint32Array]
-  /** `null` if the file is missing, or accessible to other users. */
-  /** Null if the file is missing or a link. */
+  /** Null if the file is missing or a link; `ERR_UNTRUSTED_FILE` as `checkWriters()`. */
   readPrivateFile(folder: string, name: string): Promise<Uint8Array | NativeFailure | null>
   /** `ERR_UNTRUSTED_FILE` if another user than this one and root may write to the file. */
   checkWriters(fd: number): NativeFailure | null

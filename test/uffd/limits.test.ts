@@ -19,7 +19,7 @@ const child = fileURLToPath(new URL('../support/fixtures/limits-child.mjs', impo
 /** A user without other processes: the limit is that of all processes of a user. */
 const UID = 61_234
 
-test('a process that may have no more threads is told so, and serves its VM on', async ({
+test('a process at its limit of threads gets an error, and continues to serve its VM', async ({
   skip,
 }) => {
   const missing = nobodyMissing()
@@ -77,7 +77,7 @@ function memoryGroup(bytes: number): string | undefined {
 test.for([
   { how: 'the OOM killer', oom: true },
   { how: 'itself', oom: undefined },
-])('a VM in a memory cgroup that is ended by $how says so', async ({ oom }, { skip }) => {
+])('the end of a VM in a memory cgroup by $how is reported as such', async ({ oom }, { skip }) => {
   const s = await scene({ pages: 16_384, holes: false })
   const group = memoryGroup(oom ? 16 << 20 : 256 << 20)
   if (!group) return skip('needs the right to make a memory cgroup')

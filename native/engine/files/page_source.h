@@ -51,8 +51,8 @@ enum class FileChange {
 };
 FileChange change_of(const FileStamp& before, const FileStamp& after);
 
-// A descriptor for reading. The end of a file on FUSE or on a network is told to its server, and
-// close() waits for the answer: there it is called on another thread.
+// A descriptor for reading. On FUSE and on network file systems close() asks the server and waits
+// for its answer: there it is called on another thread.
 class SourceFd {
  public:
   SourceFd() = default;

@@ -16,7 +16,7 @@ using Clock = std::chrono::steady_clock;
 
 // Extents that one job requests before the next job has its turn: a few milliseconds of disk time.
 constexpr size_t kExtentsInTurn = 256;
-// Devices come and go (each mount of overlayfs, btrfs or FUSE has a number of its own), and each
+// Devices come and go (each mount of overlayfs, btrfs or FUSE has a separate number), and each
 // has a prefetcher.
 constexpr auto kIdle = std::chrono::seconds(1);
 

@@ -263,7 +263,7 @@ TEST(a_session_opens_only_with_the_descriptors_that_its_handshake_needs) {
   CHECK_EQ(session.failure.check, "RLIMIT_NOFILE");
 }
 
-// The handler runs in a pid namespace of its own, as in a container.
+// The handler runs in a separate pid namespace, as in a container.
 TEST(a_vmm_of_a_foreign_pid_namespace_is_refused_unless_it_may_be_left) {
   if (::geteuid() != 0) SKIP("needs root");
   for (const bool kill : {true, false}) {

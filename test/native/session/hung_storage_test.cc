@@ -50,7 +50,7 @@ class Guest {
                         {restore_.guest.uffd()}));
     run_.wait(Event::Kind::connected, session_.id);
   }
-  // On a thread of its own.
+  // On a separate thread.
   void touch(uint64_t page) {
     threads_.emplace_back([this, page] { fixture::peek(restore_.guest.page(page)); });
   }
