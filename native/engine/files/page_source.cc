@@ -22,6 +22,10 @@ namespace reap {
 
 namespace {
 
+// Bytes that are copied from the page cache in one call. A kernel that is not preemptible copies a
+// large folio, up to 2 MiB, to its end before it gives the core to a thread that wakes.
+constexpr uint64_t kMaxCopy = 64 << 10;
+
 constexpr auto kFuseMagic = 0x65735546;  // FUSE_SUPER_MAGIC, in newer linux/magic.h
 
 template <typename Time>
@@ -166,14 +170,19 @@ PageSource::Result PageSource::read_cached(uint64_t offset, void* buffer, uint64
   if (REAP_HOOK_SAYS(is_cold)) return {Read::would_block};
   if (in_memory_) return read(offset, buffer, length);
   if (may_hang_) return {view_.copy(offset, buffer, length) ? Read::done : Read::would_block};
-  iovec part{buffer, length};
-  for (;;) {
+  auto* to = static_cast<uint8_t*>(buffer);
+  while (length > 0) {
+    iovec part{to, std::min(length, kMaxCopy)};
     const ssize_t got = ::preadv2(fd_.get(), &part, 1, static_cast<off_t>(offset), RWF_NOWAIT);
-    if (got == static_cast<ssize_t>(length)) return {Read::done};
     // A short read: either the cached part or the file ends here; the blocking read tells which.
-    if (got >= 0 || errno == EAGAIN) return {Read::would_block};
-    if (errno != EINTR) return {Read::failed, -errno};
+    if (got >= 0 && static_cast<size_t>(got) < part.iov_len) return {Read::would_block};
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return errno == EAGAIN ? Result{Read::would_block} : Result{Read::failed, -errno};
+    to += got;
+    offset += static_cast<uint64_t>(got);
+    length -= static_cast<uint64_t>(got);
   }
+  return {Read::done};
 }
 
 namespace {
