@@ -28,8 +28,6 @@ constexpr unsigned kMaxSecond = 8;
 // Time without work after which a thread too many ends, and the others return their memory.
 constexpr int kIdleMs = 1000;
 constexpr auto kSpin = std::chrono::microseconds(50);
-// Spin pause after a spinning thread lost its core: about what the loss cost.
-constexpr auto kSpinPause = std::chrono::milliseconds(5);
 // epoll data: a session's id and role, or one of the reactor's own descriptors (id 0).
 constexpr unsigned kRoleBits = 8;
 constexpr uint64_t kTimerEvent = 1;
@@ -216,15 +214,18 @@ bool Reactor::has_spare_core() const {
 
 Reactor::Spin::Spin(Reactor& reactor) : reactor_(reactor) {
   // A spinning thread must not take the core that the guest or a fetch needs.
-  if (reactor_.has_spare_core() &&
-      Clock::now() >= reactor_.no_spin_until_.load(std::memory_order_relaxed)) {
+  if (reactor_.has_spare_core() && reactor_.spin_pause_.is_over(Clock::now())) {
     duration_ = kSpin;
   }
   reactor_.spinning_.fetch_add(1, std::memory_order_relaxed);
 }
 
-void Reactor::Spin::lost_core() {
-  reactor_.no_spin_until_.store(Clock::now() + kSpinPause, std::memory_order_relaxed);
+void Reactor::Spin::end(bool lost_core) {
+  if (lost_core) {
+    reactor_.spin_pause_.lost_core(Clock::now());
+  } else if (duration_.count() > 0) {
+    reactor_.spin_pause_.kept_core();
+  }
 }
 
 Reactor::Spin::~Spin() { reactor_.spinning_.fetch_sub(1, std::memory_order_relaxed); }

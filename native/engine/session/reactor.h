@@ -12,6 +12,7 @@
 
 #include "base/posix.h"
 #include "base/thread_group.h"
+#include "session/spin_pause.h"
 #include "uffd/fault_handler.h"
 
 namespace reap {
@@ -75,9 +76,7 @@ class Reactor {
     explicit Spin(Reactor& reactor);
     ~Spin();
     std::chrono::nanoseconds duration() const { return duration_; }
-    // Reports that a spinning thread lost its core: the host has other work, so no thread spins for
-    // kSpinPause.
-    void lost_core();
+    void end(bool lost_core);
 
    private:
     Reactor& reactor_;
@@ -107,7 +106,7 @@ class Reactor {
   std::function<unsigned()> busy_workers_;
   ThreadGroup threads_;
   std::atomic<unsigned> spinning_{0};
-  std::atomic<Clock::time_point> no_spin_until_{Clock::time_point{}};
+  SpinPause spin_pause_;
 
   std::mutex mutex_;  // guards what follows
   std::multimap<Clock::time_point, Timer> timers_;

@@ -168,7 +168,7 @@ void Session::serve(ServeBuffers& buffers) {
   {
     Reactor::Spin spin(reactor_);
     served = handler.serve(buffers, spin.duration(), admit_others);
-    if (buffers.lost_core) spin.lost_core();
+    spin.end(buffers.lost_core);
   }
   if (blocked) watch_.end_blocking();
   if (!refused) watch_.reset_delay();
