@@ -3,6 +3,7 @@
 #pragma once
 
 #include <pthread.h>
+#include <sys/types.h>
 
 #include <cerrno>
 #include <functional>
@@ -55,5 +56,9 @@ class Thread {
   pthread_t thread_{};
   bool joinable_ = false;
 };
+
+// True if the thread of this process has a core or waits for one, and false if it waits for
+// something else, such as a file. Without /proc, false.
+bool is_runnable(pid_t thread);
 
 }  // namespace reap

@@ -1,6 +1,8 @@
 // Threads for work that may wait for storage that hangs: opening and closing files. A few do all of
-// it; more are started only while these wait, and end when they have been idle.
+// it; more are started only while these wait for storage, and end when they have been idle.
 #pragma once
+
+#include <sys/types.h>
 
 #include <chrono>
 #include <condition_variable>
@@ -8,6 +10,7 @@
 #include <deque>
 #include <functional>
 #include <mutex>
+#include <set>
 
 #include "base/thread_group.h"
 
@@ -27,6 +30,7 @@ class ThreadPool {
     Clock::time_point since;
   };
   int ensure_idle_thread();
+  bool may_begin(Clock::time_point now) const;
   bool next(std::unique_lock<std::mutex>& lock, Work* work);
   void serve();
 
@@ -34,7 +38,7 @@ class ThreadPool {
   std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;
   std::deque<Work> queue_;
-  size_t busy_ = 0;
+  std::set<pid_t> busy_;
   size_t idle_ = 0;  // threads without work, and those that begin
 };
 

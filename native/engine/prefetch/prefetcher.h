@@ -88,9 +88,9 @@ class Prefetcher {
   // Releases the client as soon as no thread works for it.
   void cancel(PrefetchClient* client);
 
-  // Starts a thread in the place of each that has worked on one task for long: its storage may
-  // hang, and the other restores need theirs. The one that was replaced ends after its task. Also
-  // reports reads that hang.
+  // Starts a thread in the place of each that waits for long within one task: its storage may hang,
+  // and the other restores need theirs. The one that was replaced ends after its task. Also reports
+  // reads that hang.
   void replace_stuck_threads();
 
   // Excludes readers, which mostly wait for the disk.
@@ -205,8 +205,10 @@ class Prefetcher {
     Role role;
     bool is_replaced = false;
     bool is_hung = false;  // its task, which was reported
-    Job* job = nullptr;    // of its task
-    std::chrono::steady_clock::time_point busy_since{};
+    pid_t id = 0;
+    Job* job = nullptr;  // of its task
+    // Begin of its task, or the last time at which it had a core or waited for one.
+    std::chrono::steady_clock::time_point waits_since{};
   };
   int start_thread(Role role);
   void work(Thread& self);

@@ -2,6 +2,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -9,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/thread.h"
 #include "prefetch/prefetcher.h"
 
 namespace reap {
@@ -17,7 +19,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// A fetch, and an install, take a few milliseconds.
+// Within a fetch or an install, a thread waits for a few milliseconds at most.
 constexpr auto kStuck = std::chrono::milliseconds(50);
 constexpr size_t kMaxThreads = 96;
 // A third of the weight of other threads. With less, a restore beside endless loops takes several
@@ -73,17 +75,21 @@ void Prefetcher::replace_stuck_threads() {
   for (Thread& thread : running_) {
     if (!thread.job || thread.job->cancelled) continue;
     const auto limit = thread.job->client->read_timeout();
-    if (limit.count() > 0 && !thread.is_hung) {
-      is_watched_ = true;
-      thread.is_hung = now - thread.busy_since >= limit;
-      if (thread.is_hung) {
-        const Job& job = *thread.job;
-        hung.emplace_back(job.client, !job.filling && job.source == Source::working_set);
-      }
-    }
-    if (thread.is_replaced) continue;
+    const bool is_limited = limit.count() > 0 && !thread.is_hung;
+    if (thread.is_replaced && !is_limited) continue;
     is_watched_ = true;
-    if (now - thread.busy_since < kStuck || running_.size() >= kMaxThreads ||
+    const bool is_over_limit = is_limited && now - thread.waits_since >= limit;
+    // A look takes a few microseconds, and many threads may hang.
+    if ((is_over_limit || !thread.is_replaced) && is_runnable(thread.id)) {
+      thread.waits_since = now;
+      continue;
+    }
+    if (is_over_limit) {
+      const Job& job = *thread.job;
+      thread.is_hung = true;
+      hung.emplace_back(job.client, !job.filling && job.source == Source::working_set);
+    }
+    if (thread.is_replaced || now - thread.waits_since < kStuck || running_.size() >= kMaxThreads ||
         start_thread(thread.role) != 0) {
       continue;
     }
@@ -100,7 +106,7 @@ void Prefetcher::replace_stuck_threads() {
 void Prefetcher::begin_task(Thread& self, Job& job) {
   ++job.busy;
   self.job = &job;
-  self.busy_since = Clock::now();
+  self.waits_since = Clock::now();
   self.is_hung = false;
   if (self.role == Role::worker) busy_workers_.fetch_add(1, std::memory_order_relaxed);
   if (!is_watched_ && watch_) watch_();
@@ -135,6 +141,7 @@ void Prefetcher::work(Thread& self) {
   state.fetched = Mapping::buffer(kBufferBytes);
 
   std::unique_lock<std::mutex> lock(mutex_);
+  self.id = ::gettid();
   bool is_idle = false;  // has returned its memory
   for (;;) {
     Task task;

@@ -3,9 +3,11 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <memory>
 #include <mutex>
 #include <set>
+#include <thread>
 
 #include "support/check.h"
 #include "support/guest_fixture.h"
@@ -51,4 +53,29 @@ TEST(a_thread_pool_does_work_while_other_work_hangs) {
     CHECK_EQ(state->answered, 0);
   }
   fixture::eventually([&] { return state->answered == 16; });
+}
+
+TEST(a_thread_pool_has_no_further_threads_for_work_that_computes) {
+  constexpr int kWork = 16;
+  constexpr int kUsual = 4;
+  struct State {
+    std::atomic<int> begun{0};
+    std::atomic<int> done{0};
+    std::atomic<bool> ends{false};
+  };
+  const auto state = std::make_shared<State>();
+  for (int i = 0; i < kWork; ++i) {
+    reap::ThreadPool::shared().run([state] {
+      ++state->begun;
+      while (!state->ends) {
+      }
+      ++state->done;
+    });
+  }
+  fixture::eventually([&] { return state->begun == kUsual; });
+  // Ten times as long as work waits for threads that hang.
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  CHECK_EQ(state->begun, kUsual);
+  state->ends = true;
+  fixture::eventually([&] { return state->done == kWork; });
 }
