@@ -1,0 +1,99 @@
+/**
+ * Times of the steps of a session, taken by native threads, in milliseconds of CLOCK_MONOTONIC: the
+ * clock of `process.hrtime()`, the same in all processes of a host. A step that has not happened is
+ * `undefined`.
+ */
+export interface SessionTimes {
+  /** Time at which the socket began to listen. */
+  readonly listening: number
+  /** Time at which the VMM connected. */
+  readonly accepted?: number | undefined
+  /** Time at which the handshake was complete: from here on faults are served. */
+  readonly connected?: number | undefined
+  /** Begin of the first read of the prefetch, often before the VMM connects. */
+  readonly firstFetch?: number | undefined
+  /** Time at which the first page of the prefetch was installed. */
+  readonly firstInstall?: number | undefined
+  /** Time at which the first fault was read. */
+  readonly firstFault?: number | undefined
+  /** End of the prefetch. */
+  readonly prefetched?: number | undefined
+  /** Time of the application's mark; see `ready()`. */
+  readonly ready?: number | undefined
+  /** End of the session. */
+  readonly closed?: number | undefined
+}
+
+/**
+ * Class of a fault: on a page that the prefetch had yet to install, on a page that it does not
+ * install, or any fault of a session without a prefetch.
+ */
+export type FaultClass = 'on-demand' | 'late' | 'residual'
+
+/** Distribution of the times from the read of a fault's message to the wake of its thread. */
+export interface FaultWaits {
+  /** Number of faults that were answered. */
+  readonly count: number
+  /** Sum of their waits, in microseconds. Waits of several threads overlap; see `stalledMs`. */
+  readonly totalUs: number
+  readonly maxUs: number
+  /**
+   * Numbers of faults by wait: bucket i has those of less than `WAIT_LIMITS_US[i]` that are in no
+   * earlier bucket.
+   */
+  readonly buckets: readonly number[]
+}
+
+/** A fault that waited long. */
+export interface SlowFault {
+  /** Offset of its page in the memory file, in bytes. */
+  readonly offset: number
+  readonly class: FaultClass
+  readonly waitUs: number
+}
+
+/** A read of the prefetch. Times as in `SessionTimes`. */
+export interface FetchSpan {
+  readonly from: number
+  readonly to: number
+  readonly bytes: number
+  /** Whether the read waited for the disk. */
+  readonly waited: boolean
+  /** Number of the prefetch thread. */
+  readonly thread: number
+}
+
+/** Installs of what one read has fetched. */
+export interface InstallSpan {
+  readonly from: number
+  readonly to: number
+  /** Number of bytes that were missing in the guest. */
+  readonly bytes: number
+  readonly thread: number
+}
+
+/** A fault, from the read of its message to the wake of its thread. */
+export interface FaultSpan {
+  readonly from: number
+  readonly to: number
+  readonly class: FaultClass
+  /** Offset of its page in the memory file, in bytes. */
+  readonly offset: number
+}
+
+/** Memory that the guest has given back. */
+export interface RemoveMark {
+  readonly at: number
+  readonly offset: number
+  readonly bytes: number
+}
+
+/** What a session did, in order of the ends of its spans (`timeline: true`). */
+export interface Timeline {
+  readonly fetches: readonly FetchSpan[]
+  readonly installs: readonly InstallSpan[]
+  readonly faults: readonly FaultSpan[]
+  readonly removes: readonly RemoveMark[]
+  /** Number of later spans and marks for which there was no room. */
+  readonly missing: number
+}
