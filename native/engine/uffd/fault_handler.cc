@@ -300,13 +300,17 @@ FaultHandler::Step FaultHandler::serve_fault(uint64_t address, ServeBuffers& buf
   bool zero = removed || data_.hole_end(offset) >= offset + page_size;
   if (!zero && !(was_short && take_starved(page, buffers))) {
     uint8_t* const bytes = buffers.pages.data();
-    PageSource::Result read = memory_file_.read_cached(offset, bytes, page_size);
-    if (read.read == PageSource::Read::would_block) {
-      if (wait == Wait::no) return Step::would_wait;
+    PageSource::Result read{PageSource::Read::done};
+    if (wait == Wait::no) {
+      read = memory_file_.read_cached(offset, bytes, page_size);
+      if (read.read == PageSource::Read::would_block) return Step::would_wait;
+      read_around_.on_hit();
+    } else {
+      // No second look: the first one has started to read the page, which may have come by now, and
+      // is a miss all the same. Test: "a fault on an uncached page reads its neighbours into the
+      // page cache".
       read_around(offset);
       read = memory_file_.read(offset, bytes, page_size);
-    } else {
-      read_around_.on_hit();
     }
     if (read.read != PageSource::Read::done) {
       return fail(read_failure(ErrorCode::source_read, read, offset));
