@@ -26,6 +26,8 @@ inline std::function<bool()> is_cold;
 inline std::function<bool()> is_young;
 // True if the turn of the thread that serves a VM is over.
 inline std::function<bool()> turn_is_over;
+// True if messages of a userfaultfd are not queued yet.
+inline std::function<bool()> messages_are_late;
 // True if a thread that yielded has lost its core to other work.
 inline std::function<bool()> core_is_lost;
 // True if the kernel makes no thread.

@@ -261,17 +261,13 @@ void Session::on_filled(FaultHandler::Filled filled, const Failure& failure) {
     fail(failure);
     return;
   }
-  std::lock_guard<std::mutex> lock(mutex_);
-  if (phase_ != Phase::serving) return;
+  if (stopping_.load(std::memory_order_acquire)) return;
   Failure refused = failure;
   if (filled == FaultHandler::Filled::all) {
+    // Without the lock: it waits for threads of the VMM.
     const int error = handler_->unregister();
-    if (error == 0) {
-      end_locked(EndState::detached, {}, Vm::leave);
-      return;
-    }
-    if (error == -ESRCH) {
-      end_locked(EndState::vm_exited, {}, Vm::leave);
+    if (error == 0 || error == -ESRCH) {
+      end(error == 0 ? EndState::detached : EndState::vm_exited, {}, Vm::leave);
       return;
     }
     refused.code = ErrorCode::fault_unresolved;
@@ -279,6 +275,8 @@ void Session::on_filled(FaultHandler::Filled filled, const Failure& failure) {
     refused.err = error;
     refused.syscall = "ioctl(UFFDIO_UNREGISTER)";
   }
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (phase_ != Phase::serving) return;
   // The guest is served as before, and the caller may retry.
   detaching_ = false;
   Event event{};

@@ -11,6 +11,8 @@
 #include <cstdio>
 #include <cstring>
 
+#include "base/test_hooks.h"
+
 // Linux 5.11; present in Debian 12's header, not in all older ones.
 #ifndef UFFD_USER_MODE_ONLY
 #define UFFD_USER_MODE_ONLY 1
@@ -67,15 +69,20 @@ int wake(int uffd, uint64_t address, uint64_t length) {
 
 namespace {
 
-// A request that changes no page: memory that is not registered for write protection has ENOENT.
-bool is_gone(int uffd, uint64_t address, uint64_t length) {
+// errno of a request that changes no page: memory that is not registered for write protection has
+// ENOENT.
+int probe(int uffd, uint64_t address, uint64_t length) {
   uffdio_writeprotect request{};
   request.range.start = address;
   request.range.len = length;
-  return ::ioctl(uffd, UFFDIO_WRITEPROTECT, &request) != 0 && errno == ESRCH;
+  return ::ioctl(uffd, UFFDIO_WRITEPROTECT, &request) == 0 ? 0 : errno;
 }
 
 }  // namespace
+
+bool is_changing(int uffd, uint64_t address, uint64_t length) {
+  return probe(uffd, address, length) == EAGAIN;
+}
 
 int unregister(int uffd, uint64_t address, uint64_t length) {
   uffdio_range range{address, length};
@@ -83,7 +90,7 @@ int unregister(int uffd, uint64_t address, uint64_t length) {
   const int error = errno;
   // Where the VMM's address space is gone, UFFDIO_UNREGISTER has ENOMEM and not ESRCH as the others
   // (userfaultfd_unregister() of Linux 4.3 to 6.18).
-  return error == ENOMEM && is_gone(uffd, address, length) ? -ESRCH : -error;
+  return error == ENOMEM && probe(uffd, address, length) == ESRCH ? -ESRCH : -error;
 }
 
 bool has_messages(int uffd) {
@@ -94,6 +101,7 @@ bool has_messages(int uffd) {
 int read_messages(int uffd, uffd_msg* messages, size_t capacity) {
   // O_NONBLOCK belongs to the open file, which the VMM shares and may clear. RWF_NOWAIT belongs to
   // this call; a userfaultfd without read_iter (before 6.10) does not accept it.
+  if (REAP_HOOK_SAYS(messages_are_late)) return 0;
   iovec part{messages, capacity * sizeof(uffd_msg)};
   for (;;) {
     ssize_t got = ::preadv2(uffd, &part, 1, -1, RWF_NOWAIT);

@@ -38,6 +38,9 @@ Result zeropage(int uffd, uint64_t address, uint64_t length);
 int wake(int uffd, uint64_t address, uint64_t length);
 // Returns 0 or a negative errno: -ESRCH if the VMM's address space is gone.
 int unregister(int uffd, uint64_t address, uint64_t length);
+// True while a thread of the VMM is held in madvise(): its UFFD_EVENT_REMOVE is yet to be queued,
+// waits to be read, or was read a moment ago. Always false before Linux 5.7.
+bool is_changing(int uffd, uint64_t address, uint64_t length);
 
 // True if a message is pending; cheaper than a read that finds none. Always false for a blocking
 // userfaultfd, whose read would wait.

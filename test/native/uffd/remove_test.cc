@@ -295,6 +295,27 @@ TEST(removes_that_are_queued_while_the_memory_is_unregistered_hold_nobody) {
   for (uint64_t page = 0; page < kBalloons; ++page) CHECK(restore.is_zero(page));
 }
 
+// The kernel may interrupt a thread in madvise() just before it queues its event.
+TEST(a_remove_that_is_queued_after_the_last_look_holds_nobody) {
+  fixture::Hooks hooks;
+  Restore restore;
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  CHECK(restore.fill(0, restore.shape.pages()) == Filled::all);
+  fixture::Flag over;
+  std::thread balloon([&] {
+    CHECK(restore.guest.remove(3));
+    over.set();
+  });
+  fixture::eventually([&] { return restore.guest.remove_is_pending(); });
+  reap::hooks::messages_are_late = [looks = 0]() mutable { return looks++ == 0; };
+  CHECK_EQ(restore.handler->unregister(), 0);
+  CHECK(fixture::in_time([&] { return over.is_set(); }));
+  // Releases a thread that is held after all.
+  Servers servers(*restore.handler);
+  balloon.join();
+  CHECK(restore.is_zero(3));
+}
+
 // A VMM that gives memory back from many threads does not hold the thread that serves it beyond its
 // turn, whatever each REMOVE costs.
 TEST(a_turn_that_is_over_leaves_unread_removes_for_the_next) {
