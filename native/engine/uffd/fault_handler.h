@@ -106,7 +106,7 @@ class FaultHandler {
     on_late_ = std::move(on_late);
   }
   void expect(uint64_t offset, uint64_t length);
-  void end_prefetch() { prefetch_over_.store(true, std::memory_order_release); }
+  void end_prefetch();
 
   // Unregisters the guest's memory; pages still missing read as zeros. Returns 0 or a negative
   // errno.

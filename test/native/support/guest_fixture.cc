@@ -243,6 +243,12 @@ void Guest::unregister_all() const {
   }
 }
 
+bool Guest::map_anew(uint64_t page) const {
+  return ::mmap(this->page(page), kSmallPage, PROT_READ | PROT_WRITE,
+                MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED &&
+         register_memory(this->page(page), kSmallPage);
+}
+
 Servers::Servers(reap::FaultHandler& handler, unsigned threads)
     : handler_(handler), stop_(::eventfd(0, EFD_CLOEXEC)) {
   for (unsigned i = 0; i < threads; ++i) {

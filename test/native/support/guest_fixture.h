@@ -163,6 +163,9 @@ class Guest {
   // UFFDIO_COPY by another party: the handler does not learn of it.
   bool install(uint64_t page, const uint8_t* bytes, bool wake = true) const;
   void unregister_all() const;
+  // Replaces a small page by a new, missing one, which is registered. The handler does not learn of
+  // it.
+  bool map_anew(uint64_t page) const;
 
  private:
   bool open_uffd(uint64_t features);
