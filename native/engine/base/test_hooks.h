@@ -6,10 +6,11 @@
 #include <functional>
 
 namespace reap::hooks {
-inline std::function<void()> after_bind;          // a socket is bound and not yet looked at
-inline std::function<void()> before_replace;      // a stale socket is about to be removed
-inline std::function<void()> after_accept;        // a peer is accepted and not yet identified
-inline std::function<void()> waits_for_folder;    // another handler replaces a stale socket there
+inline std::function<void()> after_bind;        // a socket is bound and not yet looked at
+inline std::function<void()> before_give_away;  // a socket was looked at and changes its owner next
+inline std::function<void()> before_replace;    // a stale socket is about to be removed
+inline std::function<void()> after_accept;      // a peer is accepted and not yet identified
+inline std::function<void()> waits_for_folder;  // another handler replaces a stale socket there
 inline std::function<void()> before_direct_open;  // the second open of a file that is already open
 inline std::function<void()> before_event;    // before an event or timer of a session is handled
 inline std::function<void()> before_drain;    // before a read of the userfaultfd

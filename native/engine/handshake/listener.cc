@@ -137,6 +137,7 @@ Failure Listener::own(std::optional<uid_t> peer_uid) {
   device_ = status.st_dev;
   inode_ = status.st_ino;
   constexpr auto kSameGroup = static_cast<gid_t>(-1);
+  REAP_HOOK(before_give_away);
   if (peer_uid && ::fchownat(file.get(), "", *peer_uid, kSameGroup, AT_EMPTY_PATH) != 0) {
     return socket_failure("chown", errno, "peer-uid");
   }

@@ -121,6 +121,7 @@ TEST(of_two_handlers_that_start_at_once_over_a_stale_socket_one_wins_and_it_work
     CHECK_EQ(failures[winner].code, ErrorCode::none);
     CHECK_EQ(failures[1 - winner].check, "in-use");
     CHECK(!listeners[winner].has_waiting_peer());
+    CHECK(exists(path));
     if (!exists(path)) continue;
     const reap::UniqueFd connection = fixture::connect_to(path);
     CHECK(listeners[winner].has_waiting_peer());
@@ -186,6 +187,25 @@ TEST(a_socket_that_is_swapped_for_something_else_gives_nothing_away) {
     ::unlink(path.c_str());
     ::unlink(target.c_str());
   }
+}
+
+TEST(a_socket_that_is_swapped_after_the_last_look_gives_nothing_away) {
+  if (::geteuid() != 0) SKIP("needs root");
+  const fixture::TempDir directory;
+  const std::string path = directory.path("socket");
+  const std::string target = directory.path("target");
+  const reap::UniqueFd file(::open(target.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+  fixture::Hooks hooks;
+  bool swapped = false;
+  reap::hooks::before_give_away = [&] {
+    swapped = ::unlink(path.c_str()) == 0 && ::symlink(target.c_str(), path.c_str()) == 0;
+  };
+  Listener listener;
+  CHECK_EQ(listener.open(path, kNobody).code, ErrorCode::none);
+  CHECK(swapped);
+  struct stat status {};
+  CHECK_EQ(::fstat(file.get(), &status), 0);
+  CHECK_EQ(status.st_uid, 0);
 }
 
 TEST(a_socket_for_another_user_belongs_to_that_user) {

@@ -148,6 +148,28 @@ TEST(a_vmm_is_served_beside_connections_that_say_nothing) {
   }
 }
 
+TEST(connections_that_say_nothing_take_a_bounded_number_of_descriptors) {
+  constexpr uint64_t kSilent = 20;
+  constexpr uint64_t kAccepted = 8;
+  Restore restore;
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  EngineRun run;
+  run.open(options_of(restore));
+  const uint64_t before = fixture::descriptors_here();
+  std::vector<reap::UniqueFd> silent;
+  for (uint64_t i = 0; i < kSilent; ++i) {
+    silent.push_back(connect_to(options_of(restore).socket_path));
+  }
+  // Each with its pidfd.
+  const uint64_t all = before + kSilent + 2 * kAccepted;
+  CHECK(fixture::in_time([&] { return fixture::descriptors_here() >= all; }));
+  CHECK(!fixture::Flag().set_within_a_moment());
+  CHECK_EQ(fixture::descriptors_here(), all);
+  const reap::UniqueFd connection = connect_guest(restore);
+  silent.clear();
+  CHECK(restore.has_file_bytes(5));
+}
+
 TEST(a_session_whose_deadline_passes_while_somebody_is_connected_ends_when_they_leave) {
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());

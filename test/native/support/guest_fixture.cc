@@ -63,9 +63,10 @@ bool Flag::set_within_a_moment() const {
 
 Hooks::~Hooks() {
   for (auto* hook :
-       {&reap::hooks::after_bind, &reap::hooks::before_replace, &reap::hooks::waits_for_folder,
-        &reap::hooks::after_accept, &reap::hooks::before_direct_open, &reap::hooks::before_event,
-        &reap::hooks::before_drain, &reap::hooks::before_serve, &reap::hooks::before_install,
+       {&reap::hooks::after_bind, &reap::hooks::before_give_away, &reap::hooks::before_replace,
+        &reap::hooks::waits_for_folder, &reap::hooks::after_accept,
+        &reap::hooks::before_direct_open, &reap::hooks::before_event, &reap::hooks::before_drain,
+        &reap::hooks::before_serve, &reap::hooks::before_install,
         &reap::hooks::before_prefetch_install, &reap::hooks::before_remove_pause,
         &reap::hooks::before_ioctl, &reap::hooks::before_page_cache_turn, &reap::hooks::after_look,
         &reap::hooks::before_page_tables}) {
