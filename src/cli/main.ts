@@ -3,6 +3,7 @@ import { type Arguments, parse } from './arguments/program.js'
 import { advise } from './commands/advise.js'
 import { doctor } from './commands/doctor.js'
 import { inspect } from './commands/inspect.js'
+import { ready } from './commands/ready.js'
 import { AlreadyReported, record } from './commands/record.js'
 import { restore } from './commands/restore.js'
 import { verify } from './commands/verify.js'
@@ -23,6 +24,8 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
       return inspect(args, terminal)
     case 'verify':
       return verify(args, terminal)
+    case 'ready':
+      return ready()
     case 'doctor':
       return doctor(terminal)
     case 'demo':

@@ -9,7 +9,7 @@ import { expect, onTestFinished } from 'vitest'
 import type { Scene } from './scratch.js'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
-const cli = join(root, 'dist/cli.js')
+export const cli = join(root, 'dist/cli.js')
 export const guest = join(root, 'build/Release/reap-guest')
 
 /** The newest change below a folder. */

@@ -11,6 +11,11 @@ started with LD_PRELOAD, and the memory of the first process that maps the memor
 writable, is served. If it cannot be, the process prints why and exits, or, with
 REAP_TRACE_WHEN_UNREACHABLE=file in the environment, continues with the plain file.`
 
+const readyMarkHelp = `
+COMMAND can mark the moment at which its guest is ready, such as that of the first response: by
+"reap-trace ready", or a line into the FIFO whose path is in REAP_TRACE_READY. The event "ready" has
+its time as "atMs", in milliseconds of CLOCK_MONOTONIC.`
+
 const pageCacheHelp = `
 --backend page-cache is for a VMM that maps its memory file (Firecracker's File backend, Cloud
 Hypervisor, QEMU), on a host whose page cache holds most snapshots or is shared by many VMs. The
@@ -19,8 +24,8 @@ the end of the VM have no effect. With every backend, COMMAND finds the values f
 mem_backend in REAP_TRACE_BACKEND_TYPE (File or Uffd) and REAP_TRACE_BACKEND_PATH.`
 
 export const recordHelp = `${servingHelp}
-listening, connected, recorded, warning and closed; with --backend page-cache: recording, recorded
-and warning.
+listening, connected, ready, recorded, warning and closed; with --backend page-cache: recording,
+ready, recorded and warning.
 
 The recording ends
   with COMMAND     at its exit, --for or Ctrl-C. If COMMAND fails, nothing is written, the session
@@ -37,6 +42,7 @@ The file is then written, and the VM is served until it exits. From then on, Ctr
 rest of the memory is installed, and the VM and COMMAND continue without reap-trace; a second Ctrl-C
 ends reap-trace and kills the VM. SIGTERM ends the session at once and kills the VM, since its next
 fault would freeze it (see --leave-vm).
+${readyMarkHelp}
 ${interposeHelp}
 ${pageCacheHelp}
 
@@ -68,8 +74,8 @@ Examples:
         -- ./invoke-once.sh`
 
 export const restoreHelp = `${servingHelp}
-listening, connected, prefetched, warning, closed and compared; with --backend page-cache:
-restoring, prefetched and warning. With --backend auto, planned comes first.
+listening, connected, prefetched, ready, warning, closed and compared; with --backend page-cache:
+restoring, prefetched, ready and warning. With --backend auto, planned comes first.
 
 The working set is read while the VMM starts, and installed as soon as it connects; other pages are
 served on demand. A socket serves one restore.
@@ -92,6 +98,7 @@ nothing is waited for with a limit: --connect-timeout bounds the wait for a VMM,
 Ctrl-C detaches: the rest of the memory is installed, and the VM and COMMAND continue without
 reap-trace; a second Ctrl-C ends reap-trace and kills the VM. SIGTERM ends the session at once and
 kills the VM, since its next fault would freeze it (see --leave-vm).
+${readyMarkHelp}
 ${interposeHelp}
 ${pageCacheHelp}
 
@@ -145,6 +152,14 @@ After copying both files to a host, run this to make the first restore as fast a
 
 Example:
   $ reap-trace verify vm.ws --memory vm.mem`
+
+export const readyHelp = `
+Does the same as a line written into the FIFO $REAP_TRACE_READY, with an earlier time: that of the
+line is its receipt, and this program takes some 50 ms to start. Only the first mark counts.
+
+Examples, in a script that restores a VM and sends it a request:
+  curl --fail --retry 100 http://172.16.0.2/ && reap-trace ready
+  curl --fail --retry 100 http://172.16.0.2/ && echo >"$REAP_TRACE_READY"`
 
 export const doctorHelp = `
 A warning concerns a feature that you may not need. A failure keeps reap-trace from working on this

@@ -6,6 +6,7 @@ import {
   doctorHelp,
   inspectHelp,
   programHelp,
+  readyHelp,
   recordHelp,
   restoreHelp,
   verifyHelp,
@@ -89,6 +90,11 @@ export interface DoctorArguments {
   readonly json: boolean
 }
 
+export interface ReadyArguments {
+  readonly name: 'ready'
+  readonly json: boolean
+}
+
 export interface DemoArguments {
   readonly name: 'demo'
   readonly json: boolean
@@ -105,6 +111,7 @@ export type Arguments =
   | AdviseArguments
   | InspectArguments
   | VerifyArguments
+  | ReadyArguments
   | DoctorArguments
   | DemoArguments
 
@@ -318,6 +325,17 @@ function verifyCommand(onParsed: OnParsed): Command {
     )
 }
 
+function readyCommand(onParsed: OnParsed): Command {
+  return new Command('ready')
+    .summary('mark the guest as ready, in the COMMAND of record, restore or compare')
+    .description(
+      'Tells the reap-trace that runs this command line that its guest is ready, as of the start of\nthis process.',
+    )
+    .addOption(json())
+    .addHelpText('after', readyHelp)
+    .action((options) => onParsed({ name: 'ready', json: options.json === true }))
+}
+
 function doctorCommand(onParsed: OnParsed): Command {
   return new Command('doctor')
     .summary('check this machine')
@@ -364,6 +382,7 @@ function program(command: readonly string[], onParsed: OnParsed): Command {
     adviseCommand(onParsed),
     inspectCommand(onParsed),
     verifyCommand(onParsed),
+    readyCommand(onParsed),
     doctorCommand(onParsed),
     demoCommand(onParsed),
   ]

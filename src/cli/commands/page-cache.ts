@@ -11,6 +11,8 @@ import {
 } from '../../index.js'
 import type { RecordArguments, RestoreArguments, ServeArguments } from '../arguments/program.js'
 import { ChildCommand } from '../session/child-command.js'
+import { ReadyMark } from '../session/ready-mark.js'
+import { reportReady } from '../session/serve-events.js'
 import { stopwatch } from '../session/served-session.js'
 import { abortOnSignal, Signals } from '../session/signals.js'
 import { CliError, errorFields, Interrupted } from '../terminal/failure.js'
@@ -18,7 +20,10 @@ import type { Terminal } from '../terminal/terminal.js'
 import { formatBytes, formatCount, formatMs, formatPlural, formatShare } from '../terminal/units.js'
 import { checkRecording } from './check-recording.js'
 
-const startCommand = async (args: ServeArguments): Promise<ChildCommand | undefined> => {
+const startCommand = async (
+  args: ServeArguments,
+  mark: ReadyMark | undefined,
+): Promise<ChildCommand | undefined> => {
   const memoryFile = resolve(args.memory)
   if (args.command.length === 0) return undefined
   return ChildCommand.start(args.command, {
@@ -26,6 +31,7 @@ const startCommand = async (args: ServeArguments): Promise<ChildCommand | undefi
     memBackend: { backend_type: 'File', backend_path: memoryFile },
     memoryFile,
     interpose: false,
+    mark,
     timeoutMs: args.commandTimeoutMs,
   })
 }
@@ -71,6 +77,8 @@ export async function recordByPageCache(args: RecordArguments, terminal: Termina
   const { memory, disks, output, label, snapshotId, forMs } = args
   const signals = new Signals()
   let command: ChildCommand | undefined
+  const onReady = (atMs: number) => reportReady(atMs, command!, terminal)
+  const marking = args.command.length > 0 ? ReadyMark.offer(onReady, terminal) : undefined
   try {
     const snapshot = { memoryFile: memory, diskImages: disks, id: snapshotId }
     const recording = await recordPageCache({
@@ -88,7 +96,7 @@ export async function recordByPageCache(args: RecordArguments, terminal: Termina
     const live = terminal.live(() => `recording · ${time()}`)
     let record: PageCacheRecord
     try {
-      command = await startCommand(args)
+      command = await startCommand(args, await marking)
       const end = await firstOf(signals, command, forMs)
       if (end === 'command') {
         await checkCommand(command, signals, 'the recording is not written')
@@ -102,6 +110,7 @@ export async function recordByPageCache(args: RecordArguments, terminal: Termina
     await write(record, { snapshot, output, label }, signals, terminal)
   } finally {
     await command?.stop()
+    await (await marking)?.close()
     signals.dispose()
   }
 }
@@ -172,6 +181,8 @@ export async function restoreFromPageCache(
 ): Promise<void> {
   const signals = new Signals()
   let command: ChildCommand | undefined
+  const onReady = (atMs: number) => reportReady(atMs, command!, terminal)
+  const marking = args.command.length > 0 ? ReadyMark.offer(onReady, terminal) : undefined
   try {
     await using restored = await restore(plan, {
       onEvent: (event) => {
@@ -184,7 +195,7 @@ export async function restoreFromPageCache(
     terminal.emit({ type: 'restoring', memBackend: backend })
     if (args.command.length === 0)
       terminal.note(`load the snapshot now: "mem_backend": ${JSON.stringify(backend)}`)
-    command = await startCommand(args)
+    command = await startCommand(args, await marking)
     const prefetched = restored.prefetched.then((result) => {
       const { pageCount, residentPageCount, bytes, extentCount, completedMs } = result
       terminal.emit({ type: 'prefetched', ...result })
@@ -202,6 +213,7 @@ export async function restoreFromPageCache(
     await checkCommand(command, signals, 'the restore failed')
   } finally {
     await command?.stop()
+    await (await marking)?.close()
     signals.dispose()
   }
 }

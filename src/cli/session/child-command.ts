@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import { interposerEnvironment, type MemBackend } from '../../index.js'
 import { CliError } from '../terminal/failure.js'
 import { formatMs } from '../terminal/units.js'
+import { monotonicMs, type ReadyMark } from './ready-mark.js'
 
 /** Exit of a command. */
 export interface CommandEnd {
@@ -27,6 +28,8 @@ function interposed(socketPath: string, memoryFile: string): Record<string, stri
 /** The COMMAND after `--`. */
 export class ChildCommand {
   readonly name: string
+  /** Time of its start, on CLOCK_MONOTONIC. */
+  readonly startedMs: number
   /** Never rejects. */
   readonly ended: Promise<CommandEnd>
   readonly #child: ChildProcess
@@ -46,12 +49,14 @@ export class ChildCommand {
       memBackend: MemBackend
       memoryFile: string
       interpose: boolean
+      mark: ReadyMark | undefined
       /** 0 for none. */
       timeoutMs: number
     },
   ): Promise<ChildCommand> {
-    const { memBackend, memoryFile } = options
+    const { memBackend, memoryFile, mark } = options
     const { backend_type: type, backend_path: backendPath } = memBackend
+    const startedMs = monotonicMs()
     const child = spawn(name, args, {
       stdio: ['inherit', options.json ? process.stderr : 'inherit', 'inherit'],
       env: {
@@ -59,6 +64,8 @@ export class ChildCommand {
         REAP_TRACE_BACKEND_TYPE: type,
         REAP_TRACE_BACKEND_PATH: backendPath,
         REAP_TRACE_MEMORY: memoryFile,
+        // Not the mark of a program that runs this one.
+        REAP_TRACE_READY: mark?.path,
         ...(type === 'Uffd' && { REAP_TRACE_SOCKET: backendPath }),
         ...(type === 'Uffd' && options.interpose && interposed(backendPath, memoryFile)),
       },
@@ -72,14 +79,23 @@ export class ChildCommand {
         'A script needs its executable bit and a path: ./invoke-once.sh',
       )
     }
-    return new ChildCommand(name, child, options.timeoutMs)
+    return new ChildCommand(name, child, startedMs, options)
   }
 
-  private constructor(name: string, child: ChildProcess, timeoutMs: number) {
+  private constructor(
+    name: string,
+    child: ChildProcess,
+    startedMs: number,
+    { mark, timeoutMs }: { mark: ReadyMark | undefined; timeoutMs: number },
+  ) {
     this.name = name
+    this.startedMs = startedMs
     this.#child = child
     this.ended = new Promise((resolve) => {
-      child.once('exit', (code, signal) => resolve({ code, signal }))
+      child.once('exit', (code, signal) => {
+        mark?.flush()
+        resolve({ code, signal })
+      })
     })
     if (timeoutMs === 0) return
     const timer = setTimeout(() => {

@@ -2,6 +2,7 @@ import type { ReapTraceError, ServeEvent, ServeResult, WorkingSetComparison } fr
 import { errorFields } from '../terminal/failure.js'
 import type { Terminal } from '../terminal/terminal.js'
 import { formatBytes, formatCount, formatMs, formatPlural } from '../terminal/units.js'
+import type { ChildCommand } from './child-command.js'
 
 /** Prints an event of a session, as text or as JSON. */
 export function reportEvent(
@@ -13,6 +14,12 @@ export function reportEvent(
   terminal.emit(toJson(event), at)
   if (event.type === 'warning') terminal.warn(event.error, consequenceOf(event.error, isPrefetched))
   else terminal.print(toText(event))
+}
+
+/** Prints the mark of a COMMAND. */
+export function reportReady(atMs: number, command: ChildCommand, terminal: Terminal): void {
+  terminal.emit({ type: 'ready', atMs })
+  terminal.print(`ready ${formatMs(atMs - command.startedMs)} after the start of ${command.name}`)
 }
 
 const consequenceOf = ({ check }: ReapTraceError, isPrefetched: boolean): string =>

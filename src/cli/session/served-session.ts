@@ -14,7 +14,8 @@ import { CliError, Interrupted } from '../terminal/failure.js'
 import type { Terminal } from '../terminal/terminal.js'
 import { formatBytes, formatPlural } from '../terminal/units.js'
 import { ChildCommand, type CommandEnd } from './child-command.js'
-import { reportEvent } from './serve-events.js'
+import { ReadyMark } from './ready-mark.js'
+import { reportEvent, reportReady } from './serve-events.js'
 import { Signals } from './signals.js'
 
 /** Time after COMMAND's end in which the connection of its VM may still be reported. */
@@ -86,6 +87,9 @@ export class ServedSession {
       if (!handler) comparing.abort(new Interrupted(signal, 'nothing was served'))
     })
     const opening = terminal.live(() => 'opening the snapshot')
+    let command: ChildCommand | undefined
+    const onReady = (atMs: number) => reportReady(atMs, command!, terminal)
+    const marking = args.command.length > 0 ? ReadyMark.offer(onReady, terminal) : undefined
     try {
       handler = await open({
         socketPath: args.socket,
@@ -100,16 +104,16 @@ export class ServedSession {
         signal: comparing.signal,
       })
       opening.stop()
-      const command =
-        args.command.length === 0
-          ? undefined
-          : await ChildCommand.start(args.command, {
-              json: args.json,
-              memBackend: { backend_type: 'Uffd', backend_path: pathForVmm(args.socket) },
-              memoryFile: resolve(args.memory),
-              interpose: args.interpose,
-              timeoutMs: args.commandTimeoutMs,
-            })
+      if (args.command.length > 0) {
+        command = await ChildCommand.start(args.command, {
+          json: args.json,
+          memBackend: { backend_type: 'Uffd', backend_path: pathForVmm(args.socket) },
+          memoryFile: resolve(args.memory),
+          interpose: args.interpose,
+          mark: await marking,
+          timeoutMs: args.commandTimeoutMs,
+        })
+      }
       session = new ServedSession(handler, signals, command, args, terminal)
       await body(session)
       reportEnd()
@@ -123,6 +127,7 @@ export class ServedSession {
       comparing.abort()
       reportEnd()
       if (session) await session.#dismissCommand()
+      await (await marking)?.close()
       signals.dispose()
     }
   }

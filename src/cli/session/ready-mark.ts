@@ -1,0 +1,107 @@
+import { execFile } from 'node:child_process'
+import { constants, openSync, readSync } from 'node:fs'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { Socket } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import type { Terminal } from '../terminal/terminal.js'
+
+/** Now, on the clock of all `atMs`. */
+export const monotonicMs = (): number => Number(process.hrtime.bigint()) / 1e6
+
+/** Number of bytes that are read at once, and length of a line beyond which it has no time. */
+const MAX_LINE = 4096
+
+/**
+ * FIFO by which a COMMAND marks that its guest is ready. A line is the mark, as of its receipt, or
+ * as of `atMs` if it is the JSON of `reap-trace ready`.
+ */
+export class ReadyMark {
+  readonly path: string
+  readonly #folder: string
+  readonly #fd: number
+  readonly #socket: Socket
+  readonly #openedMs = monotonicMs()
+  #onReady: ((atMs: number) => void) | undefined
+  #line = ''
+
+  /** `onReady` is called once, with a time on CLOCK_MONOTONIC. */
+  static async open(onReady: (atMs: number) => void): Promise<ReadyMark> {
+    const folder = await mkdtemp(join(tmpdir(), 'reap-trace-ready-'))
+    try {
+      const path = join(folder, 'ready')
+      await promisify(execFile)('mkfifo', ['-m', '600', path])
+      // Open for writing too: a writer never waits, and its close is no end of the file.
+      const fd = openSync(path, constants.O_RDWR | constants.O_NONBLOCK)
+      return new ReadyMark(folder, path, fd, onReady)
+    } catch (error) {
+      await rm(folder, { recursive: true, force: true })
+      throw error
+    }
+  }
+
+  /** Like `open`, with a sentence instead of a failure: a restore does not depend on its mark. */
+  static offer(
+    onReady: (atMs: number) => void,
+    terminal: Terminal,
+  ): Promise<ReadyMark | undefined> {
+    return ReadyMark.open(onReady).catch((error: Error) => {
+      terminal.say(`REAP_TRACE_READY is not set: ${error.message}`)
+      return undefined
+    })
+  }
+
+  private constructor(folder: string, path: string, fd: number, onReady: (atMs: number) => void) {
+    this.path = path
+    this.#folder = folder
+    this.#fd = fd
+    this.#onReady = onReady
+    // Not fs.read(), which would block a thread of libuv's pool.
+    this.#socket = new Socket({ fd, readable: true, writable: false })
+    this.#socket.unref()
+    this.#socket.setEncoding('utf8').on('data', (text: string) => this.#take(text))
+    this.#socket.on('error', () => {})
+  }
+
+  /** Takes what was written so far, such as the last line of a COMMAND that has ended. */
+  flush(): void {
+    const buffer = Buffer.alloc(MAX_LINE)
+    try {
+      while (this.#onReady) this.#take(buffer.toString('utf8', 0, readSync(this.#fd, buffer)))
+    } catch {
+      // Nothing (EAGAIN).
+    }
+  }
+
+  /** Removes the FIFO. */
+  async close(): Promise<void> {
+    this.#onReady = undefined
+    this.#socket.destroy()
+    await rm(this.#folder, { recursive: true, force: true })
+  }
+
+  #take(text: string): void {
+    const nowMs = monotonicMs()
+    const [rest = '', ...more] = text.split('\n')
+    if (this.#line.length < MAX_LINE) this.#line += rest
+    if (more.length === 0 || !this.#onReady) return
+    const onReady = this.#onReady
+    this.#onReady = undefined
+    const atMs = writtenTime(this.#line)
+    const isPossible = atMs !== undefined && atMs >= this.#openedMs && atMs <= nowMs
+    onReady(isPossible ? atMs : nowMs)
+  }
+}
+
+/** Line of `reap-trace ready`. */
+export const readyLine = (atMs: number): string => `${JSON.stringify({ atMs })}\n`
+
+function writtenTime(line: string): number | undefined {
+  try {
+    const { atMs } = JSON.parse(line)
+    return typeof atMs === 'number' ? atMs : undefined
+  } catch {
+    return undefined
+  }
+}
