@@ -132,6 +132,34 @@ TEST(a_look_by_a_process_that_may_not_connect_ends_no_session) {
   CHECK(vmm.had_the_right_bytes());
 }
 
+TEST(a_process_that_may_not_connect_is_not_the_vmm_of_a_session_that_ends) {
+  if (::geteuid() != 0) SKIP("needs root");
+  Restore restore;
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  const fixture::SessionOptions options = options_of(restore, true);
+  fixture::Hooks hooks;
+  fixture::Hold hold;
+  EngineRun run;
+  reap::hooks::before_event = hold.hook();
+  const EngineRun::Opened session = run.open(options);
+  CHECK_EQ(::chmod(restore.directory.root().c_str(), 0777), 0);
+  CHECK_EQ(::chmod(options.socket_path.c_str(), 0666), 0);
+  const pid_t other = ::fork();
+  if (other == 0) {
+    if (::setresuid(kNobody, kNobody, kNobody) != 0) ::_exit(1);
+    const fixture::Guest guest(restore.shape);
+    const reap::UniqueFd connection = connect_to(options.socket_path);
+    ::_exit(fixture::send(connection.get(), handshake_text(guest, 4096), {guest.uffd()}) ? 0 : 1);
+  }
+  int status = 0;
+  CHECK_EQ(::waitpid(other, &status, 0), other);
+  CHECK_EQ(status, 0);
+  // Accepted and heard now, since a thread is held that would do so.
+  CHECK(run.close(session.id, true));
+  CHECK_EQ(run.wait_for_end(session.id).state, EndState::closed);
+  hold.release();
+}
+
 TEST(a_vmm_is_served_beside_connections_that_say_nothing) {
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());

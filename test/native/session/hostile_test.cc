@@ -316,6 +316,7 @@ TEST(a_vm_whose_pages_are_all_on_the_disk_leaves_threads_for_others) {
     go_on.wait();
   };
   EngineRun run;
+  const uint64_t threads = fixture::threads_here();
   const EngineRun::Opened session = run.open(options_of(restore));
   const reap::UniqueFd connection = connect_guest(restore);
   run.wait(Event::Kind::connected, session.id);
@@ -335,6 +336,15 @@ TEST(a_vm_whose_pages_are_all_on_the_disk_leaves_threads_for_others) {
   CHECK(reactor.begin_blocking(200, device + 1, false));
   for (uint64_t vm = 100; vm < 120; ++vm) reactor.end_blocking(device);
   reactor.end_blocking(device + 1);
+  // 32 for a device, and 96 with the two above.
+  std::vector<uint64_t> waiting;
+  for (uint64_t other = device + 1; other <= device + 3; ++other) {
+    for (uint64_t vm = 100; reactor.begin_blocking(vm, other, true); ++vm) waiting.push_back(other);
+  }
+  CHECK_EQ(std::count(waiting.begin(), waiting.end(), device + 1), 32);
+  CHECK_EQ(waiting.size(), 94);
+  for (const uint64_t other : waiting) reactor.end_blocking(other);
   go_on.set();
   for (std::thread& vcpu : vcpus) vcpu.join();
+  CHECK(in_time([&] { return fixture::threads_here() <= threads; }));
 }

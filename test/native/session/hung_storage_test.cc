@@ -200,7 +200,8 @@ TEST(a_session_ends_though_a_thread_waits_for_its_storage) {
   Storage storage;
   if (!storage.missing().empty()) SKIP(storage.missing());
   HangingFolder& folder = storage.folder;
-  EngineRun run;
+  std::atomic<int> ends{0};
+  EngineRun run([&ends](const Event& event) { ends += event.kind == Event::Kind::ended; });
   folder.hold(Call::read, 0);
   folder.hold(Call::read, 1);
   Guest demand(run, folder.file(0));
@@ -208,13 +209,19 @@ TEST(a_session_ends_though_a_thread_waits_for_its_storage) {
   demand.connect();
   demand.touch(3);
   folder.wait_until_held(2);
-  for (const Guest* guest : {&demand, &prefetch}) {
+  Guest* const guests[] = {&demand, &prefetch};
+  for (int i = 0; i < 2; ++i) {
+    const std::weak_ptr<reap::Session> session = guests[i]->handle();
     const auto began = Clock::now();
-    CHECK(run.close(guest->session(), false));
-    run.wait_for_end(guest->session());
+    CHECK(run.close(guests[i]->session(), false));
+    run.wait_for_end(guests[i]->session());
     CHECK(Clock::now() - began < std::chrono::seconds(5));
+    CHECK(!session.expired());
+    folder.release(Call::read, i);
+    CHECK(fixture::in_time([&] { return session.expired(); }));
   }
-  folder.release_all();
+  run.shut_down();
+  CHECK_EQ(ends.load(), 2);
 }
 
 TEST(an_engine_ends_though_threads_wait_for_storage) {
