@@ -10,6 +10,7 @@
 
 #include "support/check.h"
 #include "support/prefetch_fixture.h"
+#include "support/vmm_fixture.h"
 
 namespace {
 
@@ -83,4 +84,24 @@ TEST(engines_share_their_buffers_and_return_the_memory_when_they_are_idle) {
   waiting.cancel(nobody.get());
   CHECK(fixture::in_time([] { return buffer_kib() == 0; }));
   CHECK_EQ(BufferPool::shared().free_count(), BufferPool::kBuffers);
+}
+
+TEST(threads_that_serve_faults_return_their_memory_when_they_are_idle) {
+  fixture::Hooks hooks;
+  Restore restore;
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  std::atomic<uint64_t> while_serving{0};
+  reap::hooks::before_install = [&] { while_serving = buffer_kib(); };
+  fixture::EngineRun run;
+  fixture::SessionOptions options;
+  options.socket_path = restore.directory.path("uffd.sock");
+  options.memory_file = restore.path;
+  options.kill_vm = false;
+  run.open(options);
+  const reap::UniqueFd connection = fixture::connect_to(options.socket_path);
+  CHECK(fixture::send(connection.get(), fixture::handshake_text(restore.guest, 4096),
+                      {restore.guest.uffd()}));
+  CHECK(restore.has_file_bytes(3));
+  CHECK(while_serving > 0);
+  CHECK(fixture::in_time([] { return buffer_kib() == 0; }));
 }

@@ -348,3 +348,24 @@ TEST(a_vm_whose_pages_are_all_on_the_disk_leaves_threads_for_others) {
   for (std::thread& vcpu : vcpus) vcpu.join();
   CHECK(in_time([&] { return fixture::threads_here() <= threads; }));
 }
+
+TEST(a_session_that_may_not_wait_for_a_disk_is_told_when_another_has_waited) {
+  constexpr uint64_t kDevice = 1;
+  fixture::Hooks hooks;
+  std::atomic<int> events{0};
+  reap::hooks::before_event = [&] { ++events; };
+  Restore restore;
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  EngineRun run;
+  const EngineRun::Opened session = run.open(options_of(restore));
+  const reap::UniqueFd connection = connect_guest(restore);
+  run.wait(Event::Kind::connected, session.id);
+  reap::Reactor& reactor = run.engine().reactor();
+  int waiting = 0;
+  while (reactor.begin_blocking(100, kDevice, true)) ++waiting;
+  CHECK(!reactor.begin_blocking(session.id, kDevice, true));
+  const int before = events;
+  reactor.end_blocking(kDevice);
+  CHECK(in_time([&] { return events > before; }));
+  while (--waiting > 0) reactor.end_blocking(kDevice);
+}
