@@ -15,6 +15,7 @@ import { parseArgs } from 'node:util'
 import * as current from '../dist/index.js'
 import { MicroVm, microvmMissing } from '../native/guest/driver/microvm.mjs'
 import { PageCache } from '../native/guest/driver/page-cache.mjs'
+import { randomNumbers, shuffle } from '../src/cli/measure/random.mjs'
 import { arms } from './firecracker/arms.mjs'
 import { drawBurst } from './firecracker/chart.mjs'
 import { firstRestores } from './firecracker/first-restores.mjs'
@@ -33,7 +34,6 @@ import { calibrated } from './lib/calibration.mjs'
 import { abortOnInterrupt } from './lib/interrupt.mjs'
 import { describeMachine, root } from './lib/machine.mjs'
 import { Progress } from './lib/progress.mjs'
-import { randomNumbers, shuffle } from './lib/random.mjs'
 
 const caches = /** @type {const} */ (['cold', 'warm'])
 const hosts = /** @type {const} */ (['idle', 'busy'])

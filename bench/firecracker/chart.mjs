@@ -1,7 +1,7 @@
 // @ts-check
 // A burst of restores, as an SVG: number of VMs that have answered against time, in one panel for
 // each state of the page cache.
-import { median } from '../lib/statistics.mjs'
+import { median } from '../../src/cli/measure/statistics.mjs'
 import { captionOf, colours, rounded, svg } from '../lib/svg.mjs'
 
 const WIDTH = 900

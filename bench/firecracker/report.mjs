@@ -1,7 +1,8 @@
 // @ts-check
 // Computes figures from samples. Ratios are per round, since a machine with neighbours drifts.
+
+import { median, summary } from '../../src/cli/measure/statistics.mjs'
 import { ratioOf } from '../lib/figures.mjs'
-import { median, summary } from '../lib/statistics.mjs'
 import { pairedRatio } from '../replay/report.mjs'
 
 /**

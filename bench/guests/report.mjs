@@ -1,4 +1,4 @@
-import { median, summary } from '../lib/statistics.mjs'
+import { median, summary } from '../../src/cli/measure/statistics.mjs'
 import { pairedRatio } from '../replay/report.mjs'
 
 const inputs = ['same', 'other']

@@ -1,6 +1,6 @@
 // @ts-check
 // Figures as text, and ratios with their targets.
-import { summary } from './statistics.mjs'
+import { summary } from '../../src/cli/measure/statistics.mjs'
 
 /**
  * @typedef {readonly ['at least' | 'at most', number] | undefined} Aim undefined: no target

@@ -6,8 +6,8 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { serve } from '../../dist/index.js'
 import { KvmGuest } from '../../native/guest/driver/kvm-guest.mjs'
+import { median } from '../../src/cli/measure/statistics.mjs'
 import { root } from '../lib/machine.mjs'
-import { median } from '../lib/statistics.mjs'
 
 const program = join(root, 'build/Release/reap-bench')
 /** As long as most of a prefetch of 1 GiB. */

@@ -4,7 +4,7 @@ import { constants } from 'node:fs'
 import { access } from 'node:fs/promises'
 import { join } from 'node:path'
 import { calibrateHost } from '../../dist/index.js'
-import { randomNumbers, shuffle } from '../lib/random.mjs'
+import { randomNumbers, shuffle } from '../../src/cli/measure/random.mjs'
 import {
   caches,
   cells,

@@ -2,7 +2,7 @@
 // Pages that a replayed guest touches. A pattern is a list of runs in first-touch order over memory
 // of a given size; the same arguments give the same pattern.
 import { readFileSync } from 'node:fs'
-import { randomNumbers, shuffle } from '../lib/random.mjs'
+import { randomNumbers, shuffle } from '../../src/cli/measure/random.mjs'
 
 /** @typedef {{ first: number, pages: number }} Run in pages of the memory */
 

@@ -7,7 +7,7 @@ import { mkdir, open, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Trace, WorkingSet } from '../../dist/index.js'
 import { writeKvmTrace } from '../../native/guest/driver/kvm-guest.mjs'
-import { randomNumbers } from '../lib/random.mjs'
+import { randomNumbers } from '../../src/cli/measure/random.mjs'
 import { packReapPages } from '../lib/reap-handler.mjs'
 import { linuxPattern, pagesOf, syntheticPattern } from './patterns.mjs'
 

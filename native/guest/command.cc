@@ -52,7 +52,7 @@ Grammar parse_usage(const std::string& usage) {
       word.resize(word.size() - 3);
       grammar.repeats_last = true;
     }
-    grammar.takes_rest = word == "COMMAND";
+    grammar.takes_rest = word == "COMMAND" || word == "PATH";
     grammar.positions.push_back(word);
     if (!optional) grammar.required++;
   }

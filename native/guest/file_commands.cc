@@ -127,10 +127,10 @@ Answer halve(Vmm& vmm, const Call& call) {
 }  // namespace
 
 const std::vector<Command> kFileCommands = {
-    {"evict", "FILE", evict},
+    {"evict", "PATH", evict},
     {"halve", "FILE SEED", halve},
-    {"warm", "FILE", warm},
-    {"resident", "FILE", resident},
+    {"warm", "PATH", warm},
+    {"resident", "PATH", resident},
 };
 
 }  // namespace reap::guest

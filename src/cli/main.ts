@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 import { type Arguments, parse } from './arguments/program.js'
 import { advise } from './commands/advise.js'
+import { compare } from './commands/compare.js'
 import { doctor } from './commands/doctor.js'
 import { inspect } from './commands/inspect.js'
 import { ready } from './commands/ready.js'
@@ -18,6 +19,8 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
       return record(args, terminal)
     case 'restore':
       return restore(args, terminal)
+    case 'compare':
+      return compare(args, terminal)
     case 'advise':
       return advise(args, terminal)
     case 'inspect':

@@ -121,6 +121,35 @@ Examples:
     $ reap-trace restore --backend auto --memory vm.mem --socket /run/vm.sock --disk rootfs.img \\
         --working-set vm.ws -- ./load-snapshot.sh`
 
+export const compareHelp = `
+The arms:
+  kernel-file   the memory file is mapped, and the kernel reads its pages; nothing is prefetched
+  on-demand     a fault handler installs each page when the guest touches it
+  page-cache    the working set is prefetched into the page cache; the memory file is mapped
+  working-set   a fault handler installs the working set
+  auto          page-cache or working-set, as "reap-trace advise" says
+
+COMMAND restores the VM, invokes its function and ends the VM. It finds the backend in
+REAP_TRACE_BACKEND_TYPE (File or Uffd) and REAP_TRACE_BACKEND_PATH, as with "restore". The time is
+that from the restore request, before reap-trace opens the snapshot, to the ready mark of COMMAND
+("reap-trace ready", or a line into the FIFO $REAP_TRACE_READY), or to its end if it makes none.
+After its mark, COMMAND has 10 seconds to end. What it leaves running in its process group is
+killed, as is the VM of a fault handler.
+
+Each arm has a trial first, which is not measured: an arm whose COMMAND fails in it is left out.
+Then, with a warm page cache and with a cold one, every round restores once by each arm, in an order
+drawn from the seed. Cold means that no page of the files is in the page cache, warm that all are;
+both are checked before each restore. Ctrl-C ends the comparison with what was measured so far.
+
+"÷ kernel-file" is the time divided by that of kernel-file in the same round. "residual" counts the
+faults on pages outside the working set, and "stalled" is the time with at least one fault
+unanswered. The exit status is 1 if nothing could be measured.
+
+Examples:
+  $ reap-trace compare --memory vm.mem --working-set vm.ws -- ./restore-and-invoke.sh
+  $ reap-trace compare --memory vm.mem --working-set vm.ws --cold --rounds 20 \\
+      --arms kernel-file,working-set --export-csv runs.csv -- ./restore-and-invoke.sh`
+
 export const adviseHelp = `
 The answer is for a restore that starts now, with the current page cache. If more than 5 % of the
 working set is missing from it, the answer is the fault handler (uffd), otherwise the backend with
@@ -201,5 +230,8 @@ If the VMM maps its memory file, no handler is needed (see "reap-trace record --
   $ reap-trace record  --backend page-cache --memory vm.mem --output vm.ws -- ./invoke-once.sh
   $ reap-trace restore --backend page-cache --memory vm.mem --working-set vm.ws
   $ reap-trace advise  vm.ws --memory vm.mem     which backend a restore would use now
+
+How much faster is that?
+  $ reap-trace compare --memory vm.mem --working-set vm.ws -- ./restore-and-invoke.sh
 
 "reap-trace COMMAND --help" shows the options and more examples.`

@@ -1,7 +1,11 @@
+import { randomInt } from 'node:crypto'
 import { createRequire } from 'node:module'
 import { Command, CommanderError, Option } from 'commander'
+import { type Arm, arms } from '../compare/arms.js'
+import { type Cache, caches } from '../measure/page-cache.js'
 import {
   adviseHelp,
+  compareHelp,
   demoHelp,
   doctorHelp,
   inspectHelp,
@@ -12,6 +16,7 @@ import {
   verifyHelp,
 } from './help.js'
 import {
+  armList,
   collect,
   duration,
   guestMemory,
@@ -62,6 +67,29 @@ export interface RestoreArguments extends ServeArguments {
   readonly snapshotId: string | undefined
 }
 
+export interface CompareArguments {
+  readonly name: 'compare'
+  readonly memory: string
+  readonly workingSet: string
+  readonly disks: readonly string[]
+  /** Path of the socket of handlers; `undefined` for one in a private folder. */
+  readonly socket: string | undefined
+  readonly rounds: number
+  readonly arms: readonly Arm[]
+  readonly caches: readonly Cache[]
+  readonly seed: number
+  readonly trustWorkingSet: boolean
+  readonly snapshotId: string | undefined
+  readonly vcpus: 'kvm' | 'threads'
+  readonly peerUid: number | undefined
+  readonly interpose: boolean
+  readonly commandTimeoutMs: number
+  readonly exportCsv: string | undefined
+  readonly exportMarkdown: string | undefined
+  readonly json: boolean
+  readonly command: readonly string[]
+}
+
 export interface AdviseArguments {
   readonly name: 'advise'
   readonly file: string
@@ -108,6 +136,7 @@ export interface DemoArguments {
 export type Arguments =
   | RecordArguments
   | RestoreArguments
+  | CompareArguments
   | AdviseArguments
   | InspectArguments
   | VerifyArguments
@@ -152,6 +181,19 @@ const vcpus = () =>
     .choices(['kvm', 'threads'])
     .default('kvm')
 
+const workingSet = () =>
+  required('--working-set <file>', 'working-set file, written by "record"', path)
+const sameId = () =>
+  option(
+    '--snapshot-id <id>',
+    'id of the snapshot: a set with the same id needs no other proof',
+    snapshotId,
+  )
+const peerUid = () =>
+  option('--peer-uid <uid>', 'additional uid that the VMM may run as', integer(0, 2 ** 32 - 2))
+const interpose = () =>
+  new Option('--interpose', 'serve a VMM that COMMAND starts and that maps the memory file')
+
 const serveOptions = () => [
   option('--connect-timeout <time>', 'maximum time to wait for a VMM to connect', duration).default(
     0,
@@ -163,8 +205,8 @@ const serveOptions = () => [
     duration,
   ).default(0, 'none'),
   new Option('--leave-vm', 'do not kill a VM that can no longer be served: leave it frozen'),
-  option('--peer-uid <uid>', 'additional uid that the VMM may run as', integer(0, 2 ** 32 - 2)),
-  new Option('--interpose', 'serve a VMM that COMMAND starts and that maps the memory file'),
+  peerUid(),
+  interpose(),
   json(),
 ]
 
@@ -264,7 +306,7 @@ function restoreCommand(command: readonly string[], onParsed: OnParsed): Command
     socket(),
     disk(),
     vcpus(),
-    required('--working-set <file>', 'working-set file, written by "record"', path),
+    workingSet(),
     trustWorkingSet(),
     new Option(
       '--on-bad-working-set <what>',
@@ -276,12 +318,58 @@ function restoreCommand(command: readonly string[], onParsed: OnParsed): Command
       '--on-stale-working-set <what>',
       'what to do with a set that differs from the memory file (default: "fail" with --on-bad-working-set fail, else "warn")',
     ).choices(['warn', 'rewrite', 'fail']),
-    option(
-      '--snapshot-id <id>',
-      'id of the snapshot: a set with the same id needs no other proof',
-      snapshotId,
-    ),
+    sameId(),
     ...serveOptions(),
+  ])
+}
+
+function compareCommand(command: readonly string[], onParsed: OnParsed): Command {
+  const self = new Command('compare')
+    .summary('measure restores of your own VM, with and without its working set')
+    .description(
+      'Restores a VM again and again in several ways, in turns, and compares the time until COMMAND is\nready.',
+    )
+    .usage('--memory FILE --working-set FILE [options] -- COMMAND …')
+    .addHelpText('after', compareHelp)
+    .action((options) => {
+      const { memory, workingSet, disk: disks, socket, rounds, arms, snapshotId, vcpus } = options
+      const { peerUid, commandTimeout: commandTimeoutMs, exportCsv, exportMarkdown } = options
+      if (command.length === 0)
+        self.error('error: a command is missing: -- ./restore-and-invoke.sh')
+      const chosen = caches.filter((cache) => options[cache] === true)
+      onParsed({
+        ...{ name: 'compare', memory, workingSet, disks, socket, rounds, arms, snapshotId, vcpus },
+        ...{ peerUid, commandTimeoutMs, exportCsv, exportMarkdown, command },
+        caches: chosen.length > 0 ? chosen : caches,
+        seed: options.seed ?? randomInt(2 ** 31),
+        trustWorkingSet: options.trustWorkingSet === true,
+        interpose: options.interpose === true,
+        json: options.json === true,
+      })
+    })
+  return addAll(self, [
+    memory(),
+    workingSet(),
+    disk(),
+    option('--rounds <n>', 'number of restores by each arm', integer(1, 1000)).default(10),
+    option('--arms <list>', 'ways to restore, see below', armList).default(arms, arms.join(',')),
+    new Option('--cold', 'only with the files evicted from the page cache'),
+    new Option('--warm', 'only with the files in the page cache'),
+    option('--seed <n>', 'repeat the order of an earlier run', integer(0, 2 ** 31 - 1)),
+    option('--socket <path>', "the VMM's backend path (default: in a private folder)", socketPath),
+    option(
+      '--command-timeout <time>',
+      'maximum time for COMMAND, which then fails',
+      duration,
+    ).default(60_000, '1m'),
+    vcpus(),
+    trustWorkingSet(),
+    sameId(),
+    peerUid(),
+    interpose(),
+    option('--export-csv <file>', 'write each run as a row', path),
+    option('--export-markdown <file>', 'write the tables', path),
+    json(),
   ])
 }
 
@@ -379,6 +467,7 @@ function program(command: readonly string[], onParsed: OnParsed): Command {
   const commands = [
     recordCommand(command, onParsed),
     restoreCommand(command, onParsed),
+    compareCommand(command, onParsed),
     adviseCommand(onParsed),
     inspectCommand(onParsed),
     verifyCommand(onParsed),
@@ -416,7 +505,7 @@ export function parse(argv: readonly string[]): Parsed {
   const fail = (): Parsed => {
     if (!stderr.startsWith('error:')) return { exitCode: 2, stdout, stderr }
     const name = root.commands.find((each) => each.name() === args[0])?.name()
-    const hint = /^error: too many arguments for '(record|restore)'/.test(stderr)
+    const hint = /^error: too many arguments for '(record|restore|compare)'/.test(stderr)
       ? 'a command goes after --: -- ./invoke-once.sh'
       : `see "reap-trace ${name ? `${name} ` : ''}--help"`
     return { exitCode: 2, stdout, stderr: `${stderr.trimEnd()}\nhint: ${hint}\n` }

@@ -1,4 +1,5 @@
 import { InvalidArgumentError } from 'commander'
+import { type Arm, arms } from '../compare/arms.js'
 import { parseDuration, parseSize } from '../terminal/units.js'
 
 // Parsers of option values; commander turns their exceptions into usage errors.
@@ -44,6 +45,14 @@ export const collect =
     if (before.length < max) return [...before, path(text)]
     throw new InvalidArgumentError(`It may be given at most ${max} times.`)
   }
+
+/** Names of arms, without repetitions, in their usual order. */
+export const armList = (text: string): readonly Arm[] => {
+  const names = new Set(text.split(','))
+  const known = arms.filter((arm) => names.has(arm))
+  if (known.length === names.size) return known
+  throw new InvalidArgumentError(`It must be a list of ${arms.join(', ')}.`)
+}
 
 export const label = (text: string): string => {
   if (text.length > 1024) throw new InvalidArgumentError('It may have at most 1024 characters.')

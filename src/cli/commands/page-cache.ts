@@ -27,7 +27,7 @@ const startCommand = async (
   const memoryFile = resolve(args.memory)
   if (args.command.length === 0) return undefined
   return ChildCommand.start(args.command, {
-    json: args.json,
+    output: args.json ? 'stderr' : 'terminal',
     memBackend: { backend_type: 'File', backend_path: memoryFile },
     memoryFile,
     interpose: false,

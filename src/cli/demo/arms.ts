@@ -1,15 +1,13 @@
-import { readFile, stat } from 'node:fs/promises'
+import { readFile } from 'node:fs/promises'
 import { performance } from 'node:perf_hooks'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { type FaultHandler, type MemBackend, serve, type Trace } from '../../index.js'
+import { type Cache, setCache } from '../measure/page-cache.js'
 import { CliError } from '../terminal/failure.js'
 import { formatBytes, formatPlural } from '../terminal/units.js'
 import { buildSnapshot, GuestProcess } from './guest-process.js'
 
 export const arms = ['kernel-file', 'on-demand', 'working-set'] as const
 export type Arm = (typeof arms)[number]
-export const caches = ['cold', 'warm'] as const
-export type Cache = (typeof caches)[number]
 
 /** One restore with one request. */
 export interface Sample {
@@ -62,7 +60,7 @@ export const embeddedSubject: Subject = {
     ),
   sample: (scene, arm, cache, input) =>
     withGuest(scene.signal, async (guest) => {
-      await setCache(guest, cache, [scene.memoryFile, scene.workingSet])
+      await setCacheOrFail(guest, cache, [scene.memoryFile, scene.workingSet])
       const request = (backend: MemBackend) => invoke(guest, scene, backend, input)
       return measure(scene, arm, guest.pid, request, () => digestOf(scene, guest))
     }),
@@ -180,49 +178,23 @@ async function whileServed<T>(handler: FaultHandler, body: () => Promise<T>): Pr
 const digestOf = async (scene: Scene, guest: GuestProcess): Promise<string> =>
   (await guest.send<{ digest: string }>(`digest-pages ${scene.pageList}`)).digest
 
-interface Residency {
-  readonly resident: number
-  readonly pages: number
-}
-
-const PAGE = 4096
-const EVICT_ATTEMPTS = 20
-const EVICT_PAUSE_MS = 10
-
-/** Whether a file can be evicted from the page cache completely. */
-export async function canEvict(guest: GuestProcess, file: string): Promise<boolean> {
-  // A page under I/O or in a per-CPU list stays for a moment.
-  for (let attempt = 0; attempt < EVICT_ATTEMPTS; attempt++) {
-    if ((await guest.send<Residency>(`evict ${file}`)).resident === 0) return true
-    await sleep(EVICT_PAUSE_MS)
-  }
-  return false
-}
-
-export async function setCache(
+/** Sets the state of the page cache, or throws. */
+export async function setCacheOrFail(
   guest: GuestProcess,
   cache: Cache,
   files: readonly string[],
 ): Promise<void> {
-  for (const file of files) {
-    if (cache === 'cold') {
-      if (await canEvict(guest, file)) continue
-      throw new CliError(
+  const [file] = await setCache(guest, cache, files)
+  if (file === undefined) return
+  throw cache === 'cold'
+    ? new CliError(
         'ERR_DEMO_FAILED',
         `${file} could not be evicted from the page cache, so no cold restore can be measured`,
         'Does another process use it? Try again, or choose another folder with --keep.',
       )
-    }
-    // Holes are read too, but not every file system caches them.
-    const { resident, pages } = await guest.send<Residency>(`resident ${file}`)
-    if (resident === pages) continue
-    const after = await guest.send<Residency>(`warm ${file}`)
-    if (after.resident * PAGE < Math.min((await stat(file)).blocks * 512, after.pages * PAGE)) {
-      throw new CliError(
+    : new CliError(
         'ERR_DEMO_FAILED',
         `${file} does not stay in the page cache, so no warm restore can be measured`,
         'This machine is short of memory: try a smaller --memory-size.',
       )
-    }
-  }
 }

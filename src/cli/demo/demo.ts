@@ -3,19 +3,11 @@ import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { requireUserfaultfd, type Trace, WorkingSet } from '../../index.js'
 import type { DemoArguments } from '../arguments/program.js'
+import { type Cache, canEvict } from '../measure/page-cache.js'
 import { abortOnSignal, Signals } from '../session/signals.js'
 import { CliError, Interrupted } from '../terminal/failure.js'
 import type { Terminal } from '../terminal/terminal.js'
-import {
-  type Arm,
-  arms,
-  type Cache,
-  canEvict,
-  embeddedSubject,
-  type Sample,
-  type Scene,
-  withGuest,
-} from './arms.js'
+import { type Arm, arms, embeddedSubject, type Sample, type Scene, withGuest } from './arms.js'
 import { firecrackerSubject } from './firecracker.js'
 import { type DemoReport, makeReport, printReport } from './report.js'
 

@@ -2,7 +2,7 @@ import { accessSync, constants } from 'node:fs'
 import { type MemBackend, programPath } from '../../index.js'
 import { CliError } from '../terminal/failure.js'
 import { formatBytes } from '../terminal/units.js'
-import { measure, record, type Scene, type Subject, setCache, withGuest } from './arms.js'
+import { measure, record, type Scene, type Subject, setCacheOrFail, withGuest } from './arms.js'
 import { FirecrackerProcess } from './firecracker-process.js'
 
 /** A request that walks 30 MiB, and one that also touches 128 other pages. */
@@ -33,7 +33,7 @@ export function firecrackerSubject(binary: string): Subject {
     sample: (scene, arm, cache, input) =>
       withFirecracker(binary, scene, async (vm) => {
         const { memoryFile, workingSet, signal } = scene
-        await withGuest(signal, (helper) => setCache(helper, cache, [memoryFile, workingSet]))
+        await withGuest(signal, (helper) => setCacheOrFail(helper, cache, [memoryFile, workingSet]))
         return measure(scene, arm, vm.pid, (backend) => request(vm, scene, input, backend))
       }),
   }

@@ -1,7 +1,9 @@
 import { availableParallelism, cpus, release } from 'node:os'
+import { type Cache, caches } from '../measure/page-cache.js'
+import { median } from '../measure/statistics.mjs'
 import type { Terminal } from '../terminal/terminal.js'
 import { formatBytes, formatCount, formatMs, formatPlural, formatShare } from '../terminal/units.js'
-import { type Arm, arms, type Cache, caches, type Sample } from './arms.js'
+import { type Arm, arms, type Sample } from './arms.js'
 
 /** Medians of the samples of an arm in one state of the page cache. */
 export interface ArmResult {
@@ -45,18 +47,12 @@ export interface DemoReport {
 
 export type Samples = Readonly<Record<Arm, Readonly<Record<Cache, readonly Sample[]>>>>
 
-export const median = (values: readonly number[]): number => {
-  const sorted = [...values].sort((a, b) => a - b)
-  const middle = sorted.length / 2
-  return (sorted[Math.ceil(middle) - 1]! + sorted[Math.floor(middle)]!) / 2
-}
-
 const round = (value: number): number => Math.round(value * 1000) / 1000
 
 function summarize(samples: readonly Sample[]): ArmResult | null {
   if (samples.length === 0) return null
   const of = (field: 'responseMs' | 'faults' | 'lateFaults' | 'residualFaults') =>
-    round(median(samples.map((sample) => sample[field])))
+    median(samples.map((sample) => sample[field]))!
   return {
     responseMs: of('responseMs'),
     faults: of('faults'),

@@ -1,9 +1,14 @@
-import { type ChildProcess, spawn } from 'node:child_process'
+import { type ChildProcess, type StdioOptions, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { interposerEnvironment, type MemBackend } from '../../index.js'
 import { CliError } from '../terminal/failure.js'
 import { formatMs } from '../terminal/units.js'
 import { monotonicMs, type ReadyMark } from './ready-mark.js'
+
+function stdioFor(output: Output): StdioOptions {
+  if (typeof output === 'number') return ['ignore', output, output]
+  return ['inherit', output === 'stderr' ? process.stderr : 'inherit', 'inherit']
+}
 
 /** Exit of a command. */
 export interface CommandEnd {
@@ -25,6 +30,9 @@ function interposed(socketPath: string, memoryFile: string): Record<string, stri
   })
 }
 
+/** Outputs of COMMAND: the terminal, stdout for JSON alone, or a descriptor for both. */
+type Output = 'terminal' | 'stderr' | number
+
 /** The COMMAND after `--`. */
 export class ChildCommand {
   readonly name: string
@@ -33,11 +41,13 @@ export class ChildCommand {
   /** Never rejects. */
   readonly ended: Promise<CommandEnd>
   readonly #child: ChildProcess
+  readonly #leadsGroup: boolean
   /** The time that it had, if that is over. */
   #expiredMs: number | undefined
 
   /**
-   * Starts the command. With `json`, its stdout goes to stderr.
+   * Starts the command. With a descriptor as its output it reads nothing, and is stopped together
+   * with what it has left running in its process group.
    *
    * @throws CliError `ERR_COMMAND_FAILED` if it cannot be started.
    * @throws ReapTraceError as `interposerEnvironment()` does.
@@ -45,7 +55,7 @@ export class ChildCommand {
   static async start(
     [name = '', ...args]: readonly string[],
     options: {
-      json: boolean
+      output: Output
       memBackend: MemBackend
       memoryFile: string
       interpose: boolean
@@ -54,11 +64,12 @@ export class ChildCommand {
       timeoutMs: number
     },
   ): Promise<ChildCommand> {
-    const { memBackend, memoryFile, mark } = options
+    const { output, memBackend, memoryFile, mark } = options
     const { backend_type: type, backend_path: backendPath } = memBackend
     const startedMs = monotonicMs()
     const child = spawn(name, args, {
-      stdio: ['inherit', options.json ? process.stderr : 'inherit', 'inherit'],
+      stdio: stdioFor(output),
+      detached: typeof output === 'number',
       env: {
         ...process.env,
         REAP_TRACE_BACKEND_TYPE: type,
@@ -86,11 +97,12 @@ export class ChildCommand {
     name: string,
     child: ChildProcess,
     startedMs: number,
-    { mark, timeoutMs }: { mark: ReadyMark | undefined; timeoutMs: number },
+    { output, mark, timeoutMs }: { output: Output; mark: ReadyMark | undefined; timeoutMs: number },
   ) {
     this.name = name
     this.startedMs = startedMs
     this.#child = child
+    this.#leadsGroup = typeof output === 'number'
     this.ended = new Promise((resolve) => {
       child.once('exit', (code, signal) => {
         mark?.flush()
@@ -107,11 +119,25 @@ export class ChildCommand {
 
   /** Sends SIGTERM, then SIGKILL after a while, and waits for the exit. */
   async stop(): Promise<void> {
-    if (this.#child.exitCode !== null || this.#child.signalCode !== null) return
-    this.#child.kill('SIGTERM')
-    const timer = setTimeout(() => this.#child.kill('SIGKILL'), STOP_MS)
-    await this.ended
-    clearTimeout(timer)
+    if (this.#child.exitCode === null && this.#child.signalCode === null) {
+      this.#kill('SIGTERM')
+      const timer = setTimeout(() => this.#kill('SIGKILL'), STOP_MS)
+      await this.ended
+      clearTimeout(timer)
+    }
+    if (this.#leadsGroup) this.#kill('SIGKILL')
+  }
+
+  #kill(signal: NodeJS.Signals): void {
+    if (!this.#leadsGroup) {
+      this.#child.kill(signal)
+      return
+    }
+    try {
+      process.kill(-this.#child.pid!, signal)
+    } catch {
+      // Nobody is left, or nobody that this user may kill.
+    }
   }
 
   /** Lets this process exit before the command. */

@@ -106,7 +106,7 @@ export class ServedSession {
       opening.stop()
       if (args.command.length > 0) {
         command = await ChildCommand.start(args.command, {
-          json: args.json,
+          output: args.json ? 'stderr' : 'terminal',
           memBackend: { backend_type: 'Uffd', backend_path: pathForVmm(args.socket) },
           memoryFile: resolve(args.memory),
           interpose: args.interpose,

@@ -1,0 +1,270 @@
+import { availableParallelism, cpus, release } from 'node:os'
+import { type Cache, caches } from '../measure/page-cache.js'
+import { median, outliers, type Summary, summary } from '../measure/statistics.mjs'
+import type { Terminal } from '../terminal/terminal.js'
+import { formatCount, formatMs, formatPlural } from '../terminal/units.js'
+import { type Arm, arms } from './arms.js'
+import type { Run } from './rounds.js'
+import type { Sample } from './run.js'
+
+/** Median with its quartiles. */
+type Spread = Pick<Summary, 'median' | 'p25' | 'p75' | 'samples'>
+
+/** Figures of an arm in one state of the page cache. */
+export interface ArmFigures {
+  readonly arm: Arm
+  readonly ms: Spread
+  /** Time divided by that of the base in the same round; null for the base. */
+  readonly ratio: Spread | null
+  /** Medians of counters; null without a handler. */
+  readonly faults: number | null
+  readonly lateFaults: number | null
+  readonly residualFaults: number | null
+  readonly stalledMs: number | null
+  /** Number of runs for which `auto` chose each backend; null for other arms. */
+  readonly chosen: Readonly<Record<string, number>> | null
+  readonly outlierCount: number
+  /** Number of runs that are not counted. */
+  readonly leftOutCount: number
+}
+
+/** Output of `compare --json`. */
+export interface CompareReport {
+  readonly type: 'comparison'
+  /** Whether all rounds were measured. */
+  readonly complete: boolean
+  readonly command: readonly string[]
+  readonly memoryFile: string
+  readonly workingSet: string
+  readonly rounds: number
+  readonly seed: number
+  /** Arm that the others are compared with. */
+  readonly base: Arm | null
+  readonly cold: readonly ArmFigures[]
+  readonly warm: readonly ArmFigures[]
+  readonly warnings: readonly string[]
+  readonly runs: readonly Run[]
+  readonly kernel: string
+  readonly cpu: string
+  readonly cpus: number
+  readonly node: string
+}
+
+const MIN_ROUNDS = 5
+const MIN_MS = 5
+
+export function makeReport(facts: {
+  readonly complete: boolean
+  readonly command: readonly string[]
+  readonly memory: string
+  readonly workingSet: string
+  readonly rounds: number
+  readonly seed: number
+  readonly runs: readonly Run[]
+}): CompareReport {
+  const { complete, command, memory: memoryFile, workingSet, rounds, seed, runs } = facts
+  const counted = runs.filter(isCounted)
+  const present = arms.filter((arm) => counted.some((run) => run.arm === arm))
+  const base = present[0] ?? null
+  const figures = (cache: Cache) =>
+    present.flatMap((arm) =>
+      figuresOf(
+        arm,
+        base!,
+        runs.filter((run) => run.cache === cache),
+      ),
+    )
+  const [cold, warm] = [figures('cold'), figures('warm')]
+  return {
+    type: 'comparison',
+    complete,
+    command,
+    memoryFile,
+    workingSet,
+    rounds,
+    seed,
+    base,
+    cold,
+    warm,
+    warnings: warningsOf(cold, warm, runs),
+    runs,
+    kernel: release(),
+    cpu: cpus()[0]?.model.trim() ?? 'unknown',
+    cpus: availableParallelism(),
+    node: process.versions.node,
+  }
+}
+
+type Counted = Run & { readonly sample: Sample }
+
+const isCounted = (run: Run): run is Counted =>
+  run.sample !== undefined && run.leftOut === undefined
+
+/** Figures of an arm, or none without a counted run. */
+function figuresOf(arm: Arm, base: Arm, runs: readonly Run[]): ArmFigures[] {
+  const own = runs.filter((run) => run.arm === arm)
+  const counted = own.filter(isCounted)
+  const times = counted.map(({ sample }) => sample.ms)
+  const ms = spreadOf(times)
+  if (!ms) return []
+  const baseMs = new Map(
+    runs.filter(isCounted).flatMap((run) => (run.arm === base ? [[run.round, run.sample.ms]] : [])),
+  )
+  const ratios = counted.map(({ round, sample }) => sample.ms / (baseMs.get(round) ?? Number.NaN))
+  const counter = (name: 'faults' | 'lateFaults' | 'residualFaults' | 'stalledMs') =>
+    median(counted.map(({ sample }) => sample.stats?.[name])) ?? null
+  const chosen: Record<string, number> = {}
+  for (const { sample } of counted) chosen[sample.backend] = (chosen[sample.backend] ?? 0) + 1
+  return [
+    {
+      arm,
+      ms,
+      ratio: (arm !== base && spreadOf(ratios)) || null,
+      faults: counter('faults'),
+      lateFaults: counter('lateFaults'),
+      residualFaults: counter('residualFaults'),
+      stalledMs: counter('stalledMs'),
+      chosen: arm === 'auto' ? chosen : null,
+      outlierCount: outliers(times).filter(Boolean).length,
+      leftOutCount: own.length - counted.length,
+    },
+  ]
+}
+
+function spreadOf(values: readonly number[]): Spread | undefined {
+  const found = summary(values)
+  if (!found) return undefined
+  const { median, p25, p75, samples } = found
+  return { median, p25, p75, samples }
+}
+
+/** What limits the figures, each with a remedy. */
+function warningsOf(
+  cold: readonly ArmFigures[],
+  warm: readonly ArmFigures[],
+  runs: readonly Run[],
+): string[] {
+  const all = [...cold, ...warm]
+  const warnings: string[] = []
+  const outlierCount = all.reduce((sum, { outlierCount }) => sum + outlierCount, 0)
+  if (outlierCount > 0) {
+    warnings.push(
+      `${formatPlural(outlierCount, 'outlier')} among the times: something else was running. Repeat this on a quiet machine, or with more --rounds.`,
+    )
+  }
+  const samples = Math.min(...all.map(({ ms }) => ms.samples))
+  if (samples < MIN_ROUNDS) {
+    warnings.push(
+      `an arm has only ${formatPlural(samples, 'run')}: quartiles say little. Use --rounds 10 or more.`,
+    )
+  }
+  if (all.some(({ ms }) => ms.median < MIN_MS)) {
+    warnings.push(
+      `some arms take less than ${MIN_MS} ms, much of which is the start of COMMAND. Let it invoke the guest, and mark when it answers.`,
+    )
+  }
+  const others = runs.filter(({ sample, leftOut }) => sample && leftOut)
+  if (others.length > 0) {
+    warnings.push(
+      `${formatPlural(others.length, 'run')} left out, the first since it was ${others[0]!.leftOut}. Does a VM of an earlier run still have the file mapped? COMMAND must end its VM.`,
+    )
+  }
+  return warnings
+}
+
+export function printReport(report: CompareReport, terminal: Terminal): void {
+  for (const cache of caches) printTable(cache, report, terminal)
+  for (const warning of report.warnings) {
+    terminal.say(`warning: ${warning}`)
+  }
+  terminal.print(
+    `medians and quartiles of ${formatPlural(report.rounds, 'interleaved round')}, from the restore request to ${endOf(report)}; seed ${report.seed}`,
+  )
+  terminal.print(machineLine(report))
+}
+
+export const machineLine = ({ kernel, cpus, cpu, node }: CompareReport): string =>
+  `Linux ${kernel}, ${cpus} × ${cpu}, Node ${node}`
+
+/** What ended the measured times. */
+export function endOf({ runs }: CompareReport): string {
+  const ends = new Set(runs.flatMap(({ sample }) => sample?.until ?? []))
+  if (ends.size > 1) return "COMMAND's ready mark, or its end in runs without one"
+  return ends.has('ready') ? "COMMAND's ready mark" : "COMMAND's end"
+}
+
+function printTable(cache: Cache, report: CompareReport, terminal: Terminal): void {
+  const figures = report[cache]
+  if (figures.length === 0) return
+  const fastest = figures.reduce((a, b) => (b.ms.median < a.ms.median ? b : a))
+  terminal.print(terminal.style('bold', lineOf(headOf(cache, report))))
+  for (const each of figures) {
+    const line = lineOf(cellsOf(each))
+    terminal.print(each === fastest ? terminal.style('green', line) : line)
+  }
+  for (const line of conclusions(cache, report)) terminal.print(line)
+  terminal.print()
+}
+
+/** Headings of the columns. */
+export const headOf = (cache: Cache, { base }: CompareReport): string[] => [
+  cache,
+  ...['median', 'quartiles', `÷ ${base}`, 'faults', 'residual', 'stalled'],
+]
+
+const WIDTHS = [12, 10, 22, 22, 9, 9, 10]
+
+function lineOf(cells: readonly string[]): string {
+  return cells
+    .map((cell, i) => (i === 0 ? cell.padEnd(WIDTHS[i]!) : cell.padStart(WIDTHS[i]!)))
+    .join('')
+}
+
+/** Cells of a row, as text. */
+export function cellsOf({ arm, ms, ratio, ...counters }: ArmFigures): string[] {
+  const count = (value: number | null) => (value === null ? '–' : formatCount(value))
+  return [
+    arm,
+    formatMs(ms.median),
+    `${formatMs(ms.p25)} to ${formatMs(ms.p75)}`,
+    ratio ? ratioText(ratio) : '–',
+    count(counters.faults),
+    count(counters.residualFaults),
+    counters.stalledMs === null ? '–' : formatMs(counters.stalledMs),
+  ]
+}
+
+const ratioText = ({ median, p25, p75 }: Spread): string =>
+  `${median.toFixed(2)} (${p25.toFixed(2)} to ${p75.toFixed(2)})`
+
+/** Conclusions from a table, favorable or not. */
+export function conclusions(cache: Cache, report: CompareReport): string[] {
+  const lines: string[] = []
+  const { base } = report
+  const rows = report[cache]
+  const rival = rows
+    .filter(({ arm, ratio }) => arm !== 'auto' && ratio !== null)
+    .sort((a, b) => a.ratio!.median - b.ratio!.median)[0]
+  if (rival) {
+    const { arm, ratio } = rival
+    const { median, p25, p75 } = ratio!
+    if (p25 < 1 && p75 > 1) {
+      lines.push(
+        `No arm is clearly faster than ${base}: ${arm} takes ${ratioText(ratio!)} of its time.`,
+      )
+    } else if (median < 1) {
+      const times = `${(1 / median).toFixed(1)} times as fast as ${base} (${(1 / p75).toFixed(1)} to ${(1 / p25).toFixed(1)})`
+      lines.push(`With a ${cache} page cache ${arm} is fastest: ${times}.`)
+    } else {
+      lines.push(
+        `With a ${cache} page cache ${base} is fastest: let the VMM map the file if it can.`,
+      )
+    }
+  }
+  const chosen = rows.find(({ arm }) => arm === 'auto')?.chosen
+  if (chosen) {
+    const parts = Object.entries(chosen).map(([backend, count]) => `${backend} ${count} times`)
+    lines.push(`auto chose ${parts.join(' and ')}.`)
+  }
+  return lines
+}
