@@ -49,9 +49,17 @@ export type {
 } from './uffd/fault-handler.js'
 export { type InterposerOptions, interposerEnvironment } from './uffd/interposer.js'
 export { serve } from './uffd/serve.js'
+export {
+  type DiffOptions,
+  diffWorkingSets,
+  type Overlap,
+  type WorkingSetDiff,
+} from './working-set/diff.js'
 export type { Extent } from './working-set/extents.js'
 export { findingsFolder } from './working-set/findings.js'
+export { type MergeSetsOptions, mergeWorkingSets } from './working-set/merge-sets.js'
 export type { ProofKind, Residency } from './working-set/open.js'
+export type { FileReadCost, WorkingSetReadCost } from './working-set/read-cost.js'
 export type { RunLengths, WorkingSetSummary } from './working-set/summary.js'
 export {
   type DiskExtent,

@@ -5,11 +5,14 @@ import {
   type Backend,
   type CalibrateHostOptions,
   calibrateHost,
+  type DiffOptions,
   type DiskExtent,
   type DiskWorkingSet,
+  diffWorkingSets,
   type Extent,
   type FaultHandler,
   type FaultStats,
+  type FileReadCost,
   findingsFolder,
   type GuestCalibration,
   type GuestInfo,
@@ -21,7 +24,10 @@ import {
   type Manifest,
   type MemBackend,
   type MergeOptions,
+  type MergeSetsOptions,
   type Mismatch,
+  mergeWorkingSets,
+  type Overlap,
   type PageCachePrefetchResult,
   type PageCacheRecord,
   type PageCacheRecording,
@@ -62,7 +68,9 @@ import {
   type WarningEvent,
   WorkingSet,
   type WorkingSetComparison,
+  type WorkingSetDiff,
   type WorkingSetFinding,
+  type WorkingSetReadCost,
   type WorkingSetSummary,
   type WriteOptions,
 } from '../src/index.js'
@@ -73,9 +81,11 @@ const socketPath = ''
 test('the package exports these values, and no others', () => {
   expectTypeOf<keyof typeof api>().toEqualTypeOf<
     | 'calibrateHost'
+    | 'diffWorkingSets'
     | 'findingsFolder'
     | 'hostCalibration'
     | 'interposerEnvironment'
+    | 'mergeWorkingSets'
     | 'planRestore'
     | 'prefetchPageCache'
     | 'probeUserfaultfd'
@@ -311,12 +321,25 @@ test('a working set is written from a snapshot, and verified with one', () => {
   expectTypeOf(set.findings()).resolves.toEqualTypeOf<readonly WorkingSetFinding[]>()
   expectTypeOf(set.describe()).toEqualTypeOf<WorkingSetSummary>()
   expectTypeOf<WorkingSetSummary['runLengths']>().toEqualTypeOf<readonly RunLengths[]>()
+  expectTypeOf(set.readCost('')).resolves.toEqualTypeOf<WorkingSetReadCost>()
+  expectTypeOf<WorkingSetReadCost['memoryFile']>().toEqualTypeOf<FileReadCost | undefined>()
   // @ts-expect-error a snapshot is needed
   set.write('', { label: '' })
   // @ts-expect-error the label is no part of a manifest
   set.write('', { snapshot, manifest: { label: '' } })
   // @ts-expect-error a snapshot, no path
   set.verify('')
+})
+
+test('working sets are compared and merged', () => {
+  const set = {} as WorkingSet
+  expectTypeOf(diffWorkingSets(set, set, { firstMs: 1 })).toEqualTypeOf<WorkingSetDiff>()
+  expectTypeOf<WorkingSetDiff['all']>().toEqualTypeOf<Overlap>()
+  expectTypeOf<keyof DiffOptions>().toEqualTypeOf<'firstMs'>()
+  expectTypeOf(mergeWorkingSets([set], { minSets: 1 })).toEqualTypeOf<WorkingSet>()
+  expectTypeOf<keyof MergeSetsOptions>().toEqualTypeOf<'minSets'>()
+  // @ts-expect-error sets, no paths
+  mergeWorkingSets([''])
 })
 
 test('the page cache is recorded and prefetched', () => {

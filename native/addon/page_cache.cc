@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "addon/task.h"
 #include "addon/working_set.h"
 #include "page_cache/prefetcher.h"
+#include "page_cache/read_cost.h"
 #include "page_cache/recorder.h"
 
 namespace reap {
@@ -210,11 +212,58 @@ Napi::Value stop_recording(const Napi::CallbackInfo& info) {
   return run_task<StopRecording>(info.Env(), std::move(recorder));
 }
 
+class FindReadCosts : public Task {
+ public:
+  FindReadCosts(Napi::Env env, OpenedFiles files, std::shared_ptr<const WorkingSet> set)
+      : Task(env), files_(std::move(files)), set_(std::move(set)) {}
+
+ protected:
+  void execute() override {
+    // Restores of guests with larger pages read only the memory file.
+    if (files_.working_set && set_->header.page_size == kPage) {
+      working_set_ = find_read_cost(files_.working_set, *set_, BytesFrom::working_set_file);
+    }
+    if (files_.memory_file) {
+      memory_file_ = find_read_cost(files_.memory_file, *set_, BytesFrom::memory_file);
+    }
+  }
+  Napi::Value result(Napi::Env env) override {
+    const auto figures = [env](const std::optional<ReadCost>& cost) -> Napi::Value {
+      if (!cost) return env.Null();
+      const auto number = [](uint64_t value) { return static_cast<double>(value); };
+      return numbers(env,
+                     {number(cost->bytes), cost->is_visible ? 1.0 : 0.0, number(cost->cached_bytes),
+                      number(cost->reads), number(cost->read_bytes), number(cost->sampled_reads),
+                      number(cost->sampled_bytes), number(cost->sample_us)});
+    };
+    Napi::Array result = Napi::Array::New(env, 2);
+    result[0U] = figures(working_set_);
+    result[1U] = figures(memory_file_);
+    return result;
+  }
+
+ private:
+  const OpenedFiles files_;
+  const std::shared_ptr<const WorkingSet> set_;
+  std::optional<ReadCost> working_set_;
+  std::optional<ReadCost> memory_file_;
+};
+
+// readCosts(files, set) => Promise<failure | [working-set file, memory file]>, each null or a
+// Float64Array of the members of ReadCost. Takes the files.
+Napi::Value start_finding_read_costs(const Napi::CallbackInfo& info) {
+  OpenedFiles* const files = opened_files_of(info[0]);
+  const std::shared_ptr<const WorkingSet> set = working_set_of(info[1]);
+  if (!files || !set) return info.Env().Undefined();
+  return run_task<FindReadCosts>(info.Env(), std::exchange(*files, {}), set);
+}
+
 }  // namespace
 
 void add_page_cache(Napi::Env env, Napi::Object exports) {
   exports["prefetchPageCache"] = Napi::Function::New(env, prefetch_page_cache);
   exports["cancelPrefetch"] = Napi::Function::New(env, cancel_prefetch);
+  exports["readCosts"] = Napi::Function::New(env, start_finding_read_costs);
   exports["startRecording"] = Napi::Function::New(env, start_recording);
   exports["stopRecording"] = Napi::Function::New(env, stop_recording);
 }

@@ -225,6 +225,19 @@ Napi::Value touches_of(const Napi::CallbackInfo& info) {
   return result;
 }
 
+// zeroExtentsOf(set) => Uint32Array, pairs of a first page and a number of pages
+Napi::Value zero_extents_of(const Napi::CallbackInfo& info) {
+  const SharedSet set = working_set_of(info[0]);
+  if (!set) return info.Env().Undefined();
+  std::vector<uint32_t> zeros;
+  for (const PlanExtent& extent : set->plan.extents) {
+    if (extent.flags & kZeroExtent) {
+      zeros.insert(zeros.end(), {extent.first_page, extent.page_count});
+    }
+  }
+  return copy_of<Napi::Uint32Array>(info.Env(), zeros);
+}
+
 }  // namespace
 
 SharedSet working_set_of(Napi::Value value) {
@@ -241,6 +254,7 @@ void add_working_set(Napi::Env env, Napi::Object exports) {
   exports["closeFiles"] = Napi::Function::New(env, close_files);
   exports["makeWorkingSet"] = Napi::Function::New(env, make_set);
   exports["touchesOf"] = Napi::Function::New(env, touches_of);
+  exports["zeroExtentsOf"] = Napi::Function::New(env, zero_extents_of);
 }
 
 }  // namespace reap

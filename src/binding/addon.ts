@@ -142,6 +142,8 @@ interface Addon {
     diskTouches: Uint32Array,
   ): NativeWorkingSet
   touchesOf(set: NativeWorkingSet): [touches: Uint32Array, diskTouches: Uint32Array]
+  /** Pairs of a first page and a number of 4 KiB pages; empty for a set without a file. */
+  zeroExtentsOf(set: NativeWorkingSet): Uint32Array
   /** Null if the file is missing or a link; `ERR_UNTRUSTED_FILE` as `checkWriters()`. */
   readPrivateFile(folder: string, name: string): Promise<Uint8Array | NativeFailure | null>
   /** `ERR_UNTRUSTED_FILE` if another user than this one and root may write to the file. */
@@ -184,6 +186,14 @@ interface Addon {
     | NativeFailure
     | [job: number, end: Promise<[figures: Float64Array, failure: NativeFailure | null]>]
   cancelPrefetch(device: number, job: number): void
+  /**
+   * Takes the files. Each result, null for a file that is not open or not read by restores, has
+   * bytes, isVisible, cachedBytes, reads, readBytes, sampledReads, sampledBytes, sampleUs.
+   */
+  readCosts(
+    files: NativeFiles,
+    set: NativeWorkingSet,
+  ): Promise<NativeFailure | [workingSet: Float64Array | null, memoryFile: Float64Array | null]>
   startRecording(
     paths: readonly string[],
     intervalUs: number,

@@ -202,7 +202,7 @@ async function stampAt(path: string): Promise<string> {
   return stampKey(stats)
 }
 
-const modified = (path: string) =>
+export const modified = (path: string) =>
   new ReapTraceError('ERR_WORKING_SET_INVALID', `${path} was modified since it was read`, {
     path,
     check: 'changed',

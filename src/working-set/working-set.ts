@@ -16,6 +16,7 @@ import { MAX_DISKS, type Manifest } from './file/format.js'
 import { type Progress, takeDisks, writeWorkingSetFile } from './file/write.js'
 import { listFindings, type WorkingSetFinding } from './findings.js'
 import { type SetInternals, setInternals } from './internals.js'
+import { findReadCost, type WorkingSetReadCost } from './read-cost.js'
 import { runLengths, type WorkingSetSummary } from './summary.js'
 import {
   mergeTraces,
@@ -189,6 +190,11 @@ export class WorkingSet {
   }
 
   /** @internal */
+  static fromRuns(runs: MergedRuns): WorkingSet {
+    return new WorkingSet(runs)
+  }
+
+  /** @internal */
   static fromFile(
     path: string,
     tables: NativeWorkingSet,
@@ -317,6 +323,21 @@ export class WorkingSet {
   async findings(): Promise<readonly WorkingSetFinding[]> {
     const { file } = this.#internals
     return file ? listFindings(file) : []
+  }
+
+  /**
+   * Finds what a restore would have to read for the set now: which of its bytes are in the page
+   * cache, and how long the disk takes for the others. Leaves the page cache as it is.
+   *
+   * @param memoryFile path of the memory file, to look at it too.
+   * @throws ReapTraceError
+   * - `ERR_SNAPSHOT_MISMATCH`: the memory file has another size,
+   * - `ERR_WORKING_SET_INVALID`: the file was modified since it was read (`check` is `changed`),
+   * - `ERR_SOURCE_READ`, `ERR_WORKING_SET_IO`: one of the files cannot be opened.
+   */
+  async readCost(memoryFile?: string): Promise<WorkingSetReadCost> {
+    checkOptions('readCost()', { memoryFile }, { memoryFile: rules.path }, 'argument')
+    return findReadCost(this.#internals, this.memoryBytes, memoryFile)
   }
 
   /** Statistics of the working set. */

@@ -200,6 +200,11 @@ PageSource::Result PageSource::read(uint64_t offset, void* buffer, uint64_t leng
   return read_fully(fd_.get(), offset, buffer, length);
 }
 
+PageSource::Result PageSource::read_direct(uint64_t offset, void* buffer, uint64_t length) const {
+  return direct_ ? read_fully(direct_.get(), offset, buffer, length)
+                 : Result{Read::failed, -EINVAL};
+}
+
 PageSource::Result PageSource::read_streaming(uint64_t offset, void* buffer,
                                               uint64_t length) const {
   // A non-blocking read starts read-ahead all the same, so the pages would be read twice, once past
@@ -213,7 +218,7 @@ PageSource::Result PageSource::read_streaming(uint64_t offset, void* buffer,
   }
   Result result{Read::failed, -EINVAL};
   // If all pages are there and a read would block, they are being read already.
-  if (direct_ && !all_there) result = read_fully(direct_.get(), offset, buffer, length);
+  if (!all_there) result = read_direct(offset, buffer, length);
   // Some file systems open with O_DIRECT and then refuse the read.
   if (result.read == Read::failed && result.err == -EINVAL) result = read(offset, buffer, length);
   result.waited = true;

@@ -116,6 +116,9 @@ class PageSource {
   // (O_DIRECT), which is about twice as fast for data that is read once. Buffer, offset and length
   // are multiples of 4096.
   Result read_streaming(uint64_t offset, void* buffer, uint64_t length) const;
+  // Reads past the page cache, and fails with EINVAL where the file system cannot. The same
+  // multiples.
+  Result read_direct(uint64_t offset, void* buffer, uint64_t length) const;
 
   // True if the page cache has the whole range, or is reading it, or if the kernel does not report
   // residency. Starts no read.
