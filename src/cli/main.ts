@@ -2,8 +2,10 @@
 import { type Arguments, parse } from './arguments/program.js'
 import { advise } from './commands/advise.js'
 import { compare } from './commands/compare.js'
+import { diff } from './commands/diff.js'
 import { doctor } from './commands/doctor.js'
 import { inspect } from './commands/inspect.js'
+import { merge } from './commands/merge.js'
 import { ready } from './commands/ready.js'
 import { AlreadyReported, record } from './commands/record.js'
 import { restore } from './commands/restore.js'
@@ -25,6 +27,10 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
       return advise(args, terminal)
     case 'inspect':
       return inspect(args, terminal)
+    case 'diff':
+      return diff(args, terminal)
+    case 'merge':
+      return merge(args, terminal)
     case 'verify':
       return verify(args, terminal)
     case 'ready':

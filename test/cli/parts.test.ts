@@ -128,6 +128,26 @@ describe('parsing', () => {
     expect(parse(['inspect', 'vm.ws'])).toEqual({
       arguments: { name: 'inspect', file: 'vm.ws', json: false },
     })
+    expect(parse(['inspect', 'vm.ws', '--memory', 'vm.mem'])).toMatchObject({
+      arguments: { memory: 'vm.mem' },
+    })
+    expect(parse(['diff', 'a.ws', 'b.ws', '--first', '20ms', '--json'])).toEqual({
+      arguments: { name: 'diff', a: 'a.ws', b: 'b.ws', firstMs: 20, json: true },
+    })
+    const merge = ['merge', 'a.ws', 'b.ws', '--memory', 'vm.mem', '-o', 'c.ws']
+    expect(parse([...merge, '--min-sets', '1', '--disk', 'd.img', '--label', 'x'])).toEqual({
+      arguments: {
+        name: 'merge',
+        files: ['a.ws', 'b.ws'],
+        memory: 'vm.mem',
+        disks: ['d.img'],
+        output: 'c.ws',
+        minSets: 1,
+        label: 'x',
+        trustWorkingSet: false,
+        json: false,
+      },
+    })
     expect(parse(['verify', 'vm.ws', '--memory', 'vm.mem'])).toEqual({
       arguments: { name: 'verify', file: 'vm.ws', memory: 'vm.mem', json: false },
     })
@@ -232,6 +252,15 @@ describe('parsing', () => {
       ['record', ...serving, '--output', 'x', '--snapshot-id', 'x'.repeat(1025)],
       /^error: .*at most 1024 characters/,
     ],
+    [['diff', 'x'], /^error: missing required argument 'b'/],
+    [['merge', '--memory', 'm', '-o', 'x'], /^error: missing required argument 'files'/],
+    [['merge', 'a', '--memory', 'm'], /^error: required option '-o, --output <file>'/],
+    [['merge', 'a', '', '--memory', 'm', '-o', 'x'], /^error: .*must not be empty/],
+    [
+      ['merge', 'a', 'b', '--memory', 'm', '-o', 'x', '--min-sets', '3'],
+      /^error: --min-sets is 3, and 2 files are given\nhint: .*merge --help/,
+    ],
+    [['merge', 'a', '--memory', 'm', '-o', 'x', '--min-sets', '0'], /^error: .*integer from 1/],
     [['advise', 'x'], /^error: required option '--memory/],
     [['advise', 'x', '--memory', 'm', '--', 'ls'], /^error: advise takes no command after --/],
     [

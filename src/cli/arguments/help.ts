@@ -163,7 +163,13 @@ Examples:
 export const inspectHelp = `
 The map shows the guest's memory from left to right and top to bottom. A darker cell has more pages
 of the working set. On a color terminal, colors show when they are needed, early to late; otherwise
-a second map shows this as digits, 0 to 9.
+a second map shows this as digits, 0 to 9. "growth" shows how many pages are touched by when.
+
+"cached" is what the page cache holds now of the pages' bytes: of this file, which a restore reads
+if the set is proven, and with --memory of the memory file, which other restores read. The number
+and the size of the remaining reads are exact. Their time is an estimate of the disk's part: for
+about 100 ms, some of them are done, up to four at a time, past the page cache, which stays as it
+is.
 
 "proof" lists the memory files that the set was written from or compared with on this host, and
 whether each result is still valid. Without a valid one, a restore reads the bytes from the memory
@@ -171,7 +177,32 @@ file.
 
 Examples:
   $ reap-trace inspect vm.ws
-  $ reap-trace inspect vm.ws --json | jq .pages`
+  $ reap-trace inspect vm.ws --memory vm.mem
+  $ reap-trace inspect vm.ws --json | jq .pageCount`
+
+export const diffHelp = `
+Shows the number of pages that only A has, that both have and that only B has; the share of all
+these that both have (Jaccard index); and the same for the first half of each in first-touch order.
+The rank correlation (Spearman) tells whether the pages in both are touched in the same order. The
+bytes of the pages are not compared; "zero pages" are those that were zero at the time of writing.
+The exit status is 0 whether or not there is a difference, and 1 for a failure, such as files that
+are not of one snapshot: guests of another memory or page size.
+
+Examples:
+  $ reap-trace diff monday.ws friday.ws
+  $ reap-trace diff monday.ws friday.ws --first 20ms
+  $ reap-trace diff monday.ws friday.ws --json | jq .all.jaccard`
+
+export const mergeHelp = `
+Keeps the pages that are in at least --min-sets of the files, each file with the same weight, in the
+order of their median rank: by default the pages that every file has; with --min-sets 1 the pages
+that any file has. The bytes of the pages are read from the memory file, which must be the one of
+the recordings, and disk images are given as to "record". The output may be one of the files: it is
+replaced once the new one is complete.
+
+Examples:
+  $ reap-trace merge 1.ws 2.ws 3.ws --min-sets 2 --memory vm.mem -o vm.ws
+  $ reap-trace merge vm.trace --memory vm.mem -o vm.ws     a set of a trace file`
 
 export const verifyHelp = `
 Compares the bytes of every page, zero pages included. The exit status is 1 if a page differs. The

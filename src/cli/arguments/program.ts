@@ -7,8 +7,10 @@ import {
   adviseHelp,
   compareHelp,
   demoHelp,
+  diffHelp,
   doctorHelp,
   inspectHelp,
+  mergeHelp,
   programHelp,
   readyHelp,
   recordHelp,
@@ -103,6 +105,28 @@ export interface AdviseArguments {
 export interface InspectArguments {
   readonly name: 'inspect'
   readonly file: string
+  readonly memory: string | undefined
+  readonly json: boolean
+}
+
+export interface DiffArguments {
+  readonly name: 'diff'
+  readonly a: string
+  readonly b: string
+  readonly firstMs: number | undefined
+  readonly json: boolean
+}
+
+export interface MergeArguments {
+  readonly name: 'merge'
+  readonly files: readonly string[]
+  readonly memory: string
+  readonly disks: readonly string[]
+  readonly output: string
+  readonly minSets: number | undefined
+  readonly label: string | undefined
+  readonly snapshotId: string | undefined
+  readonly trustWorkingSet: boolean
   readonly json: boolean
 }
 
@@ -139,6 +163,8 @@ export type Arguments =
   | CompareArguments
   | AdviseArguments
   | InspectArguments
+  | DiffArguments
+  | MergeArguments
   | VerifyArguments
   | ReadyArguments
   | DoctorArguments
@@ -176,6 +202,11 @@ const disk = () =>
     .default([], 'none')
 const trustWorkingSet = () =>
   new Option('--trust-working-set', 'use a working-set file that other users may write to')
+const output = () => required('-o, --output <file>', 'working-set file to write', path)
+const names = () => [
+  option('--label <text>', 'description to store in the file', label),
+  option('--snapshot-id <id>', 'unique id of the snapshot', snapshotId),
+]
 const vcpus = () =>
   new Option('--vcpus <kind>', "vCPUs of KVM, or threads of the VMM (QEMU's TCG)")
     .choices(['kvm', 'threads'])
@@ -266,10 +297,9 @@ function recordCommand(command: readonly string[], onParsed: OnParsed): Command 
       .default('uffd'),
     socket(),
     disk(),
-    required('--output <file>', 'working-set file to write', path),
+    output(),
     option('--for <time>', 'duration of the recording, such as 2s', timeSpan),
-    option('--label <text>', 'description to store in the file', label),
-    option('--snapshot-id <id>', 'unique id of the snapshot', snapshotId),
+    ...names(),
     ...serveOptions(),
   ])
 }
@@ -395,9 +425,68 @@ function inspectCommand(onParsed: OnParsed): Command {
     .summary('show the content of a working-set file')
     .description('Shows the content of a working-set file, with a map of the address space.')
     .argument('<file>', 'a working-set file', path)
+    .addOption(option('--memory <file>', "also look at the snapshot's guest memory file", path))
     .addOption(json())
     .addHelpText('after', inspectHelp)
-    .action((file, options) => onParsed({ name: 'inspect', file, json: options.json === true }))
+    .action((file, { memory, json }) =>
+      onParsed({ name: 'inspect', file, memory, json: json === true }),
+    )
+}
+
+function diffCommand(onParsed: OnParsed): Command {
+  return new Command('diff')
+    .summary('compare the pages of two working sets')
+    .description('Compares the pages of two working-set or trace files, and their order.')
+    .argument('<a>', 'a working-set or trace file', path)
+    .argument('<b>', 'another one, of the same snapshot', path)
+    .addOption(
+      option('--first <time>', 'also compare the pages touched by then, such as 20ms', timeSpan),
+    )
+    .addOption(json())
+    .addHelpText('after', diffHelp)
+    .action((a, b, { first, json }) =>
+      onParsed({ name: 'diff', a, b, firstMs: first, json: json === true }),
+    )
+}
+
+function mergeCommand(onParsed: OnParsed): Command {
+  const self = new Command('merge')
+    .summary('merge working sets into one')
+    .description('Merges working-set or trace files of one snapshot into a working-set file.')
+    .usage('FILE… --memory FILE --output FILE [options]')
+    .argument('<files...>', 'working-set or trace files')
+    .addHelpText('after', mergeHelp)
+    .action((files: string[], { memory, disk: disks, minSets, ...options }) => {
+      if (files.includes('')) self.error('error: the path of a file must not be empty')
+      if (minSets > files.length) {
+        self.error(`error: --min-sets is ${minSets}, and ${files.length} files are given`)
+      }
+      onParsed({
+        name: 'merge',
+        files,
+        memory,
+        disks,
+        output: options.output,
+        minSets,
+        label: options.label,
+        snapshotId: options.snapshotId,
+        trustWorkingSet: options.trustWorkingSet === true,
+        json: options.json === true,
+      })
+    })
+  return addAll(self, [
+    memory(),
+    disk(),
+    output(),
+    option(
+      '--min-sets <n>',
+      'number of files that must have a page to keep it (default: all of them)',
+      integer(1, 2 ** 31),
+    ),
+    ...names(),
+    trustWorkingSet(),
+    json(),
+  ])
 }
 
 function verifyCommand(onParsed: OnParsed): Command {
@@ -470,6 +559,8 @@ function program(command: readonly string[], onParsed: OnParsed): Command {
     compareCommand(command, onParsed),
     adviseCommand(onParsed),
     inspectCommand(onParsed),
+    diffCommand(onParsed),
+    mergeCommand(onParsed),
     verifyCommand(onParsed),
     readyCommand(onParsed),
     doctorCommand(onParsed),

@@ -1,19 +1,35 @@
-import { type Manifest, type Trace, WorkingSet, type WorkingSetFinding } from '../../index.js'
+import {
+  type FileReadCost,
+  type Manifest,
+  type Trace,
+  WorkingSet,
+  type WorkingSetFinding,
+  type WorkingSetReadCost,
+} from '../../index.js'
 import type { InspectArguments } from '../arguments/program.js'
-import { digit, drawMap, mapMemory, shade } from '../terminal/memory-map.js'
+import { drawGrowth, type Growth, growthOf } from '../terminal/growth.js'
+import { digit, drawMap, mapColumns, mapMemory, shade } from '../terminal/memory-map.js'
 import type { Terminal } from '../terminal/terminal.js'
 import { formatBytes, formatCount, formatMs, formatPlural, formatShare } from '../terminal/units.js'
 
-export async function inspect({ file }: InspectArguments, terminal: Terminal): Promise<void> {
+export async function inspect(
+  { file, memory }: InspectArguments,
+  terminal: Terminal,
+): Promise<void> {
   // Shown only: no guest gets any of it.
   const set = await WorkingSet.read(file, { trust: true })
   const order = summarizeOrder(set.order)
-  const map = mapMemory(set, mapColumns(terminal.columns))
+  const columns = mapColumns(terminal.columns)
+  const map = mapMemory(set, columns)
+  const growth = growthOf(set.order, columns)
   const findings = await set.findings()
+  const cost = await set.readCost(memory)
   terminal.emit({
     ...set.describe(),
     findings,
     order,
+    growth: growth ?? null,
+    readCost: { workingSet: cost.workingSet ?? null, memoryFile: cost.memoryFile ?? null },
     map: {
       cellBytes: map.cellBytes,
       pages: map.cells.map(({ pages }) => pages),
@@ -21,16 +37,11 @@ export async function inspect({ file }: InspectArguments, terminal: Terminal): P
     },
   })
   if (terminal.json) return
-  printFacts(set, order, findings, terminal)
+  printFacts(set, order, [...proofRows(findings), ...costRows(cost)], terminal)
+  printGrowth(set, growth, terminal)
   printRunLengths(set, terminal)
   printMap(set, map, terminal)
 }
-
-/**
- * Number of columns beside the addresses: a power of two, so that rows start at round addresses.
- */
-const mapColumns = (width: number): number =>
-  2 ** Math.floor(Math.log2(Math.min(64, Math.max(16, width - 16))))
 
 /** Statistics of the first-touch order. */
 export interface OrderSummary {
@@ -66,7 +77,7 @@ export function summarizeOrder({ pages, timesUs }: Trace): OrderSummary {
 function printFacts(
   set: WorkingSet,
   order: OrderSummary,
-  findings: readonly WorkingSetFinding[],
+  more: readonly [string, string][],
   terminal: Terminal,
 ): void {
   const { file, ...summary } = set.describe()
@@ -106,7 +117,7 @@ function printFacts(
       `${name}, ${formatBytes(bytes)}: ${formatPlural(pageCount, 'page')} (${formatBytes(pageCount * 4096)}) in ${formatPlural(extentCount, 'extent')}`,
     ]),
     ['id', file?.id],
-    ...proofRows(findings),
+    ...more,
   ]
   for (const [name, value] of rows) {
     if (value) terminal.print(`${terminal.style('bold', name.padEnd(9))} ${value}`)
@@ -126,6 +137,49 @@ function proofRows(findings: readonly WorkingSetFinding[]): [string, string][] {
     const verb = how === 'written' ? 'written from' : 'compared with'
     return [i === 0 ? 'proof' : '', `${verb} ${memoryFile}, ${at}: ${state}`]
   })
+}
+
+/** Rows for what is in the page cache, one per file, and what a restore has to read. */
+function costRows({ workingSet, memoryFile }: WorkingSetReadCost): [string, string][] {
+  const files = [
+    ['this file', workingSet],
+    ['memory file', memoryFile],
+  ] as const
+  return files
+    .flatMap(([name, cost]) => (cost ? [`${name.padEnd(11)} ${describeCost(cost)}`] : []))
+    .map((text, i) => [i === 0 ? 'cached' : '', text])
+}
+
+function describeCost(cost: FileReadCost): string {
+  const { bytes, cachedBytes, readCount, readBytes, estimatedMs } = cost
+  if (readCount === 0) return `all of ${formatBytes(bytes)}`
+  const cached =
+    cachedBytes === undefined
+      ? 'not known to this user; uncached'
+      : `${formatBytes(cachedBytes)} of ${formatBytes(bytes)} (${formatShare(cachedBytes / bytes)}); the rest`
+  const time = estimatedMs === undefined ? 'for an unknown time' : `about ${formatMs(estimatedMs)}`
+  return `${cached} takes ${formatPlural(readCount, 'read')} (${formatBytes(readBytes)}), ${time}`
+}
+
+function printGrowth(set: WorkingSet, growth: Growth | undefined, terminal: Terminal): void {
+  if (set.pageCount === 0) return
+  terminal.print()
+  if (!growth) {
+    terminal.print(`${terminal.style('bold', 'growth')}    not known: its pages have no times`)
+    return
+  }
+  const { stepMs, pageCounts } = growth
+  terminal.print(`${terminal.style('bold', 'growth')}    pages touched by then`)
+  const [top, width] = [formatCount(set.pageCount), pageCounts.length]
+  for (const [row, bars] of drawGrowth(growth, set.pageCount).entries()) {
+    terminal.print(`${(row === 0 ? top : '').padStart(10)} │${bars}`)
+  }
+  const end = formatMs(stepMs * width)
+  terminal.print(`${' '.repeat(12)}0 ms${end.padStart(width - 4)}`)
+  const later = set.pageCount - pageCounts.at(-1)!
+  if (later === 0) return
+  const { lastMs } = summarizeOrder(set.order)
+  terminal.print(`${' '.repeat(12)}then ${formatPlural(later, 'page')} until ${formatMs(lastMs)}`)
 }
 
 function madeBy({ createdAt, createdBy, host, kernel }: Manifest): string {

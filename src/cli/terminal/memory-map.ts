@@ -1,4 +1,4 @@
-import type { WorkingSet } from '../../index.js'
+import type { Trace, WorkingSet } from '../../index.js'
 
 /** The guest's memory as a grid of cells of equal size. */
 export interface MemoryMap {
@@ -23,14 +23,28 @@ export interface MapCell {
 const PAGE = 4096
 const MAX_ROWS = 16
 
+/**
+ * Number of columns beside the addresses for a line of this width: a power of two, so that rows
+ * start at round addresses.
+ */
+export const mapColumns = (width: number): number =>
+  2 ** Math.floor(Math.log2(Math.min(64, Math.max(16, width - 16))))
+
 /** Draws the working set into at most `columns` × 16 cells. */
-export function mapMemory(set: WorkingSet, columns: number): MemoryMap {
+export const mapMemory = (set: WorkingSet, columns: number): MemoryMap =>
+  mapPages(set.order, columns)
+
+/** Draws pages, in first-touch order, into at most `columns` × 16 cells. */
+export function mapPages(
+  order: Pick<Trace, 'pages' | 'pageSize' | 'memoryBytes'>,
+  columns: number,
+): MemoryMap {
+  const { memoryBytes } = order
   let cellBytes = PAGE
-  while (Math.ceil(set.memoryBytes / cellBytes) > columns * MAX_ROWS) cellBytes *= 2
-  const count = Math.ceil(set.memoryBytes / cellBytes)
+  while (Math.ceil(memoryBytes / cellBytes) > columns * MAX_ROWS) cellBytes *= 2
+  const count = Math.ceil(memoryBytes / cellBytes)
   const pages = new Float64Array(count)
   const places = new Float64Array(count)
-  const { order } = set
   const step = order.pageSize / PAGE
   order.pages.forEach((page, rank) => {
     const place = order.pages.length > 1 ? rank / (order.pages.length - 1) : 0
@@ -41,7 +55,7 @@ export function mapMemory(set: WorkingSet, columns: number): MemoryMap {
     }
   })
   const cells = Array.from(pages, (inCell, i) => {
-    const bytes = Math.min(cellBytes, set.memoryBytes - i * cellBytes)
+    const bytes = Math.min(cellBytes, memoryBytes - i * cellBytes)
     return { pages: inCell, density: (inCell * PAGE) / bytes, place: places[i]! / inCell }
   })
   return { columns: Math.min(columns, count), cellBytes, cells }
@@ -60,13 +74,15 @@ export const digit = ({ pages, place }: MapCell): string =>
   pages === 0 ? ' ' : String(Math.min(9, Math.floor(place * 10)))
 
 /** Lines of a map, each with its first address. */
-export function drawMap(map: MemoryMap, draw: (cell: MapCell) => string): string[] {
+export function drawMap(map: MemoryMap, draw: (cell: MapCell, index: number) => string): string[] {
   const last = map.cells.length * map.cellBytes
   const width = last.toString(16).length
   const lines: string[] = []
   for (let first = 0; first < map.cells.length; first += map.columns) {
     const address = (first * map.cellBytes).toString(16).padStart(width, '0')
-    const cells = map.cells.slice(first, first + map.columns).map(draw)
+    const cells = map.cells
+      .slice(first, first + map.columns)
+      .map((cell, i) => draw(cell, first + i))
     lines.push(`  0x${address} │${cells.join('')}${' '.repeat(map.columns - cells.length)}│`)
   }
   return lines

@@ -1,0 +1,35 @@
+import { access, constants, realpath, stat } from 'node:fs/promises'
+import { dirname, resolve } from 'node:path'
+import { ReapTraceError } from '../../index.js'
+
+/** Fails early if the output could not be written at the end. */
+export async function checkOutput(
+  output: string,
+  memory: string,
+  disks: readonly string[],
+): Promise<void> {
+  // A link is followed.
+  const folder = dirname(await realpath(output).catch(() => resolve(output)))
+  const refuse = (why: string, hint: string) =>
+    new ReapTraceError('ERR_WORKING_SET_IO', `${output} cannot be written: ${why}`, {
+      path: output,
+      hint,
+    })
+  await access(folder, constants.W_OK | constants.X_OK).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT')
+      throw refuse(`the folder ${folder} does not exist`, 'Create it first.')
+    throw refuse(`${folder} is not writable (${error.code})`, 'Choose another folder for --output.')
+  })
+  const there = await stat(output, { bigint: true }).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return undefined
+    throw refuse(error.message, 'Choose a different --output.')
+  })
+  if (!there) return
+  if (!there.isFile()) throw refuse('it is not a file', 'Choose a different --output.')
+  for (const path of [memory, ...disks]) {
+    const source = await stat(path, { bigint: true }).catch(() => undefined)
+    if (source?.dev !== there.dev || source.ino !== there.ino) continue
+    const what = path === memory ? 'the memory file' : 'a disk image'
+    throw refuse(`it is ${what}`, 'Choose a different --output.')
+  }
+}

@@ -1,0 +1,66 @@
+import { mergeWorkingSets } from '../../index.js'
+import type { MergeArguments } from '../arguments/program.js'
+import { abortOnSignal, Signals } from '../session/signals.js'
+import { CliError, Interrupted } from '../terminal/failure.js'
+import type { Terminal } from '../terminal/terminal.js'
+import { formatBytes, formatPlural, formatShare } from '../terminal/units.js'
+import { checkOutput } from './check-output.js'
+import { readSet } from './read-set.js'
+
+export async function merge(args: MergeArguments, terminal: Terminal): Promise<void> {
+  const { files, memory, disks, output, label, snapshotId } = args
+  await checkOutput(output, memory, disks)
+  const trust = args.trustWorkingSet
+  const sets = await Promise.all(files.map((path) => readSet(path, { trust })))
+  const minSets = args.minSets ?? sets.length
+  const set = mergeWorkingSets(sets, { minSets })
+  if (set.pageCount === 0) {
+    throw new CliError(
+      'ERR_NOTHING_RECORDED',
+      `no page is in ${minSets} of ${formatPlural(sets.length, 'file')}; ${output} is not written`,
+      minSets > 1 ? 'Keep pages of fewer files with --min-sets.' : undefined,
+    )
+  }
+  const diskCount = set.disks.length
+  if (disks.length !== diskCount) {
+    throw new CliError(
+      'ERR_SNAPSHOT_MISMATCH',
+      `the working sets have ${formatPlural(diskCount, 'disk image')}, and ${disks.length} are given`,
+      'Give each with --disk, in the order of the recording.',
+    )
+  }
+  const signals = new Signals()
+  const signal = abortOnSignal(signals)
+  let share = 0
+  const live = terminal.live(() => `writing ${output} · ${formatShare(share)}`)
+  try {
+    await set.write(output, {
+      snapshot: { memoryFile: memory, diskImages: disks, id: snapshotId },
+      label,
+      signal,
+      onProgress: ({ pageCount, totalPageCount }) => {
+        share = pageCount / totalPageCount
+      },
+    })
+  } catch (error) {
+    if (signal.aborted) throw new Interrupted(signal.reason, `${output} is not written`)
+    throw error
+  } finally {
+    live.stop()
+    signals.dispose()
+  }
+  const { pageCount, bytes, runCount } = set
+  const extentCount = set.extents.length
+  terminal.emit({
+    path: output,
+    files: sets.map(({ pageCount }, i) => ({ path: files[i], pageCount })),
+    minSets,
+    runCount,
+    pageCount,
+    extentCount,
+    bytes,
+  })
+  terminal.print(
+    `merged ${formatPlural(sets.length, 'file')}: ${formatPlural(pageCount, 'page')} in ${formatPlural(extentCount, 'extent')} (${formatBytes(bytes)}, ${formatShare(bytes / set.memoryBytes)} of the memory) in ${output}`,
+  )
+}
