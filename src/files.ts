@@ -141,13 +141,20 @@ export async function writeWhole(
 const KINDS = {
   'working-set file': 'ERR_WORKING_SET_IO',
   'trace file': 'ERR_TRACE_IO',
+  'restore record': 'ERR_RECORD_IO',
+  report: 'ERR_REPORT_IO',
   'file of findings': 'ERR_WORKING_SET_IO',
   'calibration file': 'ERR_CALIBRATION',
 } as const satisfies Record<string, ReapTraceErrorCode>
 export type FileKind = keyof typeof KINDS
 
 /** Kinds that are written to a path of the user's choice. The others are never links. */
-const OUTPUTS: ReadonlySet<FileKind> = new Set(['working-set file', 'trace file'])
+const OUTPUTS: ReadonlySet<FileKind> = new Set([
+  'working-set file',
+  'trace file',
+  'restore record',
+  'report',
+])
 
 /** Remedies for a failed system call, by the name of the error. */
 export const hints: Readonly<Record<'read' | 'write', Readonly<Record<string, string>>>> = {

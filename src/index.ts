@@ -17,6 +17,14 @@ export {
   type RecordPageCacheOptions,
   recordPageCache,
 } from './page-cache/record.js'
+export { type ReportInput, readReportInput } from './report/inputs.js'
+export {
+  type RestoreRecord,
+  type RestoreStats,
+  type RestoreTimes,
+  readRestoreRecord,
+} from './report/record.js'
+export { renderReport, writeReport } from './report/render.js'
 export type { Backend } from './restore/backend.js'
 export { type CalibrateHostOptions, calibrateHost } from './restore/calibrate.js'
 export {
@@ -49,6 +57,17 @@ export type {
 } from './uffd/fault-handler.js'
 export { type InterposerOptions, interposerEnvironment } from './uffd/interposer.js'
 export { serve } from './uffd/serve.js'
+export type {
+  FaultClass,
+  FaultSpan,
+  FaultWaits,
+  FetchSpan,
+  InstallSpan,
+  RemovalMark,
+  SessionTimes,
+  SlowFault,
+  Timeline,
+} from './uffd/timing.js'
 export {
   type DiffOptions,
   diffWorkingSets,

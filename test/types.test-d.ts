@@ -90,13 +90,17 @@ test('the package exports these values, and no others', () => {
     | 'prefetchPageCache'
     | 'probeUserfaultfd'
     | 'programPath'
+    | 'readReportInput'
+    | 'readRestoreRecord'
     | 'ReapTraceError'
     | 'recordPageCache'
+    | 'renderReport'
     | 'requireUserfaultfd'
     | 'restore'
     | 'serve'
     | 'Trace'
     | 'WorkingSet'
+    | 'writeReport'
   >()
 })
 
@@ -266,6 +270,9 @@ test('an error has one of the codes', () => {
     | 'ERR_UNTRUSTED_FILE'
     | 'ERR_TRACE_INVALID'
     | 'ERR_TRACE_IO'
+    | 'ERR_RECORD_INVALID'
+    | 'ERR_RECORD_IO'
+    | 'ERR_REPORT_IO'
     | 'ERR_SOURCE_READ'
     | 'ERR_FAULT_UNRESOLVED'
     | 'ERR_PAGE_CACHE'

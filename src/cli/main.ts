@@ -8,6 +8,7 @@ import { inspect } from './commands/inspect.js'
 import { merge } from './commands/merge.js'
 import { ready } from './commands/ready.js'
 import { AlreadyReported, record } from './commands/record.js'
+import { report } from './commands/report.js'
 import { restore } from './commands/restore.js'
 import { verify } from './commands/verify.js'
 import { demo } from './demo/demo.js'
@@ -31,6 +32,8 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
       return diff(args, terminal)
     case 'merge':
       return merge(args, terminal)
+    case 'report':
+      return report(args, terminal)
     case 'verify':
       return verify(args, terminal)
     case 'ready':

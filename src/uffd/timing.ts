@@ -20,7 +20,7 @@ export interface SessionTimes {
   readonly prefetched?: number | undefined
   /** Time of the application's mark; see `ready()`. */
   readonly ready?: number | undefined
-  /** End of the session. */
+  /** Time at which the VM exited, or the session was closed or failed. */
   readonly closed?: number | undefined
 }
 
@@ -38,10 +38,11 @@ export interface FaultWaits {
   readonly totalUs: number
   readonly maxUs: number
   /**
-   * Numbers of faults by wait: bucket i has those of less than `WAIT_LIMITS_US[i]` that are in no
-   * earlier bucket.
+   * Number of faults that waited for less than `belowUs` microseconds and not for less than the
+   * previous limit, in ascending order. The limits are 1.024, 1.536, 2.048, 3.072, 4.096 … (powers of
+   * two with linear halves); the last one of 68.7 s has longer waits too. Empty buckets are left out.
    */
-  readonly buckets: readonly number[]
+  readonly buckets: readonly (readonly [belowUs: number, count: number])[]
 }
 
 /** A fault that waited long. */
@@ -82,7 +83,7 @@ export interface FaultSpan {
 }
 
 /** Memory that the guest has given back. */
-export interface RemoveMark {
+export interface RemovalMark {
   readonly at: number
   readonly offset: number
   readonly bytes: number
@@ -93,7 +94,7 @@ export interface Timeline {
   readonly fetches: readonly FetchSpan[]
   readonly installs: readonly InstallSpan[]
   readonly faults: readonly FaultSpan[]
-  readonly removes: readonly RemoveMark[]
-  /** Number of later spans and marks for which there was no room. */
+  readonly removals: readonly RemovalMark[]
+  /** Number of later spans and marks that are missing: 65,536 are kept. */
   readonly missing: number
 }

@@ -6,7 +6,14 @@ import type { FaultStats, ServeResult } from '../../src/index.js'
 // The compiler refuses a table that lacks a name of its type or has another.
 type NativeCode = Exclude<
   ReapTraceErrorCode,
-  'ERR_UFFD_UNAVAILABLE' | 'ERR_TRACE_INVALID' | 'ERR_TRACE_IO' | 'ERR_CALIBRATION' | 'ERR_CLOSED'
+  | 'ERR_UFFD_UNAVAILABLE'
+  | 'ERR_TRACE_INVALID'
+  | 'ERR_TRACE_IO'
+  | 'ERR_RECORD_INVALID'
+  | 'ERR_RECORD_IO'
+  | 'ERR_REPORT_IO'
+  | 'ERR_CALIBRATION'
+  | 'ERR_CLOSED'
 >
 const errors: Record<NativeCode, true> = {
   ERR_NATIVE_UNAVAILABLE: true,

@@ -204,6 +204,20 @@ Examples:
   $ reap-trace merge 1.ws 2.ws 3.ws --min-sets 2 --memory vm.mem -o vm.ws
   $ reap-trace merge vm.trace --memory vm.mem -o vm.ws     a set of a trace file`
 
+export const reportHelp = `
+Of a working set, the page shows where in the guest's memory its pages are and in which order they
+were touched, how their number grows over time, and in how long runs they lie. Of a restore, it
+shows the steps over time with each fault, how long faults waited, and where; on the working set, if
+that is given too. Two or more of a kind are compared side by side.
+
+The page follows the color scheme of the browser, and each picture also has its numbers in a table.
+Open it from the disk.
+
+Examples:
+  $ reap-trace report vm.ws -o report.html
+  $ reap-trace report restore.json vm.ws -o report.html
+  $ reap-trace report monday.ws friday.ws -o difference.html`
+
 export const verifyHelp = `
 Compares the bytes of every page, zero pages included. The exit status is 1 if a page differs. The
 result is saved in ~/.cache/reap-trace/proofs (or in the folder REAP_TRACE_PROOFS) and is valid

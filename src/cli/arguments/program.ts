@@ -14,6 +14,7 @@ import {
   programHelp,
   readyHelp,
   recordHelp,
+  reportHelp,
   restoreHelp,
   verifyHelp,
 } from './help.js'
@@ -130,6 +131,13 @@ export interface MergeArguments {
   readonly json: boolean
 }
 
+export interface ReportArguments {
+  readonly name: 'report'
+  readonly files: readonly string[]
+  readonly output: string
+  readonly json: boolean
+}
+
 export interface VerifyArguments {
   readonly name: 'verify'
   readonly file: string
@@ -165,6 +173,7 @@ export type Arguments =
   | InspectArguments
   | DiffArguments
   | MergeArguments
+  | ReportArguments
   | VerifyArguments
   | ReadyArguments
   | DoctorArguments
@@ -489,6 +498,21 @@ function mergeCommand(onParsed: OnParsed): Command {
   ])
 }
 
+function reportCommand(onParsed: OnParsed): Command {
+  return new Command('report')
+    .summary('draw working sets and restores in an HTML page')
+    .description(
+      'Draws working sets and restores in one HTML page that needs no network, and compares them.',
+    )
+    .argument('<files...>', 'working sets, and records of "restore --trace"', collect(26))
+    .addOption(required('-o, --output <file>', 'HTML file to write', path))
+    .addOption(json())
+    .addHelpText('after', reportHelp)
+    .action((files, { output, json }) =>
+      onParsed({ name: 'report', files, output, json: json === true }),
+    )
+}
+
 function verifyCommand(onParsed: OnParsed): Command {
   return new Command('verify')
     .summary('compare every page of a working-set file with the snapshot')
@@ -561,6 +585,7 @@ function program(command: readonly string[], onParsed: OnParsed): Command {
     inspectCommand(onParsed),
     diffCommand(onParsed),
     mergeCommand(onParsed),
+    reportCommand(onParsed),
     verifyCommand(onParsed),
     readyCommand(onParsed),
     doctorCommand(onParsed),

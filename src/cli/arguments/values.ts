@@ -41,7 +41,7 @@ export const path = (text: string): string => {
 /** Collects the values of an option that may be given at most `max` times. */
 export const collect =
   (max: number) =>
-  (text: string, before: readonly string[]): readonly string[] => {
+  (text: string, before: readonly string[] = []): readonly string[] => {
     if (before.length < max) return [...before, path(text)]
     throw new InvalidArgumentError(`It may be given at most ${max} times.`)
   }

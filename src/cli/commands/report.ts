@@ -1,0 +1,16 @@
+import { stat } from 'node:fs/promises'
+import { readReportInput, writeReport } from '../../index.js'
+import type { ReportArguments } from '../arguments/program.js'
+import type { Terminal } from '../terminal/terminal.js'
+import { formatBytes } from '../terminal/units.js'
+
+export async function report(
+  { files, output }: ReportArguments,
+  terminal: Terminal,
+): Promise<void> {
+  const inputs = await Promise.all(files.map(readReportInput))
+  await writeReport(output, inputs)
+  const { size: bytes } = await stat(output)
+  terminal.emit({ type: 'report', path: output, bytes })
+  terminal.print(`wrote ${output} (${formatBytes(bytes)})`)
+}

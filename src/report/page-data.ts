@@ -1,0 +1,29 @@
+import type { WorkingSetSummary } from '../working-set/summary.js'
+import type { RestoreRecord } from './record.js'
+
+export type { FaultClass, FaultSpan, FaultWaits, Timeline } from '../uffd/timing.js'
+export type { RestoreRecord, RestoreStats } from './record.js'
+
+/** A working set, as the page of a report reads it. */
+export interface SetEntry {
+  readonly kind: 'working-set'
+  readonly name: string
+  readonly summary: WorkingSetSummary
+  /** Pages in first-touch order, in units of the guest's page size. */
+  readonly pages: readonly number[]
+  readonly timesUs: readonly number[]
+}
+
+/** A restore, as the page of a report reads it. */
+export interface RestoreEntry {
+  readonly kind: 'restore'
+  readonly name: string
+  readonly record: RestoreRecord
+}
+
+export type Entry = SetEntry | RestoreEntry
+
+/** What the page of a report is made from: JSON, deflated, in base64. */
+export interface PageData {
+  readonly entries: readonly Entry[]
+}
