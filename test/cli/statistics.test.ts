@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import { toCsv } from '../../src/cli/compare/export.js'
-import { conclusions, makeReport } from '../../src/cli/compare/report.js'
+import { basisOf, conclusions, makeReport } from '../../src/cli/compare/report.js'
 import type { Run } from '../../src/cli/compare/rounds.js'
 import { median, outliers, summary } from '../../src/cli/measure/statistics.mjs'
 
@@ -71,6 +71,18 @@ describe('a report', () => {
       expect.stringMatching(/^1 outlier among .*quiet machine/),
       expect.stringMatching(/^some arms take less than 5 ms.*mark when it answers/),
     ])
+  })
+
+  it('says how much was measured, and until when', () => {
+    const runs = runsOf('auto', [1, 2])
+    const [first] = runsOf('kernel-file', [3])
+    const mixed = [...runs, { ...first!, sample: { ...first!.sample!, until: 'end' as const } }]
+    expect(basisOf(makeReport({ ...facts, runs }))).toBe(
+      "medians and quartiles of 6 interleaved rounds, from the restore request to COMMAND's ready mark",
+    )
+    expect(basisOf(makeReport({ ...facts, complete: false, runs: mixed }))).toMatch(
+      /of 3 runs, before the end of 6 interleaved rounds, .* mark, or its end in runs without one$/,
+    )
   })
 
   it('quotes a CSV field that needs it', () => {

@@ -1,5 +1,5 @@
 import { type Cache, caches } from '../measure/page-cache.js'
-import { type CompareReport, cellsOf, conclusions, endOf, headOf, machineLine } from './report.js'
+import { basisOf, type CompareReport, cellsOf, conclusions, headOf, machineLine } from './report.js'
 import type { Run } from './rounds.js'
 
 const counters = ['faults', 'lateFaults', 'residualFaults', 'stalledMs'] as const
@@ -31,7 +31,7 @@ export function toMarkdown(report: CompareReport): string {
   const tables = caches
     .filter((cache) => report[cache].length > 0)
     .map((cache) => table(cache, report))
-  const note = `Medians and quartiles of ${report.rounds} interleaved rounds, from the restore request to ${endOf(report)}. ${machineLine(report)}.`
+  const note = `The ${basisOf(report)}. ${machineLine(report)}.`
   return `${[...tables, note].join('\n\n')}\n`
 }
 

@@ -177,20 +177,21 @@ export function printReport(report: CompareReport, terminal: Terminal): void {
   for (const warning of report.warnings) {
     terminal.say(`warning: ${warning}`)
   }
-  terminal.print(
-    `medians and quartiles of ${formatPlural(report.rounds, 'interleaved round')}, from the restore request to ${endOf(report)}; seed ${report.seed}`,
-  )
+  terminal.print(`${basisOf(report)}; seed ${report.seed}`)
   terminal.print(machineLine(report))
 }
 
 export const machineLine = ({ kernel, cpus, cpu, node }: CompareReport): string =>
   `Linux ${kernel}, ${cpus} × ${cpu}, Node ${node}`
 
-/** What ended the measured times. */
-export function endOf({ runs }: CompareReport): string {
+/** What the figures are. */
+export function basisOf({ complete, rounds, runs }: CompareReport): string {
+  const all = formatPlural(rounds, 'interleaved round')
+  const measured = complete ? all : `${formatPlural(runs.length, 'run')}, before the end of ${all}`
   const ends = new Set(runs.flatMap(({ sample }) => sample?.until ?? []))
-  if (ends.size > 1) return "COMMAND's ready mark, or its end in runs without one"
-  return ends.has('ready') ? "COMMAND's ready mark" : "COMMAND's end"
+  const end = ends.has('ready') ? "COMMAND's ready mark" : "COMMAND's end"
+  const other = ends.size > 1 ? ', or its end in runs without one' : ''
+  return `medians and quartiles of ${measured}, from the restore request to ${end}${other}`
 }
 
 function printTable(cache: Cache, report: CompareReport, terminal: Terminal): void {
