@@ -42,6 +42,11 @@ ssize_t peek(int connection) {
   }
 }
 
+bool has_hung_up(int connection) {
+  pollfd state{connection, POLLRDHUP, 0};
+  return ::poll(&state, 1, 0) > 0;
+}
+
 Failure vmm_exited(pid_t pid) {
   Failure failure;
   failure.code = ErrorCode::vmm_exited;
@@ -184,8 +189,15 @@ HandshakeReceiver::State Session::receive(Caller& caller) {
 void Session::on_message() {
   std::lock_guard<std::mutex> lock(mutex_);
   if (phase_ == Phase::serving) {
-    // Watched only for a peer without a pidfd: Firecracker keeps its end open since 1.12.
-    end_locked(EndState::vm_exited, {}, Vm::leave);
+    // Watched only for a peer without a pidfd: Firecracker keeps its end open since 1.12. The event
+    // may also be that of another caller, whose thread waited for this lock. Test: "a caller that
+    // leaves does not end the session of the VMM that another thread has met".
+    if (vm_.peer.pidfd) return;
+    if (has_hung_up(vm_.connection.get())) {
+      end_locked(EndState::vm_exited, {}, Vm::leave);
+    } else {
+      reactor_.rearm(id_, Role::connection, vm_.connection.get(), EPOLLRDHUP);
+    }
   } else if (phase_ == Phase::handshaking) {
     after_message(receive(vm_));
   } else if (phase_ == Phase::listening) {

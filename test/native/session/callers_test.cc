@@ -9,7 +9,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <filesystem>
+#include <iterator>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "support/check.h"
@@ -90,6 +93,11 @@ bool leaves_its_vmm(const fixture::SessionOptions& options) {
          run.wait_for_end(session.id).state == EndState::vm_left;
 }
 
+size_t descriptor_count() {
+  const std::filesystem::directory_iterator descriptors("/proc/self/fd");
+  return static_cast<size_t>(std::distance(begin(descriptors), end(descriptors)));
+}
+
 }  // namespace
 
 TEST(a_connection_that_closes_without_a_word_is_not_the_vmm) {
@@ -101,6 +109,30 @@ TEST(a_connection_that_closes_without_a_word_is_not_the_vmm) {
   for (int i = 0; i < 50; ++i) connect_to(options.socket_path);
   const reap::UniqueFd connection = connect_guest(restore);
   CHECK(restore.has_file_bytes(5));
+  CHECK(run.close(session.id, false));
+  CHECK_EQ(run.wait_for_end(session.id).state, EndState::vm_left);
+}
+
+TEST(a_caller_that_leaves_does_not_end_the_session_of_the_vmm_that_another_thread_has_met) {
+  Restore restore;
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  const fixture::SessionOptions options = options_of(restore);
+  fixture::Hooks hooks;
+  fixture::Hold hold;
+  EngineRun run;
+  const EngineRun::Opened session = run.open(options);
+  const size_t before = descriptor_count();
+  reap::UniqueFd caller = connect_to(options.socket_path);
+  fixture::eventually([&] { return descriptor_count() >= before + 2; });
+  run.find(session.id)->detach();  // waits for the thread that accepts
+  reap::hooks::before_event = hold.hook();
+  caller.reset();
+  hold.wait_until_held();
+  const reap::UniqueFd connection = connect_guest(restore);
+  CHECK(restore.has_file_bytes(5));
+  hold.release();
+  // The event has no effect that could be waited for.
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
   CHECK(run.close(session.id, false));
   CHECK_EQ(run.wait_for_end(session.id).state, EndState::vm_left);
 }
