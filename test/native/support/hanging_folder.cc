@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <thread>
@@ -19,6 +20,9 @@ namespace {
 constexpr uint64_t kFirstNode = FUSE_ROOT_ID + 1;  // of f0
 constexpr size_t kMaxRequest = 1 << 20;
 constexpr uint64_t kHour = 3600;
+
+// Path of the folder that is mounted: tests have one at a time.
+char mounted[256];
 
 }  // namespace
 
@@ -35,8 +39,13 @@ HangingFolder::HangingFolder(std::string path, std::vector<uint8_t> bytes, Optio
     missing_ = "needs root and /dev/fuse";
     return;
   }
+  std::snprintf(mounted, sizeof mounted, "%s", path_.c_str());
   threads_ = 1;
   std::thread([this] { serve(); }).detach();
+}
+
+void HangingFolder::abort_all() {
+  if (mounted[0] != 0) ::umount2(mounted, MNT_FORCE | MNT_DETACH);
 }
 
 HangingFolder::~HangingFolder() {
@@ -44,6 +53,7 @@ HangingFolder::~HangingFolder() {
   release_all();
   // Ends serve() when the last open file is closed.
   ::umount2(path_.c_str(), MNT_DETACH);
+  mounted[0] = 0;
   std::unique_lock<std::mutex> lock(mutex_);
   while (threads_ > 0) changed_.wait(lock);
 }

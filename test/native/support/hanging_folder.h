@@ -29,6 +29,10 @@ class HangingFolder {
   HangingFolder(const HangingFolder&) = delete;
   HangingFolder& operator=(const HangingFolder&) = delete;
 
+  // Answers all calls with an error, for a signal handler: a thread that waits for an answer of its
+  // own process survives SIGKILL, and with it all that the process holds, as the lock of main.cc.
+  static void abort_all();
+
   // What this process lacks to mount it, or empty.
   const std::string& missing() const { return missing_; }
   std::string file(int number) const { return path_ + "/f" + std::to_string(number); }

@@ -17,6 +17,7 @@
 
 #include "base/posix.h"
 #include "check.h"
+#include "hanging_folder.h"
 
 namespace {
 
@@ -131,7 +132,13 @@ int main(int argc, char** argv) {
   if (::pipe(progress) != 0) return 1;
   const pid_t tests = ::fork();
   if (tests == 0) {
-    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    struct sigaction on_kill {};
+    on_kill.sa_handler = [](int) {
+      fixture::HangingFolder::abort_all();
+      ::_exit(1);
+    };
+    ::sigaction(SIGTERM, &on_kill, nullptr);
+    ::prctl(PR_SET_PDEATHSIG, SIGTERM);
     ::close(progress[0]);
     std::exit(run_tests(progress[1], argc, argv));
   }
@@ -140,16 +147,19 @@ int main(int argc, char** argv) {
   on_end.sa_handler = [](int) {};
   ::sigaction(SIGTERM, &on_end, nullptr);
   ::sigaction(SIGINT, &on_end, nullptr);
+  ::sigaction(SIGALRM, &on_end, nullptr);
   ::close(progress[1]);
 
   std::string running;
   const bool in_time = watch(progress[0], &running);
   if (!in_time) {
     std::printf("HANG %s\n", running.c_str());
-    ::kill(tests, SIGKILL);
+    ::kill(tests, SIGTERM);
+    ::alarm(10);  // interrupts waitpid() if the process does not end
   }
   int status = 0;
   while (::waitpid(tests, &status, 0) < 0 && errno == EINTR) {
+    if (!in_time) ::kill(tests, SIGKILL);
   }
   if (in_time && WIFEXITED(status)) return WEXITSTATUS(status);
   if (in_time) std::printf("DIED %s: signal %d\n", running.c_str(), WTERMSIG(status));
