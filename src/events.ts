@@ -3,8 +3,19 @@ import type { ReapTraceError } from './errors.js'
 /** A failure that does not stop the operation. */
 export interface WarningEvent {
   readonly type: 'warning'
+  /** Time of the failure in milliseconds of CLOCK_MONOTONIC, the clock of `process.hrtime()`. */
+  readonly atMs: number
   readonly error: ReapTraceError
 }
+
+/** Milliseconds of CLOCK_MONOTONIC. */
+export const monotonicMs = (): number => Number(process.hrtime.bigint()) / 1e6
+
+export const warning = (error: ReapTraceError, atMs = monotonicMs()): WarningEvent => ({
+  type: 'warning',
+  atMs,
+  error,
+})
 
 /**
  * Calls the listener. An exception or rejection from it becomes a process warning, so that it

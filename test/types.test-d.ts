@@ -56,8 +56,10 @@ import {
   type ServeEvent,
   type ServeOptions,
   type ServeResult,
+  type SessionTimes,
   type Snapshot,
   serve,
+  type Timeline,
   Trace,
   type TraceFields,
   type UffdRestore,
@@ -127,6 +129,7 @@ test('serve() needs a socket and a snapshot, and nothing else', () => {
     | 'workingSet'
     | 'trustWorkingSet'
     | 'record'
+    | 'timeline'
     | 'onBadWorkingSet'
     | 'onStaleWorkingSet'
     | 'connectTimeoutMs'
@@ -154,6 +157,7 @@ test('an option of serve() may be undefined', () => {
     workingSet: undefined,
     trustWorkingSet: undefined,
     record: undefined,
+    timeline: undefined,
     onBadWorkingSet: undefined,
     onStaleWorkingSet: undefined,
     connectTimeoutMs: undefined,
@@ -199,6 +203,8 @@ test('a handler has promises for the stages of its life', () => {
     .parameter(0)
     .toEqualTypeOf<{ readonly vm?: 'kill' | 'leave' | undefined } | undefined>()
   expectTypeOf<FaultHandler['stats']>().returns.toEqualTypeOf<FaultStats>()
+  expectTypeOf<FaultHandler['times']>().returns.toEqualTypeOf<SessionTimes>()
+  expectTypeOf<FaultHandler['timeline']>().returns.toEqualTypeOf<Timeline>()
   expectTypeOf<FaultHandler['stopRecording']>().returns.toEqualTypeOf<Trace>()
   expectTypeOf<FaultHandler>().toExtend<AsyncDisposable>()
   expectTypeOf<GuestInfo['regions']>().toEqualTypeOf<readonly GuestRegion[]>()
@@ -217,7 +223,7 @@ test('the end is one of five', () => {
 })
 
 test('counters are numbers, and the result of a prefetch has no error', () => {
-  expectTypeOf<FaultStats[keyof FaultStats]>().toEqualTypeOf<number>()
+  expectTypeOf<FaultStats[Exclude<keyof FaultStats, 'waits' | 'slowest'>]>().toEqualTypeOf<number>()
   expectTypeOf<keyof PrefetchResult>().toEqualTypeOf<
     | 'pageCount'
     | 'extentCount'
@@ -238,7 +244,7 @@ test('an event is narrowed by its type', () => {
     if (event.type === 'listening') expectTypeOf(event.socketPath).toEqualTypeOf<string>()
     if (event.type === 'connected') expectTypeOf(event.pid).toEqualTypeOf<number>()
     if (event.type === 'prefetched') expectTypeOf(event.complete).toEqualTypeOf<boolean>()
-    if (event.type === 'warning') expectTypeOf(event).toEqualTypeOf<WarningEvent>()
+    if (event.type === 'warning') expectTypeOf(event.error).toEqualTypeOf<ReapTraceError>()
     if (event.type === 'compared') expectTypeOf(event.rewritten).toEqualTypeOf<boolean>()
     if (event.type === 'closed') {
       expectTypeOf(event.stats).toEqualTypeOf<FaultStats>()
@@ -247,7 +253,7 @@ test('an event is narrowed by its type', () => {
   }
   expectTypeOf(listen).parameter(0).toEqualTypeOf<ServeEvent>()
   expectTypeOf<ServeEvent['type']>().toEqualTypeOf<
-    'listening' | 'connected' | 'prefetched' | 'warning' | 'compared' | 'closed'
+    'listening' | 'connected' | 'prefetched' | 'ready' | 'warning' | 'compared' | 'closed'
   >()
   expectTypeOf<WarningEvent['error']>().toEqualTypeOf<ReapTraceError>()
 })

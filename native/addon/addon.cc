@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "addon/session_handle.h"
 #include "addon/task.h"
 #include "addon/working_set.h"
 #include "session/engine.h"
@@ -34,22 +35,20 @@ namespace {
 using reap::Engine;
 using reap::Event;
 using reap::Failure;
+using reap::session_of;
+using reap::SessionHandle;
 using reap::to_js;
 
 constexpr uint32_t kRecord = 1;
 constexpr uint32_t kLeaveVm = 2;
 constexpr uint32_t kFailIfReadHangs = 4;
+constexpr uint32_t kTimeline = 8;
 constexpr napi_type_tag kSessionTag = {0x8a1f0c6d5b2e4973, 0x9d3e7f10a4c2b658};
-
-struct SessionHandle {
-  uint64_t id;
-  std::shared_ptr<reap::Counters> counters;
-  std::shared_ptr<reap::TraceRecorder> trace;
-};
 
 Napi::Object to_js(Napi::Env env, const Event& event) {
   Napi::Object object = Napi::Object::New(env);
   object["session"] = static_cast<double>(event.session);
+  object["atMs"] = static_cast<double>(event.at.time_since_epoch().count()) / 1e6;
   object["kind"] = name_of(event.kind);
   object["failure"] = to_js(env, event.failure);
   object["pid"] = event.pid;
@@ -146,17 +145,6 @@ class Environment {
   unsigned open_sessions_ = 0;
 };
 
-SessionHandle* session_of(const Napi::CallbackInfo& info) {
-  const auto external = info[0].As<Napi::External<SessionHandle>>();
-  bool ours = false;
-  if (!info[0].IsExternal() ||
-      napi_check_object_type_tag(info.Env(), info[0], &kSessionTag, &ours) != napi_ok || !ours) {
-    Napi::TypeError::New(info.Env(), "not a session").ThrowAsJavaScriptException();
-    return nullptr;
-  }
-  return external.Data();
-}
-
 // start(listener) => failure | null
 Napi::Value start(const Napi::CallbackInfo& info) {
   return to_js(info.Env(), Environment::of(info).start(info[0].As<Napi::Function>()));
@@ -203,11 +191,9 @@ Napi::Value open(const Napi::CallbackInfo& info) {
   options.vmm = info[6].As<Napi::Number>().Int32Value();
 
   auto handle = std::make_unique<SessionHandle>();
-  handle->counters = std::make_shared<reap::Counters>();
-  handle->trace = std::make_shared<reap::TraceRecorder>();
+  if (flags & kTimeline) handle->measured->timeline.enable();
   Failure failure;
-  handle->id =
-      environment.engine()->open(std::move(options), handle->counters, handle->trace, &failure);
+  handle->id = environment.engine()->open(std::move(options), handle->measured, &failure);
   if (handle->id == 0) return to_js(env, failure);
   environment.opened();
 
@@ -250,24 +236,12 @@ Napi::Value read_cached(const Napi::CallbackInfo& info) {
                      Read::done);
 }
 
-// stats(session) => the counters by name
-Napi::Value stats(const Napi::CallbackInfo& info) {
-  SessionHandle* handle = session_of(info);
-  if (!handle) return info.Env().Undefined();
-  Napi::Object counters = Napi::Object::New(info.Env());
-  for (size_t i = 0; i < std::size(reap::kCounterNames); ++i) {
-    counters[reap::kCounterNames[i]] =
-        static_cast<double>(handle->counters->get(static_cast<reap::Counter>(i)));
-  }
-  return counters;
-}
-
 // takeTrace(session) => [pageSize, memoryBytes, Uint32Array of page, microseconds, page, …]
 Napi::Value take_trace(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   SessionHandle* handle = session_of(info);
   if (!handle) return env.Undefined();
-  const auto taken = handle->trace->take();
+  const auto taken = handle->measured->trace.take();
   const reap::TraceRecorder::Trace& trace = *taken;
   Napi::Uint32Array touches = Napi::Uint32Array::New(env, trace.touches.size() * 2);
   reap::fill(touches, trace.touches.data());
@@ -307,6 +281,9 @@ Napi::Value names(const Napi::CallbackInfo& info) {
   all["events"] = list(info.Env(), reap::kEventKinds);
   all["ends"] = list(info.Env(), reap::kEndStates);
   all["counters"] = list(info.Env(), reap::kCounterNames);
+  all["steps"] = list(info.Env(), reap::kSessionSteps);
+  all["faultClasses"] = list(info.Env(), reap::kFaultClasses);
+  all["spans"] = list(info.Env(), reap::kSpanKinds);
   return all;
 }
 
@@ -317,19 +294,30 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports["close"] = Napi::Function::New(env, close);
   exports["detach"] = Napi::Function::New(env, detach);
   exports["readCached"] = Napi::Function::New(env, read_cached);
-  exports["stats"] = Napi::Function::New(env, stats);
   exports["takeTrace"] = Napi::Function::New(env, take_trace);
   exports["shutdown"] = Napi::Function::New(env, shutdown);
   exports["names"] = Napi::Function::New(env, names);
   exports["probe"] = Napi::Function::New(env, probe);
   reap::add_comparison(env, exports);
   reap::add_files(env, exports);
+  reap::add_measurements(env, exports);
   reap::add_page_cache(env, exports);
   reap::add_working_set(env, exports);
   return exports;
 }
 
 }  // namespace
+
+reap::SessionHandle* reap::session_of(const Napi::CallbackInfo& info) {
+  const auto external = info[0].As<Napi::External<SessionHandle>>();
+  bool ours = false;
+  if (!info[0].IsExternal() ||
+      napi_check_object_type_tag(info.Env(), info[0], &kSessionTag, &ours) != napi_ok || !ours) {
+    Napi::TypeError::New(info.Env(), "not a session").ThrowAsJavaScriptException();
+    return nullptr;
+  }
+  return external.Data();
+}
 
 reap::Tasks& reap::tasks_of(Napi::Env env) { return env.GetInstanceData<Environment>()->tasks(); }
 

@@ -1,5 +1,5 @@
 // Declarations shared by the files of the seam: addon.cc (sessions), comparison.cc, files.cc,
-// page_cache.cc and working_set.cc.
+// measurements.cc, page_cache.cc and working_set.cc.
 #pragma once
 
 #ifndef NAPI_VERSION
@@ -74,6 +74,7 @@ Napi::Value make_tagged(Napi::Env env, std::unique_ptr<Value> value, const napi_
 
 void add_comparison(Napi::Env env, Napi::Object exports);
 void add_files(Napi::Env env, Napi::Object exports);
+void add_measurements(Napi::Env env, Napi::Object exports);
 void add_page_cache(Napi::Env env, Napi::Object exports);
 void add_working_set(Napi::Env env, Napi::Object exports);
 

@@ -9,6 +9,8 @@ import { nativePath } from './native-path.js'
 /** An event of a session. */
 export type NativeEvent = {
   readonly session: number
+  /** Time of the event in milliseconds of CLOCK_MONOTONIC. */
+  readonly atMs: number
   readonly failure: NativeFailure | null
   readonly pid: number
 } & (
@@ -119,7 +121,23 @@ interface Addon {
   /** Reads of the memory file if it need not wait; false otherwise. */
   readCached(session: NativeSession, offset: number, into: Uint8Array): boolean
   /** Counters by name. */
-  stats(session: NativeSession): Record<string, number>
+  counters(session: NativeSession): Record<string, number>
+  /** Times of the steps that were reached, by name, in milliseconds of CLOCK_MONOTONIC. */
+  steps(session: NativeSession): Record<string, number>
+  markReady(session: NativeSession, atMs: number): void
+  /**
+   * Slowest faults: offset, wait in microseconds and class of each. By class: count, total and
+   * maximum in microseconds, then limit and count of each bucket.
+   */
+  waits(
+    session: NativeSession,
+  ): [
+    stalledMs: number,
+    slowest: Float64Array,
+    classes: Record<'on-demand' | 'late' | 'residual', Float64Array>,
+  ]
+  /** Spans of eight numbers: kind, from, to, offset, bytes, class, waited and thread. */
+  timeline(session: NativeSession): [spans: Float64Array, missing: number]
   takeTrace(session: NativeSession): [pageSize: number, memoryBytes: number, touches: Uint32Array]
   shutdown(): void
   crc32c(bytes: Uint8Array, seed: number): number
@@ -175,7 +193,10 @@ interface Addon {
         >,
       ]
   /** Names of the engine for failures, events, ends and counters. */
-  names(): Record<'errors' | 'events' | 'ends' | 'counters', string[]>
+  names(): Record<
+    'errors' | 'events' | 'ends' | 'counters' | 'steps' | 'faultClasses' | 'spans',
+    string[]
+  >
   probe(): [device: number, syscall: number, userModeOnly: number, features: bigint]
   prefetchPageCache(
     device: number,
@@ -204,7 +225,7 @@ interface Addon {
   ): Promise<NativeFailure | [cached: Uint32Array, mapped: Uint32Array, figures: Float64Array]>
 }
 
-export const flags = { record: 1, leaveVm: 2, failIfReadHangs: 4 } as const
+export const flags = { record: 1, leaveVm: 2, failIfReadHangs: 4, timeline: 8 } as const
 
 let loaded: Addon | undefined
 

@@ -4,7 +4,7 @@ import { native, sampleDiskPages } from '../binding/addon.js'
 import { toError } from '../binding/explain.js'
 import { isFailure } from '../binding/failure.js'
 import { ReapTraceError } from '../errors.js'
-import { report, type WarningEvent } from '../events.js'
+import { report, type WarningEvent, warning } from '../events.js'
 import { checkOptions, required, rules } from '../options.js'
 import { PAGE } from '../page.js'
 import {
@@ -105,7 +105,7 @@ export async function prefetchPageCache(
   if (residency?.missingPageCount === 0 && diskImages.length === 0) {
     return alreadyCached(residency.pageCount)
   }
-  const warn = (error: ReapTraceError) => report(options, { type: 'warning', error })
+  const warn = (error: ReapTraceError) => report(options, warning(error))
   return prefetchFiles(set!, { memoryFile, diskImages, trustWorkingSet, maxBytes, signal, warn })
 }
 

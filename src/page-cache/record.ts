@@ -2,7 +2,7 @@ import { type NativeRecorder, native } from '../binding/addon.js'
 import { toError } from '../binding/explain.js'
 import { isFailure } from '../binding/failure.js'
 import { ReapTraceError } from '../errors.js'
-import { report, type WarningEvent } from '../events.js'
+import { report, type WarningEvent, warning } from '../events.js'
 import { checkOptions, rules } from '../options.js'
 import { PAGE } from '../page.js'
 import { statMemoryFile } from '../snapshot/disk-image.js'
@@ -143,7 +143,7 @@ class Recording implements PageCacheRecording {
     const inCache = this.#sizes.map((size, file) => traceOf(cached, file, size))
     const trace = pid > 0 ? traceOf(mapped, 0, this.#sizes[0]!) : inCache[0]!
     if (pid === 0 && errno !== 0) {
-      report(this.#listener, { type: 'warning', error: pageTableHidden(errno) })
+      report(this.#listener, warning(pageTableHidden(errno)))
     }
     return {
       trace,

@@ -1,7 +1,7 @@
 import { resolve } from 'node:path'
 import { onAbort } from '../abort.js'
 import { isMissing, ReapTraceError } from '../errors.js'
-import { report } from '../events.js'
+import { report, warning } from '../events.js'
 import { checkOptions, rules } from '../options.js'
 import {
   alreadyCached,
@@ -244,7 +244,7 @@ async function prefetchOrWarn(
   options: Pick<RestoreOptions, 'onEvent'>,
   prefetch: (warn: Warn) => Promise<PageCachePrefetchResult>,
 ): Promise<PageCachePrefetchResult> {
-  const warn = (error: ReapTraceError) => report(options, { type: 'warning', error })
+  const warn = (error: ReapTraceError) => report(options, warning(error))
   return prefetch(warn).catch((error) => {
     const isMissingSet = error instanceof ReapTraceError && isMissing(error)
     if (error instanceof ReapTraceError && !isMissingSet) warn(error)

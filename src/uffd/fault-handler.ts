@@ -4,6 +4,7 @@ import type { Snapshot } from '../snapshot/snapshot.js'
 import type { VerifyResult } from '../working-set/comparison.js'
 import type { ProofKind } from '../working-set/open.js'
 import type { Trace, WorkingSet } from '../working-set/working-set.js'
+import type { FaultClass, FaultWaits, SessionTimes, SlowFault, Timeline } from './timing.js'
 
 /** Options of `serve()`. */
 export interface ServeOptions {
@@ -26,6 +27,11 @@ export interface ServeOptions {
    * @default false
    */
   readonly record?: boolean | undefined
+  /**
+   * Whether to keep every fetch, install and fault of the session, for `timeline()`. Takes 4 MiB.
+   * @default false
+   */
+  readonly timeline?: boolean | undefined
   /**
    * Whether to use a working-set file that belongs to another user than this one and root, or that
    * its group or others may write to. Such a file is otherwise refused as a bad working set
@@ -162,7 +168,7 @@ export interface PrefetchResult {
   readonly complete: boolean
 }
 
-/** Counters of one session, in 4 KiB pages whatever the guest uses. */
+/** Figures of one session. Counts of pages are in 4 KiB whatever the guest uses. */
 export interface FaultStats {
   /** Number of faults that the guest waited for. */
   readonly faults: number
@@ -193,6 +199,15 @@ export interface FaultStats {
   readonly removed: number
   /** Number of bytes read from the memory file and the working-set file. */
   readonly bytesRead: number
+  /**
+   * Time during which at least one fault was read and not yet answered: the guest, or a part of it,
+   * stood still. The time until a fault is read is not in it, nor are faults that the kernel serves.
+   */
+  readonly stalledMs: number
+  /** Waits of the faults. With more than 1,024 faults at once, the others are not in it. */
+  readonly waits: Readonly<Record<FaultClass, FaultWaits>>
+  /** The faults that waited longest, at most 8, in descending order. */
+  readonly slowest: readonly SlowFault[]
 }
 
 /**
@@ -207,6 +222,9 @@ export interface ServeResult {
    */
   readonly oom?: true
   readonly stats: FaultStats
+  /** Figures at the application's mark; absent without one. */
+  readonly statsAtReady?: FaultStats
+  readonly times: SessionTimes
 }
 
 /** Result of comparing an unproven working set with the memory file. */
@@ -216,16 +234,20 @@ export interface WorkingSetComparison extends VerifyResult {
 }
 
 /**
- * Event passed to `onEvent`, in this order; a `warning` can come at any time, and `compared` after
- * `closed`.
+ * Event passed to `onEvent`, in this order; a `warning` or `ready` can come at any time, and
+ * `compared` after `closed`. `atMs` is its time in milliseconds of CLOCK_MONOTONIC, as in
+ * {@link SessionTimes}: a JavaScript thread that is blocked gets the event later, and the time is
+ * still right.
  */
-export type ServeEvent =
+export type ServeEvent = { readonly atMs: number } & (
   | { readonly type: 'listening'; readonly socketPath: string }
   | ({ readonly type: 'connected' } & GuestInfo)
   | ({ readonly type: 'prefetched' } & PrefetchResult)
   | WarningEvent
+  | { readonly type: 'ready' }
   | ({ readonly type: 'compared' } & WorkingSetComparison)
   | ({ readonly type: 'closed'; readonly error?: ReapTraceError } & ServeResult)
+)
 
 /** Page-fault handler of one restored VM, created by `serve()`. */
 export interface FaultHandler extends AsyncDisposable {
@@ -261,6 +283,21 @@ export interface FaultHandler extends AsyncDisposable {
    * prefetch after `prefetched`.
    */
   stats(): FaultStats
+  /** Returns the times of the steps so far, also after the end. */
+  times(): SessionTimes
+  /**
+   * Marks the time at which the application is ready: it has answered its first request. The figures
+   * of this moment become `statsAtReady`. Only the first call counts, and none after `closed`.
+   *
+   * @param atMs time of the mark in milliseconds of CLOCK_MONOTONIC, if it is known; now by default.
+   */
+  ready(atMs?: number): void
+  /**
+   * Returns what the session did so far, also after the end.
+   *
+   * @throws TypeError unless the session was opened with `timeline: true`.
+   */
+  timeline(): Timeline
   /**
    * Ends the recording and returns its pages in first-touch order; serving continues. Call it when
    * the function has answered: pages touched later are not part of its working set. A second call

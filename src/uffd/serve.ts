@@ -4,7 +4,7 @@ import { flags, native } from '../binding/addon.js'
 import { toError } from '../binding/explain.js'
 import { type FailureContext, isFailure } from '../binding/failure.js'
 import { isMissing, isWorkingSetError, ReapTraceError } from '../errors.js'
-import { report } from '../events.js'
+import { report, warning } from '../events.js'
 import { checkOptions, type OptionRule, oneOf, required, rules } from '../options.js'
 import { checkSnapshot, snapshotRule } from '../snapshot/snapshot.js'
 import { internalsOf } from '../working-set/internals.js'
@@ -25,6 +25,7 @@ export const serveRules: Record<keyof ServeOptions, OptionRule> = {
   socketPath: required(rules.socketPath),
   workingSet: workingSetRule,
   record: rules.boolean,
+  timeline: rules.boolean,
   trustWorkingSet: rules.boolean,
   onBadWorkingSet: oneOf('on-demand', 'fail'),
   onStaleWorkingSet: oneOf('warn', 'rewrite', 'fail'),
@@ -92,7 +93,7 @@ export async function serve(options: ServeOptions): Promise<FaultHandler> {
     if (options.onBadWorkingSet === 'fail' || !isWorkingSetError(error)) throw error
     if (isMissing(error)) return
     refusal = error
-    report(options, { type: 'warning', error })
+    report(options, warning(error))
   }
   const opening = openSnapshot(memoryFile, options.workingSet, {
     snapshotId: snapshot.id,
@@ -108,7 +109,7 @@ export async function serve(options: ServeOptions): Promise<FaultHandler> {
     const fails = stalePolicyOf(options) === 'fail'
     if (opened.stale) {
       if (fails) throw opened.stale
-      report(options, { type: 'warning', error: opened.stale })
+      report(options, warning(opened.stale))
     } else if (fails) {
       const signal = eitherOf(options.signal, options.startSignal)
       opened = await proveByComparison(opened, memoryFile, signal).catch((error) => {
@@ -137,6 +138,7 @@ export async function serve(options: ServeOptions): Promise<FaultHandler> {
     set?.handle ?? null,
     opened.provenBy !== undefined,
     (options.record ? flags.record : 0) |
+      (options.timeline ? flags.timeline : 0) |
       (options.vm === 'leave' ? flags.leaveVm : 0) |
       (options.onReadTimeout === 'fail' ? flags.failIfReadHangs : 0),
     peerUid,
@@ -147,7 +149,7 @@ export async function serve(options: ServeOptions): Promise<FaultHandler> {
   if (isFailure(session)) throw toError(session, context)
   watchExit()
   const handler = new Session(session, options, opened, refusal !== undefined, context)
-  report(options, { type: 'listening', socketPath })
+  report(options, { type: 'listening', socketPath, atMs: handler.times().listening })
   return handler
 }
 

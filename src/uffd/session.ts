@@ -5,7 +5,7 @@ import { type NativeEvent, type NativeSession, native } from '../binding/addon.j
 import { toError } from '../binding/explain.js'
 import type { FailureContext } from '../binding/failure.js'
 import { ReapTraceError } from '../errors.js'
-import { report } from '../events.js'
+import { monotonicMs, report, warning } from '../events.js'
 import { checkOptions, oneOf } from '../options.js'
 import { PAGE } from '../page.js'
 import type { OpenSnapshot } from '../working-set/open.js'
@@ -20,7 +20,9 @@ import type {
   ServeResult,
   WorkingSetComparison,
 } from './fault-handler.js'
+import { statsOf, timelineOf, timesOf } from './measurements.js'
 import { compareAfterRestore, stalePolicyOf } from './stale-working-set.js'
+import type { SessionTimes, Timeline } from './timing.js'
 import { writtenShareOf } from './written-share.js'
 
 /** Sessions of this thread that have not ended. */
@@ -79,6 +81,7 @@ export class Session implements FaultHandler {
   /** Cleared at the end of the prefetch. */
   #isUnproven: boolean
   #result: ServeResult | undefined
+  #statsAtReady: FaultStats | undefined
   #abortReason: { readonly reason: unknown } | undefined
   #detaching: { readonly end: Promise<ServeResult>; fail(error: unknown): void } | undefined
   readonly #settle: {
@@ -118,10 +121,30 @@ export class Session implements FaultHandler {
   }
 
   stats(): FaultStats {
-    const counters = native().stats(this.#session) as Record<keyof FaultStats, number>
-    const step = (this.#guest?.pageSize ?? PAGE) / PAGE
-    for (const name of PAGE_COUNTERS) counters[name] *= step
-    return counters
+    return statsOf(this.#session, this.#guest?.pageSize ?? PAGE)
+  }
+
+  times(): SessionTimes {
+    return timesOf(this.#session)
+  }
+
+  ready(atMs = monotonicMs()): void {
+    if (!Number.isFinite(atMs) || atMs <= 0) {
+      throw new TypeError('ready() expects milliseconds of CLOCK_MONOTONIC')
+    }
+    if (this.#result || this.#statsAtReady) return
+    native().markReady(this.#session, atMs)
+    this.#statsAtReady = this.stats()
+    this.#emit({ type: 'ready', atMs })
+  }
+
+  timeline(): Timeline {
+    if (!this.#options.timeline) {
+      throw new TypeError(
+        'timeline() needs a session that keeps one: pass timeline: true to serve()',
+      )
+    }
+    return timelineOf(this.#session)
   }
 
   stopRecording(): Trace {
@@ -191,7 +214,7 @@ export class Session implements FaultHandler {
         break
       case 'read-hangs':
         if (event.failure) {
-          this.#emit({ type: 'warning', error: toError(event.failure, this.#context) })
+          this.#emit(warning(toError(event.failure, this.#context), event.atMs))
         }
         break
       case 'ended':
@@ -200,7 +223,7 @@ export class Session implements FaultHandler {
     }
   }
 
-  #onConnected({ pid, pageSize, regions: flat }: NativeEvent & { kind: 'connected' }): void {
+  #onConnected({ pid, pageSize, regions: flat, atMs }: NativeEvent & { kind: 'connected' }): void {
     const regions = Array.from({ length: flat.length / 3 }, (_, i) => ({
       baseAddress: Number(flat[3 * i]),
       size: Number(flat[3 * i + 1]),
@@ -217,7 +240,7 @@ export class Session implements FaultHandler {
       this.#endStart()
       this.#settle.prefetched.resolve({ ...nothingPrefetched, complete: !this.#isSetRefused })
     }
-    this.#emit({ type: 'connected', ...this.#guest })
+    this.#emit({ type: 'connected', ...this.#guest, atMs })
   }
 
   #onPrefetched(event: NativeEvent & { kind: 'prefetched' }): void {
@@ -239,8 +262,9 @@ export class Session implements FaultHandler {
     this.#endStart()
     if (error && this.#options.onBadWorkingSet === 'fail') this.#settle.prefetched.reject(error)
     else this.#settle.prefetched.resolve(result)
-    if (error) this.#emit({ type: 'warning', error })
-    this.#emit({ type: 'prefetched', ...result })
+    const { atMs } = event
+    if (error) this.#emit(warning(error, atMs))
+    this.#emit({ type: 'prefetched', ...result, atMs })
     this.#isUnproven = false
     this.#settle.compared.resolve(
       !fromWorkingSet && !error && this.#guest?.pageSize === PAGE ? this.#compare() : undefined,
@@ -249,11 +273,11 @@ export class Session implements FaultHandler {
 
   /** Never rejects. */
   async #compare(): Promise<WorkingSetComparison | undefined> {
-    const warn = (error: ReapTraceError) => this.#emit({ type: 'warning', error })
+    const warn = (error: ReapTraceError) => this.#emit(warning(error))
     try {
       const policy = stalePolicyOf(this.#options)
       const result = await compareAfterRestore(this.#snapshot, this.#options, policy, warn)
-      if (result) this.#emit({ type: 'compared', ...result })
+      if (result) this.#emit({ type: 'compared', ...result, atMs: monotonicMs() })
       return result
     } catch (error) {
       if (error instanceof ReapTraceError) warn(error)
@@ -261,10 +285,16 @@ export class Session implements FaultHandler {
     }
   }
 
-  #onEnded({ state, oom, pid, failure: cause }: NativeEvent & { kind: 'ended' }): void {
+  #onEnded({ state, oom, pid, failure: cause, atMs }: NativeEvent & { kind: 'ended' }): void {
     this.#forgetSignal()
     this.#endStart()
-    const result: ServeResult = { state, ...(oom && { oom }), stats: this.stats() }
+    const result: ServeResult = {
+      state,
+      ...(oom && { oom }),
+      stats: this.stats(),
+      ...(this.#statsAtReady && { statsAtReady: this.#statsAtReady }),
+      times: this.times(),
+    }
     this.#result = result
     if (sessions.size <= 1) {
       forgetExit?.()
@@ -286,7 +316,7 @@ export class Session implements FaultHandler {
     if (this.#abortReason) this.#settle.closed.reject(this.#abortReason.reason)
     else if (failure) this.#settle.closed.reject(failure)
     else this.#settle.closed.resolve(result)
-    this.#emit({ type: 'closed', ...result, ...(failure && { error: failure }) })
+    this.#emit({ type: 'closed', ...result, ...(failure && { error: failure }), atMs })
   }
 
   #emit(event: ServeEvent): void {
@@ -321,15 +351,3 @@ const nothingPrefetched: PrefetchResult = {
   provenBy: undefined,
   complete: true,
 }
-
-/** Counters that the engine keeps in guest pages. */
-const PAGE_COUNTERS = [
-  'installed',
-  'zero',
-  'prefetched',
-  'installedAhead',
-  'present',
-  'deferred',
-  'discarded',
-  'removed',
-] as const

@@ -1,7 +1,8 @@
 import { expect, test } from 'vitest'
 import { type NativeEvent, native } from '../../src/binding/addon.js'
 import type { ReapTraceErrorCode } from '../../src/errors.js'
-import type { FaultStats, ServeResult } from '../../src/index.js'
+import type { FaultStats, ServeResult, SessionTimes } from '../../src/index.js'
+import { FAULT_CLASSES, SPAN_KINDS } from '../../src/uffd/measurements.js'
 
 // The compiler refuses a table that lacks a name of its type or has another.
 type NativeCode = Exclude<
@@ -46,7 +47,7 @@ const ends: Record<ServeResult['state'], true> = {
   'vm-left': true,
   detached: true,
 }
-const counters: Record<keyof FaultStats, true> = {
+const counters: Record<Exclude<keyof FaultStats, 'stalledMs' | 'waits' | 'slowest'>, true> = {
   faults: true,
   lateFaults: true,
   residualFaults: true,
@@ -61,7 +62,24 @@ const counters: Record<keyof FaultStats, true> = {
   bytesRead: true,
 }
 
-test.each(Object.entries({ errors, events, ends, counters }))(
+const steps: Record<keyof SessionTimes, true> = {
+  listening: true,
+  accepted: true,
+  connected: true,
+  firstFetch: true,
+  firstInstall: true,
+  firstFault: true,
+  prefetched: true,
+  ready: true,
+  closed: true,
+}
+
+test('classes of faults and kinds of spans have the order of the engine', () => {
+  expect(native().names().faultClasses).toEqual([...FAULT_CLASSES])
+  expect(native().names().spans).toEqual([...SPAN_KINDS])
+})
+
+test.each(Object.entries({ errors, events, ends, counters, steps }))(
   'the names of the %s in the engine are those of their TypeScript type',
   (list, table) => {
     const names = native().names()[list as 'errors']

@@ -216,7 +216,7 @@ void Prefetcher::settle(Task& task) {
   if (task.report.failure && !job.report.failure) job.report.failure = task.report.failure;
 
   if (task.step == Step::fetch_ahead) --job.fetching;
-  if (task.fetched) {
+  if (task.fetched_bytes > 0) {
     job.fetches.push_back(task.fetch);
     job.last_fetch_blocked = task.waited;
     if (job.last_fetch_blocked) readers_changed_.notify_all();
@@ -302,7 +302,7 @@ void Prefetcher::end_if_over(Job* job, std::unique_lock<std::mutex>& lock) {
     } else {
       owned->report.from_working_set = owned->source == Source::working_set;
       owned->report.fetch_us = microseconds_in(std::move(owned->fetches));
-      owned->report.pages = client.counters().get(Counter::prefetched);
+      owned->report.pages = client.measurements().counters.get(Counter::prefetched);
       owned->report.since_connect_us = client.handler().microseconds_since_connect();
       client.handler().end_prefetch();
       client.on_prefetched(owned->report);

@@ -50,7 +50,7 @@ class PrefetchClient {
   virtual ~PrefetchClient() = default;
   virtual FaultHandler& handler() = 0;  // valid after connected()
   virtual const PageSource& memory_file() = 0;
-  virtual Counters& counters() = 0;
+  virtual Measurements& measurements() = 0;
   virtual const std::atomic<bool>& stopping() = 0;
   // Brackets installs: between two of them the worker polls for faults and serves them.
   virtual void begin_installs() = 0;
@@ -171,13 +171,13 @@ class Prefetcher {
     Holes holes;
     FileStamp memory_stamp{};  // of the job; the current one if `is_void`
     bool is_connected = false;
-    bool is_shared = false;  // other restores wait for the fetched data
-    bool is_void = false;    // the fetched bytes may be of another state of the files
-    bool fetched = false;    // bytes were read from a file
-    Span fetch{};            // begin and end of that read
-    bool waited = false;     // that read waited for the disk
-    int pauses = 0;          // while waiting for the VMM to complete a REMOVE
-    PrefetchReport report;   // added to the job's
+    bool is_shared = false;      // other restores wait for the fetched data
+    bool is_void = false;        // the fetched bytes may be of another state of the files
+    uint64_t fetched_bytes = 0;  // read from a file
+    Span fetch{};                // begin and end of that read
+    bool waited = false;         // that read waited for the disk
+    int pauses = 0;              // while waiting for the VMM to complete a REMOVE
+    PrefetchReport report;       // added to the job's
     FaultHandler::Filled filled = FaultHandler::Filled::all;
   };
   // Contiguous guest memory and its bytes; null for zeros.
@@ -191,6 +191,7 @@ class Prefetcher {
     Mapping fetched;
     std::vector<Piece> pieces;
     ServeBuffers serve;
+    uint32_t number = 0;
     // Returns memory that is not in use to the kernel; false if the pool may have some later.
     bool release_pages() {
       fetched.release_pages();
@@ -206,7 +207,8 @@ class Prefetcher {
     bool is_replaced = false;
     bool is_hung = false;  // its task, which was reported
     pid_t id = 0;
-    Job* job = nullptr;  // of its task
+    uint32_t number = 0;  // counts those that were started
+    Job* job = nullptr;   // of its task
     // Begin of its task, or the last time at which it had a core or waited for one.
     std::chrono::steady_clock::time_point waits_since{};
   };
@@ -235,7 +237,7 @@ class Prefetcher {
   size_t ahead_count(const Job& job) const;
   Buffer take_buffer();
   void perform(Task& task, WorkerState& state);
-  bool fetch(const Job& job, Task& task, uint8_t* buffer);
+  bool fetch(const Job& job, Task& task, uint8_t* buffer, uint32_t thread);
   bool fetch_group(const Job& job, Task& task, uint8_t* buffer);
   bool fetch_memory_group(const Job& job, Task& task, uint8_t* buffer);
   bool fetch_block(const Job& job, Task& task, uint8_t* buffer);
@@ -261,6 +263,7 @@ class Prefetcher {
   std::atomic<unsigned> busy_workers_{0};
   int error_ = 0;
   std::list<Thread> running_;
+  uint32_t started_ = 0;
   bool is_watched_ = false;
   const std::function<void()> watch_;
   const ThreadGroup threads_;

@@ -22,11 +22,6 @@ constexpr int kPendingRemovePauses = 20;
 // Bytes installed between two polls for faults: about 50 us.
 constexpr uint64_t kBytesBetweenPolls = 128 << 10;
 
-uint64_t microseconds_since(Clock::time_point start) {
-  return static_cast<uint64_t>(
-      std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - start).count());
-}
-
 Failure fill_failure(const char* check, Filled filled, int error, uint64_t offset) {
   Failure failure;
   failure.code = ErrorCode::fault_unresolved;
@@ -43,7 +38,7 @@ void Prefetcher::perform(Task& task, WorkerState& state) {
   const Job& job = *task.job;
   switch (task.step) {
     case Step::fetch_ahead:
-      fetch(job, task, task.buffer->data());
+      fetch(job, task, task.buffer->data(), state.number);
       break;
     case Step::install:
       // The unit may have been fetched before the VM connected.
@@ -51,7 +46,7 @@ void Prefetcher::perform(Task& task, WorkerState& state) {
       break;
     case Step::fetch_and_install: {
       uint8_t* const buffer = task.buffer ? task.buffer->data() : state.fetched.data();
-      if (fetch(job, task, buffer)) install(job, task, buffer, state);
+      if (fetch(job, task, buffer, state.number)) install(job, task, buffer, state);
       break;
     }
     case Step::fill:
@@ -60,12 +55,21 @@ void Prefetcher::perform(Task& task, WorkerState& state) {
   }
 }
 
-bool Prefetcher::fetch(const Job& job, Task& task, uint8_t* buffer) {
+bool Prefetcher::fetch(const Job& job, Task& task, uint8_t* buffer, uint32_t thread) {
+  Measurements& measured = job.client->measurements();
   task.fetch.began = Clock::now();
+  measured.steps.reach(SessionStep::first_fetch, task.fetch.began);
   const bool good = job.source == Source::working_set     ? fetch_group(job, task, buffer)
                     : job.source == Source::memory_groups ? fetch_memory_group(job, task, buffer)
                                                           : fetch_block(job, task, buffer);
   task.fetch.ended = Clock::now();
+  if (task.fetched_bytes > 0) {
+    Timeline::Span span{SpanKind::fetch, task.fetch.began, task.fetch.ended};
+    span.bytes = task.fetched_bytes;
+    span.waited = task.waited;
+    span.thread = thread;
+    measured.timeline.add(span);
+  }
   if (task.is_shared) share_fetched(job, task, good);
   return good;
 }
@@ -108,8 +112,8 @@ bool Prefetcher::fetch_group(const Job& job, Task& task, uint8_t* buffer) {
   } else if (read.read == PageSource::Read::cut_short) {
     failure = read_failure(ErrorCode::working_set_invalid, read, group.data_offset);
   } else {
-    job.client->counters().add(Counter::bytes_read, group.data_bytes);
-    task.fetched = true;
+    job.client->measurements().counters.add(Counter::bytes_read, group.data_bytes);
+    task.fetched_bytes = group.data_bytes;
     task.waited = read.waited;
     const uint32_t checksum = crc32c(buffer, group.data_bytes);
     if (checksum == group.checksum) return true;
@@ -151,8 +155,8 @@ bool Prefetcher::fetch_memory_group(const Job& job, Task& task, uint8_t* buffer)
     }
     bytes += length;
   }
-  job.client->counters().add(Counter::bytes_read, bytes);
-  task.fetched = bytes > 0;
+  job.client->measurements().counters.add(Counter::bytes_read, bytes);
+  task.fetched_bytes = bytes;
   return check_stamps(job, task, extents->first_page * kPage);
 }
 
@@ -167,8 +171,8 @@ bool Prefetcher::fetch_block(const Job& job, Task& task, uint8_t* buffer) {
     task.report.failure = read_failure(ErrorCode::source_read, read, block.offset);
     return false;
   }
-  job.client->counters().add(Counter::bytes_read, block.length);
-  task.fetched = true;
+  job.client->measurements().counters.add(Counter::bytes_read, block.length);
+  task.fetched_bytes = block.length;
   task.waited = read.waited;
   return check_stamps(job, task, block.offset);
 }
@@ -225,7 +229,13 @@ void Prefetcher::install(const Job& job, Task& task, const uint8_t* buffer, Work
     }
   }
   client.end_installs();
-  task.report.install_us += microseconds_since(start);
+  const auto end = Clock::now();
+  task.report.install_us += static_cast<uint64_t>(
+      std::chrono::duration_cast<std::chrono::microseconds>(end - start).count());
+  Timeline::Span span{SpanKind::install, start, end};
+  for (const Piece& piece : pieces) span.bytes += piece.length;
+  span.thread = state.number;
+  client.measurements().timeline.add(span);
 }
 
 // Returns false if the restore cannot continue. Pages that could not be installed are left to
@@ -277,7 +287,7 @@ void Prefetcher::fill_stretch(const Job& job, Task& task, Mapping& buffer) {
         return;
       }
       bytes = buffer.data();
-      job.client->counters().add(Counter::bytes_read, length);
+      job.client->measurements().counters.add(Counter::bytes_read, length);
     }
     if (job.client->handler().memory_file_changed()) {
       task.report.failure = changed_failure(offset);

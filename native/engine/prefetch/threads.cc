@@ -56,6 +56,7 @@ void Prefetcher::stop() {
 // Returns 0 or a negative errno. The mutex is held.
 int Prefetcher::start_thread(Role role) {
   const auto self = running_.insert(running_.end(), Thread{role});
+  self->number = started_++;
   const int error = threads_.start([this, self] {
     work(*self);
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -142,6 +143,7 @@ void Prefetcher::work(Thread& self) {
 
   std::unique_lock<std::mutex> lock(mutex_);
   self.id = ::gettid();
+  state.number = self.number;
   bool is_idle = false;  // has returned its memory
   for (;;) {
     Task task;

@@ -67,19 +67,20 @@ void Engine::dispatch(uint64_t id, Reactor::Role role, ServeBuffers& buffers) {
 }
 
 void Engine::emit(Event&& event) {
+  event.at = std::chrono::steady_clock::now();
   const std::lock_guard<std::mutex> lock(emit_mutex_);
   if (emit_) emit_(std::move(event));
 }
 
-uint64_t Engine::open(SessionOptions options, std::shared_ptr<Counters> counters,
-                      std::shared_ptr<TraceRecorder> trace, Failure* failure) {
+uint64_t Engine::open(SessionOptions options, std::shared_ptr<Measurements> measurements,
+                      Failure* failure) {
   std::shared_ptr<Session> session;
   uint64_t id;
   {
     std::lock_guard<std::mutex> lock(mutex_);
     id = next_id_++;
-    session = std::make_shared<Session>(environment_, id, std::move(options), std::move(counters),
-                                        std::move(trace));
+    session =
+        std::make_shared<Session>(environment_, id, std::move(options), std::move(measurements));
     sessions_.emplace(id, session);
   }
   *failure = session->start();

@@ -22,8 +22,8 @@ class Engine : public std::enable_shared_from_this<Engine> {
   static std::shared_ptr<Engine> create(Emit emit, Failure* failure);
 
   // Returns the id of a listening session, or 0 with *failure set.
-  uint64_t open(SessionOptions options, std::shared_ptr<Counters> counters,
-                std::shared_ptr<TraceRecorder> trace, Failure* failure);
+  uint64_t open(SessionOptions options, std::shared_ptr<Measurements> measurements,
+                Failure* failure);
   std::shared_ptr<Session> find(uint64_t id);
   Reactor& reactor() { return *reactor_; }
   const ThreadGroup& threads() const { return threads_; }

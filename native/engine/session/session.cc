@@ -23,13 +23,12 @@ constexpr auto kServeAgain = std::chrono::microseconds(200);
 }  // namespace
 
 Session::Session(const Environment& environment, uint64_t id, SessionOptions options,
-                 std::shared_ptr<Counters> counters, std::shared_ptr<TraceRecorder> trace)
+                 std::shared_ptr<Measurements> measurements)
     : environment_(environment),
       reactor_(environment.reactor),
       id_(id),
       options_(std::move(options)),
-      counters_(std::move(counters)),
-      trace_(std::move(trace)),
+      measured_(std::move(measurements)),
       memory_file_(std::move(options_.memory_file)),
       watch_(environment.reactor, id, memory_file_.stamp()[0]),
       read_limit_(environment.reactor, id, options_.read_timeout) {}
@@ -71,6 +70,7 @@ Failure Session::start() {
     return failure;
   }
   phase_ = Phase::listening;
+  measured_->steps.reach(SessionStep::listening);
   if (vmm_) reactor_.watch(id_, Role::vmm, vmm_.get(), EPOLLIN);
   if (options_.plan) {
     environment_.prefetcher.start(shared_from_this(), options_.plan, std::move(options_.proven));
@@ -214,6 +214,7 @@ void Session::poll_faults(ServeBuffers& buffers) {
 }
 
 void Session::on_prefetched(const PrefetchReport& report) {
+  measured_->steps.reach(SessionStep::prefetched);
   Event event{};
   event.kind = Event::Kind::prefetched;
   event.session = id_;
@@ -307,6 +308,8 @@ void Session::end_locked(EndState state, const Failure& failure, Vm vm) {
   if (phase_ == Phase::ending || phase_ == Phase::idle) return;
   const bool serving = phase_ == Phase::serving;
   phase_ = Phase::ending;
+  measured_->steps.reach(SessionStep::closed);
+  measured_->waits.close();
   stopping_.store(true, std::memory_order_release);
   state_ = state;
   failure_ = failure;

@@ -21,8 +21,8 @@
 #include "session/reactor.h"
 #include "session/read_limit.h"
 #include "session/uffd_watch.h"
-#include "uffd/counters.h"
 #include "uffd/fault_handler.h"
+#include "uffd/measurements.h"
 
 namespace reap {
 
@@ -62,6 +62,7 @@ struct Event {
   using Kind = EventKind;
   Kind kind;
   uint64_t session = 0;
+  std::chrono::steady_clock::time_point at{};
   Failure failure;
   pid_t pid = 0;  // connected
   uint64_t page_size = 0;
@@ -86,7 +87,7 @@ class Session : public PrefetchClient, public std::enable_shared_from_this<Sessi
   };
 
   Session(const Environment& environment, uint64_t id, SessionOptions options,
-          std::shared_ptr<Counters> counters, std::shared_ptr<TraceRecorder> trace);
+          std::shared_ptr<Measurements> measurements);
   // Reports the end, unless report_end() has: by then no thread uses the session and all its
   // resources are released.
   ~Session() override;
@@ -108,7 +109,7 @@ class Session : public PrefetchClient, public std::enable_shared_from_this<Sessi
 
   FaultHandler& handler() override { return *handler_; }
   const PageSource& memory_file() override { return memory_file_; }
-  Counters& counters() override { return *counters_; }
+  Measurements& measurements() override { return *measured_; }
   const std::atomic<bool>& stopping() override { return stopping_; }
   void begin_installs() override { watch_.begin_installs(); }
   void poll_faults(ServeBuffers& buffers) override;
@@ -160,8 +161,7 @@ class Session : public PrefetchClient, public std::enable_shared_from_this<Sessi
   Reactor& reactor_;
   const uint64_t id_;
   SessionOptions options_;
-  const std::shared_ptr<Counters> counters_;
-  const std::shared_ptr<TraceRecorder> trace_;
+  const std::shared_ptr<Measurements> measured_;
   PageSource memory_file_;
   std::atomic<bool> stopping_{false};
   std::atomic<bool> is_reported_{false};

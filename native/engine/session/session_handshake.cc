@@ -249,6 +249,7 @@ void Session::hear_callers() {
 // One restore per socket: nobody else may connect after this.
 void Session::choose(Caller caller) {
   vm_ = std::move(caller);
+  measured_->steps.reach(SessionStep::accepted, vm_.since);
   for (const Caller& other : callers_) {
     if (other.connection) reactor_.unwatch(other.connection.get());
   }
@@ -282,7 +283,7 @@ void Session::begin_serving() {
   uffd::make_nonblocking(uffd.get());
   handler_ =
       std::make_unique<FaultHandler>(GuestMemory(std::move(handshake.regions), handshake.page_size),
-                                     std::move(uffd), memory_file_, *counters_, *trace_);
+                                     std::move(uffd), memory_file_, *measured_);
   phase_ = Phase::serving;
   if (!handler_->ready()) {
     Failure failure;
@@ -293,7 +294,7 @@ void Session::begin_serving() {
     return;
   }
   const GuestMemory& memory = handler_->memory();
-  if (options_.record) trace_->start(memory.page_size(), memory.bytes());
+  if (options_.record) measured_->trace.start(memory.page_size(), memory.bytes());
   if (options_.plan) {
     handler_->expect_prefetch(
         [this](uint64_t offset) { environment_.prefetcher.prioritize(this, offset); });
@@ -302,6 +303,7 @@ void Session::begin_serving() {
     }
   }
 
+  measured_->steps.reach(SessionStep::connected);
   Event event{};
   event.kind = Event::Kind::connected;
   event.session = id_;

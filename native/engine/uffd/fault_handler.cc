@@ -44,14 +44,15 @@ void drop_duplicates(std::vector<uint64_t>* faults) {
 }  // namespace
 
 FaultHandler::FaultHandler(GuestMemory memory, UniqueFd uffd, const PageSource& memory_file,
-                           Counters& counters, TraceRecorder& trace)
+                           Measurements& measurements)
     : memory_(std::move(memory)),
       uffd_(std::move(uffd)),
       memory_file_(memory_file),
       memory_stamp_(memory_file.current_stamp()),
       data_(memory_file.data_map(memory_stamp_)),
-      counters_(counters),
-      trace_(trace),
+      measured_(measurements),
+      counters_(measurements.counters),
+      trace_(measurements.trace),
       connected_at_(Clock::now()),
       removed_(memory_.pages()),
       installed_(memory_.pages()),
@@ -218,16 +219,23 @@ int FaultHandler::drain(std::vector<uint64_t>* faults, Clock::time_point until) 
 void FaultHandler::note_faults(const std::vector<uint64_t>& faults) {
   if (faults.empty()) return;
   counters_.add(Counter::faults, faults.size());
-  const uint64_t now = microseconds_since_connect();
+  const auto now = Clock::now();
+  const auto since_connect =
+      std::chrono::duration_cast<std::chrono::microseconds>(now - connected_at_).count();
+  measured_.steps.reach(SessionStep::first_fault, now);
   for (const uint64_t address : faults) {
     const Region* region = memory_.region_at(address);
     if (!region) continue;  // serve_fault() reports it
     const uint64_t page = memory_.page_of(region->offset + (address - region->base));
     // A page that was removed before its first touch needs nothing from the memory file.
-    if (!removed_.test(page)) trace_.note(page, now);
-    if (!prefetch_expected_) continue;
-    const bool late = expected_.test(page) && !prefetch_over_.load(std::memory_order_relaxed);
-    counters_.add(late ? Counter::late_faults : Counter::residual_faults);
+    if (!removed_.test(page)) trace_.note(page, static_cast<uint64_t>(since_connect));
+    FaultClass fault = FaultClass::on_demand;
+    if (prefetch_expected_) {
+      const bool late = expected_.test(page) && !prefetch_over_.load(std::memory_order_relaxed);
+      fault = late ? FaultClass::late : FaultClass::residual;
+      counters_.add(late ? Counter::late_faults : Counter::residual_faults);
+    }
+    measured_.waits.begin(page * memory_.page_size(), fault, now);
   }
 }
 
@@ -272,7 +280,10 @@ void FaultHandler::take_overdue(std::vector<uint64_t>* faults) {
   const auto is_done = [&](const Held& held) {
     uint64_t offset = 0;
     const bool is_left = is_left_to_prefetch(held.fault, &offset);
-    if (is_left && installed_.test(memory_.page_of(offset))) return true;
+    if (is_left && installed_.test(memory_.page_of(offset))) {
+      measured_.waits.end(offset, 1);
+      return true;
+    }
     if (is_left && held.since > limit) return false;
     faults->push_back(held.fault);
     return true;
@@ -346,6 +357,7 @@ FaultHandler::Step FaultHandler::serve_fault(uint64_t address, ServeBuffers& buf
     result = {uffd::Outcome::no_memory, 0, -ENOMEM};
   }
   const Step step = settle(result, address, zero);
+  if (step == Step::done) measured_.waits.end(offset, page_size);
   if (was_short || is_short_of_memory()) settle_starved(page, buffers, !zero, step);
   if (result.outcome == uffd::Outcome::installed && !removed) install_ahead(offset, buffers);
   return step;

@@ -13,10 +13,10 @@
 #include "base/failure.h"
 #include "base/page_bitmap.h"
 #include "files/page_source.h"
-#include "uffd/counters.h"
 #include "uffd/guest_memory.h"
 #include "uffd/install_gate.h"
 #include "uffd/locality.h"
+#include "uffd/measurements.h"
 #include "uffd/uffd.h"
 
 namespace reap {
@@ -44,9 +44,9 @@ struct StarvedPage {
 
 class FaultHandler {
  public:
-  // `memory_file`, `counters` and `trace` must outlive the handler.
-  FaultHandler(GuestMemory memory, UniqueFd uffd, const PageSource& memory_file, Counters& counters,
-               TraceRecorder& trace);
+  // `memory_file` and `measurements` must outlive the handler.
+  FaultHandler(GuestMemory memory, UniqueFd uffd, const PageSource& memory_file,
+               Measurements& measurements);
 
   // False if there was no memory for the bitmaps.
   bool ready() const;
@@ -170,6 +170,7 @@ class FaultHandler {
   const PageSource& memory_file_;
   const FileStamp memory_stamp_;
   const DataMap& data_;
+  Measurements& measured_;
   Counters& counters_;
   TraceRecorder& trace_;
   const std::chrono::steady_clock::time_point connected_at_;

@@ -90,8 +90,12 @@ FaultHandler::Filled FaultHandler::fill(uint64_t offset, const uint8_t* bytes, u
       case uffd::Outcome::partial: {
         const uint64_t pages = result.bytes / page_size;
         counters_.add(bytes ? Counter::installed : Counter::zero, pages);
-        if (purpose == Purpose::prefetch) counters_.add(Counter::prefetched, pages);
+        if (purpose == Purpose::prefetch) {
+          counters_.add(Counter::prefetched, pages);
+          measured_.steps.reach(SessionStep::first_install);
+        }
         if (purpose == Purpose::ahead) counters_.add(Counter::ahead, pages);
+        measured_.waits.end(offset, result.bytes);
         offset += result.bytes;
         break;
       }

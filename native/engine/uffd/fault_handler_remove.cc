@@ -36,6 +36,12 @@ void FaultHandler::apply_removes(std::vector<Removed> ranges) {
       removed_.set(first_page, end_page);
       installed_.clear(first_page, end_page);
       counters_.add(Counter::removed, end_page - first_page);
+      if (!measured_.timeline.is_enabled()) continue;
+      const auto now = std::chrono::steady_clock::now();
+      Timeline::Span span{SpanKind::removal, now, now};
+      span.offset = first_page * memory_.page_size();
+      span.bytes = (end_page - first_page) * memory_.page_size();
+      measured_.timeline.add(span);
     }
   }
 }

@@ -5,13 +5,8 @@ import { formatBytes, formatCount, formatMs, formatPlural } from '../terminal/un
 import type { ChildCommand } from './child-command.js'
 
 /** Prints an event of a session, as text or as JSON. */
-export function reportEvent(
-  event: ServeEvent,
-  terminal: Terminal,
-  isPrefetched: boolean,
-  at?: Date,
-): void {
-  terminal.emit(toJson(event), at)
+export function reportEvent(event: ServeEvent, terminal: Terminal, isPrefetched: boolean): void {
+  terminal.emit(toJson(event), dateOf(event.atMs))
   if (event.type === 'warning') terminal.warn(event.error, consequenceOf(event.error, isPrefetched))
   else terminal.print(toText(event))
 }
@@ -42,6 +37,8 @@ function toText(event: Exclude<ServeEvent, { type: 'warning' }>): string {
       const from = source === 'working-set' ? 'the working set' : 'the memory file'
       return `prefetched ${formatPlural(pageCount, 'page')} in ${formatPlural(extentCount, 'extent')} (${formatBytes(bytes)} read from ${from}), ${formatMs(sinceConnectMs)} after the connection`
     }
+    case 'ready':
+      return 'ready'
     case 'compared':
       return describeComparison(event)
     case 'closed':
@@ -82,6 +79,10 @@ function describeEnd({ state, oom, stats }: ServeResult): string {
   const end = oom ? 'the VM was ended by the OOM killer' : endings[state]
   return `${end} (${parts.join(', ')})`
 }
+
+/** The wall-clock time of a time of CLOCK_MONOTONIC. */
+const dateOf = (atMs: number): Date =>
+  new Date(Date.now() + atMs - Number(process.hrtime.bigint()) / 1e6)
 
 /** JSON form of an event, with its error as an object. */
 const toJson = (event: ServeEvent): object =>

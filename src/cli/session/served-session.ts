@@ -73,13 +73,13 @@ export class ServedSession {
     const signals = new Signals()
     let session: ServedSession | undefined
     let handler: FaultHandler | undefined
-    let end: { readonly event: ServeEvent; readonly at: Date } | undefined
+    let end: ServeEvent | undefined
     // A warning after the prefetch concerns the comparison.
     let isPrefetched = false
     const comparing = new AbortController()
     // `closed` is reported last, even if a file is written after the VM's exit.
     const reportEnd = () => {
-      if (end) reportEvent(end.event, terminal, isPrefetched, end.at)
+      if (end) reportEvent(end, terminal, isPrefetched)
       end = undefined
     }
     // A signal aborts the opening of the handler, which may compare a whole set.
@@ -97,7 +97,7 @@ export class ServedSession {
         vm: args.leaveVm ? 'leave' : 'kill',
         ...(args.peerUid !== undefined && { peerUid: args.peerUid }),
         onEvent: (event) => {
-          if (event.type === 'closed') end = { event, at: new Date() }
+          if (event.type === 'closed') end = event
           else reportEvent(event, terminal, isPrefetched)
           if (event.type === 'prefetched') isPrefetched = event.complete
         },

@@ -32,7 +32,7 @@ class HeldReader : public Client {
  public:
   explicit HeldReader(Restore& restore) : Client(restore) {}
   const reap::PageSource& memory_file() override {
-    if (counters().get(Counter::bytes_read) >= uint64_t{2} * 4096) hold_();
+    if (measurements().counters.get(Counter::bytes_read) >= uint64_t{2} * 4096) hold_();
     return Client::memory_file();
   }
   void wait_until_held() const { hold_.wait_until_held(); }

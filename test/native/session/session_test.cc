@@ -124,7 +124,7 @@ TEST(a_prefetch_starts_with_the_session_and_is_counted) {
   CHECK(restore.has_file_bytes(33));
   CHECK_EQ(session.get(Counter::residual_faults), 1);
   CHECK_EQ(session.get(Counter::late_faults), 0);
-  const auto trace = *session.trace->take();
+  const auto trace = *session.measured->trace.take();
   CHECK_EQ(trace.touches.size(), 1);
   CHECK_EQ(trace.touches[0].page, 20);
 }

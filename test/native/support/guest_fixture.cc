@@ -312,9 +312,9 @@ void Restore::connect() {
 }
 
 void Restore::handshake() {
-  handler = std::make_unique<reap::FaultHandler>(
-      reap::GuestMemory(guest.regions(), shape.page_size), guest.uffd_for_the_handler(),
-      memory_file, counters, trace);
+  handler =
+      std::make_unique<reap::FaultHandler>(reap::GuestMemory(guest.regions(), shape.page_size),
+                                           guest.uffd_for_the_handler(), memory_file, measured);
   CHECK(handler->ready());
 }
 

@@ -226,8 +226,9 @@ class Restore {
   const std::string path;
   const std::vector<uint8_t> bytes;
   reap::PageSource memory_file;
-  reap::Counters counters;
-  reap::TraceRecorder trace;
+  reap::Measurements measured;
+  reap::Counters& counters = measured.counters;
+  reap::TraceRecorder& trace = measured.trace;
   Guest guest;
   std::unique_ptr<reap::FaultHandler> handler;
   const std::atomic<bool> never_stop{false};

@@ -115,7 +115,7 @@ class Client : public reap::PrefetchClient {
 
   reap::FaultHandler& handler() override { return *restore_.handler; }
   const reap::PageSource& memory_file() override { return restore_.memory_file; }
-  reap::Counters& counters() override { return restore_.counters; }
+  reap::Measurements& measurements() override { return restore_.measured; }
   const std::atomic<bool>& stopping() override { return stopping_; }
   void begin_installs() override {}
   void poll_faults(reap::ServeBuffers&) override {}

@@ -154,7 +154,7 @@ EngineRun::Opened EngineRun::open(const SessionOptions& options) {
   all.connect_timeout = options.connect_timeout;
   all.plan = options.plan;
   all.proven = options.proven;
-  opened.id = engine_->open(std::move(all), opened.counters, opened.trace, &opened.failure);
+  opened.id = engine_->open(std::move(all), opened.measured, &opened.failure);
   CHECK_EQ(opened.id == 0, static_cast<bool>(opened.failure));
   return opened;
 }

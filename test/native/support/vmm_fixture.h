@@ -81,10 +81,9 @@ class EngineRun {
 
   struct Opened {
     uint64_t id = 0;
-    std::shared_ptr<reap::Counters> counters = std::make_shared<reap::Counters>();
-    std::shared_ptr<reap::TraceRecorder> trace = std::make_shared<reap::TraceRecorder>();
+    std::shared_ptr<reap::Measurements> measured = std::make_shared<reap::Measurements>();
     reap::Failure failure;
-    uint64_t get(Counter counter) const { return counters->get(counter); }
+    uint64_t get(Counter counter) const { return measured->counters.get(counter); }
   };
   Opened open(const SessionOptions& options);
   // Waits for the event, and removes it from the queue.

@@ -264,7 +264,7 @@ TEST(a_vmm_that_is_gone_ends_the_serving_the_prefetch_and_a_detach) {
     if (!vmm.missing().empty()) SKIP(vmm.missing());
     reap::hooks::before_serve = serving.hook();
     reap::FaultHandler handler(reap::GuestMemory({vmm.region()}, page_size), vmm.take_uffd(),
-                               restore.memory_file, restore.counters, restore.trace);
+                               restore.memory_file, restore.measured);
     Servers servers(handler);
     serving.wait_until_held();
     vmm.kill();

@@ -165,7 +165,7 @@ TEST(a_fault_outside_of_every_region_fails_with_its_address) {
   announced[0].size /= 2;
   reap::FaultHandler handler(reap::GuestMemory(announced, fixture::kSmallPage),
                              restore.guest.uffd_for_the_handler(), restore.memory_file,
-                             restore.counters, restore.trace);
+                             restore.measured);
   Servers servers(handler);
   std::thread guest([&] { fixture::peek(restore.guest.page(40)); });
   CHECK(servers.wait_for_end() == Served::failed);

@@ -1,0 +1,17 @@
+// What is measured of one restore. Shared with JavaScript, so it outlives the session.
+#pragma once
+
+#include "uffd/counters.h"
+#include "uffd/timing.h"
+
+namespace reap {
+
+struct Measurements {
+  Counters counters;
+  SessionSteps steps;
+  Timeline timeline;
+  FaultWaits waits{timeline};
+  TraceRecorder trace;
+};
+
+}  // namespace reap

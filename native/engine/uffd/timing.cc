@@ -1,0 +1,110 @@
+#include "uffd/timing.h"
+
+#include <algorithm>
+
+namespace reap {
+
+namespace {
+
+constexpr unsigned kFirstShift = 10;  // the first bucket ends at 1,024 ns
+
+uint64_t nanoseconds(std::chrono::steady_clock::duration time) {
+  return static_cast<uint64_t>(
+      std::max<int64_t>(0, std::chrono::duration_cast<std::chrono::nanoseconds>(time).count()));
+}
+
+}  // namespace
+
+void Timeline::enable() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  spans_.reserve(kMax);
+  enabled_.store(true, std::memory_order_relaxed);
+}
+
+void Timeline::add(const Span& span) {
+  if (!is_enabled()) return;
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (spans_.size() < kMax) {
+    spans_.push_back(span);
+  } else {
+    ++missing_;
+  }
+}
+
+std::vector<Timeline::Span> Timeline::spans(uint64_t* missing) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  *missing = missing_;
+  return spans_;
+}
+
+// Bucket 0 ends at 1,024 ns; buckets 2k+1 and 2k+2 end at 1.5 and 2 times 2^k of that.
+size_t FaultWaits::bucket_of(uint64_t wait_ns) {
+  size_t bucket = 0;
+  while (bucket + 1 < kBuckets && wait_ns >= limit_ns(bucket)) ++bucket;
+  return bucket;
+}
+
+uint64_t FaultWaits::limit_ns(size_t bucket) {
+  const uint64_t base = uint64_t{1} << (kFirstShift + (bucket + 1) / 2);
+  return bucket % 2 == 1 ? base / 2 + base / 4 : base;
+}
+
+void FaultWaits::begin(uint64_t offset, FaultClass fault, Clock::time_point at) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (open_.size() >= kMaxOpen) return;
+  if (open_.empty()) stalled_since_ = at;
+  open_.push_back({offset, fault, at});
+  open_count_.store(open_.size(), std::memory_order_relaxed);
+}
+
+void FaultWaits::end(uint64_t offset, uint64_t length, Clock::time_point at) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (open_.empty()) return;
+  const auto is_ended = [&](const Open& fault) {
+    if (fault.offset < offset || fault.offset - offset >= length) return false;
+    count(fault, at);
+    return true;
+  };
+  open_.erase(std::remove_if(open_.begin(), open_.end(), is_ended), open_.end());
+  open_count_.store(open_.size(), std::memory_order_relaxed);
+  if (open_.empty()) report_.stalled_ns += nanoseconds(std::min(at, closed_at_) - stalled_since_);
+}
+
+// mutex_ is held.
+void FaultWaits::count(const Open& fault, Clock::time_point at) {
+  const uint64_t wait = nanoseconds(at - fault.since);
+  Distribution& distribution = report_.classes[static_cast<size_t>(fault.fault)];
+  ++distribution.count;
+  distribution.total_ns += wait;
+  distribution.max_ns = std::max(distribution.max_ns, wait);
+  ++distribution.buckets[bucket_of(wait)];
+  std::vector<SlowFault>& slowest = report_.slowest;
+  if (slowest.size() < kSlowest || wait > slowest.back().wait_ns) {
+    const auto is_shorter = [](uint64_t value, const SlowFault& other) {
+      return value > other.wait_ns;
+    };
+    slowest.insert(std::upper_bound(slowest.begin(), slowest.end(), wait, is_shorter),
+                   {fault.offset, wait, fault.fault});
+    if (slowest.size() > kSlowest) slowest.pop_back();
+  }
+  Timeline::Span span{SpanKind::fault, fault.since, at};
+  span.offset = fault.offset;
+  span.fault = fault.fault;
+  timeline_.add(span);
+}
+
+void FaultWaits::close() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  closed_at_ = std::min(closed_at_, Clock::now());
+}
+
+FaultWaits::Report FaultWaits::report() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  Report report = report_;
+  if (!open_.empty()) {
+    report.stalled_ns += nanoseconds(std::min(Clock::now(), closed_at_) - stalled_since_);
+  }
+  return report;
+}
+
+}  // namespace reap

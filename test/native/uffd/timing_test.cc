@@ -1,0 +1,121 @@
+#include "uffd/timing.h"
+
+#include "support/check.h"
+#include "support/guest_fixture.h"
+
+using reap::FaultClass;
+using reap::FaultWaits;
+using reap::SpanKind;
+using reap::Timeline;
+
+namespace {
+
+using fixture::Restore;
+
+constexpr uint64_t kPage = 4096;
+
+const FaultWaits::Distribution& of(const FaultWaits::Report& report, FaultClass fault) {
+  return report.classes[static_cast<size_t>(fault)];
+}
+
+}  // namespace
+
+TEST(buckets_of_waits_are_powers_of_two_with_linear_halves) {
+  CHECK_EQ(FaultWaits::limit_ns(0), 1024U);
+  CHECK_EQ(FaultWaits::limit_ns(1), 1536U);
+  CHECK_EQ(FaultWaits::limit_ns(2), 2048U);
+  CHECK_EQ(FaultWaits::limit_ns(3), 3072U);
+  for (size_t bucket = 0; bucket + 1 < FaultWaits::kBuckets; ++bucket) {
+    const uint64_t limit = FaultWaits::limit_ns(bucket);
+    CHECK_EQ(FaultWaits::bucket_of(limit - 1), bucket);
+    CHECK_EQ(FaultWaits::bucket_of(limit), bucket + 1);
+  }
+  CHECK_EQ(FaultWaits::bucket_of(UINT64_MAX), FaultWaits::kBuckets - 1);
+}
+
+TEST(the_stalled_time_counts_overlapping_waits_once) {
+  Timeline timeline;
+  FaultWaits waits(timeline);
+  const auto start = FaultWaits::Clock::now();
+  waits.begin(0, FaultClass::on_demand, start - std::chrono::seconds(3));
+  waits.begin(kPage, FaultClass::on_demand, start - std::chrono::seconds(2));
+  waits.end(0, kPage);
+  waits.end(kPage, kPage);
+  const FaultWaits::Report report = waits.report();
+  const auto& faults = of(report, FaultClass::on_demand);
+  CHECK_EQ(faults.count, 2U);
+  CHECK(faults.total_ns >= uint64_t{5} * 1000000000);
+  // Both ends are after `start`, so the rest is the duration of this test.
+  CHECK(report.stalled_ns >= uint64_t{3} * 1000000000);
+  CHECK(report.stalled_ns < faults.total_ns);
+  CHECK_EQ(report.slowest.size(), 2U);
+  CHECK_EQ(report.slowest[0].offset, 0U);
+  CHECK_EQ(report.slowest[1].offset, kPage);
+}
+
+TEST(the_stalled_time_goes_on_while_a_fault_is_open_and_ends_with_the_session) {
+  Timeline timeline;
+  FaultWaits waits(timeline);
+  waits.begin(0, FaultClass::late, FaultWaits::Clock::now() - std::chrono::seconds(1));
+  CHECK(waits.report().stalled_ns >= uint64_t{1000000000});
+  CHECK(waits.report().stalled_ns < waits.report().stalled_ns);
+  waits.close();
+  const uint64_t stalled = waits.report().stalled_ns;
+  CHECK(stalled >= uint64_t{1000000000});
+  CHECK_EQ(waits.report().stalled_ns, stalled);
+  CHECK_EQ(of(waits.report(), FaultClass::late).count, 0U);
+}
+
+TEST(a_fault_that_is_answered_as_the_session_ends_is_counted) {
+  Timeline timeline;
+  FaultWaits waits(timeline);
+  waits.begin(0, FaultClass::residual, FaultWaits::Clock::now() - std::chrono::seconds(1));
+  waits.close();
+  const uint64_t stalled = waits.report().stalled_ns;
+  waits.end(0, kPage);
+  CHECK_EQ(of(waits.report(), FaultClass::residual).count, 1U);
+  CHECK_EQ(waits.report().stalled_ns, stalled);
+}
+
+TEST(a_session_times_its_faults_by_class) {
+  Restore restore;
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  restore.measured.timeline.enable();
+  restore.handler->expect_prefetch();
+  restore.handler->expect(kPage, kPage);
+  restore.handler->end_prefetch();
+  {
+    fixture::Servers servers(*restore.handler);
+    CHECK(restore.has_file_bytes(3));
+  }
+  const FaultWaits::Report report = restore.measured.waits.report();
+  CHECK_EQ(of(report, FaultClass::residual).count, 1U);
+  CHECK_EQ(of(report, FaultClass::on_demand).count, 0U);
+  CHECK(report.stalled_ns > 0);
+  CHECK_EQ(report.slowest.size(), 1U);
+  CHECK_EQ(report.slowest[0].offset, 3 * kPage);
+  CHECK(restore.measured.steps.is_reached(reap::SessionStep::first_fault));
+  uint64_t missing = 0;
+  const auto spans = restore.measured.timeline.spans(&missing);
+  CHECK_EQ(missing, 0U);
+  CHECK_EQ(spans.size(), 1U);
+  CHECK(spans[0].kind == SpanKind::fault && spans[0].from < spans[0].to);
+}
+
+TEST(a_timeline_keeps_the_first_spans_and_counts_the_others) {
+  Timeline timeline;
+  timeline.add({SpanKind::fetch, {}, {}});
+  uint64_t missing = 1;
+  CHECK(timeline.spans(&missing).empty());
+  CHECK_EQ(missing, 0U);
+  timeline.enable();
+  for (size_t i = 0; i < Timeline::kMax + 3; ++i) {
+    Timeline::Span span{SpanKind::fetch, {}, {}};
+    span.bytes = i;
+    timeline.add(span);
+  }
+  const auto spans = timeline.spans(&missing);
+  CHECK_EQ(spans.size(), Timeline::kMax);
+  CHECK_EQ(spans.back().bytes, Timeline::kMax - 1);
+  CHECK_EQ(missing, 3U);
+}
