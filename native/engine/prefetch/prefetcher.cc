@@ -90,6 +90,7 @@ void Prefetcher::cancel(PrefetchClient* client) {
 
 void Prefetcher::recycle(Buffer&& buffer) {
   buffer.reset();
+  ++recycled_;
   shared_may_be_free_ = true;
   changed_.notify_one();
   readers_changed_.notify_one();

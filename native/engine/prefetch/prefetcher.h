@@ -264,6 +264,7 @@ class Prefetcher {
   int error_ = 0;
   std::list<Thread> running_;
   uint32_t started_ = 0;
+  uint64_t recycled_ = 0;  // number of buffers that were returned
   bool is_watched_ = false;
   const std::function<void()> watch_;
   const ThreadGroup threads_;

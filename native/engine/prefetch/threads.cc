@@ -153,14 +153,16 @@ void Prefetcher::work(Thread& self) {
       const bool is_last_wait = is_idle && !std::exchange(waits_for_others_, false);
       const std::chrono::seconds limit = is_last_wait ? std::chrono::hours(1) : kMaxWait;
       const auto until = std::chrono::system_clock::now() + limit;
+      const uint64_t recycled = recycled_;
       const std::cv_status woken = changed.wait_until(lock, until);
-      if (woken == std::cv_status::no_timeout) {
-        is_idle = false;  // a buffer may have been returned
-      } else if (!is_idle) {
+      if (woken == std::cv_status::timeout && !is_idle) {
         lock.unlock();
         is_idle = state.release_pages();
         lock.lock();
       }
+      // A thread whose wait ends as a buffer is returned, or that has no lock then, is not
+      // notified.
+      is_idle = is_idle && recycled_ == recycled;
     }
     is_idle = false;
     if (stopping_) return;
