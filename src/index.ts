@@ -57,6 +57,7 @@ export type {
 } from './uffd/fault-handler.js'
 export { type InterposerOptions, interposerEnvironment } from './uffd/interposer.js'
 export { serve } from './uffd/serve.js'
+export type { RestoreMessage } from './uffd/telemetry.js'
 export type {
   FaultClass,
   FaultSpan,

@@ -4,7 +4,7 @@ import { flags, native } from '../binding/addon.js'
 import { toError } from '../binding/explain.js'
 import { type FailureContext, isFailure } from '../binding/failure.js'
 import { isMissing, isWorkingSetError, ReapTraceError } from '../errors.js'
-import { report, warning } from '../events.js'
+import { monotonicMs, report, warning } from '../events.js'
 import { checkOptions, type OptionRule, oneOf, required, rules } from '../options.js'
 import { checkSnapshot, snapshotRule } from '../snapshot/snapshot.js'
 import { internalsOf } from '../working-set/internals.js'
@@ -12,6 +12,7 @@ import { openSnapshot, proveByComparison } from '../working-set/open.js'
 import { workingSetRule } from '../working-set/working-set.js'
 import type { FaultHandler, ServeOptions } from './fault-handler.js'
 import { Session, startEngine, watchExit } from './session.js'
+import { openTelemetry, RestoreSpans } from './spans.js'
 import { stalePolicyOf } from './stale-working-set.js'
 
 const isPid = (value: unknown): boolean =>
@@ -86,6 +87,8 @@ export async function serve(options: ServeOptions): Promise<FaultHandler> {
     options.startSignal?.throwIfAborted()
   }
   throwIfAborted()
+  const startedMs = monotonicMs()
+  const api = await openTelemetry()
   startEngine()
 
   let refusal: ReapTraceError | undefined
@@ -125,6 +128,12 @@ export async function serve(options: ServeOptions): Promise<FaultHandler> {
     throw error
   }
 
+  const spans =
+    api &&
+    new RestoreSpans(api, startedMs, {
+      'reap_trace.memory_file': memoryFile,
+      'reap_trace.socket': socketPath,
+    })
   const set = opened.set && internalsOf(opened.set)
   const context: FailureContext = {
     socketPath,
@@ -148,8 +157,8 @@ export async function serve(options: ServeOptions): Promise<FaultHandler> {
   )
   if (isFailure(session)) throw toError(session, context)
   watchExit()
-  const handler = new Session(session, options, opened, refusal !== undefined, context)
-  report(options, { type: 'listening', socketPath, atMs: handler.times().listening })
+  const handler = new Session(session, options, opened, refusal !== undefined, context, spans)
+  handler.announce()
   return handler
 }
 

@@ -21,7 +21,9 @@ import type {
   WorkingSetComparison,
 } from './fault-handler.js'
 import { statsOf, timelineOf, timesOf } from './measurements.js'
+import type { RestoreSpans } from './spans.js'
 import { compareAfterRestore, stalePolicyOf } from './stale-working-set.js'
+import { publish } from './telemetry.js'
 import type { SessionTimes, Timeline } from './timing.js'
 import { writtenShareOf } from './written-share.js'
 
@@ -72,6 +74,7 @@ export class Session implements FaultHandler {
   readonly #options: ServeOptions
   readonly #snapshot: OpenSnapshot
   readonly #context: FailureContext
+  readonly #spans: RestoreSpans | undefined
   /** Ignores `signal` from now on. */
   readonly #forgetSignal: () => void
   /** Ignores `startSignal` from now on. */
@@ -97,6 +100,7 @@ export class Session implements FaultHandler {
     snapshot: OpenSnapshot,
     isSetRefused: boolean,
     context: FailureContext,
+    spans: RestoreSpans | undefined,
   ) {
     const connected = defer<GuestInfo>()
     const prefetched = defer<PrefetchResult>()
@@ -114,10 +118,16 @@ export class Session implements FaultHandler {
     this.#isUnproven = snapshot.set !== undefined && snapshot.provenBy === undefined
     this.#isSetRefused = isSetRefused
     this.#context = context
+    this.#spans = spans
     sessions.set(id, this)
     closed.promise.catch(() => {}).finally(() => sessions.delete(id))
     this.#forgetSignal = onAbort(options.signal, (reason) => this.#abort(reason))
     this.#endStart = onAbort(options.startSignal, (reason) => this.#abort(reason))
+  }
+
+  announce(): void {
+    const { socketPath } = this
+    this.#emit({ type: 'listening', socketPath, atMs: this.times().listening })
   }
 
   stats(): FaultStats {
@@ -321,6 +331,8 @@ export class Session implements FaultHandler {
 
   #emit(event: ServeEvent): void {
     report(this.#options, event)
+    this.#spans?.onEvent(event, this)
+    publish({ handler: this, snapshot: this.#options.snapshot, event })
   }
 }
 
