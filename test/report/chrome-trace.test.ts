@@ -1,0 +1,80 @@
+import { expect, test } from 'vitest'
+import { type TraceEvent, traceEventsOf } from '../../src/report/chrome-trace.js'
+
+const times = {
+  started: 1000,
+  commandStarted: 1002,
+  listening: 1001,
+  accepted: 1010,
+  connected: 1011,
+  firstFetch: 1003,
+  firstInstall: 1012,
+  prefetched: 1020,
+  ready: 1025,
+  closed: 1100,
+}
+const timeline = {
+  fetches: [{ from: 1003, to: 1008.5, bytes: 1 << 20, waited: true, thread: 1 }],
+  installs: [{ from: 1012, to: 1014, bytes: 1 << 20, thread: 0 }],
+  faults: [
+    { from: 1013, to: 1015, class: 'late', offset: 4096 },
+    { from: 1014, to: 1016, class: 'residual', offset: 8192 },
+  ],
+  removals: [{ at: 1030, offset: 0, bytes: 4096 }],
+  missing: 7,
+} as const
+
+const named = (events: TraceEvent[], name: string) => events.filter((event) => event.name === name)
+
+test('a trace has the steps of the session as spans of one row, from the call on', () => {
+  const events = traceEventsOf({ times, timeline })
+  expect(named(events, 'open')).toMatchObject([{ ph: 'X', ts: 0, dur: 1000 }])
+  expect(named(events, 'listen')).toMatchObject([{ ts: 1000, dur: 9000 }])
+  expect(named(events, 'handshake')).toMatchObject([{ ts: 10_000, dur: 1000 }])
+  expect(named(events, 'serve')).toMatchObject([{ ts: 11_000, dur: 89_000 }])
+  expect(named(events, 'ready')).toMatchObject([{ ph: 'i', s: 'g', ts: 25_000 }])
+  expect(named(events, 'prefetched')).toMatchObject([{ args: { missingSpans: 7 } }])
+  expect(named(events, 'COMMAND')).toMatchObject([{ ts: 2000, dur: 23_000 }])
+})
+
+test('fetches and installs are in the rows of their threads', () => {
+  const events = traceEventsOf({ times, timeline })
+  const rowOf = (text: string) =>
+    named(events, 'thread_name').find(({ args }) => args?.name === text)?.tid
+  expect(named(events, 'fetch')).toMatchObject([
+    { tid: rowOf('prefetch 1'), ts: 3000, dur: 5500, args: { waitedForDisk: true } },
+  ])
+  expect(named(events, 'install')).toMatchObject([{ tid: rowOf('prefetch 0'), dur: 2000 }])
+})
+
+// Spans of one row must be nested (Trace Event Format, "Complete Events"); faults overlap.
+test('faults are pairs of a begin and an end with an id each', () => {
+  const events = traceEventsOf({ times, timeline })
+  const begins = events.filter(({ ph }) => ph === 'b')
+  const ends = events.filter(({ ph }) => ph === 'e')
+  expect(begins.map(({ name, args }) => [name, args?.offset])).toEqual([
+    ['late', 4096],
+    ['residual', 8192],
+  ])
+  for (const begin of begins) {
+    const [end] = ends.filter(({ id, cat }) => id === begin.id && cat === begin.cat)
+    expect(end?.ts).toBe((begin.ts as number) + 2000)
+  }
+})
+
+test('spans of a row do not overlap', () => {
+  const spans = traceEventsOf({ times, timeline }).filter(({ ph }) => ph === 'X')
+  for (const one of spans) {
+    for (const other of spans) {
+      if (one === other || one.tid !== other.tid) continue
+      const [first, second] =
+        (one.ts as number) <= (other.ts as number) ? [one, other] : [other, one]
+      expect((first.ts as number) + (first.dur as number)).toBeLessThanOrEqual(second.ts as number)
+    }
+  }
+})
+
+test('a restore of which little is known has what is known', () => {
+  const events = traceEventsOf({ times: { started: 5, listening: 6 } })
+  expect(events.filter(({ ph }) => ph === 'X').map(({ name }) => name)).toEqual(['open'])
+})
