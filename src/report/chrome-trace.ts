@@ -2,7 +2,7 @@ import type { FaultSpan, SessionTimes, Timeline } from '../uffd/timing.js'
 
 /** What a trace is made of: times as in {@link SessionTimes}. */
 export interface TracedRestore {
-  readonly times: SessionTimes & {
+  readonly times: Partial<SessionTimes> & {
     /** Time of the call of `restore()`. */
     readonly started: number
     readonly commandStarted?: number | undefined

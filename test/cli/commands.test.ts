@@ -28,6 +28,7 @@ describe('restore', () => {
     const prefetched = await restore.event('prefetched')
     expect(prefetched).toEqual({
       type: 'prefetched',
+      atMs: expect.any(Number),
       pageCount: 5,
       extentCount: 3,
       bytes: expect.any(Number),
@@ -66,6 +67,13 @@ describe('restore', () => {
     // This VM may be gone before its prefetch is over.
     expect(stdout).toMatch(/^connected: pid \d+, 1 MiB in 1 region/m)
     expect(stdout).toMatch(/^the VM exited \(.*\)$/m)
+    const steps = [...stdout.matchAll(/^ +[\d.]+ m?s {2}(.*)$/gm)].map(([, name]) => name)
+    expect(steps).toEqual(
+      expect.arrayContaining(['listening', 'VMM connected', 'handshake complete', 'first fault']),
+    )
+    expect(steps[0]).toBe('listening')
+    expect(steps.at(-1)).toBe('end')
+    expect(stdout).toMatch(/^ {2}the guest waited for pages for [\d.]+ m?s$/m)
   })
 
   it('detaches at Ctrl-C', async () => {

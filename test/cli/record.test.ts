@@ -54,13 +54,18 @@ describe('record', () => {
     expect(stderr).toContain('"digests"')
     const [listening, connected, recordedEvent, closed, ...more] = events(stdout)
     expect(more).toEqual([])
-    expect(listening).toEqual({ type: 'listening', socketPath: here.socketPath })
+    expect(listening).toEqual({
+      type: 'listening',
+      socketPath: here.socketPath,
+      atMs: expect.any(Number),
+    })
     expect(connected).toEqual({
       type: 'connected',
       pid: expect.any(Number),
       pageSize: 4096,
       memoryBytes: 256 * 4096,
       regions: [{ baseAddress: expect.any(Number), size: 256 * 4096, offset: 0 }],
+      atMs: expect.any(Number),
     })
     expect(recordedEvent).toEqual({
       type: 'recorded',

@@ -32,9 +32,6 @@ export interface Scene {
   readonly onWarning: (error: ReapTraceError) => void
 }
 
-/** Counters, of which some handlers lack the second. */
-type Counters = FaultStats & { readonly stalledMs?: number }
-
 /** One restore by COMMAND. */
 export interface Sample {
   /** Time from the restore request to the mark or the end of COMMAND. */
@@ -42,7 +39,7 @@ export interface Sample {
   readonly until: 'ready' | 'end'
   readonly backend: 'kernel-file' | 'uffd' | 'page-cache'
   /** Counters of the handler at that time; `undefined` without a handler. */
-  readonly stats: Counters | undefined
+  readonly stats: FaultStats | undefined
 }
 
 /** A restore that is no sample, with the output of its COMMAND. */
@@ -106,13 +103,14 @@ export async function runOnce(scene: Scene, arm: Arm, isTrial = false): Promise<
   let opened: Opened | undefined
   let command: ChildCommand | undefined
   let readyMs: number | undefined
-  let stats: Counters | undefined
+  let stats: FaultStats | undefined
   let onMark = () => {}
   const marked = new Promise<void>((resolve) => {
     onMark = resolve
   })
   const mark = await ReadyMark.open((atMs) => {
     readyMs = atMs
+    opened?.handler?.ready(atMs)
     stats = opened?.handler?.stats()
     onMark()
   })

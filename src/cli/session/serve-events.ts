@@ -9,11 +9,12 @@ export function reportEvent(event: ServeEvent, terminal: Terminal, isPrefetched:
   terminal.emit(toJson(event), dateOf(event.atMs))
   if (event.type === 'warning') terminal.warn(event.error, consequenceOf(event.error, isPrefetched))
   else terminal.print(toText(event))
+  if (event.type === 'closed') for (const line of describePhases(event)) terminal.print(line)
 }
 
 /** Prints the mark of a COMMAND. */
 export function reportReady(atMs: number, command: ChildCommand, terminal: Terminal): void {
-  terminal.emit({ type: 'ready', atMs })
+  terminal.emit({ type: 'ready', atMs }, dateOf(atMs))
   terminal.print(`ready ${formatMs(atMs - command.startedMs)} after the start of ${command.name}`)
 }
 
@@ -78,6 +79,37 @@ function describeEnd({ state, oom, stats }: ServeResult): string {
   ]
   const end = oom ? 'the VM was ended by the OOM killer' : endings[state]
   return `${end} (${parts.join(', ')})`
+}
+
+const phases = [
+  ['listening', 'listening'],
+  ['accepted', 'VMM connected'],
+  ['connected', 'handshake complete'],
+  ['firstFault', 'first fault'],
+  ['prefetched', 'prefetched'],
+  ['ready', 'ready'],
+  ['closed', 'end'],
+] as const
+
+/** A line for each step of a session that served a VM, and how long the guest stood still. */
+function describePhases({ times, stats, statsAtReady }: ServeResult): string[] {
+  const { connected, ready } = times
+  if (connected === undefined) return []
+  const reached = phases
+    .flatMap(([step, name]) => {
+      const at = times[step]
+      return at === undefined ? [] : [{ at: at - times.listening, name }]
+    })
+    .sort((one, other) => one.at - other.at)
+  const columns = reached.map(({ at }) => formatMs(at))
+  const width = Math.max(...columns.map((text) => text.length))
+  const stalled = formatMs((statsAtReady ?? stats).stalledMs)
+  return [
+    ...reached.map(({ name }, i) => `  ${columns[i]?.padStart(width)}  ${name}`),
+    ready === undefined
+      ? `  the guest waited for pages for ${stalled}`
+      : `  the guest waited for pages for ${stalled} of ${formatMs(ready - connected)} until it was ready`,
+  ]
 }
 
 /** The wall-clock time of a time of CLOCK_MONOTONIC. */

@@ -88,7 +88,7 @@ export class ServedSession {
     })
     const opening = terminal.live(() => 'opening the snapshot')
     let command: ChildCommand | undefined
-    const onReady = (atMs: number) => reportReady(atMs, command!, terminal)
+    const onReady = (atMs: number) => handler?.ready(atMs)
     const marking = args.command.length > 0 ? ReadyMark.offer(onReady, terminal) : undefined
     try {
       handler = await open({
@@ -98,6 +98,7 @@ export class ServedSession {
         ...(args.peerUid !== undefined && { peerUid: args.peerUid }),
         onEvent: (event) => {
           if (event.type === 'closed') end = event
+          else if (event.type === 'ready') reportReady(event.atMs, command!, terminal)
           else reportEvent(event, terminal, isPrefetched)
           if (event.type === 'prefetched') isPrefetched = event.complete
         },
