@@ -60,7 +60,9 @@ describe('a working set that cannot be used', () => {
         const restore = await restored(options)
         expect(restore.memBackend).toEqual(file(options.memoryFile))
         expect(await restore.prefetched).toMatchObject({ complete: false })
-        expect(events).toEqual([{ type: 'warning', error: expect.objectContaining(error) }])
+        expect(events).toEqual([
+          { type: 'warning', atMs: expect.any(Number), error: expect.objectContaining(error) },
+        ])
       },
     )
 
@@ -81,7 +83,7 @@ describe('a working set that cannot be used', () => {
       const restore = await restored({ ...s.all, ...spoil(s), onEvent, backend: 'uffd' })
       expect(restore.memBackend).toEqual(uffd(s.all.socketPath))
       expect(events.filter(({ type }) => type === 'warning')).toEqual([
-        { type: 'warning', error: expect.objectContaining(error) },
+        { type: 'warning', atMs: expect.any(Number), error: expect.objectContaining(error) },
       ])
     })
   })

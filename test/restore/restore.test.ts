@@ -106,7 +106,11 @@ describe('the disk images', () => {
       const restore = await restored({ ...s.all, diskImages, backend, onEvent })
       const error = { code: 'ERR_SNAPSHOT_MISMATCH', path: diskImages[0] }
       expect(await restore.disksPrefetched).toMatchObject({ complete: false })
-      expect(events).toContainEqual({ type: 'warning', error: expect.objectContaining(error) })
+      expect(events).toContainEqual({
+        type: 'warning',
+        atMs: expect.any(Number),
+        error: expect.objectContaining(error),
+      })
     },
   )
 })

@@ -161,6 +161,7 @@ describe.skipIf(missing)('a working set of an earlier snapshot of the same VM', 
     expect(mismatchedPageCount).toBeGreaterThanOrEqual(7680)
     const warning = {
       type: 'warning',
+      atMs: expect.any(Number),
       error: expect.objectContaining({
         code: 'ERR_SNAPSHOT_MISMATCH',
         message: expect.stringContaining(` ${mismatchedPageCount} pages `),

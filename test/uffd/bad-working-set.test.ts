@@ -167,7 +167,11 @@ describe('a working set whose data is damaged', () => {
     })
     expect(await handler.compared).toBeUndefined()
     const error = { code: 'ERR_WORKING_SET_INVALID', check: 'group-checksum', offset, path }
-    expect(log.events).toContainEqual({ type: 'warning', error: expect.objectContaining(error) })
+    expect(log.events).toContainEqual({
+      type: 'warning',
+      atMs: expect.any(Number),
+      error: expect.objectContaining(error),
+    })
     expect((await s.vmm.verify(s.memoryFile)).wrong).toEqual([])
     expect((await handler.close()).state).toBe('vm-killed')
   })

@@ -40,7 +40,7 @@ describe('events', () => {
     await handler.prefetched
     await handler.close()
     expect(log.types()).toEqual(['listening', 'connected', 'prefetched', 'closed'])
-    expect(log.events[0]).toEqual({ type: 'listening', socketPath: s.socketPath })
+    expect(log.events[0]).toMatchObject({ type: 'listening', socketPath: s.socketPath })
     expect(log.events[1]).toMatchObject({ pid: s.vmm.pid, pageSize: 4096, memoryBytes: 64 * 4096 })
     expect(log.events[2]).toMatchObject({ pageCount: 3, complete: true })
     expect(log.events[3]).toMatchObject({ state: 'vm-killed', stats: { prefetched: 3 } })

@@ -359,6 +359,7 @@ describe("onStaleWorkingSet: 'rewrite'", () => {
     expect(await handler.compared).toMatchObject({ mismatchedPageCount: 1, rewritten: false })
     expect(log.events).toContainEqual({
       type: 'warning',
+      atMs: expect.any(Number),
       error: expect.objectContaining({ code: 'ERR_WORKING_SET_INVALID', check: 'changed' }),
     })
     expect((await readFile(workingSet)).equals(newer)).toBe(true)

@@ -106,7 +106,7 @@ describe('a working set that comes with its memory file from elsewhere', () => {
     expect(first).toMatchObject({ ...unproven, warnings: [] })
     expect(first.compared).toEqual(identical)
     expect(first.types).toEqual(['listening', 'connected', 'prefetched', 'compared', 'closed'])
-    expect(first.events[3]).toEqual({ type: 'compared', ...identical })
+    expect(first.events[3]).toEqual({ type: 'compared', atMs: expect.any(Number), ...identical })
     expect(await restore(pair)).toMatchObject(proven('compared'))
     expect(spy).toHaveBeenCalledOnce()
     expect((await restoreElsewhere(pair)).prefetched).toMatchObject(proven('compared').prefetched)
