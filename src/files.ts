@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto'
 import {
   type FileHandle,
   lstat,
+  mkdir,
   open,
   readlink,
   realpath,
@@ -17,7 +18,8 @@ import { ReapTraceError, type ReapTraceErrorCode } from './errors.js'
 /**
  * Replaces the file at `path` atomically: `fill` writes a temporary file in the same folder, mode
  * 0600, which is renamed once its data is on the disk. A failure leaves the folder unchanged. If
- * the path of an output is a symbolic link, the file that it leads to is replaced.
+ * the path of an output is a symbolic link, the file that it leads to is replaced. Only a file of
+ * findings, whose folder is ours alone, takes the place of whatever there is.
  *
  * @throws ReapTraceError with the code for this kind of file when a system call fails; other
  * exceptions of `fill` as they are.
@@ -31,6 +33,11 @@ export async function replaceFile<T>(
   let exists = false
   try {
     const target = OUTPUTS.has(kind) ? await followLinks(kind, path) : path
+    if (kind !== 'file of findings' && !(await isReplaceable(target))) {
+      const message = `cannot write the ${kind} ${path}: it is not a regular file`
+      const hint = 'Choose the path of a file.'
+      throw new ReapTraceError(KINDS[kind], message, { path, check: 'regular-file', hint })
+    }
     // Of one length, since the target's name may be as long as a name can be.
     temporary = `${dirname(target)}/reap-trace-${randomBytes(6).toString('hex')}.tmp`
     // Exclusively (O_EXCL), so not through a link either.
@@ -51,6 +58,25 @@ export async function replaceFile<T>(
     if (exists) await unlink(temporary).catch(() => {})
     throw ioError(kind, 'write', path, error)
   }
+}
+
+/** Whether a file may take this place: a rename would also remove a device such as /dev/null. */
+export async function isReplaceable(path: string): Promise<boolean> {
+  const there = await lstat(path).catch(() => undefined)
+  return !there || there.isFile() || there.isSymbolicLink()
+}
+
+/**
+ * Creates the folder and its parents, accessible to their owner alone. Node's `recursive` does not
+ * return below /proc, where mkdir gives ENOENT.
+ */
+export async function makeFolder(path: string): Promise<void> {
+  const make = () => mkdir(path, { mode: 0o700 })
+  await make().catch(async (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'ENOENT' || dirname(path) === path) throw error
+    await makeFolder(dirname(path)).catch(() => {})
+    await make()
+  })
 }
 
 /** Most links that the kernel follows in one path (path_resolution(7)). */
@@ -163,6 +189,7 @@ export const hints: Readonly<Record<'read' | 'write', Readonly<Record<string, st
     EACCES: 'It must be readable by the user of this process.',
     EINVAL: 'It must be a regular file.',
     EISDIR: 'It must be a regular file.',
+    ENXIO: 'It must be a regular file.',
     ENODEV: 'Its file system has no mappings that share its page cache: use a fault handler.',
     EIO: 'The disk cannot read it.',
     EMFILE: 'The limit of open files of this process (ulimit -n) is reached.',

@@ -1,5 +1,6 @@
+import { execSync } from 'node:child_process'
 import { chmodSync, lchownSync, mkdirSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs'
-import { lstat, readdir, readFile, writeFile } from 'node:fs/promises'
+import { lstat, readdir, readFile, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
@@ -41,6 +42,24 @@ describe('a file that is replaced', () => {
     await expect(work).rejects.toThrow('no more')
     expect(await readdir(folder)).toEqual(['target'])
     expect(await readFile(path, 'utf8')).toBe('old')
+  })
+})
+
+describe('what is no regular file', () => {
+  test.each([
+    ['a pipe', 'mkfifo x'],
+    ['a device (needs root)', 'mknod x c 1 3'],
+    ['a folder', 'mkdir x'],
+    ['a link to a pipe', 'mkfifo y; ln -s y x'],
+  ])('is not replaced: %s', async (what, make) => {
+    if (what.includes('root') && !isRoot) return
+    execSync(make, { cwd: folder })
+    const path = join(folder, 'x')
+    const [before, names] = [await stat(path), await readdir(folder)]
+    const error = { code: 'ERR_TRACE_IO', check: 'regular-file', path, hint: expect.any(String) }
+    expect(await failureOf(replace(path))).toMatchObject(error)
+    expect((await stat(path)).ino).toBe(before.ino)
+    expect(await readdir(folder)).toEqual(names)
   })
 })
 

@@ -182,6 +182,12 @@ function explainFault(failure: NativeFailure): Explanation {
     return { message: `the guest faulted at ${hex(offset)}, which is in none of its regions` }
   }
   const name = errnoName(errno)
+  if (syscall === 'read(userfaultfd)') {
+    return {
+      message: `the faults of the guest cannot be read: ${syscall} failed with ${name}`,
+      hint: name === 'EINVAL' ? 'The VMM has to call UFFDIO_API on its userfaultfd.' : undefined,
+    }
+  }
   const doing =
     check === 'prefetch' || check === 'detach'
       ? `at offset ${hex(offset)} of the memory file`
@@ -295,7 +301,7 @@ function explainWorkingSet(failure: NativeFailure, path: string | undefined): Ex
   return {
     message: `${path} is not a valid working-set file: ${what} (check ${check}, at byte ${offset})`,
     hint:
-      check === 'magic'
+      check === 'magic' || check === 'regular-file'
         ? 'Is it another file, such as the memory file or a trace? If not, record it again.'
         : 'Record it again.',
     path,

@@ -62,6 +62,7 @@ export async function calibrateHost(options: CalibrateHostOptions = {}): Promise
   signal?.throwIfAborted()
   await prepareToSave()
   const parent = options.folder ?? dirname(calibrationPath())
+  checkLength(parent)
   let folder: string | undefined
   try {
     folder = await mkdtemp(join(parent, 'calibrate-'))
@@ -73,6 +74,15 @@ export async function calibrateHost(options: CalibrateHostOptions = {}): Promise
   } finally {
     if (folder !== undefined) await rm(folder, { recursive: true, force: true })
   }
+}
+
+/** @throws ReapTraceError `ERR_CALIBRATION`: the path of the socket would be too long. */
+function checkLength(path: string): void {
+  const rest = '/calibrate-XXXXXX/socket'.length
+  if (rules.socketPath.accepts('x'.repeat(Buffer.byteLength(path) + rest))) return
+  const message = `cannot calibrate in ${path}: its path is too long for a socket`
+  const hint = `Set REAP_TRACE_CALIBRATION, or choose a folder, with at most ${107 - rest} bytes.`
+  throw new ReapTraceError('ERR_CALIBRATION', message, { path, check: 'path-length', hint })
 }
 
 function noScene(path: string, cause: unknown): unknown {

@@ -1,11 +1,11 @@
-import { access, constants, mkdir, readFile } from 'node:fs/promises'
+import { access, constants, open, readFile } from 'node:fs/promises'
 import { homedir, release } from 'node:os'
 import { basename, dirname, join, resolve } from 'node:path'
 import { native } from '../binding/addon.js'
 import { toError } from '../binding/explain.js'
 import { isFailure } from '../binding/failure.js'
 import { ReapTraceError } from '../errors.js'
-import { describeCall, replaceFile, writeWhole } from '../files.js'
+import { describeCall, isReplaceable, makeFolder, replaceFile, writeWhole } from '../files.js'
 import { checkOptions, type OptionRule, rules } from '../options.js'
 
 /** Kind of vCPUs: those of KVM, or threads of the VMM (QEMU's TCG). */
@@ -95,7 +95,7 @@ export async function hostCalibration(
   checkOptions('hostCalibration()', options, { trust: rules.boolean })
   const path = calibrationPath()
   const bytes = options.trust
-    ? await readFile(path).catch(() => null)
+    ? await readRegularFile(path).catch(() => null)
     : await native().readPrivateFile(dirname(path), basename(path))
   if (!bytes) return undefined
   if (isFailure(bytes)) throw toError(bytes, { calibrationPath: path })
@@ -109,12 +109,26 @@ export async function hostCalibration(
   }
 }
 
+/** Content of the file, or null for anything else that has its path. */
+async function readRegularFile(path: string): Promise<Buffer | null> {
+  // Without O_NONBLOCK, opening a named pipe would wait for a writer.
+  const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
+  try {
+    return (await file.stat()).isFile() ? await file.readFile() : null
+  } finally {
+    await file.close()
+  }
+}
+
 /** Fails early if {@link saveCalibration} would fail after the measurement. */
 export async function prepareToSave(): Promise<void> {
   const folder = dirname(calibrationPath())
   try {
-    await mkdir(folder, { recursive: true, mode: 0o700 })
-    await access(folder, constants.W_OK | constants.X_OK)
+    await makeFolder(folder).catch((error: NodeJS.ErrnoException) => {
+      if (error.code !== 'EEXIST') throw error
+    })
+    await access(`${folder}/.`, constants.W_OK | constants.X_OK)
+    if (!(await isReplaceable(calibrationPath()))) throw new Error('it is not a regular file')
   } catch (cause) {
     throw notSaved(cause)
   }
@@ -131,7 +145,7 @@ export async function saveCalibration(guests: HostCalibration['guests']): Promis
   await replaceFile('calibration file', calibrationPath(), (file) =>
     writeWhole(file, bytes, 0),
   ).catch((error) => {
-    throw notSaved(error instanceof ReapTraceError ? error.cause : error)
+    throw notSaved(error instanceof ReapTraceError ? (error.cause ?? error) : error)
   })
   return calibration
 }

@@ -1,10 +1,10 @@
-import { lstat, mkdir, readdir, stat, unlink } from 'node:fs/promises'
+import { lstat, readdir, stat, unlink } from 'node:fs/promises'
 import { homedir } from 'node:os'
-import { dirname, join, resolve } from 'node:path'
+import { join, resolve } from 'node:path'
 import { LRUCache } from 'lru-cache'
 import { native } from '../binding/addon.js'
 import { isFailure } from '../binding/failure.js'
-import { replaceFile, writeWhole } from '../files.js'
+import { makeFolder, replaceFile, writeWhole } from '../files.js'
 import { type FileStamp, keyOfStamp, stampKey } from '../snapshot/file-stamp.js'
 
 /** Result of writing a working set from, or comparing it with, a memory file on this host. */
@@ -217,19 +217,6 @@ export async function findingsFolder(): Promise<{
 
 /** Names of files of findings, temporary ones included. */
 const FINDINGS_FILE = /^(\d+-\d+\.json|reap-trace-\w+\.tmp)$/
-
-/**
- * Creates parent folders too. Node's `recursive` does not return below /proc, where mkdir gives
- * ENOENT.
- */
-async function makeFolder(path: string): Promise<void> {
-  const make = () => mkdir(path, { mode: 0o700 })
-  await make().catch(async (error: NodeJS.ErrnoException) => {
-    if (error.code !== 'ENOENT' || dirname(path) === path) throw error
-    await makeFolder(dirname(path)).catch(() => {})
-    await make()
-  })
-}
 
 /** Deletes the oldest half if there are too many. */
 async function prune(folder: string): Promise<void> {

@@ -6,7 +6,7 @@ import { ReapTraceError } from '../errors.js'
 import { ioError, replaceFile, writeWhole } from '../files.js'
 import { checkOptions, required, rules } from '../options.js'
 import { HUGE_PAGE, MAX_MEMORY, PAGE } from '../page.js'
-import { decodeTrace, encodeTrace } from './trace-file.js'
+import { decodeTrace, encodeTrace, type TraceFileContent } from './trace-file.js'
 
 /** Options of {@link Trace.read} and {@link WorkingSet.read}. */
 export interface ReadOptions {
@@ -131,8 +131,7 @@ export class Trace {
   static async read(path: string, options: ReadOptions = {}): Promise<Trace> {
     checkOptions('Trace.read()', { path }, { path: required(rules.path) }, 'argument')
     checkOptions('Trace.read()', options, readRules)
-    const bytes = await readTrace(path, options.trust === true)
-    const { touches, ...facts } = decodeTrace(path, bytes)
+    const { touches, ...facts } = await readTrace(path, options.trust === true)
     try {
       return new Trace({ ...facts, ...separate(touches) })
     } catch (cause) {
@@ -150,14 +149,14 @@ export class Trace {
   }
 }
 
-async function readTrace(path: string, isTrusted: boolean): Promise<Buffer> {
+async function readTrace(path: string, isTrusted: boolean): Promise<TraceFileContent> {
   let file: FileHandle | undefined
   try {
     // Without O_NONBLOCK, opening a named pipe would wait for a writer.
     file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
     const failure = isTrusted ? null : native().checkWriters(file.fd)
     if (failure) throw toError(failure, { tracePath: path })
-    return await file.readFile()
+    return await decodeTrace(path, file)
   } catch (error) {
     throw ioError('trace file', 'read', path, error)
   } finally {

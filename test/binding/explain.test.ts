@@ -3,7 +3,7 @@ import { expect, test } from 'vitest'
 import { toError } from '../../src/binding/explain.js'
 import type { NativeFailure } from '../../src/binding/failure.js'
 
-const { EMFILE, ENFILE } = constants.errno
+const { EINVAL, EMFILE, ENFILE } = constants.errno
 const socketPath = '/run/vm.sock'
 
 function explain(failure: Partial<NativeFailure>, pid = 7): string {
@@ -21,6 +21,10 @@ test.each([
   [{ code: 'ERR_PEER_REFUSED', check: 'process' }, /could not be killed .* pid namespace/],
   [{ code: 'ERR_VMM_UNSUPPORTED', check: 'fork' }, /fork events.* UFFD_FEATURE_EVENT_FORK/],
   [{ code: 'ERR_VMM_UNSUPPORTED', check: 'sigbus' }, /signals .* UFFD_FEATURE_SIGBUS/],
+  [
+    { code: 'ERR_FAULT_UNRESOLVED', errno: -EINVAL, syscall: 'read(userfaultfd)' },
+    /^the faults of the guest cannot be read: .* UFFDIO_API/,
+  ],
   [
     { code: 'ERR_VMM_UNSUPPORTED', check: 'minor-fault', offset: 0x7000n },
     /minor fault at address 0x7000.* UFFDIO_REGISTER_MODE_MINOR/,

@@ -314,6 +314,13 @@ describe('doctor', () => {
   })
 })
 
+it('the doctor names a temporary folder that does not exist', async () => {
+  const { code, stdout } = await run(['doctor', '--json'], { env: { TMPDIR: '/nowhere' } })
+  expect(code).toBe(1)
+  const { checks } = events(stdout)[0] as { checks: { status: string; remedy?: string }[] }
+  for (const { status, remedy } of checks) if (status === 'fail') expect(remedy).toMatch(/TMPDIR/)
+})
+
 describe('demo', () => {
   const smallest = ['--memory-size', '128M', '--rounds', '1']
 

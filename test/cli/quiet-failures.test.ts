@@ -100,6 +100,7 @@ it.each(commands)(
 )
 
 describe('with --json', () => {
+  const ioCode = 'ERR_WORKING_SET_IO'
   it.each([
     [['record', '--memory', 'm', '--json'], 2, 'ERR_USAGE'],
     [['nonsense', '--json'], 2, 'ERR_USAGE'],
@@ -111,12 +112,24 @@ describe('with --json', () => {
       'ERR_SOURCE_READ',
     ],
     [['demo', '--json', '--keep', '/dev/null/nowhere'], 1, 'ERR_SYSTEM'],
+    [['demo', '--json', '--keep', '/proc/nowhere'], 1, 'ERR_SYSTEM'],
+    [['record', '--json', '--memory', 'm', '--socket', 's', '--output', '/proc/ws'], 1, ioCode],
     [['demo', '--json', '--firecracker', '/nowhere'], 1, 'ERR_DEMO_FAILED'],
   ])('a failure of %s is an object too', async (words, status, code) => {
     const { code: exitCode, stdout, stderr } = await run(words)
     expect(exitCode).toBe(status)
     expect(events(stdout)).toEqual([{ type: 'error', error: expect.objectContaining({ code }) }])
     expect(stderr).toMatch(/^error: /)
+  })
+
+  it('so is a temporary folder whose path is too long for a socket', async () => {
+    const TMPDIR = `/tmp/${'d'.repeat(90)}`
+    const { code, stdout } = await run(['demo', '--json'], { env: { TMPDIR } })
+    expect(code).toBe(1)
+    expect(errorIn(stdout)).toMatchObject({
+      code: 'ERR_MACHINE_UNFIT',
+      hint: expect.stringContaining('TMPDIR'),
+    })
   })
 
   it('wrong usage stays text where only the command has the word', async () => {

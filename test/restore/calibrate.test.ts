@@ -1,4 +1,5 @@
-import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { execFileSync } from 'node:child_process'
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { kvmMissing } from '../../native/guest/driver/kvm-guest.mjs'
@@ -96,6 +97,33 @@ test('a folder that cannot be written to is refused, with its name', async () =>
   expect(failure.message).toContain('cannot be saved')
   expect(shares).toEqual([])
   expect(readdirSync(folder)).toEqual(['file'])
+})
+
+test.each([
+  ['a pipe, which would be replaced', (path: string) => execFileSync('mkfifo', [path])],
+  ['a folder', (path: string) => mkdirSync(path)],
+])('a path that leads to %s is refused before anything is measured', async (_, make) => {
+  const path = join(await scratchFolder(), 'calibration')
+  make(path)
+  process.env.REAP_TRACE_CALIBRATION = path
+  const failure = await failureOf(calibrateHost())
+  expect(failure).toMatchObject({ code: 'ERR_CALIBRATION', path })
+  expect(failure.message).toMatch(/: it is not a regular file$/)
+  expect(await hostCalibration({ trust: true })).toBeUndefined()
+  expect(await hostCalibration()).toBeUndefined()
+})
+
+test('a folder whose path is too long for a socket is refused', async () => {
+  const folder = join(await scratchFolder(), 'd'.repeat(90))
+  mkdirSync(folder)
+  const error = { code: 'ERR_CALIBRATION', check: 'path-length', path: folder }
+  expect(await failureOf(calibrateHost({ folder }))).toMatchObject(error)
+  expect(readdirSync(folder)).toEqual([])
+})
+
+test('a folder that can never be made is refused, and does not hang', async () => {
+  process.env.REAP_TRACE_CALIBRATION = '/proc/nowhere/below/calibration.json'
+  expect(await failureOf(calibrateHost())).toMatchObject({ code: 'ERR_CALIBRATION' })
 })
 
 test.each([

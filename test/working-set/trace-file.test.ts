@@ -1,4 +1,5 @@
-import { readFileSync, statSync, writeFileSync } from 'node:fs'
+import { execFileSync } from 'node:child_process'
+import { readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs'
 import { Worker } from 'node:worker_threads'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
@@ -67,6 +68,33 @@ describe('a trace file', () => {
       bytes.writeUInt32LE(crc32cOf(bytes.subarray(0, 64)), 36)
       writeFileSync(path, bytes)
       expect(await failureOf(Trace.read(path))).toMatchObject({ check: 'touches' })
+    }
+  })
+
+  test('is read as far as its header is sound, so that no file is too large to refuse', async () => {
+    const path = newPath('trace')
+    const huge = async () => {
+      truncateSync(path, 2 ** 33)
+      return failureOf(Trace.read(path))
+    }
+    writeFileSync(path, '')
+    expect(await huge()).toMatchObject({ code: 'ERR_TRACE_INVALID', check: 'magic' })
+    await trace([5, 2]).write(path)
+    const bytes = readFileSync(path).subarray(0, 64)
+    expect(await huge()).toMatchObject({ code: 'ERR_TRACE_INVALID', check: 'file-bytes' })
+    bytes.writeUInt32LE(2 ** 30, 24)
+    bytes.writeUInt32LE(0, 36)
+    bytes.writeUInt32LE(crc32cOf(bytes), 36)
+    writeFileSync(path, bytes)
+    expect(await huge()).toMatchObject({ code: 'ERR_TRACE_INVALID', check: 'touches' })
+  })
+
+  test('is refused where it is no regular file, without waiting or reading', async () => {
+    const pipe = newPath('trace')
+    execFileSync('mkfifo', [pipe])
+    for (const path of [pipe, folder, '/dev/zero']) {
+      const error = { code: 'ERR_TRACE_INVALID', check: 'regular-file', path }
+      expect(await failureOf(Trace.read(path, { trust: true }))).toMatchObject(error)
     }
   })
 

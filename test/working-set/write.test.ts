@@ -164,7 +164,7 @@ describe('writing', () => {
     })
     const into = newFolder()
     expect(await failureOf(set.write(into, { snapshot: { memoryFile } }))).toMatchObject({
-      syscall: 'rename',
+      check: 'regular-file',
     })
     expect(readdirSync(into)).toEqual([])
     expect(readdirSync(folder).filter((name) => name.endsWith('.tmp'))).toEqual([])

@@ -1,5 +1,6 @@
-import { access, constants, realpath, stat } from 'node:fs/promises'
-import { dirname, resolve } from 'node:path'
+import { randomBytes } from 'node:crypto'
+import { open, realpath, stat, unlink } from 'node:fs/promises'
+import { dirname, join, resolve } from 'node:path'
 import { ReapTraceError } from '../../index.js'
 
 /** Fails early if the output could not be written at the end. */
@@ -15,11 +16,17 @@ export async function checkOutput(
       path: output,
       hint,
     })
-  await access(folder, constants.W_OK | constants.X_OK).catch((error: NodeJS.ErrnoException) => {
-    if (error.code === 'ENOENT')
-      throw refuse(`the folder ${folder} does not exist`, 'Create it first.')
-    throw refuse(`${folder} is not writable (${error.code})`, 'Choose another folder for --output.')
-  })
+  // Not access(), which lets root write to /proc, or to a folder that chattr made immutable.
+  const probe = join(folder, `reap-trace-${randomBytes(6).toString('hex')}.tmp`)
+  try {
+    await (await open(probe, 'wx', 0o600)).close()
+    await unlink(probe)
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    const isThere = await stat(folder).catch(() => undefined)
+    if (!isThere) throw refuse(`the folder ${folder} does not exist`, 'Create it first.')
+    throw refuse(`${folder} is not writable (${code})`, 'Choose another folder for --output.')
+  }
   const there = await stat(output, { bigint: true }).catch((error: NodeJS.ErrnoException) => {
     if (error.code === 'ENOENT') return undefined
     throw refuse(error.message, 'Choose a different --output.')

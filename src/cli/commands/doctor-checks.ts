@@ -251,7 +251,11 @@ async function serveTinyVm(
   begin: (vm: GuestProcess, socketPath: string, memoryFile: string) => Promise<unknown>,
   environment: (socketPath: string, memoryFile: string) => Record<string, string> = () => ({}),
 ): Promise<Failure | undefined> {
-  const folder = await mkdtemp(join(tmpdir(), 'reap-trace-doctor-'))
+  const folder = await mkdtemp(join(tmpdir(), 'reap-trace-doctor-')).catch((error: Error) => error)
+  if (folder instanceof Error) {
+    const remedy = 'set TMPDIR to a folder that exists and that you can write to'
+    return { detail: folder.message, remedy, stderr: '' }
+  }
   let vm: GuestProcess | undefined
   let failure: { detail: string; remedy: string } | undefined
   try {

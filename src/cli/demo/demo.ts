@@ -12,6 +12,8 @@ import { firecrackerSubject } from './firecracker.js'
 import { type DemoReport, makeReport, printReport } from './report.js'
 
 const TMPFS = 0x01021994
+/** Maximum length, in bytes, that leaves room for the names of sockets: 107 bytes in all. */
+const MAX_SCRATCH_PARENT = 64
 
 export async function demo(args: DemoArguments, terminal: Terminal): Promise<void> {
   requireUserfaultfd()
@@ -59,7 +61,10 @@ interface DemoContext extends DemoArguments {
 async function runDemo(context: DemoContext, onStep: (text: string) => void): Promise<DemoReport> {
   const { memoryBytes, rounds, scratch, signal, terminal } = context
   const folder = context.keep === undefined ? scratch : resolve(context.keep)
-  await mkdir(folder, { recursive: true })
+  // Not `recursive`, which does not return below /proc, where mkdir gives ENOENT.
+  await mkdir(folder).catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EEXIST') throw error
+  })
   let sockets = 0
   const scene: Scene = {
     memoryFile: join(folder, 'guest.mem'),
@@ -147,6 +152,13 @@ async function scratchParent(): Promise<string> {
       () => true,
     )
   const folder = tmpdir()
+  if (Buffer.byteLength(folder) > MAX_SCRATCH_PARENT) {
+    throw new CliError(
+      'ERR_MACHINE_UNFIT',
+      `the path of the temporary folder is too long for a socket: ${folder}`,
+      'Set TMPDIR to a folder with a shorter path.',
+    )
+  }
   const other = '/var/tmp'
   if (process.env.TMPDIR !== undefined || !(await isInMemory(folder))) return folder
   return (await isInMemory(other)) ? folder : other
