@@ -314,8 +314,11 @@ describe('doctor', () => {
   })
 })
 
-it('the doctor names a temporary folder that does not exist', async () => {
-  const { code, stdout } = await run(['doctor', '--json'], { env: { TMPDIR: '/nowhere' } })
+it.each([
+  ['that does not exist', '/nowhere'],
+  ['whose path is too long for a socket', `/tmp/${'d'.repeat(90)}`],
+])('the doctor names a temporary folder %s', async (_, TMPDIR) => {
+  const { code, stdout } = await run(['doctor', '--json'], { env: { TMPDIR } })
   expect(code).toBe(1)
   const { checks } = events(stdout)[0] as { checks: { status: string; remedy?: string }[] }
   for (const { status, remedy } of checks) if (status === 'fail') expect(remedy).toMatch(/TMPDIR/)

@@ -1,6 +1,6 @@
 import { constants } from 'node:fs'
-import { access, mkdtemp, open, readFile, rm, unlink, writeFile } from 'node:fs/promises'
-import { release, tmpdir, userInfo } from 'node:os'
+import { access, open, readFile, rm, unlink, writeFile } from 'node:fs/promises'
+import { release, userInfo } from 'node:os'
 import { join, resolve } from 'node:path'
 import { getSystemErrorName } from 'node:util'
 import {
@@ -12,6 +12,7 @@ import {
   serve,
 } from '../../index.js'
 import { GuestProcess } from '../demo/guest-process.js'
+import { temporaryFolder } from '../session/temporary-folder.js'
 import { formatCount } from '../terminal/units.js'
 
 /** Result of a check. */
@@ -251,14 +252,11 @@ async function serveTinyVm(
   begin: (vm: GuestProcess, socketPath: string, memoryFile: string) => Promise<unknown>,
   environment: (socketPath: string, memoryFile: string) => Record<string, string> = () => ({}),
 ): Promise<Failure | undefined> {
-  const folder = await mkdtemp(join(tmpdir(), 'reap-trace-doctor-')).catch((error: Error) => error)
-  if (folder instanceof Error) {
-    const remedy = 'set TMPDIR to a folder that exists and that you can write to'
-    return { detail: folder.message, remedy, stderr: '' }
-  }
   let vm: GuestProcess | undefined
+  let folder: string | undefined
   let failure: { detail: string; remedy: string } | undefined
   try {
+    folder = await temporaryFolder('reap-trace-doctor-')
     const memoryFile = join(folder, 'memory')
     const socketPath = join(folder, 'socket')
     await writeFile(memoryFile, Buffer.alloc(PAGES * 4096, 'reap'), { mode: 0o600 })
@@ -285,7 +283,7 @@ async function serveTinyVm(
     failure = { detail: message, remedy: hint ?? 'see the lines above' }
   } finally {
     await vm?.kill()
-    await rm(folder, { recursive: true, force: true })
+    if (folder !== undefined) await rm(folder, { recursive: true, force: true })
   }
   return failure && { ...failure, stderr: vm?.stderr ?? '' }
 }

@@ -1,10 +1,11 @@
-import { mkdir, mkdtemp, rm, statfs, writeFile } from 'node:fs/promises'
+import { mkdir, rm, statfs, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { requireUserfaultfd, type Trace, WorkingSet } from '../../index.js'
 import type { DemoArguments } from '../arguments/program.js'
 import { type Cache, canEvict } from '../measure/page-cache.js'
 import { abortOnSignal, Signals } from '../session/signals.js'
+import { temporaryFolder } from '../session/temporary-folder.js'
 import { CliError, Interrupted } from '../terminal/failure.js'
 import type { Terminal } from '../terminal/terminal.js'
 import { type Arm, arms, embeddedSubject, type Sample, type Scene, withGuest } from './arms.js'
@@ -12,15 +13,13 @@ import { firecrackerSubject } from './firecracker.js'
 import { type DemoReport, makeReport, printReport } from './report.js'
 
 const TMPFS = 0x01021994
-/** Maximum length, in bytes, that leaves room for the names of sockets: 107 bytes in all. */
-const MAX_SCRATCH_PARENT = 64
 
 export async function demo(args: DemoArguments, terminal: Terminal): Promise<void> {
   requireUserfaultfd()
   const signals = new Signals()
   const signal = abortOnSignal(signals)
   // Not in the folder of --keep: the paths of sockets must be short.
-  const scratch = await mkdtemp(join(await scratchParent(), 'reap-trace-demo-'))
+  const scratch = await temporaryFolder('reap-trace-demo-', await scratchParent())
   let step = 'building a snapshot'
   const live = terminal.live(() => step)
   try {
@@ -152,13 +151,6 @@ async function scratchParent(): Promise<string> {
       () => true,
     )
   const folder = tmpdir()
-  if (Buffer.byteLength(folder) > MAX_SCRATCH_PARENT) {
-    throw new CliError(
-      'ERR_MACHINE_UNFIT',
-      `the path of the temporary folder is too long for a socket: ${folder}`,
-      'Set TMPDIR to a folder with a shorter path.',
-    )
-  }
   const other = '/var/tmp'
   if (process.env.TMPDIR !== undefined || !(await isInMemory(folder))) return folder
   return (await isInMemory(other)) ? folder : other
