@@ -231,6 +231,16 @@ describe('inspect and verify', () => {
     ])
   })
 
+  it('shows the control characters of a file, and does not print them', async () => {
+    const [memoryFile, path] = [makeMemory(16), newPath('vm.ws')]
+    const label = '\x1b]0;title\x07\n\u202elast'
+    await setOf(memoryFile, [1]).write(path, { snapshot: { memoryFile }, label })
+    const { stdout } = await run(['inspect', path])
+    expect(stdout).toContain('label     \\x1b]0;title\\x07\\x0a\\u202elast\n')
+    const { stderr } = await run(['inspect', '/nowhere/\x1b[31m'])
+    expect(stderr).toContain('/nowhere/\\x1b[31m')
+  })
+
   it('refuses what is no working set', async () => {
     const folder = await scratchFolder()
     const path = join(folder, 'text')

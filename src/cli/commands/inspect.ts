@@ -8,6 +8,7 @@ import {
 } from '../../index.js'
 import type { InspectArguments } from '../arguments/program.js'
 import { drawGrowth, type Growth, growthOf } from '../terminal/growth.js'
+import { printable } from '../terminal/locale.js'
 import { digit, drawMap, mapColumns, mapMemory, shade } from '../terminal/memory-map.js'
 import type { Terminal } from '../terminal/terminal.js'
 import { formatBytes, formatCount, formatMs, formatPlural, formatShare } from '../terminal/units.js'
@@ -120,7 +121,7 @@ function printFacts(
     ...more,
   ]
   for (const [name, value] of rows) {
-    if (value) terminal.print(`${terminal.style('bold', name.padEnd(9))} ${value}`)
+    if (value) terminal.print(`${terminal.style('bold', name.padEnd(9))} ${printable(value)}`)
   }
 }
 

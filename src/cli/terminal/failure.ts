@@ -1,4 +1,5 @@
 import { ReapTraceError, type ReapTraceErrorCode } from '../../index.js'
+import { printable } from './locale.js'
 
 /** Error codes of the command line, in addition to those of {@link ReapTraceError}. */
 export type CliErrorCode =
@@ -67,10 +68,11 @@ export function describeError(
 ): string {
   if (error instanceof ReapTraceError || error instanceof CliError) {
     const hint = error.hint ? `\nhint: ${error.hint}` : ''
-    const sentence = consequence ? `${error.message}; ${consequence}` : error.message
+    const message = printable(error.message)
+    const sentence = consequence ? `${message}; ${consequence}` : message
     return `${kind}: ${sentence} [${error.code}]${hint}`
   }
-  if (isSystemError(error)) return `${kind}: ${error.message} [ERR_SYSTEM]`
+  if (isSystemError(error)) return `${kind}: ${printable(error.message)} [ERR_SYSTEM]`
   // An unexpected error: print its stack.
   const text = error instanceof Error ? (error.stack ?? error.message) : String(error)
   return `${kind}: ${text}\nhint: This is a bug of reap-trace: please report it with the lines above.`
