@@ -39,6 +39,8 @@ inline std::function<void()> before_page_cache_turn;  // before the prefetcher r
 // True if the page cache of a file is hidden, as for a file that the process neither owns nor may
 // write.
 inline std::function<bool()> hides_residency;
+// True if /proc is not mounted.
+inline std::function<bool()> lacks_proc;
 // True if this kernel lacks cachestat(2).
 inline std::function<bool()> lacks_cachestat;
 // True if the kernel drops readahead requests, as it may.

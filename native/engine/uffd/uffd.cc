@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -129,12 +130,20 @@ void make_nonblocking(int uffd) {
   if (flags >= 0 && !(flags & O_NONBLOCK)) ::fcntl(uffd, F_SETFL, flags | O_NONBLOCK);
 }
 
+// The name tells. Where /proc is not mounted, an ioctl of userfaultfds does, which refuses an empty
+// range; not on other than anonymous inodes, which alone have no type: a FUSE server could leave it
+// unanswered.
 bool is_userfaultfd(int fd) {
   char link[64];
   char target[64];
   std::snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-  const ssize_t length = ::readlink(link, target, sizeof target - 1);
-  if (length < 0) return false;
+  const ssize_t length =
+      REAP_HOOK_SAYS(lacks_proc) ? -1 : ::readlink(link, target, sizeof target - 1);
+  if (length < 0) {
+    struct stat status {};
+    if (::fstat(fd, &status) != 0 || (status.st_mode & S_IFMT) != 0) return false;
+    return wake(fd, 0, 0) == -EINVAL;
+  }
   target[length] = '\0';
   return std::strcmp(target, "anon_inode:[userfaultfd]") == 0;
 }

@@ -1,6 +1,7 @@
 // Peers that may connect, when, and with what: sockets, deadlines, refused handshakes.
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -10,6 +11,7 @@
 #include <cstring>
 #include <string>
 
+#include "base/test_hooks.h"
 #include "support/check.h"
 #include "support/vmm_fixture.h"
 
@@ -119,6 +121,7 @@ TEST(handshakes_that_are_not_understood_are_refused) {
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
   const reap::UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
+  const reap::UniqueFd event(::eventfd(0, EFD_CLOEXEC));
   const int uffd = restore.guest.uffd();
   const std::string good = handshake_text(restore.guest, 4096);
   struct Row {
@@ -141,6 +144,7 @@ TEST(handshakes_that_are_not_understood_are_refused) {
       {"one uffd twice", good, {uffd, uffd}, "descriptors", EndState::vm_left},
       {"17 descriptors", good, std::vector<int>(17, null.get()), "descriptors", EndState::closed},
       {"another descriptor", good, {null.get()}, "not-a-userfaultfd", EndState::closed},
+      {"another inode without a name", good, {event.get()}, "not-a-userfaultfd", EndState::closed},
       {"text", "GET / HTTP/1.1\r\n\r\n", {}, "not-an-array", EndState::closed},
       {"an object", "{}", {uffd}, "not-an-array", EndState::vm_left},
       {"no json", "[{]", {uffd}, "json", EndState::vm_left},
@@ -149,7 +153,7 @@ TEST(handshakes_that_are_not_understood_are_refused) {
       {"half of it, then the end", good.substr(0, 40), {}, "truncated", EndState::closed},
   };
   EngineRun run;
-  for (const Row& row : rows) {
+  const auto refused = [&](const Row& row) {
     check::about = row.name;
     const EngineRun::Opened session = run.open(options_of(restore));
     reap::UniqueFd connection = connect_to(options_of(restore).socket_path);
@@ -159,7 +163,11 @@ TEST(handshakes_that_are_not_understood_are_refused) {
     CHECK_EQ(ended.failure.code, ErrorCode::handshake_invalid);
     CHECK_EQ(ended.failure.check, row.check);
     CHECK_EQ(ended.state, row.state);
-  }
+  };
+  for (const Row& row : rows) refused(row);
+  // In a chroot.
+  reap::hooks::lacks_proc = [] { return true; };
+  for (const Row& row : rows) refused(row);
 }
 
 TEST(a_vmm_whose_handshake_is_refused_is_killed_as_its_guest_would_freeze) {

@@ -72,11 +72,12 @@ Hooks::~Hooks() {
         &reap::hooks::before_page_tables}) {
     *hook = nullptr;
   }
-  for (auto* answer : {&reap::hooks::is_cold, &reap::hooks::is_young, &reap::hooks::core_is_lost,
-                       &reap::hooks::cores_are_busy, &reap::hooks::hides_residency,
-                       &reap::hooks::lacks_cachestat, &reap::hooks::drops_readahead,
-                       &reap::hooks::reads_are_unfinished, &reap::hooks::refuses_thread,
-                       &reap::hooks::turn_is_over, &reap::hooks::messages_are_late}) {
+  for (auto* answer :
+       {&reap::hooks::is_cold, &reap::hooks::is_young, &reap::hooks::core_is_lost,
+        &reap::hooks::cores_are_busy, &reap::hooks::hides_residency, &reap::hooks::lacks_cachestat,
+        &reap::hooks::lacks_proc, &reap::hooks::drops_readahead, &reap::hooks::reads_are_unfinished,
+        &reap::hooks::refuses_thread, &reap::hooks::turn_is_over,
+        &reap::hooks::messages_are_late}) {
     *answer = nullptr;
   }
 }
