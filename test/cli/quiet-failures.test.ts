@@ -50,6 +50,29 @@ describe.each(commands)('%s of a VM that has to be killed', (name, set) => {
     }
     await Promise.all([one(), one(), one()])
   })
+
+  it('says why, even if that is in its handshake', async () => {
+    const one = async () => {
+      const here = await scene({ pages: 64 })
+      const [command, pipe] = [join(here.folder, 'vmm.sh'), join(here.folder, 'pipe')]
+      const lines = [
+        '#!/bin/sh',
+        `mkfifo ${pipe}`,
+        // Of another size than the memory file.
+        `(printf 'map 4096 4096\\nhandshake %s\\n' "$REAP_TRACE_SOCKET"; exec sleep 5) >${pipe} 2>&1 &`,
+        `exec ${guest} vmm <${pipe}`,
+      ]
+      await writeFile(command, lines.join('\n'))
+      await chmod(command, 0o755)
+      const words = [...serveWords(here), set, join(here.folder, 'ws'), '--', command]
+      const { code, stdout, stderr } = await run([name, ...words])
+      expect(code).toBe(1)
+      expect(stderr).toMatch(/; the VM \(pid \d+\) was killed \[ERR_HANDSHAKE_INVALID\]/)
+      expect(stderr).not.toContain('ERR_COMMAND_FAILED')
+      expect(errorIn(stdout)).toMatchObject({ code: 'ERR_HANDSHAKE_INVALID', check: 'memory-size' })
+    }
+    await Promise.all([one(), one(), one()])
+  })
 })
 
 describe('a command that reports success', () => {

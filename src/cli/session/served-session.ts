@@ -198,8 +198,9 @@ export class ServedSession {
     }
     const failure = this.command?.failure(end)
     if (failure !== undefined) {
-      // A VMM that the handler had to kill fails its command; the handler's reason comes first.
-      if (this.isConnected) {
+      // A VMM that the handler had to kill, in its handshake or later, fails its command; the
+      // handler's reason comes first.
+      if (this.isConnected || this.#ended || end.signal === 'SIGKILL') {
         const grace = sleep(VM_END_GRACE_MS, undefined, { ref: false })
         await Promise.race([this.handler.closed, grace])
       }
