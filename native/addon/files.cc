@@ -1,4 +1,7 @@
 // Node-API only: file reads outside of sessions. The other side is src/binding/addon.ts.
+#include <sys/stat.h>
+
+#include <cerrno>
 #include <memory>
 #include <string>
 #include <utility>
@@ -46,6 +49,35 @@ Napi::Value start_sampling(const Napi::CallbackInfo& info) {
   return run_task<SamplePages>(
       info.Env(), info[0].As<Napi::String>().Utf8Value(),
       std::vector<uint32_t>(pages.Data(), pages.Data() + pages.ElementLength()));
+}
+
+class StatFile : public Task {
+ public:
+  StatFile(Napi::Env env, std::string path) : Task(env), path_(std::move(path)) {}
+
+ protected:
+  void execute() override {
+    if (::stat(path_.c_str(), &status_) != 0) {
+      failure_ = failed_call(ErrorCode::source_read, -errno, "stat");
+    }
+  }
+  Napi::Value result(Napi::Env env) override {
+    Napi::BigUint64Array stamp = Napi::BigUint64Array::New(env, FileStamp().size());
+    fill(stamp, stamp_of(status_).data());
+    Napi::Array result = Napi::Array::New(env, 2);
+    result[0U] = stamp;
+    result[1U] = S_ISREG(status_.st_mode);
+    return result;
+  }
+
+ private:
+  const std::string path_;
+  struct stat status_ {};
+};
+
+// statFile(path) => Promise<failure | [stamp: BigUint64Array, isFile]>
+Napi::Value start_stat(const Napi::CallbackInfo& info) {
+  return run_task<StatFile>(info.Env(), info[0].As<Napi::String>().Utf8Value());
 }
 
 // The bytes themselves if JavaScript may use external memory, as in Node; otherwise a copy.
@@ -107,6 +139,7 @@ Napi::Value file_may_have_writers(const Napi::CallbackInfo& info) {
 
 void add_files(Napi::Env env, Napi::Object exports) {
   exports["crc32c"] = Napi::Function::New(env, checksum);
+  exports["statFile"] = Napi::Function::New(env, start_stat);
   exports["sampleDiskPages"] = Napi::Function::New(env, start_sampling);
   exports["readPrivateFile"] = Napi::Function::New(env, start_reading_private_file);
   exports["checkWriters"] = Napi::Function::New(env, check_file_writers);

@@ -141,6 +141,8 @@ interface Addon {
   takeTrace(session: NativeSession): [pageSize: number, memoryBytes: number, touches: Uint32Array]
   shutdown(): void
   crc32c(bytes: Uint8Array, seed: number): number
+  /** The stamp, and whether it is a regular file. */
+  statFile(path: string): Promise<NativeFailure | [stamp: BigUint64Array, isFile: boolean]>
   sampleDiskPages(path: string, pages: Uint32Array): Promise<NativeFailure | Uint32Array>
   openFiles(
     memoryFile: string,

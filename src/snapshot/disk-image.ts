@@ -1,10 +1,8 @@
-import type { BigIntStats } from 'node:fs'
-import { stat } from 'node:fs/promises'
 import { LRUCache } from 'lru-cache'
 import { sampleDiskPages } from '../binding/addon.js'
 import { ReapTraceError } from '../errors.js'
 import { PAGE } from '../page.js'
-import { isSettled, stampKey } from './file-stamp.js'
+import { type FileStats, isSettled, stampKey, statFile } from './file-stamp.js'
 import { checkShape, readError } from './memory-file.js'
 
 /** Sampled pages that identify a disk image. */
@@ -92,8 +90,8 @@ export async function checkDisk(path: string, { bytes, samples }: DiskIdentity):
 }
 
 /** @throws ReapTraceError `ERR_SOURCE_READ` if it cannot be a memory file. */
-export async function statMemoryFile(path: string): Promise<BigIntStats> {
-  const stats = await stat(path, { bigint: true }).catch((error: unknown) => {
+export async function statMemoryFile(path: string): Promise<FileStats> {
+  const stats = await statFile(path).catch((error: unknown) => {
     throw readError(path, error)
   })
   checkShape(path, stats)
@@ -101,8 +99,8 @@ export async function statMemoryFile(path: string): Promise<BigIntStats> {
 }
 
 /** @throws ReapTraceError `ERR_SOURCE_READ` if it cannot be a disk image. */
-export async function statDiskImage(path: string): Promise<BigIntStats> {
-  const stats = await stat(path, { bigint: true }).catch((error: unknown) => {
+export async function statDiskImage(path: string): Promise<FileStats> {
+  const stats = await statFile(path).catch((error: unknown) => {
     throw readError(path, error, undefined, 'disk image')
   })
   if (stats.isFile()) return stats

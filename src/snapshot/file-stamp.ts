@@ -2,23 +2,44 @@ import { type BigIntStats, readFileSync } from 'node:fs'
 import { statfs } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { native } from '../binding/addon.js'
+import { isFailure } from '../binding/failure.js'
 
 /** Device, inode, size, mtime and ctime in nanoseconds. */
 export type FileStamp = BigUint64Array
 
+/** The part of a file's status that a stamp has, and its kind. */
+export type FileStats = Pick<BigIntStats, 'dev' | 'ino' | 'size' | 'mtimeNs' | 'ctimeNs' | 'isFile'>
+
+/**
+ * Status of a file, as Node's `stat()`, but on a thread outside of Node's pool: a server that does
+ * not answer must not block that for the whole process.
+ *
+ * @throws an Error with `errno` and `syscall`, as Node's.
+ */
+export async function statFile(path: string): Promise<FileStats> {
+  const found = await native().statFile(path)
+  if (isFailure(found)) {
+    const { errno, syscall } = found
+    throw Object.assign(new Error(`${syscall} ${path}`), { errno, syscall })
+  }
+  const [[dev, ino, size, mtimeNs, ctimeNs], isFile] = found
+  return { dev, ino, size, mtimeNs, ctimeNs, isFile: () => isFile } as FileStats
+}
+
 // Same as stamp_of() in native/engine/files/page_source.cc.
-export const stampOf = ({ dev, ino, size, mtimeNs, ctimeNs }: BigIntStats): FileStamp =>
+export const stampOf = ({ dev, ino, size, mtimeNs, ctimeNs }: FileStats): FileStamp =>
   BigUint64Array.of(dev, ino, size, mtimeNs, ctimeNs)
 
 /** A stamp as a string. */
 export const keyOfStamp = (stamp: FileStamp): string => stamp.join(':')
-export const stampKey = (stats: BigIntStats): string => keyOfStamp(stampOf(stats))
+export const stampKey = (stats: FileStats): string => keyOfStamp(stampOf(stats))
 
 /**
  * Whether the stamp reveals every later change: not within one tick of the kernel's clock after a
  * change.
  */
-export const isSettled = ({ ctimeNs }: BigIntStats): boolean => native().isSettled(ctimeNs, 0n)
+export const isSettled = ({ ctimeNs }: Pick<FileStats, 'ctimeNs'>): boolean =>
+  native().isSettled(ctimeNs, 0n)
 export const isSettledStamp = (stamp: FileStamp): boolean => native().isSettled(stamp[4]!, 0n)
 
 /**

@@ -174,7 +174,7 @@ export function readError(
 }
 
 /** @throws ReapTraceError `ERR_SOURCE_READ` if it cannot be a memory file. */
-export function checkShape(path: string, stats: BigIntStats): void {
+export function checkShape(path: string, stats: Pick<BigIntStats, 'isFile' | 'size'>): void {
   if (!stats.isFile()) throw noMemoryFile(path, 'regular-file', 'is not a regular file')
   checkMemoryBytes(path, Number(stats.size))
 }

@@ -1,6 +1,6 @@
 import type { BigIntStats } from 'node:fs'
 import { constants } from 'node:fs'
-import { type FileHandle, open, stat } from 'node:fs/promises'
+import { type FileHandle, open } from 'node:fs/promises'
 import { LRUCache } from 'lru-cache'
 import { compareFiles } from '../binding/addon.js'
 import { ReapTraceError } from '../errors.js'
@@ -14,6 +14,7 @@ import {
   keyOfStamp,
   stampKey,
   stampOf,
+  statFile,
   untilSettled,
 } from '../snapshot/file-stamp.js'
 import { checkShape, readError } from '../snapshot/memory-file.js'
@@ -196,7 +197,7 @@ export function staleError(
 }
 
 async function stampAt(path: string): Promise<string> {
-  const stats = await stat(path, { bigint: true }).catch((error: unknown) => {
+  const stats = await statFile(path).catch((error: unknown) => {
     throw ioError('working-set file', 'read', path, error)
   })
   return stampKey(stats)

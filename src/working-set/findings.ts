@@ -5,7 +5,7 @@ import { LRUCache } from 'lru-cache'
 import { native } from '../binding/addon.js'
 import { isFailure } from '../binding/failure.js'
 import { makeFolder, replaceFile, writeWhole } from '../files.js'
-import { type FileStamp, keyOfStamp, stampKey } from '../snapshot/file-stamp.js'
+import { type FileStamp, keyOfStamp, stampKey, statFile } from '../snapshot/file-stamp.js'
 
 /** Result of writing a working set from, or comparing it with, a memory file on this host. */
 export interface Finding {
@@ -115,7 +115,7 @@ export async function listFindings(set: SetState): Promise<readonly WorkingSetFi
   const findings = await findingsOf(set)
   return Promise.all(
     findings.map(async ({ memory, ...finding }) => {
-      const stats = await stat(finding.memoryFile, { bigint: true }).catch(() => undefined)
+      const stats = await statFile(finding.memoryFile).catch(() => undefined)
       return { ...finding, isCurrent: stats !== undefined && stampKey(stats) === memory }
     }),
   )

@@ -3,7 +3,14 @@ import { once } from 'node:events'
 import { stat } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { type ServeEvent, type ServeOptions, serve, Trace, WorkingSet } from '../../src/index.js'
+import {
+  prefetchPageCache,
+  type ServeEvent,
+  type ServeOptions,
+  serve,
+  Trace,
+  WorkingSet,
+} from '../../src/index.js'
 import { type HangingFolder, hangingFolder } from '../support/hanging-folder.js'
 import { fakeVmm, range, recordedSet, type Scene, scene } from '../support/scratch.js'
 
@@ -45,6 +52,23 @@ test('files that cannot be opened hold up neither JavaScript nor other files', a
   await handler.close()
   abort.abort(new Error('too late'))
   for (const start of hung) await expect(start).rejects.toThrow('too late')
+})
+
+test('disk images that do not answer hold up no other files', async ({ skip }) => {
+  const [s, folder] = await hangingScene(skip)
+  await folder.hold('lookup')
+  const workingSet = WorkingSet.fromTraces([everyPage(s).order], { disks: [[everyPage(s).order]] })
+  const hung = range(0, 8).map((i) =>
+    prefetchPageCache({
+      snapshot: { memoryFile: s.memoryFile, diskImages: [folder.file(i)] },
+      workingSet,
+    }),
+  )
+  // The kernel may let one call at a time look into a folder.
+  await folder.untilHeld(1)
+  expect((await stat('/')).isDirectory()).toBe(true)
+  await folder.release()
+  for (const prefetch of hung) expect(await prefetch).toMatchObject({ complete: true })
 })
 
 test('a file whose close() hangs holds up neither JavaScript nor the ends of VMs', async ({
