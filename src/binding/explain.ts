@@ -111,7 +111,7 @@ function explainSocket(failure: NativeFailure, path: string): Explanation {
   const hints: Record<string, string> = {
     EADDRINUSE:
       failure.check === 'in-use'
-        ? 'Another process listens there, or the path is not a socket: use one socket path for each restore.'
+        ? 'Another process listens there, another user left it behind, or the path is not a socket: use one socket path for each restore.'
         : 'Use one socket path for each restore.',
     EACCES: 'The folder of the socket must be writable.',
     ENOENT: 'The folder of the socket must exist.',
