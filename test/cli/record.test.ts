@@ -1,5 +1,5 @@
 import { existsSync } from 'node:fs'
-import { chmod, mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises'
+import { chmod, mkdir, readdir, readFile, stat, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { WorkingSet } from '../../src/index.js'
@@ -236,6 +236,15 @@ describe('record', () => {
     expect(code).toBe(1)
     expect(stderr).toMatch(/^error: .*touched no page.* \[ERR_NOTHING_RECORDED\]\nhint: .*\n$/)
     expect(existsSync(output)).toBe(false)
+  })
+
+  it('tries the folder that a link as its output leads to', async () => {
+    const here = await scene({ pages: 64 })
+    const [output, missing] = [join(here.folder, 'vm.ws'), join(here.folder, 'missing')]
+    await symlink(join(missing, 'vm.ws'), output)
+    const { code, stderr } = await run(['record', ...serveWords(here), '--output', output])
+    expect(code).toBe(1)
+    expect(stderr).toContain(`the folder ${missing} does not exist`)
   })
 
   it('ends like the signal at Ctrl-C before anybody connects', async () => {

@@ -1,7 +1,15 @@
 import { randomBytes } from 'node:crypto'
-import { open, realpath, stat, unlink } from 'node:fs/promises'
+import { open, readlink, realpath, stat, unlink } from 'node:fs/promises'
 import { dirname, join, resolve } from 'node:path'
 import { ReapTraceError } from '../../index.js'
+
+/** Path of the file that `path` leads to, which need not exist. */
+async function endOfLinks(path: string, count = 0): Promise<string> {
+  const link = await readlink(path).catch(() => undefined)
+  if (link === undefined || count === 40) return path
+  const folder = await realpath(dirname(path))
+  return endOfLinks(resolve(folder, link), count + 1)
+}
 
 /** Fails early if the output could not be written at the end. */
 export async function checkOutput(
@@ -9,8 +17,7 @@ export async function checkOutput(
   memory: string,
   disks: readonly string[],
 ): Promise<void> {
-  // A link is followed.
-  const folder = dirname(await realpath(output).catch(() => resolve(output)))
+  const folder = dirname(await endOfLinks(resolve(output)))
   const refuse = (why: string, hint: string) =>
     new ReapTraceError('ERR_WORKING_SET_IO', `${output} cannot be written: ${why}`, {
       path: output,
