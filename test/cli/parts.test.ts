@@ -103,6 +103,8 @@ describe('parsing', () => {
         snapshotId: 'vm-7',
         connectTimeoutMs: 60_000,
         commandTimeoutMs: 0,
+        readTimeoutMs: 30_000,
+        onReadTimeout: 'warn',
         leaveVm: true,
         interpose: true,
         peerUid: 1000,

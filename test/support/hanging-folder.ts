@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { onTestFinished } from 'vitest'
-import { scratchFolder } from './scratch.js'
+import { type Scene, scene, scratchFolder } from './scratch.js'
 
 const source = fileURLToPath(new URL('fixtures/hanging-folder.c', import.meta.url))
 
@@ -52,4 +52,12 @@ export async function hangingFolder(memoryFile: string): Promise<HangingFolder> 
         await new Promise((resolve) => setTimeout(resolve, 5))
     },
   }
+}
+
+/** A scene of 256 pages whose memory file is also in a hanging folder. */
+export async function hangingScene(skip: (why: string) => void): Promise<[Scene, HangingFolder]> {
+  const s = await scene({ pages: 256, holes: false })
+  const folder = await hangingFolder(s.memoryFile)
+  if (folder.missing) skip(folder.missing)
+  return [s, folder]
 }

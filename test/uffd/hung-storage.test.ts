@@ -11,17 +11,10 @@ import {
   Trace,
   WorkingSet,
 } from '../../src/index.js'
-import { type HangingFolder, hangingFolder } from '../support/hanging-folder.js'
+import { hangingFolder, hangingScene } from '../support/hanging-folder.js'
 import { fakeVmm, range, recordedSet, type Scene, scene } from '../support/scratch.js'
 
 const child = fileURLToPath(new URL('../support/fixtures/hung-child.mjs', import.meta.url))
-
-async function hangingScene(skip: (why: string) => void): Promise<[Scene, HangingFolder]> {
-  const s = await scene({ pages: 256, holes: false })
-  const folder = await hangingFolder(s.memoryFile)
-  if (folder.missing) skip(folder.missing)
-  return [s, folder]
-}
 
 /** A set without a file: its pages are read from the memory file. */
 const everyPage = ({ pages }: Scene) =>

@@ -19,9 +19,9 @@ its time as "atMs", in milliseconds of CLOCK_MONOTONIC.`
 const pageCacheHelp = `
 --backend page-cache is for a VMM that maps its memory file (Firecracker's File backend, Cloud
 Hypervisor, QEMU), on a host whose page cache holds most snapshots or is shared by many VMs. The
-kernel serves the faults, so there is no handler and no --socket; options for connections and for
-the end of the VM have no effect. With every backend, COMMAND finds the values for Firecracker's
-mem_backend in REAP_TRACE_BACKEND_TYPE (File or Uffd) and REAP_TRACE_BACKEND_PATH.`
+kernel serves the faults, so there is no handler and no --socket; options for connections, for reads
+that hang and for the end of the VM have no effect. With every backend, COMMAND finds the values for
+Firecracker's mem_backend in REAP_TRACE_BACKEND_TYPE (File or Uffd) and REAP_TRACE_BACKEND_PATH.`
 
 export const recordHelp = `${servingHelp}
 listening, connected, ready, recorded, warning and closed; with --backend page-cache: recording,

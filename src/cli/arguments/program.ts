@@ -42,6 +42,9 @@ export interface ServeArguments {
   readonly connectTimeoutMs: number
   /** 0 waits indefinitely. */
   readonly commandTimeoutMs: number
+  /** 0 sets no limit. */
+  readonly readTimeoutMs: number
+  readonly onReadTimeout: 'warn' | 'fail'
   readonly leaveVm: boolean
   readonly peerUid: number | undefined
   /** COMMAND and its arguments; empty for none. */
@@ -244,6 +247,17 @@ const serveOptions = () => [
     'maximum time for COMMAND, which then fails',
     duration,
   ).default(0, 'none'),
+  option(
+    '--read-timeout <time>',
+    'time after which a read of a file counts as hung; 0s: never',
+    duration,
+  ).default(30_000, '30s'),
+  new Option(
+    '--on-read-timeout <what>',
+    'what to do when a read of the memory file hangs; "fail" ends the session',
+  )
+    .choices(['warn', 'fail'])
+    .default('warn'),
   new Option('--leave-vm', 'do not kill a VM that can no longer be served: leave it frozen'),
   peerUid(),
   interpose(),
@@ -257,6 +271,8 @@ const serveArguments = (options: Record<string, unknown>, command: readonly stri
   json: options.json === true,
   connectTimeoutMs: options.connectTimeout as number,
   commandTimeoutMs: options.commandTimeout as number,
+  readTimeoutMs: options.readTimeout as number,
+  onReadTimeout: options.onReadTimeout as 'warn' | 'fail',
   leaveVm: options.leaveVm === true,
   peerUid: options.peerUid as number | undefined,
   command,

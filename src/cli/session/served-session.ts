@@ -48,7 +48,13 @@ interface WaitOptions {
 /** Options for opening the handler of a session. */
 export type SessionOptions = Pick<
   ServeOptions,
-  'socketPath' | 'connectTimeoutMs' | 'vm' | 'peerUid' | 'signal'
+  | 'socketPath'
+  | 'connectTimeoutMs'
+  | 'readTimeoutMs'
+  | 'onReadTimeout'
+  | 'vm'
+  | 'peerUid'
+  | 'signal'
 > & { readonly onEvent: NonNullable<ServeOptions['onEvent']> }
 
 /** A fault handler of the command line, with its COMMAND and signals. */
@@ -94,6 +100,8 @@ export class ServedSession {
       handler = await open({
         socketPath: args.socket,
         connectTimeoutMs: args.connectTimeoutMs,
+        readTimeoutMs: args.readTimeoutMs,
+        onReadTimeout: args.onReadTimeout,
         vm: args.leaveVm ? 'leave' : 'kill',
         ...(args.peerUid !== undefined && { peerUid: args.peerUid }),
         onEvent: (event) => {
