@@ -206,7 +206,7 @@ function explainFile(failure: NativeFailure, what: string, path: string | undefi
   if (check === 'hangs') {
     return {
       message: `a read of ${what} ${path} has not returned for ${want} ms`,
-      hint: 'Check its disk or its server: a guest waits for its pages.',
+      hint: 'Check its disk or its server.',
       path,
     }
   }

@@ -24,9 +24,12 @@ describe.each(commands)('%s from storage that hangs', (name, set) => {
     return { ...s, folder, cli, hangs, verified: s.vmm.verify(s.memoryFile) }
   }
 
-  it('warns after --read-timeout, and serves the guest when the read returns', async ({ skip }) => {
+  it('warns after --read-timeout that the guest waits, and serves it when the read returns', async ({
+    skip,
+  }) => {
     const { vmm, folder, cli, hangs, verified } = await begun(skip)
-    await expect.poll(() => cli.stderr).toMatch(/has not returned for 100 ms.* \[ERR_SOURCE_READ\]/)
+    const warning = /has not returned for 100 ms; the guest waits for its pages \[ERR_SOURCE_READ\]/
+    await expect.poll(() => cli.stderr).toMatch(warning)
     await folder.release()
     expect((await verified).wrong).toEqual([])
     await vmm.exit(0)

@@ -18,12 +18,13 @@ export function reportReady(atMs: number, command: ChildCommand, terminal: Termi
   terminal.print(`ready ${formatMs(atMs - command.startedMs)} after the start of ${command.name}`)
 }
 
-const consequenceOf = ({ check }: ReapTraceError, isPrefetched: boolean): string =>
-  check === 'stale' || check === 'snapshot-id'
-    ? 'the bytes come from the memory file, and only their order from the set'
-    : isPrefetched
-      ? 'the guest is not affected'
-      : 'the VM is served on demand'
+function consequenceOf({ code, check }: ReapTraceError, isPrefetched: boolean): string {
+  if (check === 'stale' || check === 'snapshot-id') {
+    return 'the bytes come from the memory file, and only their order from the set'
+  }
+  if (code === 'ERR_SOURCE_READ' && check === 'hangs') return 'the guest waits for its pages'
+  return isPrefetched ? 'the guest is not affected' : 'the VM is served on demand'
+}
 
 function toText(event: Exclude<ServeEvent, { type: 'warning' }>): string {
   switch (event.type) {
