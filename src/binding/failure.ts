@@ -1,8 +1,19 @@
 import type { ReapTraceErrorCode } from '../errors.js'
 
-/** A native failure; explain.ts turns it into a message. */
+/** Codes of the engine; the others are those of failures that TypeScript finds. */
+export type NativeErrorCode = Exclude<
+  ReapTraceErrorCode,
+  | 'ERR_UFFD_UNAVAILABLE'
+  | 'ERR_SNAPSHOT_MISMATCH'
+  | 'ERR_TRACE_INVALID'
+  | 'ERR_TRACE_IO'
+  | 'ERR_CALIBRATION'
+  | 'ERR_CLOSED'
+>
+
+/** A native failure; explain.ts turns it into an error. */
 export interface NativeFailure {
-  readonly code: ReapTraceErrorCode
+  readonly code: NativeErrorCode
   readonly errno: number
   readonly syscall: string
   readonly check: string
@@ -29,3 +40,12 @@ export interface FailureContext {
   /** Fate of the VM, if the failure ended a session. */
   readonly vm?: { readonly pid: number; readonly state: EndState }
 }
+
+/** What the user is told about a failure. */
+export interface Explanation {
+  readonly message: string
+  readonly hint?: string | undefined
+  readonly path?: string | undefined
+}
+
+export type Explain = (failure: NativeFailure, context: FailureContext) => Explanation

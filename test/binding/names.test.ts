@@ -1,22 +1,11 @@
 import { expect, test } from 'vitest'
 import { type NativeEvent, native } from '../../src/binding/addon.js'
-import type { ReapTraceErrorCode } from '../../src/errors.js'
+import type { NativeErrorCode } from '../../src/binding/failure.js'
 import type { FaultStats, ServeResult, SessionTimes } from '../../src/index.js'
 import { FAULT_CLASSES, SPAN_KINDS } from '../../src/uffd/measurements.js'
 
 // The compiler refuses a table that lacks a name of its type or has another.
-type NativeCode = Exclude<
-  ReapTraceErrorCode,
-  | 'ERR_UFFD_UNAVAILABLE'
-  | 'ERR_TRACE_INVALID'
-  | 'ERR_TRACE_IO'
-  | 'ERR_RECORD_INVALID'
-  | 'ERR_RECORD_IO'
-  | 'ERR_REPORT_IO'
-  | 'ERR_CALIBRATION'
-  | 'ERR_CLOSED'
->
-const errors: Record<NativeCode, true> = {
+const errors: Record<NativeErrorCode, true> = {
   ERR_NATIVE_UNAVAILABLE: true,
   ERR_LIMIT: true,
   ERR_SOCKET: true,
@@ -30,7 +19,6 @@ const errors: Record<NativeCode, true> = {
   ERR_WORKING_SET_IO: true,
   ERR_UNTRUSTED_FILE: true,
   ERR_FAULT_UNRESOLVED: true,
-  ERR_SNAPSHOT_MISMATCH: true,
   ERR_PAGE_CACHE: true,
 }
 const events: Record<NativeEvent['kind'], true> = {

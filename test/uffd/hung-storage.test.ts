@@ -11,8 +11,8 @@ import {
   Trace,
   WorkingSet,
 } from '../../src/index.js'
-import { hangingFolder, hangingScene } from '../support/hanging-folder.js'
-import { fakeVmm, range, recordedSet, type Scene, scene } from '../support/scratch.js'
+import { hangingScene } from '../support/hanging-folder.js'
+import { fakeVmm, range, recordedSet, type Scene } from '../support/scratch.js'
 
 const child = fileURLToPath(new URL('../support/fixtures/hung-child.mjs', import.meta.url))
 

@@ -1,4 +1,4 @@
-// Failures as data. Their sentences are in TypeScript (src/binding/explain.ts).
+// Failures as data. Their sentences are in TypeScript (src/binding/explain*.ts).
 #pragma once
 
 #include <cerrno>
@@ -23,7 +23,6 @@ namespace reap {
   X(working_set_io, "ERR_WORKING_SET_IO")           \
   X(untrusted_file, "ERR_UNTRUSTED_FILE")           \
   X(fault_unresolved, "ERR_FAULT_UNRESOLVED")       \
-  X(snapshot_mismatch, "ERR_SNAPSHOT_MISMATCH")     \
   X(page_cache, "ERR_PAGE_CACHE")
 REAP_NAMED_ENUM(ErrorCode, kErrorCodes, REAP_ERROR_CODES)
 

@@ -1,5 +1,5 @@
 // Checks of a reader (docs/working-set-format.md), made before any number is trusted or used to
-// allocate. The sentences for the check names are in src/binding/explain.ts.
+// allocate. The sentences for the check names are in src/binding/explain-file.ts.
 #include <cstddef>
 #include <cstring>
 
