@@ -7,6 +7,9 @@ export type NativeErrorCode = Exclude<
   | 'ERR_SNAPSHOT_MISMATCH'
   | 'ERR_TRACE_INVALID'
   | 'ERR_TRACE_IO'
+  | 'ERR_RECORD_INVALID'
+  | 'ERR_RECORD_IO'
+  | 'ERR_REPORT_IO'
   | 'ERR_CALIBRATION'
   | 'ERR_CLOSED'
 >

@@ -6,7 +6,8 @@ import { describeCall, writeWhole } from '../files.js'
 import { checkOptions, rules } from '../options.js'
 import { PAGE } from '../page.js'
 import { serve } from '../uffd/serve.js'
-import { median, Trace } from '../working-set/trace.js'
+import { median } from '../working-set/merge.js'
+import { Trace } from '../working-set/trace.js'
 import { WorkingSet } from '../working-set/working-set.js'
 import {
   calibrationPath,

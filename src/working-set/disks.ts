@@ -1,6 +1,3 @@
-import { PAGE } from '../page.js'
-import { mergeTraces, type Trace } from './trace.js'
-
 /** A contiguous run of 4 KiB pages of a disk image that were first seen together. */
 export interface DiskExtent {
   /** Offset in the image, divided by 4096. */
@@ -28,62 +25,6 @@ export interface DiskFacts {
   readonly bytes: number
   /** Number of 4 KiB pages. */
   readonly pages: number
-}
-
-/** Traces of one disk image, one per run. */
-export type DiskRuns = readonly [Trace, ...Trace[]]
-
-/**
- * Checks that each disk has one trace per run, all of the same image.
- *
- * @throws TypeError if not.
- */
-export function checkDiskRuns(disks: readonly (readonly Trace[])[], runs: number): DiskRuns[] {
-  return disks.map((traces, i) => {
-    if (traces.length !== runs) {
-      throw new TypeError(
-        `Expected a trace of disk ${i} for each of ${runs} runs, got ${traces.length}`,
-      )
-    }
-    const [first, ...rest] = traces as DiskRuns
-    for (const trace of [first, ...rest]) {
-      if (trace.pageSize !== PAGE) {
-        throw new TypeError(
-          `Expected traces of disk ${i} to have pages of ${PAGE} bytes, got ${trace.pageSize}`,
-        )
-      }
-      if (trace.memoryBytes !== first.memoryBytes) {
-        throw new TypeError(
-          `Expected traces of one image as disk ${i}, ` +
-            `got memoryBytes ${first.memoryBytes} and ${trace.memoryBytes}`,
-        )
-      }
-    }
-    return [first, ...rest]
-  })
-}
-
-/**
- * Merges the traces of each disk; returns the touches of all disks in the layout of the file
- * format.
- */
-export function mergeDisks(
-  disks: readonly DiskRuns[],
-  minRuns: number,
-): { readonly disks: readonly DiskFacts[]; readonly diskTouches: Uint32Array } {
-  const merged = disks.map((traces) => mergeTraces(traces, minRuns))
-  const facts = merged.map(({ memoryBytes, pages }) => ({
-    name: undefined,
-    bytes: memoryBytes,
-    pages: pages.length,
-  }))
-  const touches = merged.flatMap(({ pages, timesUs }) =>
-    // By time, since the ranks of mergeTraces() do not compare across disks.
-    [...pages.keys()]
-      .sort((a, b) => timesUs[a]! - timesUs[b]! || pages[a]! - pages[b]!)
-      .flatMap((i) => [pages[i]!, timesUs[i]!]),
-  )
-  return { disks: facts, diskTouches: Uint32Array.from(touches) }
 }
 
 /** The disks, each with its touches as runs. */

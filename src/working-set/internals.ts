@@ -20,6 +20,8 @@ const internals = new WeakMap<object, SetInternals>()
 
 export const internalsOf = (set: object): SetInternals => internals.get(set)!
 
+export const isWorkingSet = (value: unknown): boolean => internals.has(value as object)
+
 export function setInternals(set: object, its: SetInternals): void {
   internals.set(set, its)
 }

@@ -1,10 +1,10 @@
 import { ReapTraceError } from '../errors.js'
 import { checkOptions, print, rules } from '../options.js'
 import { PAGE } from '../page.js'
-import { checkDiskRuns, mergeDisks } from './disks.js'
 import { internalsOf, type SetInternals } from './internals.js'
+import { checkDiskRuns, mergeDisks, mergeTraces } from './merge.js'
 import { checkSameSnapshot } from './same-snapshot.js'
-import { mergeTraces, separate, Trace } from './trace.js'
+import { separate, Trace } from './trace.js'
 import { WorkingSet } from './working-set.js'
 
 /** Options of {@link mergeWorkingSets}. */

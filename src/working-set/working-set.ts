@@ -1,25 +1,19 @@
 import { type NativeWorkingSet, native, openFiles, type WorkingSetFacts } from '../binding/addon.js'
-import { checkOptions, type OptionRule, print, required, rules } from '../options.js'
+import { checkOptions, type OptionRule, required, rules } from '../options.js'
 import { PAGE } from '../page.js'
 import { checkSnapshot, type Snapshot, snapshotRule } from '../snapshot/snapshot.js'
 import { compareWithMemory, type VerifyResult } from './comparison.js'
-import {
-  checkDiskRuns,
-  type DiskFacts,
-  type DiskWorkingSet,
-  listDisks,
-  mergeDisks,
-} from './disks.js'
+import { type DiskWorkingSet, listDisks } from './disks.js'
 import { type Extent, mergeExtents } from './extents.js'
 import { describeFile, type WorkingSetFile } from './file/facts.js'
-import { MAX_DISKS, type Manifest } from './file/format.js'
+import type { Manifest } from './file/format.js'
 import { type Progress, takeDisks, writeWorkingSetFile } from './file/write.js'
 import { listFindings, type WorkingSetFinding } from './findings.js'
 import { type SetInternals, setInternals } from './internals.js'
+import { type MergedRuns, type MergeOptions, mergeRuns } from './merge.js'
 import { findReadCost, type WorkingSetReadCost } from './read-cost.js'
 import { runLengths, type WorkingSetSummary } from './summary.js'
 import {
-  mergeTraces,
   type ReadOptions,
   readRules,
   separate,
@@ -34,23 +28,8 @@ export type { Extent } from './extents.js'
 export type { Manifest } from './file/format.js'
 export type { Progress } from './file/write.js'
 export type { WorkingSetFinding } from './findings.js'
+export type { MergeOptions } from './merge.js'
 export { type ReadOptions, Trace, type TraceFields } from './trace.js'
-
-/** Options of {@link WorkingSet.fromTraces}. */
-export interface MergeOptions {
-  /**
-   * Minimum number of traces that must contain a page to keep it.
-   * @default the number of traces
-   */
-  readonly minRuns?: number | undefined
-  /**
-   * Reads of disk images, at most 16: for each image one trace per run, in 4 KiB pages of the
-   * image. `memoryBytes` is the image's size, rounded up to a multiple of 4096; times are on the
-   * clock of the run's memory trace.
-   * @default no disks
-   */
-  readonly disks?: readonly (readonly (Trace | TraceFields)[])[] | undefined
-}
 
 /** Options of {@link WorkingSet.write}. */
 export interface WriteOptions {
@@ -70,19 +49,6 @@ export interface WriteOptions {
 export interface VerifyOptions {
   readonly signal?: AbortSignal | undefined
   readonly onProgress?: ((progress: Progress) => void) | undefined
-}
-
-/** Rule of `minRuns`. */
-const countOfTraces = (max: number) => ({
-  expected: `${max === 1 ? '' : 'an integer from 1 to '}${max}, the number of traces`,
-  accepts: (value: unknown) =>
-    rules.count.accepts(value) && (value as number) >= 1 && (value as number) <= max,
-})
-
-const diskTraces = {
-  expected: `an array of up to ${MAX_DISKS} arrays of traces`,
-  accepts: (value: unknown) =>
-    Array.isArray(value) && value.length <= MAX_DISKS && value.every(Array.isArray),
 }
 
 const label = {
@@ -146,29 +112,7 @@ export class WorkingSet {
    * `minRuns` is not between 1 and their number, or if a disk does not have one trace per run.
    */
   static fromTraces(traces: Iterable<Trace | TraceFields>, options: MergeOptions = {}): WorkingSet {
-    const [first, ...rest] = tracesOf(traces)
-    if (!first) throw new TypeError('WorkingSet.fromTraces() expects at least one trace, got none')
-    const all = [first, ...rest] as const
-    for (const trace of all) {
-      for (const field of ['memoryBytes', 'pageSize'] as const) {
-        if (trace[field] === first[field]) continue
-        throw new TypeError(
-          `Expected traces of one snapshot, got ${field} ${first[field]} and ${trace[field]}`,
-        )
-      }
-    }
-    checkOptions('WorkingSet.fromTraces()', options, {
-      minRuns: countOfTraces(all.length),
-      disks: diskTraces,
-    })
-    const minRuns = options.minRuns ?? all.length
-    const disks = (options.disks ?? []).map(tracesOf)
-    const diskRuns = checkDiskRuns(disks, all.length)
-    return new WorkingSet({
-      order: mergeTraces([...all], minRuns),
-      runs: all.length,
-      ...mergeDisks(diskRuns, minRuns),
-    })
+    return new WorkingSet(mergeRuns(traces, options))
   }
 
   /**
@@ -373,34 +317,6 @@ export class WorkingSet {
       }),
     }
   }
-}
-
-/** Restores the class of traces that were posted by a worker. */
-function tracesOf(traces: Iterable<Trace | TraceFields>): Trace[] {
-  if (typeof traces === 'string' || typeof traces?.[Symbol.iterator] !== 'function') {
-    throw new TypeError(`WorkingSet.fromTraces() expects an array of traces, got ${print(traces)}`)
-  }
-  return Array.from(traces, (trace) => {
-    if (trace instanceof Trace) return trace
-    const remedy =
-      (trace as unknown) instanceof WorkingSet
-        ? '; pass its order'
-        : typeof trace === 'string'
-          ? '; read a trace file with Trace.read()'
-          : ''
-    if (remedy || typeof trace !== 'object' || trace === null) {
-      throw new TypeError(`WorkingSet.fromTraces() expects traces, got ${print(trace)}${remedy}`)
-    }
-    return new Trace({ ...trace })
-  })
-}
-
-/** Source of a working set merged from traces. */
-interface MergedRuns {
-  readonly order: Trace
-  readonly runs: number
-  readonly disks: readonly DiskFacts[]
-  readonly diskTouches: Uint32Array
 }
 
 /** Source of a working set read from a file. */
