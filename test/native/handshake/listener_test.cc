@@ -18,11 +18,10 @@
 
 namespace {
 
+using fixture::kNobody;
 using reap::ErrorCode;
 using reap::Failure;
 using reap::Listener;
-
-constexpr uid_t kNobody = 65534;
 
 // A socket at `path` that this library did not create.
 reap::UniqueFd bind_to(const std::string& path, bool listening) {

@@ -20,6 +20,7 @@ namespace {
 using fixture::connect_to;
 using fixture::EngineRun;
 using fixture::handshake_text;
+using fixture::kNobody;
 using fixture::Manner;
 using fixture::Restore;
 using fixture::VmmProcess;
@@ -27,13 +28,10 @@ using reap::EndState;
 using reap::ErrorCode;
 using reap::Event;
 
-constexpr uid_t kNobody = 65534;
-
-fixture::SessionOptions options_of(const Restore& restore, const char* name = "uffd.sock") {
-  fixture::SessionOptions options;
+// A session that listens beside others.
+fixture::SessionOptions options_at(const Restore& restore, const char* name) {
+  fixture::SessionOptions options = options_of(restore);
   options.socket_path = restore.directory.path(name);
-  options.memory_file = restore.path;
-  options.kill_vm = false;
   return options;
 }
 
@@ -68,8 +66,7 @@ TEST(a_vmm_that_has_connected_in_time_may_take_longer_for_its_message) {
   // The deadline comes after that, however fast this machine is.
   reap::ServeBuffers buffers;
   run.find(session.id)->on_event(reap::Session::Role::connect_deadline, buffers);
-  CHECK(
-      fixture::send(connection.get(), handshake_text(restore.guest, 4096), {restore.guest.uffd()}));
+  CHECK(fixture::send_handshake(connection.get(), restore.guest));
   CHECK(restore.has_file_bytes(5));
   CHECK(run.close(session.id, false));
   CHECK_EQ(run.wait_for_end(session.id).failure.code, ErrorCode::none);
@@ -80,7 +77,7 @@ TEST(every_session_has_a_separate_deadline) {
   if (!restore.missing().empty()) SKIP(restore.missing());
   EngineRun run;
   const auto open = [&](const char* name, std::chrono::milliseconds timeout) {
-    fixture::SessionOptions options = options_of(restore, name);
+    fixture::SessionOptions options = options_at(restore, name);
     options.connect_timeout = timeout;
     return run.open(options).id;
   };
@@ -98,13 +95,11 @@ TEST(a_message_that_is_incomplete_at_its_deadline_is_refused) {
   Restore restore;
   Restore owned;
   if (!restore.missing().empty()) SKIP(restore.missing());
-  VmmProcess vmm(owned.shape, owned.directory.path("uffd.sock"), Manner::stops_half_way);
+  VmmProcess vmm(owned.shape, socket_of(owned), Manner::stops_half_way);
   EngineRun run;
-  fixture::SessionOptions killing = options_of(owned);
-  killing.kill_vm = true;
-  const auto silent = run.open(options_of(restore, "silent"));
-  const auto half = run.open(options_of(restore, "half"));
-  const auto with_guest = run.open(killing);
+  const auto silent = run.open(options_at(restore, "silent"));
+  const auto half = run.open(options_at(restore, "half"));
+  const auto with_guest = run.open(options_of(owned, true));
   const reap::UniqueFd first = connect_to(restore.directory.path("silent"));
   const reap::UniqueFd second = connect_to(restore.directory.path("half"));
   CHECK(fixture::send(second.get(), "[{\"size\":", {}));
@@ -156,7 +151,7 @@ TEST(handshakes_that_are_not_understood_are_refused) {
   const auto refused = [&](const Row& row) {
     check::about = row.name;
     const EngineRun::Opened session = run.open(options_of(restore));
-    reap::UniqueFd connection = connect_to(options_of(restore).socket_path);
+    reap::UniqueFd connection = connect_to(socket_of(restore));
     CHECK(fixture::send(connection.get(), row.text, row.descriptors));
     if (std::strcmp(row.check, "truncated") == 0) connection.reset();
     const Event ended = run.wait_for_end(session.id);
@@ -173,11 +168,9 @@ TEST(handshakes_that_are_not_understood_are_refused) {
 TEST(a_vmm_whose_handshake_is_refused_is_killed_as_its_guest_would_freeze) {
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
-  VmmProcess vmm(restore.shape, options_of(restore).socket_path, Manner::sends_nonsense);
+  VmmProcess vmm(restore.shape, socket_of(restore), Manner::sends_nonsense);
   EngineRun run;
-  fixture::SessionOptions options = options_of(restore);
-  options.kill_vm = true;
-  const Event ended = run.wait_for_end(run.open(options).id);
+  const Event ended = run.wait_for_end(run.open(options_of(restore, true)).id);
   CHECK_EQ(ended.state, EndState::vm_killed);
   CHECK_EQ(ended.failure.code, ErrorCode::handshake_invalid);
   CHECK_EQ(vmm.end(), SIGKILL);
@@ -220,7 +213,7 @@ TEST(only_one_vmm_can_connect_to_a_session) {
   const EngineRun::Opened session = run.open(options);
   const reap::UniqueFd silent = connect_to(options.socket_path);
   const reap::UniqueFd first = connect_to(options.socket_path);
-  CHECK(fixture::send(first.get(), handshake_text(restore.guest, 4096), {restore.guest.uffd()}));
+  CHECK(fixture::send_handshake(first.get(), restore.guest));
   CHECK(restore.has_file_bytes(1));
   char none;
   CHECK(::read(silent.get(), &none, 1) <= 0);
@@ -243,9 +236,8 @@ TEST(a_session_that_cannot_open_reports_why) {
   const uint64_t descriptors = fixture::descriptors_here();
   for (const Row& row : rows) {
     check::about = row.socket_path;
-    fixture::SessionOptions options;
+    fixture::SessionOptions options = options_of(restore);
     options.socket_path = row.socket_path;
-    options.memory_file = restore.path;
     const EngineRun::Opened session = run.open(options);
     CHECK_EQ(session.failure.code, ErrorCode::socket);
     CHECK_EQ(session.failure.err, row.err);
@@ -334,8 +326,7 @@ TEST(a_peer_that_connected_before_the_named_process_ended_is_served) {
   hold.wait_until_held();
   jailer.end();
   hold.release();
-  CHECK(fixture::send(connection.get(), fixture::handshake_text(restore.guest, restore.page_size()),
-                      {restore.guest.uffd()}));
+  CHECK(fixture::send_handshake(connection.get(), restore.guest));
   CHECK_EQ(run.wait(Event::Kind::connected, session.id).failure.code, ErrorCode::none);
   CHECK(restore.has_file_bytes(3));
 }

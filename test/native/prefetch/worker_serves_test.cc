@@ -237,18 +237,12 @@ class HeldWorker {
       ++events_;
       if (hold_events_) event_();
     };
-    fixture::SessionOptions options;
-    options.socket_path = restore.directory.path("uffd.sock");
-    options.memory_file = restore.path;
-    options.kill_vm = false;
+    fixture::SessionOptions options = options_of(restore);
     const fixture::Set set = write_working_set(restore, {{{0, 2}}});
     options.plan = std::make_shared<const reap::Plan>(set);
     options.proven = set.proven;
     session_ = run_.open(options);
-    connection_ = fixture::connect_to(options.socket_path);
-    CHECK(fixture::send(connection_.get(),
-                        fixture::handshake_text(restore.guest, restore.page_size()),
-                        {restore.guest.uffd()}));
+    connection_ = connect_guest(restore);
     worker_.wait_until_held();
   }
   ~HeldWorker() {

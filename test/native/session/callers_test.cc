@@ -22,7 +22,7 @@ namespace {
 
 using fixture::connect_to;
 using fixture::EngineRun;
-using fixture::handshake_text;
+using fixture::kNobody;
 using fixture::Manner;
 using fixture::Restore;
 using fixture::VmmProcess;
@@ -30,23 +30,6 @@ using reap::EndState;
 using reap::ErrorCode;
 using reap::Event;
 using Role = reap::Session::Role;
-
-constexpr uid_t kNobody = 65534;
-
-fixture::SessionOptions options_of(const Restore& restore, bool kill_vm = false) {
-  fixture::SessionOptions options;
-  options.socket_path = restore.directory.path("uffd.sock");
-  options.memory_file = restore.path;
-  options.kill_vm = kill_vm;
-  return options;
-}
-
-reap::UniqueFd connect_guest(const Restore& restore) {
-  reap::UniqueFd connection = connect_to(options_of(restore).socket_path);
-  CHECK(fixture::send(connection.get(), handshake_text(restore.guest, restore.page_size()),
-                      {restore.guest.uffd()}));
-  return connection;
-}
 
 // The limit of open descriptors, for as long as it exists.
 class DescriptorLimit {
@@ -253,7 +236,7 @@ TEST(a_session_whose_deadline_passes_while_somebody_is_connected_ends_when_they_
 TEST(a_vmm_is_served_although_no_descriptor_is_left) {
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
-  VmmProcess vmm(restore.shape, options_of(restore).socket_path, Manner::touches_its_memory);
+  VmmProcess vmm(restore.shape, socket_of(restore), Manner::touches_its_memory);
   fixture::Hooks hooks;
   fixture::Hold hold;
   reap::hooks::before_event = hold.hook();
@@ -268,57 +251,52 @@ TEST(a_vmm_is_served_although_no_descriptor_is_left) {
   CHECK_EQ(run.wait_for_end(session.id).state, EndState::vm_exited);
 }
 
-TEST(a_vmm_that_cannot_be_accepted_waits_for_a_descriptor) {
-  for (const bool lifted : {true, false}) {
-    check::about = lifted ? "one comes" : "none comes";
+TEST(a_vmm_that_cannot_be_accepted_or_identified_waits_for_a_descriptor) {
+  for (const bool accepted : {false, true}) {
+    check::about = accepted ? "not identified" : "not accepted";
     Restore restore;
     if (!restore.missing().empty()) SKIP(restore.missing());
-    VmmProcess vmm(restore.shape, options_of(restore).socket_path, Manner::touches_its_memory);
+    VmmProcess vmm(restore.shape, socket_of(restore), Manner::touches_its_memory);
     fixture::Hooks hooks;
     DescriptorLimit limit;
     std::atomic<int> attempts{0};
-    reap::hooks::before_event = [&] {
+    (accepted ? reap::hooks::after_accept : reap::hooks::before_event) = [&] {
       if (attempts++ == 0) limit.forbid();
-      if (attempts == 3 && lifted) limit.lift();
+      if (attempts == 3) limit.lift();
     };
     EngineRun run;
     const EngineRun::Opened session = run.open(options_of(restore, true));
-    if (lifted) {
-      CHECK(vmm.had_the_right_bytes());
-      continue;
-    }
-    fixture::eventually([&] { return attempts > 5; });
-    reap::ServeBuffers buffers;
-    if (const auto found = run.find(session.id)) found->on_event(Role::connect_deadline, buffers);
-    const Event ended = run.wait_for_end(session.id);
-    CHECK_EQ(ended.failure.code, ErrorCode::limit);
-    CHECK_EQ(ended.failure.check, "RLIMIT_NOFILE");
+    CHECK(vmm.had_the_right_bytes());
+    CHECK(attempts >= 3);
+    vmm.exit_by_itself();
+    CHECK_EQ(run.wait_for_end(session.id).state, EndState::vm_exited);
   }
 }
 
-TEST(a_vmm_that_cannot_be_identified_waits_for_a_descriptor) {
+TEST(a_session_whose_vmm_cannot_be_accepted_until_the_deadline_names_the_limit) {
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
-  VmmProcess vmm(restore.shape, options_of(restore).socket_path, Manner::touches_its_memory);
+  VmmProcess vmm(restore.shape, socket_of(restore), Manner::waits);
   fixture::Hooks hooks;
   DescriptorLimit limit;
   std::atomic<int> attempts{0};
-  reap::hooks::after_accept = [&] {
+  reap::hooks::before_event = [&] {
     if (attempts++ == 0) limit.forbid();
-    if (attempts == 3) limit.lift();
   };
   EngineRun run;
   const EngineRun::Opened session = run.open(options_of(restore, true));
-  CHECK(vmm.had_the_right_bytes());
-  CHECK(attempts >= 3);
-  vmm.exit_by_itself();
-  CHECK_EQ(run.wait_for_end(session.id).state, EndState::vm_exited);
+  fixture::eventually([&] { return attempts > 5; });
+  reap::ServeBuffers buffers;
+  if (const auto found = run.find(session.id)) found->on_event(Role::connect_deadline, buffers);
+  const Event ended = run.wait_for_end(session.id);
+  CHECK_EQ(ended.failure.code, ErrorCode::limit);
+  CHECK_EQ(ended.failure.check, "RLIMIT_NOFILE");
 }
 
 TEST(a_vmm_whose_userfaultfd_the_kernel_dropped_is_killed) {
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
-  VmmProcess vmm(restore.shape, options_of(restore).socket_path, Manner::touches_its_memory);
+  VmmProcess vmm(restore.shape, socket_of(restore), Manner::touches_its_memory);
   fixture::Hooks hooks;
   DescriptorLimit limit;
   std::atomic<int> events{0};
@@ -379,7 +357,7 @@ TEST(a_vm_that_the_kernel_protects_from_us_is_reported_as_left) {
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
   CHECK_EQ(::chmod(restore.directory.root().c_str(), 0777), 0);
-  VmmProcess vmm(restore.shape, options_of(restore).socket_path, Manner::waits);
+  VmmProcess vmm(restore.shape, socket_of(restore), Manner::waits);
   EngineRun run;
   const EngineRun::Opened session = run.open(options_of(restore, true));
   run.wait(Event::Kind::connected, session.id);

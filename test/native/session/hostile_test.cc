@@ -17,7 +17,6 @@ namespace {
 
 using fixture::connect_to;
 using fixture::EngineRun;
-using fixture::handshake_text;
 using fixture::in_time;
 using fixture::Restore;
 using fixture::Shape;
@@ -26,23 +25,6 @@ using reap::ErrorCode;
 using reap::Event;
 
 constexpr int kDemandThreads = 4;  // of an engine
-
-std::string socket_of(const Restore& restore) { return restore.directory.path("uffd.sock"); }
-
-fixture::SessionOptions options_of(const Restore& restore, bool kill_vm = false) {
-  fixture::SessionOptions options;
-  options.socket_path = socket_of(restore);
-  options.memory_file = restore.path;
-  options.kill_vm = kill_vm;
-  return options;
-}
-
-reap::UniqueFd connect_guest(const Restore& restore) {
-  reap::UniqueFd connection = connect_to(socket_of(restore));
-  CHECK(fixture::send(connection.get(), handshake_text(restore.guest, restore.page_size()),
-                      {restore.guest.uffd()}));
-  return connection;
-}
 
 // A VMM in a separate process that connects on command, reports when it has sent its handshake, and
 // then touches its memory. Constructed before the threads of an engine, since it forks.
@@ -83,9 +65,7 @@ class LateVmm {
     char byte;
     if (!guest.missing().empty() || ::read(theirs, &byte, 1) != 1) ::_exit(1);
     const reap::UniqueFd connection = connect_to(path);
-    if (!fixture::send(connection.get(), handshake_text(guest, shape.page_size), {guest.uffd()})) {
-      ::_exit(1);
-    }
+    if (!fixture::send_handshake(connection.get(), guest, shape.page_size)) ::_exit(1);
     if (::write(theirs, &byte, 1) != 1) ::_exit(1);
     fixture::peek(guest.page(0));
     for (;;) ::pause();

@@ -25,24 +25,6 @@ using reap::EndState;
 using reap::ErrorCode;
 using reap::Event;
 
-std::string socket_of(const Restore& restore) { return restore.directory.path("uffd.sock"); }
-
-fixture::SessionOptions options_of(const Restore& restore, bool kill_vm = false) {
-  fixture::SessionOptions options;
-  options.socket_path = socket_of(restore);
-  options.memory_file = restore.path;
-  options.kill_vm = kill_vm;
-  return options;
-}
-
-// Connects the guest of this process.
-reap::UniqueFd connect_guest(const Restore& restore) {
-  reap::UniqueFd connection = connect_to(socket_of(restore));
-  CHECK(fixture::send(connection.get(), handshake_text(restore.guest, restore.page_size()),
-                      {restore.guest.uffd()}));
-  return connection;
-}
-
 }  // namespace
 
 TEST(a_guest_that_connects_is_served) {

@@ -61,6 +61,10 @@ std::string handshake_text(const Guest& guest, uint64_t page_size) {
   return text + "]";
 }
 
+bool send_handshake(int connection, const Guest& guest, uint64_t page_size) {
+  return send(connection, handshake_text(guest, page_size), {guest.uffd()});
+}
+
 VmmProcess::VmmProcess(const Shape& shape, std::string socket_path, Manner manner, uid_t uid) {
   int report[2];
   int command[2];
@@ -127,6 +131,22 @@ int VmmProcess::end() {
 }
 
 void VmmProcess::exit_by_itself() { command_.reset(); }
+
+std::string socket_of(const Restore& restore) { return restore.directory.path("uffd.sock"); }
+
+SessionOptions options_of(const Restore& restore, bool kill_vm) {
+  SessionOptions options;
+  options.socket_path = socket_of(restore);
+  options.memory_file = restore.path;
+  options.kill_vm = kill_vm;
+  return options;
+}
+
+reap::UniqueFd connect_guest(const Restore& restore) {
+  reap::UniqueFd connection = connect_to(socket_of(restore));
+  CHECK(send_handshake(connection.get(), restore.guest, restore.page_size()));
+  return connection;
+}
 
 EngineRun::EngineRun(OnEvent on_event) {
   reap::Failure failure;

@@ -16,11 +16,14 @@
 
 namespace fixture {
 
+constexpr uid_t kNobody = 65534;
+
 // Waits until a listener exists that this process may connect to.
 reap::UniqueFd connect_to(const std::string& path);
 // One sendmsg(), as in Firecracker.
 bool send(int connection, const std::string& text, const std::vector<int>& descriptors);
 std::string handshake_text(const Guest& guest, uint64_t page_size);
+bool send_handshake(int connection, const Guest& guest, uint64_t page_size = kSmallPage);
 
 // Behaviour of a VMM in a separate process after it has connected.
 enum class Manner {
@@ -65,6 +68,11 @@ struct SessionOptions {
   std::shared_ptr<const reap::Plan> plan;
   std::shared_ptr<const reap::ProvenFile> proven;
 };
+
+// The session of a guest of this process, and its VMM.
+std::string socket_of(const Restore& restore);
+SessionOptions options_of(const Restore& restore, bool kill_vm = false);
+reap::UniqueFd connect_guest(const Restore& restore);
 
 // An engine whose events can be awaited.
 class EngineRun {
