@@ -23,9 +23,35 @@ using reap::kPage;
 
 using Read = reap::PageSource::Read;
 
-fixture::Shape sparse() {
+// A memory file in a new folder.
+struct MemoryFile {
+  explicit MemoryFile(const fixture::Shape& shape = {}, const std::string& directory = "")
+      : folder(directory), path(folder.path("memory")), bytes(fixture::memory_bytes(shape)) {
+    CHECK(fixture::write_memory_file(path, shape, bytes));
+  }
+
+  reap::PageSource open() const {
+    reap::PageSource source;
+    CHECK_EQ(source.open(path), 0);
+    return source;
+  }
+  reap::UniqueFd descriptor(int flags = O_RDONLY) const {
+    return reap::UniqueFd(::open(path.c_str(), flags | O_CLOEXEC));
+  }
+
+  const fixture::TempDir folder;
+  const std::string path;
+  const std::vector<uint8_t> bytes;
+};
+
+fixture::Shape of_pages(uint64_t pages) {
   fixture::Shape shape;
-  shape.region_pages = {64};
+  shape.region_pages = {pages};
+  return shape;
+}
+
+fixture::Shape sparse() {
+  fixture::Shape shape = of_pages(64);
   for (uint64_t page = 16; page < 32; ++page) shape.holes.push_back(page);
   for (uint64_t page = 48; page < 64; ++page) shape.holes.push_back(page);
   return shape;
@@ -36,19 +62,14 @@ reap::Mapping room(uint64_t pages) { return reap::Mapping::anonymous(pages * kPa
 
 void read_everything(const std::string& directory) {
   check::about = directory.empty() ? "a disk" : directory;
-  const fixture::Shape shape = sparse();
-  const fixture::TempDir temporary(directory);
-  const std::string path = temporary.path("memory");
-  const std::vector<uint8_t> bytes = fixture::memory_bytes(shape);
-  CHECK(fixture::write_memory_file(path, shape, bytes));
-  fixture::forget_cached(path);
-  reap::PageSource source;
-  CHECK_EQ(source.open(path), 0);
-  CHECK_EQ(source.bytes(), bytes.size());
+  const MemoryFile file(sparse(), directory);
+  fixture::forget_cached(file.path);
+  const reap::PageSource source = file.open();
+  CHECK_EQ(source.bytes(), file.bytes.size());
 
   const reap::Mapping buffer = room(64);
   const auto same = [&](uint64_t page, uint64_t pages) {
-    return std::memcmp(buffer.data(), bytes.data() + page * kPage, pages * kPage) == 0;
+    return std::memcmp(buffer.data(), file.bytes.data() + page * kPage, pages * kPage) == 0;
   };
   // Whether it succeeds depends on the page cache; the bytes do not.
   const Read cached = source.read_cached(kPage, buffer.data(), kPage).read;
@@ -79,14 +100,10 @@ TEST(a_page_source_reads_the_bytes_of_a_file_without_direct_io) {
 }
 
 TEST(a_page_source_finds_the_holes_of_a_sparse_file) {
-  const fixture::Shape shape = sparse();
-  const fixture::TempDir temporary;
-  const std::string path = temporary.path("memory");
-  CHECK(fixture::write_memory_file(path, shape, fixture::memory_bytes(shape)));
-  reap::PageSource source;
-  CHECK_EQ(source.open(path), 0);
+  const MemoryFile file(sparse());
+  const reap::PageSource source = file.open();
   struct stat status {};
-  CHECK_EQ(::stat(path.c_str(), &status), 0);
+  CHECK_EQ(::stat(file.path.c_str(), &status), 0);
   if (status.st_blocks * 512 >= status.st_size) SKIP("needs a file system with sparse files");
 
   const reap::DataMap& data = source.data_map(source.stamp());
@@ -100,25 +117,21 @@ TEST(a_page_source_finds_the_holes_of_a_sparse_file) {
   CHECK_EQ(data.data_end(0), 16 * kPage);
   CHECK_EQ(data.data_end(40 * kPage), 48 * kPage);
   // A file that has changed since has data everywhere: nothing is known of its holes.
-  CHECK_EQ(::truncate(path.c_str(), 50 * kPage), 0);
+  CHECK_EQ(::truncate(file.path.c_str(), 50 * kPage), 0);
   const reap::DataMap& changed = source.data_map(source.current_stamp());
   CHECK_EQ(changed.hole_end(20 * kPage), 20 * kPage);
   CHECK_EQ(changed.data_end(20 * kPage), 64 * kPage);
 }
 
 TEST(a_hole_that_was_written_to_counts_as_data_though_the_time_was_set_back) {
-  const fixture::Shape shape = sparse();
-  const fixture::TempDir temporary;
-  const std::string path = temporary.path("memory");
-  CHECK(fixture::write_memory_file(path, shape, fixture::memory_bytes(shape)));
-  reap::PageSource source;
-  CHECK_EQ(source.open(path), 0);
+  const MemoryFile file(sparse());
+  const reap::PageSource source = file.open();
   if (source.data_map(source.stamp()).hole_end(20 * kPage) == 20 * kPage) {
     SKIP("needs a file system with sparse files");
   }
   struct stat status {};
-  CHECK_EQ(::stat(path.c_str(), &status), 0);
-  const reap::UniqueFd writer(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
+  CHECK_EQ(::stat(file.path.c_str(), &status), 0);
+  const reap::UniqueFd writer = file.descriptor(O_WRONLY);
   CHECK_EQ(::pwrite(writer.get(), "x", 1, 20 * kPage), 1);
   const timespec times[2] = {status.st_atim, status.st_mtim};
   CHECK_EQ(::futimens(writer.get(), times), 0);
@@ -127,28 +140,21 @@ TEST(a_hole_that_was_written_to_counts_as_data_though_the_time_was_set_back) {
 
 TEST(holes_are_not_looked_for_in_a_file_that_may_still_be_written) {
   fixture::Hooks hooks;
-  const fixture::Shape shape = sparse();
-  const fixture::TempDir temporary;
-  const std::string path = temporary.path("memory");
-  CHECK(fixture::write_memory_file(path, shape, fixture::memory_bytes(shape)));
-  const auto has_holes = [&path] {
-    reap::PageSource source;
-    CHECK_EQ(source.open(path), 0);
+  const MemoryFile file(sparse());
+  const auto has_holes = [&file] {
+    const reap::PageSource source = file.open();
     return source.data_map(source.stamp()).hole_end(20 * kPage) > 20 * kPage;
   };
   reap::hooks::is_young = [] { return true; };
   CHECK(!has_holes());
   reap::hooks::is_young = nullptr;
-  const reap::UniqueFd writer(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
+  const reap::UniqueFd writer = file.descriptor(O_WRONLY);
   CHECK(!has_holes());
 }
 
 TEST(a_page_source_finds_no_holes_in_a_full_file) {
-  fixture::Shape shape;
-  const fixture::TempDir temporary;
-  CHECK(fixture::write_memory_file(temporary.path("memory"), shape, fixture::memory_bytes(shape)));
-  reap::PageSource source;
-  CHECK_EQ(source.open(temporary.path("memory")), 0);
+  const MemoryFile file;
+  const reap::PageSource source = file.open();
   const reap::DataMap& data = source.data_map(source.stamp());
   CHECK_EQ(data.hole_end(5 * kPage), 5 * kPage);
   CHECK_EQ(data.data_end(5 * kPage), 64 * kPage);
@@ -159,14 +165,10 @@ TEST(a_read_past_the_end_of_a_file_is_reported_as_short) {
     if (*directory && ::access(directory, W_OK) != 0) continue;
     for (const uint64_t size : {10 * kPage, 10 * kPage + 100, uint64_t{0}}) {
       check::about = std::string(directory) + " cut to " + std::to_string(size);
-      fixture::Shape shape;
-      const fixture::TempDir temporary(directory);
-      const std::string path = temporary.path("memory");
-      CHECK(fixture::write_memory_file(path, shape, fixture::memory_bytes(shape)));
-      fixture::forget_cached(path);
-      reap::PageSource source;
-      CHECK_EQ(source.open(path), 0);
-      CHECK_EQ(::truncate(path.c_str(), static_cast<off_t>(size)), 0);
+      const MemoryFile file({}, directory);
+      fixture::forget_cached(file.path);
+      const reap::PageSource source = file.open();
+      CHECK_EQ(::truncate(file.path.c_str(), static_cast<off_t>(size)), 0);
       const reap::Mapping buffer = room(16);
       for (const uint64_t page : {0, 8, 9, 10, 11, 40}) {
         if (page * kPage + 8 * kPage <= size) continue;
@@ -180,48 +182,35 @@ TEST(a_read_past_the_end_of_a_file_is_reported_as_short) {
 }
 
 TEST(a_streaming_read_does_not_change_the_page_cache) {
-  fixture::Shape shape;
-  shape.region_pages = {512};
-  const fixture::TempDir temporary;
-  const std::string path = temporary.path("memory");
-  CHECK(fixture::write_memory_file(path, shape, fixture::memory_bytes(shape)));
-  fixture::forget_cached(path);
-  const reap::UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  const int64_t before = reap::cached_pages(file.get(), 0, 512);
+  const MemoryFile file(of_pages(512));
+  fixture::forget_cached(file.path);
+  const reap::UniqueFd descriptor = file.descriptor();
+  const int64_t before = reap::cached_pages(descriptor.get(), 0, 512);
   if (before < 0) SKIP("needs cachestat(2), of Linux 6.5");
   if (before > 0) SKIP("needs a file system that lets go of a file's pages");
-  if (!reap::UniqueFd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT))) {
-    SKIP("needs a file system with O_DIRECT");
-  }
-  reap::PageSource source;
-  CHECK_EQ(source.open(path), 0);
+  if (!file.descriptor(O_RDONLY | O_DIRECT)) SKIP("needs a file system with O_DIRECT");
+  const reap::PageSource source = file.open();
   const reap::Mapping buffer = room(256);
   for (const uint64_t page : {0, 256}) {
     CHECK(source.read_streaming(page * kPage, buffer.data(), 256 * kPage).read == Read::done);
   }
-  CHECK_EQ(reap::cached_pages(file.get(), 0, 512), 0);
+  CHECK_EQ(reap::cached_pages(descriptor.get(), 0, 512), 0);
 }
 
 TEST(a_streaming_read_waits_for_pages_that_are_being_read_and_does_not_read_them_twice) {
   fixture::Hooks hooks;
-  fixture::Shape shape;
-  shape.region_pages = {256};
-  const fixture::TempDir temporary;
-  const std::string path = temporary.path("memory");
-  const std::vector<uint8_t> bytes = fixture::memory_bytes(shape);
-  CHECK(fixture::write_memory_file(path, shape, bytes));
-  const reap::UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  const int64_t there = reap::cached_pages(file.get(), 0, 256);
+  const MemoryFile file(of_pages(256));
+  const reap::UniqueFd descriptor = file.descriptor();
+  const int64_t there = reap::cached_pages(descriptor.get(), 0, 256);
   if (there < 0) SKIP("needs cachestat(2), of Linux 6.5");
   if (there < 256) SKIP("needs a file system that keeps what was written in the page cache");
-  ::fsync(file.get());
+  ::fsync(descriptor.get());
   const auto blocks_read = [] {
     struct rusage usage {};
     ::getrusage(RUSAGE_SELF, &usage);
     return usage.ru_inblock;
   };
-  reap::PageSource source;
-  CHECK_EQ(source.open(path), 0);
+  const reap::PageSource source = file.open();
   const reap::Mapping buffer = room(256);
   for (const bool unfinished : {false, true}) {
     reap::hooks::is_cold = [&] { return unfinished; };
@@ -230,10 +219,11 @@ TEST(a_streaming_read_waits_for_pages_that_are_being_read_and_does_not_read_them
     CHECK(read.read == Read::done);
     CHECK_EQ(read.waited, unfinished);
     CHECK_EQ(blocks_read(), before);
-    CHECK_EQ(std::memcmp(buffer.data(), bytes.data(), bytes.size()), 0);
+    CHECK_EQ(std::memcmp(buffer.data(), file.bytes.data(), file.bytes.size()), 0);
   }
-  fixture::forget_cached(path);
-  if (reap::cached_pages(file.get(), 0, 256) > 0) SKIP("needs a file system that lets go of pages");
+  fixture::forget_cached(file.path);
+  if (reap::cached_pages(descriptor.get(), 0, 256) > 0)
+    SKIP("needs a file system that lets go of pages");
   reap::hooks::is_cold = nullptr;
   CHECK(source.read_streaming(0, buffer.data(), 256 * kPage).waited);
 }
@@ -284,25 +274,20 @@ TEST(a_page_source_opens_regular_files_only) {
 // Without this a guest gets half of one snapshot and half of another.
 TEST(a_file_that_is_replaced_while_it_is_opened_is_read_through_one_descriptor) {
   fixture::Hooks hooks;
-  fixture::Shape shape;
-  shape.region_pages = {256};
-  const fixture::TempDir temporary;
-  const std::string path = temporary.path("memory");
-  const std::string other = temporary.path("other");
-  const std::vector<uint8_t> bytes = fixture::memory_bytes(shape);
+  const fixture::Shape shape = of_pages(256);
+  const MemoryFile file(shape);
+  const std::string other = file.folder.path("other");
   std::vector<uint8_t> inverted;
-  for (const uint8_t byte : bytes) inverted.push_back(static_cast<uint8_t>(~byte));
-  CHECK(fixture::write_memory_file(path, shape, bytes));
+  for (const uint8_t byte : file.bytes) inverted.push_back(static_cast<uint8_t>(~byte));
   CHECK(fixture::write_memory_file(other, shape, inverted));
-  reap::hooks::before_direct_open = [&] { CHECK_EQ(::rename(other.c_str(), path.c_str()), 0); };
-  const reap::UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  ::fsync(file.get());
-  ::posix_fadvise(file.get(), 0, 0, POSIX_FADV_DONTNEED);
-  reap::PageSource source;
-  CHECK_EQ(source.open(path), 0);
+  reap::hooks::before_direct_open = [&] {
+    CHECK_EQ(::rename(other.c_str(), file.path.c_str()), 0);
+  };
+  fixture::forget_cached(file.path);
+  const reap::PageSource source = file.open();
   const reap::Mapping buffer = room(256);
-  CHECK(source.read_streaming(0, buffer.data(), bytes.size()).read == Read::done);
-  CHECK_EQ(std::memcmp(buffer.data(), bytes.data(), bytes.size()), 0);
+  CHECK(source.read_streaming(0, buffer.data(), file.bytes.size()).read == Read::done);
+  CHECK_EQ(std::memcmp(buffer.data(), file.bytes.data(), file.bytes.size()), 0);
 }
 
 TEST(a_named_pipe_is_refused_without_waiting_for_a_writer) {

@@ -31,10 +31,8 @@ class Guest {
  public:
   Guest(EngineRun& run, const std::string& file, std::shared_ptr<const reap::Plan> plan = nullptr)
       : run_(run) {
-    fixture::SessionOptions options;
-    options.socket_path = restore_.directory.path("uffd.sock");
-    options.memory_file = file.empty() ? restore_.path : file;
-    options.kill_vm = false;
+    fixture::SessionOptions options = options_of(restore_);
+    if (!file.empty()) options.memory_file = file;
     options.plan = std::move(plan);
     session_ = run_.open(options);
   }
@@ -45,9 +43,7 @@ class Guest {
   }
 
   void connect() {
-    connection_ = fixture::connect_to(restore_.directory.path("uffd.sock"));
-    CHECK(fixture::send(connection_.get(), fixture::handshake_text(restore_.guest, 4096),
-                        {restore_.guest.uffd()}));
+    connection_ = connect_guest(restore_);
     run_.wait(Event::Kind::connected, session_.id);
   }
   // On a separate thread.
@@ -80,6 +76,12 @@ struct Storage {
   HangingFolder folder;
 };
 
+// A file of the folder whose reads hang.
+std::string hung_file(HangingFolder& folder, int number) {
+  folder.hold(Call::read, number);
+  return folder.file(number);
+}
+
 void bring_into_page_cache(const std::string& path) {
   const reap::UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   std::vector<uint8_t> bytes(kGuestPages * 4096);
@@ -93,6 +95,19 @@ std::shared_ptr<const reap::Plan> all_pages() {
     plan->extents.push_back({page, 8, page, 0});
   return plan;
 }
+
+// A fault and a prefetch that wait for files 0 and 1.
+struct HungGuests {
+  HungGuests(EngineRun& run, HangingFolder& folder)
+      : demand(run, hung_file(folder, 0)), prefetch(run, hung_file(folder, 1), all_pages()) {
+    demand.connect();
+    demand.touch(3);
+    folder.wait_until_held(2);
+  }
+
+  Guest demand;
+  Guest prefetch;
+};
 
 std::chrono::microseconds processor_time() {
   rusage usage{};
@@ -139,8 +154,7 @@ TEST(vms_whose_reads_hang_leave_threads_for_all_others) {
   beside.connect();
   std::vector<std::unique_ptr<Guest>> hung;
   for (int i = 0; i < kHung; ++i) {
-    folder.hold(Call::read, i);
-    hung.push_back(std::make_unique<Guest>(run, folder.file(i)));
+    hung.push_back(std::make_unique<Guest>(run, hung_file(folder, i)));
     hung.back()->connect();
     // Of different read-ahead windows as far as the file is long enough.
     for (const uint64_t page : {0, 33}) hung.back()->touch(page);
@@ -164,8 +178,7 @@ TEST(hung_storage_costs_next_to_no_processor_time) {
   if (!storage.missing().empty()) SKIP(storage.missing());
   HangingFolder& folder = storage.folder;
   EngineRun run;
-  folder.hold(Call::read, 0);
-  Guest hung(run, folder.file(0));
+  Guest hung(run, hung_file(folder, 0));
   hung.connect();
   for (uint64_t page = 0; page < 8; ++page) hung.touch(page * 8);
   folder.wait_until_held(1);
@@ -184,8 +197,7 @@ TEST(a_prefetch_from_hung_storage_leaves_workers_for_others) {
   // More restores than there are threads. They hang before their VMMs connect.
   std::vector<std::unique_ptr<Guest>> hung;
   for (int i = 0; i < 8; ++i) {
-    folder.hold(Call::read, i);
-    hung.push_back(std::make_unique<Guest>(run, folder.file(i), all_pages()));
+    hung.push_back(std::make_unique<Guest>(run, hung_file(folder, i), all_pages()));
   }
   folder.wait_until_held(2);
   Guest other(run, "", all_pages());
@@ -202,14 +214,8 @@ TEST(a_session_ends_though_a_thread_waits_for_its_storage) {
   HangingFolder& folder = storage.folder;
   std::atomic<int> ends{0};
   EngineRun run([&ends](const Event& event) { ends += event.kind == Event::Kind::ended; });
-  folder.hold(Call::read, 0);
-  folder.hold(Call::read, 1);
-  Guest demand(run, folder.file(0));
-  Guest prefetch(run, folder.file(1), all_pages());
-  demand.connect();
-  demand.touch(3);
-  folder.wait_until_held(2);
-  Guest* const guests[] = {&demand, &prefetch};
+  HungGuests hung(run, folder);
+  Guest* const guests[] = {&hung.demand, &hung.prefetch};
   for (int i = 0; i < 2; ++i) {
     const std::weak_ptr<reap::Session> session = guests[i]->handle();
     const auto began = Clock::now();
@@ -228,15 +234,9 @@ TEST(an_engine_ends_though_threads_wait_for_storage) {
   Storage storage;
   if (!storage.missing().empty()) SKIP(storage.missing());
   HangingFolder& folder = storage.folder;
-  folder.hold(Call::read, 0);
-  folder.hold(Call::read, 1);
   std::atomic<bool> has_ended{false};
   EngineRun run([&has_ended](const Event&) { CHECK(!has_ended); });
-  Guest demand(run, folder.file(0));
-  Guest prefetch(run, folder.file(1), all_pages());
-  demand.connect();
-  demand.touch(3);
-  folder.wait_until_held(2);
+  const HungGuests hung(run, folder);
   const auto began = Clock::now();
   run.shut_down();
   has_ended = true;

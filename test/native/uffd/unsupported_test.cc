@@ -52,18 +52,29 @@ void check_refusal(uint64_t feature, const char* name) {
   const Restore restore;
   for (const bool kill : {true, false}) {
     check::about = kill ? "kill" : "leave";
-    fixture::SessionOptions options;
-    options.socket_path = restore.directory.path("uffd.sock");
-    options.memory_file = restore.path;
-    options.kill_vm = kill;
-    fixture::VmmProcess vmm(shape, options.socket_path, fixture::Manner::waits);
+    fixture::VmmProcess vmm(shape, socket_of(restore), fixture::Manner::waits);
     fixture::EngineRun run;
-    const reap::Event ended = run.wait_for_end(run.open(options).id);
+    const reap::Event ended = run.wait_for_end(run.open(options_of(restore, kill)).id);
     CHECK_EQ(ended.failure.code, ErrorCode::vmm_unsupported);
     CHECK_EQ(ended.failure.check, name);
     CHECK_EQ(ended.state, kill ? EndState::vm_killed : EndState::vm_left);
     CHECK_EQ(vmm.is_alive(), !kill);
   }
+}
+
+void check_end(const Restore& restore, const Servers& servers, const char* check) {
+  CHECK(servers.wait_for_end() == Served::failed);
+  CHECK_EQ(restore.handler->failure().code, ErrorCode::vmm_unsupported);
+  CHECK_EQ(restore.handler->failure().check, check);
+}
+
+// A write to the page ends the serving.
+void check_write(const Restore& restore, uint64_t page, const char* check) {
+  Servers servers(*restore.handler);
+  std::thread vcpu([&] { fixture::poke(restore.guest.page(page), 1); });
+  check_end(restore, servers, check);
+  restore.guest.unregister_all();
+  vcpu.join();
 }
 
 }  // namespace
@@ -74,19 +85,13 @@ TEST(a_write_protect_fault_ends_the_serving) {
   if (!register_as(restore, UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP)) {
     SKIP("needs write protection by userfaultfd");
   }
-  Servers servers(*restore.handler);
-  CHECK(restore.has_file_bytes(3));
+  CHECK_EQ(restore.fill(3, 1), reap::FaultHandler::Filled::all);
   uffdio_writeprotect protect{};
   protect.range.start = reinterpret_cast<uintptr_t>(restore.guest.page(3));
   protect.range.len = restore.page_size();
   protect.mode = UFFDIO_WRITEPROTECT_MODE_WP;
   CHECK_EQ(::ioctl(restore.guest.uffd(), UFFDIO_WRITEPROTECT, &protect), 0);
-  std::thread vcpu([&] { fixture::poke(restore.guest.page(3), 1); });
-  CHECK(servers.wait_for_end() == Served::failed);
-  CHECK_EQ(restore.handler->failure().code, ErrorCode::vmm_unsupported);
-  CHECK_EQ(restore.handler->failure().check, "write-protect-fault");
-  restore.guest.unregister_all();
-  vcpu.join();
+  check_write(restore, 3, "write-protect-fault");
 }
 
 TEST(a_minor_fault_ends_the_serving) {
@@ -99,13 +104,7 @@ TEST(a_minor_fault_ends_the_serving) {
   CHECK(::mmap(reinterpret_cast<void*>(region.base), region.size, PROT_READ | PROT_WRITE,
                MAP_SHARED | MAP_FIXED, memory.get(), 0) != MAP_FAILED);
   CHECK(register_as(restore, UFFDIO_REGISTER_MODE_MINOR));
-  Servers servers(*restore.handler);
-  std::thread vcpu([&] { fixture::peek(restore.guest.page(0)); });
-  CHECK(servers.wait_for_end() == Served::failed);
-  CHECK_EQ(restore.handler->failure().code, ErrorCode::vmm_unsupported);
-  CHECK_EQ(restore.handler->failure().check, "minor-fault");
-  restore.guest.unregister_all();
-  vcpu.join();
+  check_write(restore, 0, "minor-fault");
 }
 
 TEST(a_vmm_that_asks_for_fork_events_is_refused_and_killed) {
@@ -122,9 +121,7 @@ TEST(a_fork_ends_the_serving_and_the_child_reads_no_zeros) {
   if (!restore.missing().empty()) SKIP(restore.missing());
   Servers servers(*restore.handler);
   const pid_t child = fork_child(restore, 5);
-  CHECK(servers.wait_for_end() == Served::failed);
-  CHECK_EQ(restore.handler->failure().code, ErrorCode::vmm_unsupported);
-  CHECK_EQ(restore.handler->failure().check, "fork");
+  check_end(restore, servers, "fork");
   fixture::Flag().set_within_a_moment();
   CHECK_EQ(::waitpid(child, nullptr, WNOHANG), 0);
   ::kill(child, SIGKILL);
