@@ -1,16 +1,18 @@
 import { join } from 'node:path'
 import { beforeAll, describe, expect, it } from 'vitest'
-import { Cli, checkBuild, errorIn, events, serveWords } from '../support/cli-process.js'
+import {
+  Cli,
+  checkBuild,
+  errorIn,
+  events,
+  serveWords,
+  servingCommands,
+} from '../support/cli-process.js'
 import { hangingScene } from '../support/hanging-folder.js'
 
 beforeAll(checkBuild)
 
-const commands = [
-  ['record', '--output'],
-  ['restore', '--working-set'],
-] as const
-
-describe.each(commands)('%s from storage that hangs', (name, set) => {
+describe.each(servingCommands)('%s from storage that hangs', (name, set) => {
   const begun = async (skip: (why: string) => void, ...flags: string[]) => {
     const [s, folder] = await hangingScene(skip)
     const memoryFile = folder.file(0)

@@ -4,8 +4,14 @@ import { beforeAll, describe, expect, it } from 'vitest'
 import { kvmMissing, writeKvmTrace } from '../../native/guest/driver/kvm-guest.mjs'
 import { WorkingSet } from '../../src/index.js'
 import { calibrated, calibration, uncalibrated } from '../support/calibration.js'
-import { Cli, checkBuild, errorIn, events, guest, run } from '../support/cli-process.js'
-import { evict, residentPages, threadGuest } from '../support/page-cache.js'
+import { Cli, checkBuild, errorIn, events, guest, run, shellVmm } from '../support/cli-process.js'
+import {
+  evict,
+  residentPages,
+  threadGuest,
+  unmappableFile,
+  unmappableSet,
+} from '../support/page-cache.js'
 import { scratchFolder } from '../support/scratch.js'
 import { diskTrace, makeDisk, makeMemory, newPath, PAGE, setOf } from '../support/working-sets.js'
 
@@ -350,7 +356,7 @@ describe('restore with a socket', () => {
     const env = { REAP_TRACE_CALIBRATION: calibrated() }
     const auto = ['restore', '--backend', 'auto', '--vcpus', 'threads', '--memory', s.memoryFile]
     const words = [...auto, ...s.workingSet, ...socket(s.folder), '--disk', s.image, '--json']
-    const vmm = `printf 'map 4096 ${4096 * PAGE}\\nhandshake %s\\nread 5\\n' "$REAP_TRACE_SOCKET" | ${guest} vmm`
+    const vmm = shellVmm(4096, 'echo read 5')
     const work = `if [ $REAP_TRACE_BACKEND_TYPE = Uffd ]; then ${vmm}; fi`
 
     const cold = await run([...words, ...shell(join(s.folder, 'cold'), work)], { env })
@@ -383,7 +389,7 @@ describe('restore with a socket', () => {
   it('brings disk images in beside a handler, or says why not', async () => {
     const s = await recorded()
     const words = ['restore', '--memory', s.memoryFile, ...s.workingSet, ...socket(s.folder)]
-    const vmm = `printf 'map 4096 ${4096 * PAGE}\\nhandshake %s\\nread 5\\n' "$REAP_TRACE_SOCKET" | ${guest} vmm > /dev/null`
+    const vmm = `${shellVmm(4096, 'echo read 5')} > /dev/null`
     const there = `until [ -e ${s.folder}/there ] || [ ! -d ${s.folder} ]; do sleep 0.02; done`
     const command = ['--', 'sh', '-c', `${there}; ${vmm}`]
     const restore = new Cli([...words, '--disk', s.image, '--json', ...command])
@@ -423,21 +429,18 @@ describe('advise', () => {
     expect(warm.stdout).toMatch(/^memory file +300 pages of 300 pages in the page cache$/m)
   })
 
-  // A file of sysfs, as one of FUSE with direct I/O.
-  const unmappable = '/sys/kernel/mm/transparent_hugepage/enabled'
-  it.skipIf(!existsSync(unmappable))(
+  it.skipIf(!existsSync(unmappableFile))(
     'and restore know a memory file that cannot be mapped (needs transparent huge pages)',
     async () => {
-      const output = newPath('vm.ws')
-      await setOf(makeMemory(1), [0]).write(output, { snapshot: { memoryFile: makeMemory(1) } })
+      const output = await unmappableSet()
       const env = { REAP_TRACE_CALIBRATION: calibrated() }
-      const advice = await run(['advise', output, '--memory', unmappable], { env })
+      const advice = await run(['advise', output, '--memory', unmappableFile], { env })
       expect(advice).toMatchObject({ code: 0, stderr: '' })
       expect(advice.stdout).toMatch(/^uffd: the file system of the memory file has no mappings/)
       const words = [
         'restore',
         '--memory',
-        unmappable,
+        unmappableFile,
         '--working-set',
         output,
         '--backend',

@@ -1,5 +1,5 @@
 import { truncateSync, writeFileSync } from 'node:fs'
-import { chmod, readFile, writeFile } from 'node:fs/promises'
+import { readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { beforeAll, describe, expect, it } from 'vitest'
 import {
@@ -11,28 +11,21 @@ import {
   run,
   script,
   serveWords,
+  servingCommands,
+  shellScript,
+  shellVmm,
 } from '../support/cli-process.js'
 import { type Scene, scene } from '../support/scratch.js'
 
 beforeAll(checkBuild)
 
-const commands = [
-  ['record', '--output'],
-  ['restore', '--working-set'],
-] as const
-
 /** A script that is a VMM: it touches page 1, and page 60 once there is a file `gate`. */
-async function vmmScript({ folder, pages }: Scene): Promise<string> {
-  const path = join(folder, 'vmm.sh')
+const vmmScript = ({ folder, pages }: Scene): Promise<string> => {
   const wait = `until [ -e ${folder}/gate ] || [ ! -d ${folder} ]; do sleep 0.02; done`
-  const begin = `printf 'map 4096 ${pages * 4096}\\nhandshake %s\\nread 1\\n' "$REAP_TRACE_SOCKET"`
-  const lines = ['#!/bin/sh', `(${begin}; ${wait}; echo read 60) | ${guest} vmm`]
-  await writeFile(path, lines.join('\n'))
-  await chmod(path, 0o755)
-  return path
+  return shellScript(folder, shellVmm(pages, `echo read 1; ${wait}; echo read 60`))
 }
 
-describe.each(commands)('%s of a VM that has to be killed', (name, set) => {
+describe.each(servingCommands)('%s of a VM that has to be killed', (name, set) => {
   it.each([['--json'], []])('says why, though its command fails by that (%s)', async (...flags) => {
     const one = async () => {
       const here = await scene({ pages: 64 })
@@ -54,16 +47,14 @@ describe.each(commands)('%s of a VM that has to be killed', (name, set) => {
   it('says why, even if that is in its handshake', async () => {
     const one = async () => {
       const here = await scene({ pages: 64 })
-      const [command, pipe] = [join(here.folder, 'vmm.sh'), join(here.folder, 'pipe')]
-      const lines = [
-        '#!/bin/sh',
+      const pipe = join(here.folder, 'pipe')
+      const command = await shellScript(
+        here.folder,
         `mkfifo ${pipe}`,
         // Of another size than the memory file.
         `(printf 'map 4096 4096\\nhandshake %s\\n' "$REAP_TRACE_SOCKET"; exec sleep 5) >${pipe} 2>&1 &`,
         `exec ${guest} vmm <${pipe}`,
-      ]
-      await writeFile(command, lines.join('\n'))
-      await chmod(command, 0o755)
+      )
       const words = [...serveWords(here), set, join(here.folder, 'ws'), '--', command]
       const { code, stdout, stderr } = await run([name, ...words])
       expect(code).toBe(1)
@@ -92,10 +83,7 @@ describe('a command that reports success', () => {
 
   it('is no restore where the VM exits before it touches a page', async () => {
     const here = await scene({ pages: 64 })
-    const command = join(here.folder, 'load.sh')
-    const lines = `printf 'map 4096 ${64 * 4096}\\nhandshake %s\\n' "$REAP_TRACE_SOCKET" | ${guest} vmm`
-    await writeFile(command, `#!/bin/sh\n${lines}\n`)
-    await chmod(command, 0o755)
+    const command = await shellScript(here.folder, shellVmm(64, 'true'))
     const words = [...serveWords(here), '--working-set', join(here.folder, 'none')]
     const { code, stdout } = await run(['restore', ...words, '--', command])
     expect(code).toBe(1)
@@ -104,7 +92,7 @@ describe('a command that reports success', () => {
   })
 })
 
-it.each(commands)(
+it.each(servingCommands)(
   '%s gives a command whose guest never answers --command-timeout',
   async (name, set) => {
     const here = await scene({ pages: 64 })

@@ -1,5 +1,5 @@
 import { existsSync } from 'node:fs'
-import { chmod, mkdir, readdir, readFile, stat, symlink, writeFile } from 'node:fs/promises'
+import { mkdir, readdir, readFile, stat, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { WorkingSet } from '../../src/index.js'
@@ -8,10 +8,11 @@ import {
   checkBuild,
   errorIn,
   events,
-  guest,
   run,
   script,
   serveWords,
+  shellScript,
+  shellVmm,
 } from '../support/cli-process.js'
 import { scene } from '../support/scratch.js'
 
@@ -146,18 +147,10 @@ describe('record', () => {
 
   it('leaves a command that is the VMM to itself when it detaches', async () => {
     const here = await scene({ pages: 64 })
-    const command = join(here.folder, 'vmm.sh')
     const alive = join(here.folder, 'alive')
-    const lines = `map 4096 ${64 * 4096}\\nhandshake %s\\nread 1 2\\n`
-    await writeFile(
-      command,
-      [
-        '#!/bin/sh',
-        `(printf '${lines}' "$REAP_TRACE_SOCKET"; until [ -e ${alive}.go ] || [ ! -d ${here.folder} ]; do sleep 0.02; done; echo 'verify ${here.memoryFile}') |`,
-        `  ${guest} vmm | grep -c '"wrongCount":0' > ${alive}`,
-      ].join('\n'),
-    )
-    await chmod(command, 0o755)
+    const wait = `until [ -e ${alive}.go ] || [ ! -d ${here.folder} ]; do sleep 0.02; done`
+    const vmm = shellVmm(64, `echo read 1 2; ${wait}; echo 'verify ${here.memoryFile}'`)
+    const command = await shellScript(here.folder, `${vmm} | grep -c '"wrongCount":0' > ${alive}`)
     const words = [...serveWords(here), '--output', join(here.folder, 'vm.ws')]
     const record = new Cli(['record', ...words, '--for', '2s', '--', command])
     await record.event('recorded')

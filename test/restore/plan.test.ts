@@ -11,7 +11,7 @@ import {
   WorkingSet,
 } from '../../src/index.js'
 import { calibrated, uncalibrated } from '../support/calibration.js'
-import { residentPages } from '../support/page-cache.js'
+import { residentPages, unmappableFile, unmappableSet } from '../support/page-cache.js'
 import {
   file,
   onDisk,
@@ -21,7 +21,7 @@ import {
   snapshot,
   uffd,
 } from '../support/restoring.js'
-import { failureOf, makeMemory, newPath, setOf } from '../support/working-sets.js'
+import { failureOf, newPath, setOf } from '../support/working-sets.js'
 
 uncalibrated()
 
@@ -64,14 +64,11 @@ describe('a plan', () => {
     expect(await restore.disksPrefetched).toBeUndefined()
   })
 
-  // A file of sysfs can be read and not mapped, as one of FUSE with direct I/O.
-  const unmappable = '/sys/kernel/mm/transparent_hugepage/enabled'
-  test.skipIf(!existsSync(unmappable))(
+  test.skipIf(!existsSync(unmappableFile))(
     'has a handler serve a memory file that cannot be mapped (needs transparent huge pages)',
     async () => {
-      const workingSet = newPath('vm.ws')
-      await setOf(makeMemory(1), [0]).write(workingSet, { snapshot: { memoryFile: makeMemory(1) } })
-      const snapshot = { memoryFile: unmappable }
+      const workingSet = await unmappableSet()
+      const snapshot = { memoryFile: unmappableFile }
       for (const options of [{}, { workingSet: newPath('nowhere.ws') }, { workingSet }]) {
         const plan = await planRestore({ snapshot, ...options })
         const reason = expect.stringMatching(/^the file system of the memory file has no mappings/)
@@ -81,7 +78,7 @@ describe('a plan', () => {
       }
       const error = { code: 'ERR_SOURCE_READ', syscall: 'mmap', errno: -constants.errno.ENODEV }
       const failure = await failureOf(prefetchPageCache({ snapshot, workingSet }))
-      expect(failure).toMatchObject({ ...error, path: unmappable })
+      expect(failure).toMatchObject({ ...error, path: unmappableFile })
       expect(await failureOf(recordPageCache({ snapshot }))).toMatchObject(error)
     },
   )

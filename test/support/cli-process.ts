@@ -139,24 +139,27 @@ export const serveWords = ({
   '--json',
 ]
 
-/** A script for after `--` that restores the fake VMM and touches these pages. */
-export async function script(
-  { folder, pages }: Scene,
-  touched: string,
-  status = 0,
-): Promise<string> {
+/** Each command that serves, with its option for a working set. */
+export const servingCommands = [
+  ['record', '--output'],
+  ['restore', '--working-set'],
+] as const
+
+/** Shell words that run a VMM, which hands over its memory and then obeys what `more` prints. */
+export const shellVmm = (pages: number, more: string) =>
+  `(printf 'map 4096 ${pages * 4096}\\nhandshake %s\\n' "$REAP_TRACE_SOCKET"; ${more}) | ${guest} vmm`
+
+/** An executable file with these lines of shell. */
+export async function shellScript(folder: string, ...lines: string[]): Promise<string> {
   const path = join(folder, 'invoke-once.sh')
-  await writeFile(
-    path,
-    [
-      '#!/bin/sh',
-      `printf 'map 4096 ${pages * 4096}\\nhandshake %s\\nread ${touched}\\n' "$REAP_TRACE_SOCKET" | ${guest} vmm`,
-      `exit ${status}`,
-    ].join('\n'),
-  )
+  await writeFile(path, ['#!/bin/sh', ...lines].join('\n'))
   await chmod(path, 0o755)
   return path
 }
+
+/** A script for after `--` that restores the fake VMM and touches these pages. */
+export const script = ({ folder, pages }: Scene, touched: string, status = 0): Promise<string> =>
+  shellScript(folder, shellVmm(pages, `echo read ${touched}`), `exit ${status}`)
 
 /** Records these pages into `vm.ws` of the scene's folder. */
 export async function recorded(of: Scene, touched = '7 3 4 5 100'): Promise<string> {

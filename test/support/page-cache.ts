@@ -14,7 +14,7 @@ import {
 } from '../../native/guest/driver/kvm-guest.mjs'
 import { PageCache } from '../../native/guest/driver/page-cache.mjs'
 import { isRoot } from './scratch.js'
-import { newPath, PAGE } from './working-sets.js'
+import { makeMemory, newPath, PAGE, setOf } from './working-sets.js'
 
 const libc = koffi.load('libc.so.6')
 const mmap = libc.func(
@@ -24,6 +24,16 @@ const munmap = libc.func('int munmap(void *at, size_t bytes)')
 const mincore = libc.func('int mincore(void *at, size_t bytes, void *into)')
 const PROT_READ = 1
 const MAP_SHARED = 1
+
+/** A file of sysfs: it can be read and not mapped, as one of FUSE with direct I/O. */
+export const unmappableFile = '/sys/kernel/mm/transparent_hugepage/enabled'
+
+/** The path of a working set for a memory file of its size. */
+export async function unmappableSet(): Promise<string> {
+  const [path, memoryFile] = [newPath('vm.ws'), makeMemory(1)]
+  await setOf(memoryFile, [0]).write(path, { snapshot: { memoryFile } })
+  return path
+}
 
 /** The pages of a file that are in the page cache, in order. */
 export function residentPages(path: string): number[] {

@@ -104,3 +104,19 @@ export function outcomeOf(work: () => unknown): string {
     throw error
   }
 }
+
+/** Edits of a file. */
+export const u32 = (offset: number, value: number) => (bytes: Buffer) => {
+  bytes.writeUInt32LE(value, offset)
+}
+export const u64 = (offset: number, value: bigint) => (bytes: Buffer) => {
+  bytes.writeBigUInt64LE(value, offset)
+}
+
+/** An edit, and the check that fails by it, at this offset. */
+export type DamageCase = [
+  what: string,
+  check: string,
+  offset: () => number,
+  edit: () => (bytes: Buffer) => void,
+]

@@ -6,6 +6,7 @@ import type { ReapTraceError } from '../../src/errors.js'
 import { WorkingSet } from '../../src/working-set/working-set.js'
 import { readSet } from '../support/second-reader.js'
 import {
+  type DamageCase,
   edited,
   failureOf,
   folder,
@@ -13,6 +14,8 @@ import {
   newPath,
   outcomeOf,
   PAGE,
+  u32,
+  u64,
   write,
 } from '../support/working-sets.js'
 
@@ -35,20 +38,7 @@ describe('a file that is not sound', () => {
     path = newPath('damaged')
   })
 
-  const u32 = (offset: number, value: number) => (bytes: Buffer) => {
-    bytes.writeUInt32LE(value, offset)
-  }
-  const u64 = (offset: number, value: bigint) => (bytes: Buffer) => {
-    bytes.writeBigUInt64LE(value, offset)
-  }
-
-  type Case = [
-    what: string,
-    check: string,
-    offset: () => number,
-    edit: () => (bytes: Buffer) => void,
-  ]
-  test.each<Case>([
+  test.each<DamageCase>([
     ['an older major version', 'version', () => 8, () => u32(8, 2)],
     ['an older one with a minor version', 'version', () => 8, () => u32(8, 0x10002)],
     ['a newer major version', 'version', () => 8, () => u32(8, 4)],

@@ -5,6 +5,7 @@ import type { ReapTraceError } from '../../src/errors.js'
 import { WorkingSet } from '../../src/working-set/working-set.js'
 import { readSet } from '../support/second-reader.js'
 import {
+  type DamageCase,
   diskTrace,
   edited,
   failureOf,
@@ -14,6 +15,8 @@ import {
   outcomeOf,
   PAGE,
   setOf,
+  u32,
+  u64,
 } from '../support/working-sets.js'
 
 describe('a file whose disks are not sound', () => {
@@ -49,12 +52,6 @@ describe('a file whose disks are not sound', () => {
     path = newPath('damaged')
   })
 
-  const u32 = (offset: number, value: number) => (bytes: Buffer) => {
-    bytes.writeUInt32LE(value, offset)
-  }
-  const u64 = (offset: number, value: bigint) => (bytes: Buffer) => {
-    bytes.writeBigUInt64LE(value, offset)
-  }
   const fill = (offset: number, byte: number) => (bytes: Buffer) => {
     bytes[offset] = byte
   }
@@ -62,13 +59,7 @@ describe('a file whose disks are not sound', () => {
   const disk = (number: number, offset: number) => at.disks + 512 * number + offset
   const touch = (number: number, offset: number) => at.touches + 8 * number + offset
 
-  type Case = [
-    what: string,
-    check: string,
-    offset: () => number,
-    edit: () => (bytes: Buffer) => void,
-  ]
-  test.each<Case>([
+  test.each<DamageCase>([
     ['a newer minor version', 'version', () => 8, () => u32(8, 0x10003)],
     ['version 2.0, which had extents of disks', 'version', () => 8, () => u32(8, 2)],
     ['a reserved byte behind the counts', 'reserved', () => 136, () => fill(136, 1)],
