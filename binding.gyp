@@ -1,6 +1,6 @@
 # All compiled targets, for scripts/build-native.mjs, which selects among them.
-# node-gyp defines flags only for Release (-O3); the tests have configurations of
-# their own, each with its folder in build/.
+# node-gyp defines flags only for Release (-O3); the tests have separate
+# configurations, each with a folder in build/.
 {
   'target_defaults': {
     'cflags!': ['-Wno-unused-parameter'],

@@ -200,7 +200,7 @@ describe('the end', () => {
       const s = await snapshot()
       const { signal } = new AbortController()
       const restore = await restored({ ...s.all, backend, signal, connectTimeoutMs: 500 })
-      // Node 20 lets go of all but the last listener that goes with a signal of its own.
+      // In Node 20, the last listener that was added with a `signal` stays until garbage is collected.
       await collectGarbage()
       await restore.handler?.closed.catch(() => {})
       if (backend === 'page-cache') await restore.prefetched

@@ -4,7 +4,7 @@ import { beforeEach, onTestFinished } from 'vitest'
 import type { HostCalibration } from '../../src/index.js'
 import { newPath } from './working-sets.js'
 
-/** A host on which a guest of KVM that writes is better served by a handler, and no other is. */
+/** Calibration of a host where only a KVM guest that writes is faster with a handler. */
 export const calibration: HostCalibration = {
   calibratedAt: '2026-11-25T12:00:00.000Z',
   kernel: release(),
@@ -21,7 +21,7 @@ export const calibration: HostCalibration = {
   },
 }
 
-/** Writes a calibration where this test's process looks for it, and says where. */
+/** Writes a calibration to the path where this process looks for it; returns the path. */
 export function calibrated(what: unknown = calibration): string {
   const path = newPath('calibration.json')
   writeFileSync(path, typeof what === 'string' ? what : JSON.stringify(what))
@@ -29,7 +29,7 @@ export function calibrated(what: unknown = calibration): string {
   return path
 }
 
-/** Keeps the tests of a file from the user's own calibration: each begins on a host without one. */
+/** Hides the user's calibration from the tests of a file: each starts on a host without one. */
 export function uncalibrated(): void {
   beforeEach(() => {
     const before = process.env.REAP_TRACE_CALIBRATION

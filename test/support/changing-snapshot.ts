@@ -19,11 +19,11 @@ import { Trace, WorkingSet } from '../../src/index.js'
 import { makeMemoryFile, xorshift } from './fake-vmm.js'
 
 const PAGE = 4096
-/** Of the memory and its set: so many earlier states come back. */
+/** Number of earlier states, of the memory and its set, that may come back. */
 const EARLIER = 3
 const HISTORY = 12
 
-/** What Node has no function for, or one that rounds times. */
+/** Calls for which Node has no function, or one that rounds times. */
 const libc = koffi.load('libc.so.6')
 const utimensat = libc.func('int utimensat(int at, const char *path, void *times, int flags)')
 const fallocate = libc.func('int fallocate(int fd, int mode, int64_t offset, int64_t bytes)')
@@ -41,10 +41,10 @@ const MAP_FAILED = 0xffff_ffff_ffff_ffffn
 const EOPNOTSUPP = 95
 const TMPFS_MAGIC = 0x01021994
 
-/** For all that is read and made up: garbage of this size would take more time than the restores. */
+/** Reused, since allocating and collecting buffers of this size would take longer than the restores. */
 const scratch = Buffer.alloc(8 * 2 ** 20)
 
-/** The bytes of a file, up to the next call. */
+/** The bytes of a file, valid until the next call. */
 function contentOf(path: string): Buffer {
   const fd = openSync(path, 'r')
   try {
@@ -78,7 +78,7 @@ function must(call: string, done: boolean): void {
 export interface Random {
   /** An integer from 0 to `limit - 1`. */
   below(limit: number): number
-  /** True once in so many times. */
+  /** True once in this many times. */
   oneIn(times: number): boolean
   of<T>(values: readonly T[]): T
 }
@@ -96,15 +96,15 @@ export function randomOf(seed: number): Random {
 type Change = () => string | Promise<string>
 
 /**
- * A memory file and a working set, which change as the seed says: in place and by another inode,
- * with the times that follow from it and with the times set back. Both keep their sizes, as far as
- * working sets of one memory have the same.
+ * A memory file and a working set that change at random, depending on the seed: in place or by a new
+ * inode, with their times set back or not. The memory file keeps its size, and so does the working
+ * set where possible.
  */
 export class ChangingSnapshot {
   readonly memoryFile: string
   readonly setFile: string
   readonly pages: number
-  /** What was done, the latest last. */
+  /** The changes so far, the latest last. */
   readonly history: string[] = []
   readonly #random: Random
   readonly #memoryChanges: readonly Change[]
@@ -128,7 +128,7 @@ export class ChangingSnapshot {
     this.#random = random
     this.#trace = this.#drawTrace()
     const { memoryFile, setFile } = this
-    // The kernel tells nobody of a store through a mapping of a tmpfs.
+    // On tmpfs, a store through a mapping changes no time.
     const tellsOfStores = statfsSync(folder).type !== TMPFS_MAGIC
     const overwrite = () => this.#overwrite()
     this.#memoryChanges = [
@@ -149,7 +149,7 @@ export class ChangingSnapshot {
     ]
   }
 
-  /** What `serve()` is given: the path, or now and then a set that was read before some changes. */
+  /** Value of `workingSet`: the path, or now and then a set that was read before some changes. */
   async workingSet(): Promise<WorkingSet | string> {
     const { oneIn } = this.#random
     if (oneIn(12)) return WorkingSet.fromTraces([this.#trace])
@@ -162,7 +162,7 @@ export class ChangingSnapshot {
     return read ?? this.setFile
   }
 
-  /** Working sets that are recorded from here on are of these touches. */
+  /** Draws the touches of the working sets that are recorded from here on. */
   touched(trace: Trace): void {
     this.#trace = trace
   }
@@ -175,7 +175,7 @@ export class ChangingSnapshot {
     else await this.agree()
   }
 
-  /** Makes the set one of this memory. */
+  /** Writes the set anew from this memory. */
   async agree(): Promise<void> {
     this.#note(this.#random.oneIn(3) ? await this.#record() : this.#goBackWithBoth())
   }
@@ -223,7 +223,7 @@ export class ChangingSnapshot {
     })
   }
 
-  /** Few pages more often than many: those are what a sample misses. */
+  /** Often only a few pages, which samples would miss. */
   #somePages(most: number, pages: number): number[] {
     const { below, oneIn } = this.#random
     const count = 1 + below(oneIn(2) ? Math.min(3, most) : most)
@@ -248,7 +248,7 @@ export class ChangingSnapshot {
     const count = 1 + this.#random.below(Math.min(40, this.pages - first))
     return this.#inPlace(this.memoryFile, `memory: a hole of ${count} at ${first}`, (fd) => {
       const done = fallocate(fd, KEEP_SIZE_PUNCH_HOLE, first * PAGE, count * PAGE) === 0
-      // Some file systems make none; then nothing changes.
+      // Not every file system can; then nothing changes.
       must('fallocate', done || koffi.errno() === EOPNOTSUPP)
     })
   }
@@ -275,7 +275,7 @@ export class ChangingSnapshot {
     return this.#byRename(this.memoryFile, `memory: another inode with other ${pages}`, bytes)
   }
 
-  /** The memory and its set, as they were when some set was recorded. */
+  /** The memory and its set as they were at the recording of some set. */
   #goBackWithBoth(): string {
     const { memory, set } = this.#random.of(this.#earlier)
     return [
@@ -284,7 +284,7 @@ export class ChangingSnapshot {
     ].join('; ')
   }
 
-  /** Brings back what a file had in it when some set was recorded, with the same size if there is one. */
+  /** Restores the bytes that a file had at the recording of some set, of the same size if possible. */
   #goBack(part: 'memory' | 'set', path: string): string {
     const { size } = statSync(path)
     const sized = this.#earlier.filter((earlier) => earlier[part].length === size)
@@ -309,7 +309,7 @@ export class ChangingSnapshot {
     })
   }
 
-  /** Damages data of the set, and nothing that the set says of itself. */
+  /** Damages data of the set, but not its header or index. */
   #flip(): string {
     const size = statSync(this.setFile).size
     return this.#inPlace(this.setFile, 'set: bits flipped', (fd) => {
@@ -326,7 +326,7 @@ export class ChangingSnapshot {
     })
   }
 
-  /** What changes the times or the inode of a file, and not a byte of it. */
+  /** Changes the times or the inode of a file, but no byte of it. */
   #sameContent(part: string, path: string): Change[] {
     return [
       () => this.#byRename(path, `${part}: another inode`, contentOf(path)),
@@ -351,8 +351,8 @@ export class ChangingSnapshot {
   #inPlace(path: string, what: string, change: (fd: number) => void): string {
     const fd = openSync(path, 'r+')
     try {
-      // To look at the times makes the kernel tell the next change apart (6.13), so only who sets
-      // them back looks.
+      // Reading the times makes the kernel distinguish the next change (6.13), so they are read only
+      // to be set back.
       const times = this.#random.oneIn(2) ? fstatSync(fd, { bigint: true }) : undefined
       change(fd)
       if (!times) return what

@@ -12,7 +12,7 @@ const root = fileURLToPath(new URL('../..', import.meta.url))
 export const cli = join(root, 'dist/cli.js')
 export const guest = join(root, 'build/Release/reap-guest')
 
-/** The newest change below a folder. */
+/** Time of the newest change below a folder. */
 async function lastChange(folder: string): Promise<number> {
   const entries = await readdir(folder, { recursive: true })
   const times = await Promise.all(
@@ -21,7 +21,7 @@ async function lastChange(folder: string): Promise<number> {
   return Math.max(...times)
 }
 
-/** Whether dist/ is what src/ says: these tests run what is built. */
+/** Fails unless dist/ is newer than src/: these tests run the built program. */
 export async function checkBuild(): Promise<void> {
   const isBuilt =
     existsSync(cli) && (await stat(cli)).mtimeMs > (await lastChange(join(root, 'src')))
@@ -35,12 +35,12 @@ export interface Ended {
   readonly stderr: string
 }
 
-/** The command line tool in a process of its own. */
+/** The command-line program in a child process. */
 export class Cli {
   readonly ended: Promise<Ended>
-  /** As `ended`, and not waiting for what else has its output open. */
+  /** As `ended`, without waiting for other processes that hold its output open. */
   readonly exited: Promise<Pick<Ended, 'code' | 'signal'>>
-  /** What it has printed there so far. */
+  /** Output so far. */
   stderr = ''
   stdout = ''
   readonly #child: ChildProcess
@@ -51,7 +51,7 @@ export class Cli {
     const child = spawn(process.execPath, [cli, ...words], {
       stdio: ['ignore', 'pipe', 'pipe'],
       ...options,
-      // Not those of whoever runs the tests.
+      // Independent of the environment of the test run.
       env: { ...process.env, FORCE_COLOR: undefined, LC_ALL: 'C.UTF-8', ...options.env },
     })
     this.#child = child
@@ -76,7 +76,7 @@ export class Cli {
     })
   }
 
-  /** The JSON event of this type, once it is printed. */
+  /** Waits for the JSON event of this type. */
   async event<T = Record<string, unknown>>(type: string): Promise<T> {
     for (;;) {
       for (const line of this.#lines) {
@@ -106,7 +106,7 @@ export const run = (
   options?: { cwd?: string; env?: NodeJS.ProcessEnv },
 ) => new Cli(words, options).ended
 
-/** The JSON lines of a stdout, without the members that each of them has. */
+/** The objects that were printed as JSON, without the members that they all have. */
 export const events = (stdout: string) =>
   stdout
     .trim()
@@ -120,7 +120,7 @@ export const events = (stdout: string) =>
       return event
     })
 
-/** The one error that a failed command has printed on its stdout. */
+/** The error of a failed command, which prints exactly one. */
 export const errorIn = (stdout: string): { readonly code?: string } => {
   const errors = events(stdout).filter(({ type }) => type === 'error')
   expect(errors).toHaveLength(1)

@@ -5,7 +5,7 @@ import { onTestFinished } from 'vitest'
 
 const example = fileURLToPath(new URL('../../examples/firecracker.mjs', import.meta.url))
 
-/** Runs the example to its end. `phases` has the phases that it names, sorted. */
+/** Runs the example to its end. `phases` are the phases that it prints, sorted. */
 export async function runExample(...words: string[]) {
   const child = spawn(process.execPath, [example, ...words], { stdio: ['ignore', 'pipe', 'pipe'] })
   onTestFinished(() => void child.kill('SIGKILL'))

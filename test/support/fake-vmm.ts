@@ -26,7 +26,7 @@ export interface MapAnswer<Address = bigint> extends Answer {
   readonly userModeOnly: boolean
 }
 
-/** What to do otherwise than Firecracker. */
+/** Deviations from Firecracker's behaviour. */
 export interface HandshakeOptions {
   keys?: 'none' | 'kib' | 'page_size' | 'both'
   /** Add keys that no reader knows, with nested values. */
@@ -37,11 +37,11 @@ export interface HandshakeOptions {
   tweak?: 'overlap' | 'gap' | 'odd-size' | 'mixed-page' | 'unaligned' | 'too-short' | 'too-long'
   /** Send this instead of the JSON. */
   raw?: string | Uint8Array
-  /** Fill the message up with spaces to so many bytes. */
+  /** Pad the message with spaces to this many bytes. */
   pad?: number
-  /** Send so many pieces, the descriptors with the first. */
+  /** Send this many pieces, the descriptors with the first. */
   pieces?: number
-  /** Send only so many bytes, then close the writing side. */
+  /** Send only this many bytes, then close the writing side. */
   truncate?: number
   /** Connect and send nothing. */
   hold?: boolean
@@ -53,7 +53,7 @@ export interface HandshakeOptions {
 export interface HandshakeAnswer extends Answer {
   readonly sentBytes: number
   readonly totalBytes: number
-  /** 0 when all was sent; -EPIPE when the other side had closed. */
+  /** 0 when everything was sent; -EPIPE when the other side had closed. */
   readonly sendErrno: number
 }
 
@@ -83,7 +83,7 @@ export interface PresentAnswer extends Answer {
 }
 
 export interface RequestAnswer extends Answer {
-  /** Names every byte that the request read: equal responses mean equal memory. */
+  /** Digest of every byte that the request read: equal responses mean equal memory. */
   readonly response: string
   readonly us: number
 }
@@ -99,12 +99,12 @@ interface Pending {
 }
 
 /**
- * A VMM of another process that does what it is asked to: it maps memory, sends the handshake, and
- * touches pages on command (`native/guest`).
+ * A VMM in a separate process (`native/guest`), which maps memory, sends the handshake and touches
+ * pages on command.
  *
- * Commands are answered in order, by a thread that may wait for a page for ever; what is meant to
- * wait goes to the background with {@link bg}. Methods reject when the answer is not ok, and
- * {@link send} never does for that reason.
+ * One thread answers the commands in order, and may wait for a page forever: run a command that is
+ * to wait in the background, with {@link bg}. Methods reject when the command failed; {@link send}
+ * resolves with its answer instead.
  */
 export class FakeVmm {
   readonly pid: number
@@ -151,11 +151,11 @@ export class FakeVmm {
     child.stderr!.setEncoding('utf8').on('data', (text: string) => {
       this.#stderr += text
     })
-    // A VMM that ended is reported by `exited`, not by the write that finds out.
+    // The end of the VMM is reported by `exited`, not by a write that fails.
     child.stdin!.on('error', () => {})
   }
 
-  /** What it has written to stderr so far. */
+  /** Its stderr so far. */
   get stderr(): string {
     return this.#stderr
   }
@@ -181,8 +181,8 @@ export class FakeVmm {
   }
 
   /**
-   * Ends the life of what was mapped, its userfaultfd and its connections: the process is ready to
-   * {@link map} for another restore. What `map-file` has mapped stays mapped.
+   * Unmaps the memory and closes its userfaultfd and its connections: the process is ready to
+   * {@link map} for another restore. Mappings of `map-file` stay.
    */
   drop(): Promise<Answer> {
     return this.#run(['drop'])
@@ -204,7 +204,7 @@ export class FakeVmm {
     return this.#run(['write', page, value])
   }
 
-  /** Compares the whole memory with its file. */
+  /** Compares the whole memory with the memory file. */
   verify(memoryFile: string, expected: Expected = {}): Promise<VerifyAnswer> {
     return this.#run(['verify', memoryFile, ...expectedWords(expected)])
   }
@@ -223,7 +223,7 @@ export class FakeVmm {
     return (await this.#run<ReadAnswer>(['race', page, threads])).digests
   }
 
-  /** Touches and compares all pages from many threads, each in an order of its own. */
+  /** Touches and compares all pages from many threads, each in a different order. */
   sweep(
     threads: number,
     seed: number,
@@ -235,12 +235,12 @@ export class FakeVmm {
     return this.#run(['sweep', threads, seed, memoryFile, ...words])
   }
 
-  /** Starts a command on a thread of its own. */
+  /** Starts a command on a separate thread. */
   bg(name: string, command: string): Promise<Answer> {
     return this.#run(['bg', name, command])
   }
 
-  /** The answer of a command in the background, or `undefined` when it is not there in time. */
+  /** The answer of a command in the background, or `undefined` when none comes in time. */
   async wait<T extends Answer = Answer>(
     name: string,
     timeoutMs = 5000,
@@ -314,7 +314,7 @@ export class FakeVmm {
     return answer
   }
 
-  /** An answer that comes too late still belongs to this command, so its place stays taken. */
+  /** A late answer still belongs to this command, so the command keeps its place in the queue. */
   #expect(command: string, timeoutMs: number): Promise<Answer> {
     return new Promise((resolve, reject) => {
       const timer = setTimeout(() => {
@@ -369,9 +369,9 @@ export function pageDigest(page: Uint8Array): string {
 export type PageKind = 'data' | 'zeros' | 'hole'
 
 /**
- * Writes a memory file of 4 KiB pages, always the same for the same arguments. Every data page is
- * different from every other, in its first word already. Of the runs of pages, one in eight is a
- * hole and one in eight written zeros, unless `holes` is false.
+ * Writes a memory file of 4 KiB pages, always the same for the same arguments. All data pages
+ * differ, even in their first word. Of the runs of pages, one in eight is a hole and one in eight is
+ * written as zeros, unless `holes` is false.
  */
 export async function makeMemoryFile(
   path: string,
@@ -410,7 +410,7 @@ export async function makeMemoryFile(
   return kinds
 }
 
-/** The same numbers of 32 bits for the same seed. */
+/** Random 32-bit numbers, the same for the same seed. */
 export function xorshift(seed: number): () => number {
   let state = Math.imul(seed, 0x9e3779b1) | 1
   return () => {

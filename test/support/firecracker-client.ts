@@ -44,14 +44,14 @@ const BOOT_ARGS = 'console=ttyS0 reboot=k panic=0 pci=off'
 const START_TIMEOUT_MS = 40_000
 
 /**
- * One Firecracker process and its API socket. A request with a field that a version does not know
- * is refused by it, so only those are sent that it has.
+ * One Firecracker process and its API socket. Firecracker refuses a request with a field that its
+ * version does not know, so only known fields are sent.
  */
 export class Firecracker {
   readonly pid: number
   /** Resolves when the process is gone, and never rejects. */
   readonly exited: Promise<ExitStatus>
-  /** As it calls itself, such as `1.13.1`. */
+  /** The version that it reports, such as `1.13.1`. */
   version = ''
   readonly #child: ChildProcess
   readonly #apiPath: string
@@ -100,12 +100,12 @@ export class Firecracker {
     })
   }
 
-  /** What the guest has written to its serial console, among what Firecracker prints itself. */
+  /** Output of the guest's serial console, mixed with Firecracker's messages. */
   get console(): string {
     return this.#console
   }
 
-  /** What the pattern finds on the console, which may still be to come. */
+  /** Waits for a match of the pattern on the console. */
   async consoleMatch(pattern: RegExp): Promise<string> {
     for (;;) {
       const match = pattern.exec(this.#console)
@@ -225,7 +225,7 @@ export class Firecracker {
   #send(method: string, path: string, body?: object): Promise<unknown> {
     return new Promise((resolve, reject) => {
       const bytes = body && Buffer.from(JSON.stringify(body))
-      // Its server takes a body with a length only, and has few connections to keep.
+      // Its server needs the length of a body, and keeps few connections.
       const headers = bytes && {
         'Content-Type': 'application/json',
         'Content-Length': bytes.length,

@@ -16,10 +16,10 @@ export interface HangingFolder {
   readonly missing: string
   /** Paths of files with the bytes of the memory file. */
   file(number: number): string
-  /** From now on such calls are not answered. */
+  /** Leaves such calls unanswered from now on. */
   hold(call: HeldCall): Promise<void>
   release(): Promise<void>
-  /** Waits until so many calls are not answered. */
+  /** Waits until this many calls are unanswered. */
   untilHeld(count: number): Promise<void>
 }
 

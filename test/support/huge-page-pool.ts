@@ -10,12 +10,12 @@ const LOCK_NB = 4
 const pooled = () => Number(readFileSync(pool, 'utf8'))
 
 /**
- * Adds so many pages of 2 MiB to the host's pool where that is allowed, until the tests of the file are
- * over, and keeps the tests of others away from the pool meanwhile. Says why there are less than
- * `needed` free ones, if there are.
+ * Adds this many pages of 2 MiB to the host's pool, if that is allowed, until the tests of the file
+ * are over, and keeps other tests away from the pool meanwhile. Returns what is missing if
+ * fewer than `needed` pages are free.
  */
 export async function borrowHugePages(wanted: number, needed: number): Promise<string | undefined> {
-  // The pool is the machine's and the native tests empty it, so those of another checkout wait
+  // The pool belongs to the machine, and native tests empty it, so those of another checkout wait
   // (test/native/support/main.cc takes the same lock).
   const lock = openSync(pool, 'r')
   const flock = koffi.load('libc.so.6').func('int flock(int fd, int operation)')
@@ -25,7 +25,7 @@ export async function borrowHugePages(wanted: number, needed: number): Promise<s
     writeFileSync(pool, String(before + wanted))
   } catch {}
   const borrowed = pooled() - before
-  // Not what was there before: others may have borrowed some meanwhile.
+  // Not the number from before: others may have borrowed some meanwhile.
   afterAll(() => {
     if (borrowed > 0) writeFileSync(pool, String(Math.max(0, pooled() - borrowed)))
     closeSync(lock)

@@ -75,7 +75,7 @@ const UFFD_PAGEFAULT_FLAG_WRITE = 1n
 const UFFD_MSG_BYTES = 32
 
 export const UFFD_FEATURE_EVENT_REMOVE = 1n << 3n
-/** What a registered range of anonymous memory must offer, as bits by ioctl number. */
+/** The ioctls that a registered range of anonymous memory must have, as bits by number. */
 export const MISSING_IOCTLS =
   (1n << BigInt(_UFFDIO_WAKE)) | (1n << BigInt(_UFFDIO_COPY)) | (1n << BigInt(_UFFDIO_ZEROPAGE))
 
@@ -88,7 +88,7 @@ export type UffdMessage =
   | { readonly event: 'other'; readonly code: number }
 
 /**
- * What UFFDIO_COPY or UFFDIO_ZEROPAGE did.
+ * Result of UFFDIO_COPY or UFFDIO_ZEROPAGE.
  *
  * `copied` is the kernel's own field with its sign: bytes when positive, a negated errno when the
  * kernel gave up before the first page, 0 when it refused the arguments and wrote nothing.
@@ -104,7 +104,7 @@ export interface InstallOptions {
   readonly wake?: boolean
 }
 
-/** How the descriptor was had, from the most privileged way to the least. */
+/** Source of the descriptor, from the most privileged to the least. */
 export type UffdOrigin = '/dev/userfaultfd' | 'syscall' | 'syscall, user mode only'
 
 export class KoffiUffd {
@@ -118,7 +118,7 @@ export class KoffiUffd {
     this.origin = origin
   }
 
-  /** Fails with what the last and least demanding way was refused with. */
+  /** Fails with the error of the last and least demanding source. */
   static open(): KoffiUffd {
     const flags = O_CLOEXEC | O_NONBLOCK
     const device = open('/dev/userfaultfd', O_RDWR | O_CLOEXEC)
@@ -135,7 +135,7 @@ export class KoffiUffd {
     return fail('userfaultfd')
   }
 
-  /** Why this machine gives no userfaultfd; undefined where it does. */
+  /** Why this machine gives no userfaultfd; `undefined` if it does. */
   static unavailable(): string | undefined {
     try {
       KoffiUffd.open().close()
@@ -242,9 +242,9 @@ export class KoffiUffd {
 }
 
 /**
- * Anonymous memory whose pages are touched by threads of libuv's pool only. A missing page stops
- * the thread that touches it until it is served, and the JavaScript thread may be the server.
- * The pool has four threads: keep fewer touches than that waiting.
+ * Anonymous memory whose pages are touched only by threads of libuv's pool: a thread that touches a
+ * missing page waits until the page is served, perhaps by the JavaScript thread. The pool has four
+ * threads, so at most three touches may wait.
  */
 export class AnonymousMemory {
   readonly address: bigint
@@ -290,7 +290,7 @@ export class AnonymousMemory {
     await this.#onPoolThread(madvise, this.at(page), pages * pageSize, MADV_DONTNEED)
   }
 
-  /** The pages that are in memory; looking touches none. */
+  /** The pages that are in memory. Touches none. */
   resident(): number[] {
     const flags = Buffer.alloc(this.size / pageSize)
     if (mincore(this.address, this.size, flags) < 0) fail('mincore')

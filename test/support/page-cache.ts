@@ -50,7 +50,7 @@ export function residentPages(path: string): number[] {
   return [...found.keys()].filter((page) => (found[page]! & 1) !== 0)
 }
 
-/** Makes files cold or warm, and looks whether that took. */
+/** Makes files cold or warm, and checks that they are. */
 export async function pageCache(): Promise<PageCache> {
   const cache = await PageCache.open()
   onTestFinished(() => cache.close())
@@ -83,7 +83,7 @@ export function threadGuest(
   return guest
 }
 
-/** Makes what is in a folder readable to every user, and writable to its owner alone. */
+/** Makes files and their folders readable for every user, and writable only for their owner. */
 export function readableToAll(...paths: string[]): void {
   for (const path of paths) {
     chmodSync(dirname(path), 0o755)
@@ -94,7 +94,7 @@ export function readableToAll(...paths: string[]): void {
 const index = join(fileURLToPath(new URL('../..', import.meta.url)), 'dist/index.js')
 const nobody = { uid: 65534, gid: 65534, cwd: '/' }
 
-/** Why another user cannot run this build, or nothing. */
+/** Why another user cannot run this build; `undefined` if one can. */
 export function nobodyMissing(): string | undefined {
   if (!isRoot) return 'without root to become another'
   const words = ['-e', `fs.accessSync(${JSON.stringify(index)})`]
@@ -105,8 +105,8 @@ export function nobodyMissing(): string | undefined {
 }
 
 /**
- * What a module's code resolves to as another user than the files' owner: it has `api`, the package, and
- * `args`. A failure is what is known of it.
+ * Result of code that runs as another user than the files' owner, with `api`, the package, and
+ * `args`. A failure is returned as its fields.
  */
 export async function asNobody(code: string, args: unknown): Promise<unknown> {
   const script = `

@@ -46,7 +46,7 @@ export async function writtenPair(
   return { ...s, workingSet }
 }
 
-/** The same as it comes from another host: nothing is known here of these files. */
+/** A copy of such a pair, as from another host: nothing is known of it here. */
 export async function copiedPair(options: { snapshotId?: string | undefined } = {}): Promise<Pair> {
   const pair = await writtenPair(options)
   const [memoryFile, workingSet] = [join(pair.folder, 'memory-copy'), join(pair.folder, 'copy.ws')]
@@ -55,7 +55,7 @@ export async function copiedPair(options: { snapshotId?: string | undefined } = 
   return { ...pair, memoryFile, workingSet }
 }
 
-/** Until the next write to it must show in its times. */
+/** Waits until every later write to the file shows in its times. */
 export async function settled(...paths: string[]): Promise<void> {
   for (const path of paths) {
     await expect.poll(async () => isSettled(await stat(path, { bigint: true }))).toBe(true)
@@ -69,7 +69,7 @@ export async function changePages(path: string, pages: readonly number[]): Promi
   await file.close()
 }
 
-/** Writes a file's own bytes over it, in place. */
+/** Overwrites a file in place with the bytes that it has. */
 export const writeAsItIs = async (path: string): Promise<void> =>
   writeFile(path, await readFile(path), { flag: 'r+' })
 
@@ -82,8 +82,8 @@ export async function withTimeSetBack(path: string, change: () => Promise<unknow
 }
 
 /**
- * Holds the ends of comparisons back until it is released, and tells which were begun and which were
- * stopped.
+ * Holds back the ends of comparisons until it is released, and records which were begun and which
+ * were stopped.
  */
 export function heldComparisons() {
   const addon = native()
@@ -111,7 +111,7 @@ export function heldComparisons() {
   return { release: () => release(), stopped, begun, spy }
 }
 
-/** Every comparison that is started from here on. */
+/** A spy on all later comparisons. */
 export function comparisons() {
   const spy = vi.spyOn(native(), 'compare')
   onTestFinished(() => spy.mockRestore())

@@ -32,10 +32,10 @@ const kernel = (): string | undefined =>
         .map((name) => join('/boot', name))[0]
     : undefined
 
-/** Makes what follows end with this process, however that ends. */
+/** Words before a command, which end it when this process ends, however that happens. */
 const endWithParent = which('setpriv') ? ['setpriv', '--pdeathsig', 'KILL'] : []
 
-/** What this machine lacks for a guest, or an empty string. */
+/** What this machine lacks for a guest, or empty. */
 export function lacksFor(guest: 'linux' | 'real-mode'): string {
   const programs = guest === 'linux' ? ['busybox', 'cpio'] : ['as', 'ld']
   const missing = [QEMU, ...programs].filter((name) => !which(name))
@@ -101,7 +101,7 @@ export function realModeGuest(folder: string): QemuGuest {
   }
 }
 
-/** What `-object memory-backend-file` of a guest is given. */
+/** Value of `-object` for a guest's memory file. */
 const backend = ({ bytes }: QemuGuest, memoryFile: string, share: 'on' | 'off') => [
   '-object',
   `memory-backend-file,id=memory,size=${bytes},mem-path=${memoryFile},share=${share}`,
@@ -281,7 +281,7 @@ export class QemuVm {
       }
       await sleep(20)
     }
-    // An end in the middle of something is reported by `exited`.
+    // An end in the middle of a command is reported by `exited`.
     const lines = createInterface({ input: this.#qmp }).on('error', () => {})
     lines.on('line', (line) => {
       const message = JSON.parse(line)
@@ -304,12 +304,12 @@ export class QemuVm {
     }
   }
 
-  /** What comes, unless the process ends before. */
-  #orExit<T>(what: Promise<T>): Promise<T> {
+  /** Result of `work`; rejects if the process ends first. */
+  #orExit<T>(work: Promise<T>): Promise<T> {
     const end = this.exited.then((code) => {
       throw new Error(`${QEMU} ended (${code}): ${this.stderr}`)
     })
     end.catch(() => {})
-    return Promise.race([what, end])
+    return Promise.race([work, end])
   }
 }

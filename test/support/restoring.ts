@@ -43,7 +43,7 @@ export async function snapshot({ pages = order, disk = false } = {}) {
 
 type Wishes = Snapshot & Omit<PlanRestoreOptions, 'snapshot'> & RestoreOptions
 
-/** Plans a restore, by threads unless it says otherwise, and carries it out. */
+/** Plans a restore, for threads unless `vcpus` is set, and carries it out. */
 export async function planAndRestore(wishes: Wishes): Promise<UffdRestore | PageCacheRestore> {
   const { memoryFile, diskImages, workingSet, backend, record, ...rest } = wishes
   const { vcpus = 'threads', pageSize, onBadWorkingSet, ...options } = rest

@@ -13,7 +13,7 @@ import {
 } from '../../src/index.js'
 import { FakeVmm, makeMemoryFile } from './fake-vmm.js'
 
-/** A folder that goes when the test ends. */
+/** A folder that is removed when the test ends. */
 export async function scratchFolder(): Promise<string> {
   const folder = await mkdtemp(join(tmpdir(), 'reap-test-'))
   onTestFinished(() => rm(folder, { recursive: true, force: true }))
@@ -67,7 +67,7 @@ export async function scene({
 export const range = (first: number, count: number): number[] =>
   Array.from({ length: count }, (_, i) => first + i)
 
-/** 0 … n-1 in an order of its own. */
+/** 0 … n-1 in a fixed random order. */
 export function scrambled(n: number): number[] {
   const order = range(0, n)
   let state = 12345
@@ -96,8 +96,8 @@ export async function recordedSet(
 }
 
 /**
- * `serve()` for a scene, recording where there is no working set; whatever is left of it is closed when
- * the test ends.
+ * `serve()` for a scene, which records if there is no working set. The session is closed when the
+ * test ends.
  */
 export async function serveScene(
   { socketPath, memoryFile }: Pick<Scene, 'socketPath' | 'memoryFile'>,
@@ -115,9 +115,8 @@ export async function serveScene(
 }
 
 /**
- * Waits until these counters have these values. A guest goes on before the page that it waited for
- * is counted, so the counters of a live session are looked at like this. None ever falls: one that
- * has counted too much stays wrong.
+ * Waits until these counters have these values, since a guest continues before its page is counted.
+ * Counters never fall: one that is too high stays wrong.
  */
 export async function expectCounts(
   handler: FaultHandler,
@@ -139,8 +138,8 @@ export function eventLog(): {
 export const isRoot = process.getuid?.() === 0
 
 /**
- * A prefetch brought these pages, all but those that the guest asked for meanwhile. Both at once are
- * counted as both.
+ * Checks that the prefetch installed these pages, except those that the guest asked for meanwhile.
+ * A page may count as both.
  */
 export function expectBrought(
   { prefetched, lateFaults }: Pick<FaultStats, 'prefetched' | 'lateFaults'>,

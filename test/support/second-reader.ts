@@ -1,5 +1,5 @@
-// A reader of working-set files written from docs/working-set-format.md alone. It shares nothing with
-// the product, so that what both agree on is what the page says.
+// A reader of working-set files, written only from docs/working-set-format.md. It shares no code with
+// the product, so that the two can agree only on what the page says.
 import { readFileSync } from 'node:fs'
 
 const PAGE = 4096

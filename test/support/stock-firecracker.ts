@@ -5,11 +5,11 @@ import type { SnapshotFiles } from '../../native/guest/driver/microvm-snapshot.m
 import { type ServeOptions, WorkingSet } from '../../src/index.js'
 import { scratchFolder, serveScene } from './scratch.js'
 
-/** Why Firecracker itself cannot be run here, which is said once, or nothing. */
+/** Why Firecracker itself cannot run here, printed once; empty if it can. */
 export const missing = microvmMissing()
 if (missing) console.log(`skipped: needs ${missing}`)
 
-/** A Firecracker that is gone when the test ends. */
+/** A Firecracker that is killed when the test ends. */
 export async function microvm(options?: Parameters<typeof MicroVm.start>[0]): Promise<MicroVm> {
   const vm = await MicroVm.start(options)
   onTestFinished(() => vm.kill())
@@ -38,7 +38,7 @@ export async function restored(
   return { vm, handler }
 }
 
-/** Writes the working set of these requests into a folder of the test's own. */
+/** Writes the working set of these requests into a scratch folder. */
 export async function recordedSet(snapshot: Snapshot, requests: string): Promise<string> {
   const { vm, handler } = await restored(snapshot, requests)
   for (const request of requests) await vm.answer(request as Request)

@@ -8,7 +8,7 @@ import { crc32cOf } from './second-reader.js'
 
 export const PAGE = 4096
 
-/** Gone when the test file is done. */
+/** Removed when the test file is done. */
 export const folder = mkdtempSync(join(tmpdir(), 'working-set-'))
 afterAll(() => rmSync(folder, { recursive: true }))
 
@@ -81,7 +81,7 @@ export const failureOf = async (work: Promise<unknown>): Promise<ReapTraceError>
 export const pageIn = (memory: Buffer, page: number) =>
   memory.subarray(page * PAGE, (page + 1) * PAGE)
 
-/** The bytes of a sound file, with one edit and its checksums set right again. */
+/** The bytes of a valid file with one edit, and with new checksums. */
 export function edited(sound: Buffer, edit: (bytes: Buffer) => void): Buffer {
   const bytes = Buffer.from(sound)
   edit(bytes)
@@ -93,7 +93,7 @@ export function edited(sound: Buffer, edit: (bytes: Buffer) => void): Buffer {
   return bytes
 }
 
-/** What the second reader makes of a file. */
+/** Result of the second reader for a file. */
 export function outcomeOf(work: () => unknown): string {
   try {
     work()

@@ -16,7 +16,7 @@ interface Line {
   readonly [name: string]: number | string | boolean
 }
 
-/** A handler of reap-bench's in a process of its own. */
+/** A handler of reap-bench, in a child process. */
 class BenchHandler {
   readonly exited: Promise<{ code: number | null; signal: NodeJS.Signals | null }>
   readonly #child

@@ -31,7 +31,7 @@ describe('a written working set', () => {
     })
   })
 
-  test('has an id of its own, though its pages and options are the same', async () => {
+  test('has a new id, even with the pages and options of another file', async () => {
     const memoryFile = makeMemory(8)
     const paths = [await write(memoryFile, [1, 2]), await write(memoryFile, [1, 2])]
     const ids = paths.map((path) => Buffer.from(readSet(path).id).toString('hex'))

@@ -40,7 +40,7 @@ import { PAGE } from '../support/working-sets.js'
 
 beforeAll(checkBuild)
 
-/** One restore in a process of its own, and what that says of it. */
+/** Restores in a separate process; returns its events. */
 async function restoreElsewhere(
   { memoryFile, workingSet, socketPath, pages }: Pair,
   env: NodeJS.ProcessEnv = {},

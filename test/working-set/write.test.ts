@@ -203,7 +203,7 @@ describe('reading', () => {
 
   test('says that the file is not ours', async ({ skip }) => {
     const root = process.geteuid?.() === 0
-    if (root && !isMainThread) skip('needs another user than root, or a process of its own')
+    if (root && !isMainThread) skip('needs another user than root, or the main thread')
     chmodSync(folder, 0o755)
     const path = await write(makeMemory(4), [1])
     chmodSync(path, 0)
