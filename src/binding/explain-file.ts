@@ -41,7 +41,7 @@ function explainFile(failure: NativeFailure, what: string, path: string | undefi
   if (check === 'regular-file') {
     return {
       message: `${what} ${path} is not a regular file`,
-      hint: "Pass the snapshot's guest memory file (Firecracker's mem_file_path). A block device does not tell when its content changes: copy the memory to a file.",
+      hint: "Pass the snapshot's guest memory file (Firecracker's mem_file_path). A block device does not show when its content changes: copy the memory to a file.",
       path,
     }
   }

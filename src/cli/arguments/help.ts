@@ -16,6 +16,15 @@ COMMAND can mark the moment at which its guest is ready, such as that of the fir
 "reap-trace ready", or a line into the FIFO whose path is in REAP_TRACE_READY. The event "ready" has
 its time as "atMs", in milliseconds of CLOCK_MONOTONIC.`
 
+const limitsHelp = `
+By default, no wait has a limit: --connect-timeout limits the wait for a VMM, and --command-timeout
+the run of COMMAND, which then counts as failed, for a guest that never answers.`
+
+const endHelp = `
+Ctrl-C detaches: the rest of the memory is installed, and the VM and COMMAND continue without
+reap-trace; a second Ctrl-C ends reap-trace and kills the VM. SIGTERM ends the session at once and
+kills the VM, since its next fault would freeze it (see --leave-vm).`
+
 const pageCacheHelp = `
 --backend page-cache is for a VMM that maps its memory file (Firecracker's File backend, Cloud
 Hypervisor, QEMU), on a host whose page cache holds most snapshots or is shared by many VMs. The
@@ -34,14 +43,10 @@ The recording ends
   without COMMAND  at --for, Ctrl-C or the VM's exit
 
 A VM that did not run is no recording: if the guest touched hardly a page (fewer than 64 of a guest
-of 64 MiB or more), an older file stays, and the exit status is 1. By default,
-no wait has a limit: --connect-timeout bounds the wait for a VMM, and --command-timeout bounds
-COMMAND, which fails then, for a guest that never answers.
+of 64 MiB or more), an older file stays, and the exit status is 1.
 
-The file is then written, and the VM is served until it exits. From then on, Ctrl-C detaches: the
-rest of the memory is installed, and the VM and COMMAND continue without reap-trace; a second Ctrl-C
-ends reap-trace and kills the VM. SIGTERM ends the session at once and kills the VM, since its next
-fault would freeze it (see --leave-vm).
+After the recording, the file is written and the VM served until it exits. From then on,${endHelp}
+${limitsHelp}
 ${readyMarkHelp}
 ${interposeHelp}
 ${pageCacheHelp}
@@ -90,14 +95,10 @@ fail it is compared before the socket listens. At the end, restore waits for the
 stops it.
 
 COMMAND may load the snapshot; it finds the socket in REAP_TRACE_SOCKET and the memory file in
-REAP_TRACE_MEMORY. If COMMAND fails, the session ends, and the exit status is 1. So it is if the VM
-exits before it touched a page of its memory, since its snapshot was not loaded then. By default
-nothing is waited for with a limit: --connect-timeout bounds the wait for a VMM, and
---command-timeout a COMMAND whose guest never answers, which then has failed.
-
-Ctrl-C detaches: the rest of the memory is installed, and the VM and COMMAND continue without
-reap-trace; a second Ctrl-C ends reap-trace and kills the VM. SIGTERM ends the session at once and
-kills the VM, since its next fault would freeze it (see --leave-vm).
+REAP_TRACE_MEMORY. If COMMAND fails, the session ends, and the exit status is 1. It is also 1 if the
+VM exits before it touches a page of its memory, because its snapshot was not loaded.
+${endHelp}
+${limitsHelp}
 ${readyMarkHelp}
 ${interposeHelp}
 ${pageCacheHelp}
@@ -249,7 +250,7 @@ the snapshot repeatedly in three ways, with a cold and a warm page cache:
   kernel-file   the memory file is mapped, and the kernel reads its pages
   on-demand     the fault handler installs each page when the guest touches it
   working-set   the recorded pages are installed before the guest touches them
-Needs no root, no VM and no network. Ctrl-C leaves nothing behind.
+It needs no root, no VM and no network. Ctrl-C leaves nothing behind.
 
 --firecracker does the same with a microVM (x64, KVM), using a guest shipped with this program and
 the given binary, or the one in $PATH. Nothing is downloaded. kernel-file is its File backend, and

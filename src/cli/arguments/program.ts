@@ -244,7 +244,7 @@ const serveOptions = () => [
   ),
   option(
     '--command-timeout <time>',
-    'maximum time for COMMAND, which then fails',
+    'maximum run time of COMMAND, which then counts as failed',
     duration,
   ).default(0, 'none'),
   option(
