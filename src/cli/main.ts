@@ -1,5 +1,6 @@
 #!/usr/bin/env node
-import { type Arguments, parse } from './arguments/program.js'
+import type { Arguments } from './arguments/arguments.js'
+import { parse } from './arguments/program.js'
 import { advise } from './commands/advise.js'
 import { compare } from './commands/compare.js'
 import { diff } from './commands/diff.js'

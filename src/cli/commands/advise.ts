@@ -1,5 +1,5 @@
 import { calibrateHost, type HostCalibration, hostCalibration, planRestore } from '../../index.js'
-import type { AdviseArguments } from '../arguments/program.js'
+import type { AdviseArguments } from '../arguments/arguments.js'
 import { abortOnSignal, Signals } from '../session/signals.js'
 import { Interrupted } from '../terminal/failure.js'
 import type { Terminal } from '../terminal/terminal.js'

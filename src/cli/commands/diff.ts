@@ -1,5 +1,5 @@
 import { diffWorkingSets, type Overlap, type WorkingSet, type WorkingSetDiff } from '../../index.js'
-import type { DiffArguments } from '../arguments/program.js'
+import type { DiffArguments } from '../arguments/arguments.js'
 import { drawMap, mapColumns, mapPages } from '../terminal/memory-map.js'
 import type { Terminal } from '../terminal/terminal.js'
 import { formatBytes, formatCount, formatMs, formatPlural, formatShare } from '../terminal/units.js'

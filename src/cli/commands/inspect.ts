@@ -6,7 +6,7 @@ import {
   type WorkingSetFinding,
   type WorkingSetReadCost,
 } from '../../index.js'
-import type { InspectArguments } from '../arguments/program.js'
+import type { InspectArguments } from '../arguments/arguments.js'
 import { drawGrowth, type Growth, growthOf } from '../terminal/growth.js'
 import { printable } from '../terminal/locale.js'
 import { digit, drawMap, mapColumns, mapMemory, shade } from '../terminal/memory-map.js'

@@ -1,5 +1,5 @@
 import { mergeWorkingSets } from '../../index.js'
-import type { MergeArguments } from '../arguments/program.js'
+import type { MergeArguments } from '../arguments/arguments.js'
 import { abortOnSignal, Signals } from '../session/signals.js'
 import { CliError, Interrupted } from '../terminal/failure.js'
 import type { Terminal } from '../terminal/terminal.js'

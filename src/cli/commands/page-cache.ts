@@ -9,7 +9,7 @@ import {
   type Snapshot,
   WorkingSet,
 } from '../../index.js'
-import type { RecordArguments, RestoreArguments, ServeArguments } from '../arguments/program.js'
+import type { RecordArguments, RestoreArguments, ServeArguments } from '../arguments/arguments.js'
 import { ChildCommand } from '../session/child-command.js'
 import { ReadyMark } from '../session/ready-mark.js'
 import { reportReady } from '../session/serve-events.js'

@@ -1,6 +1,6 @@
 import type { Progress } from '../../index.js'
 import { serve, WorkingSet } from '../../index.js'
-import type { RecordArguments } from '../arguments/program.js'
+import type { RecordArguments } from '../arguments/arguments.js'
 import {
   progress,
   ServedSession,

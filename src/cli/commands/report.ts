@@ -1,6 +1,6 @@
 import { stat } from 'node:fs/promises'
 import { readReportInput, writeReport } from '../../index.js'
-import type { ReportArguments } from '../arguments/program.js'
+import type { ReportArguments } from '../arguments/arguments.js'
 import type { Terminal } from '../terminal/terminal.js'
 import { formatBytes } from '../terminal/units.js'
 

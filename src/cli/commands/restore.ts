@@ -5,7 +5,7 @@ import {
   type RestorePlan,
   restore as restorePlanned,
 } from '../../index.js'
-import type { RestoreArguments } from '../arguments/program.js'
+import type { RestoreArguments } from '../arguments/arguments.js'
 import { progress, ServedSession } from '../session/served-session.js'
 import { CliError, errorFields } from '../terminal/failure.js'
 import type { Terminal } from '../terminal/terminal.js'

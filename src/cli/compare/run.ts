@@ -9,7 +9,7 @@ import {
   type ReapTraceError,
   restore,
 } from '../../index.js'
-import type { CompareArguments } from '../arguments/program.js'
+import type { CompareArguments } from '../arguments/arguments.js'
 import { ChildCommand, type CommandEnd } from '../session/child-command.js'
 import { monotonicMs, ReadyMark } from '../session/ready-mark.js'
 import { CliError } from '../terminal/failure.js'

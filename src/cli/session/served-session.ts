@@ -9,7 +9,7 @@ import type {
   ServeOptions,
   ServeResult,
 } from '../../index.js'
-import type { ServeArguments } from '../arguments/program.js'
+import type { ServeArguments } from '../arguments/arguments.js'
 import { CliError, Interrupted } from '../terminal/failure.js'
 import type { Terminal } from '../terminal/terminal.js'
 import { formatBytes, formatPlural } from '../terminal/units.js'
