@@ -1,6 +1,8 @@
 import { fork } from 'node:child_process'
 import { once } from 'node:events'
+import { readdirSync, readlinkSync } from 'node:fs'
 import { stat } from 'node:fs/promises'
+import { dirname } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import {
@@ -45,6 +47,16 @@ test('files that cannot be opened hold up neither JavaScript nor other files', a
   await handler.close()
   abort.abort(new Error('too late'))
   for (const start of hung) await expect(start).rejects.toThrow('too late')
+  // What comes too late is closed.
+  await folder.release()
+  const isOpen = (fd: string) => {
+    try {
+      return readlinkSync(`/proc/self/fd/${fd}`).startsWith(dirname(folder.file(0)))
+    } catch {
+      return false
+    }
+  }
+  await expect.poll(() => readdirSync('/proc/self/fd').filter(isOpen)).toEqual([])
 })
 
 test('disk images that do not answer hold up no other files', async ({ skip }) => {

@@ -79,3 +79,26 @@ TEST(a_thread_pool_has_no_further_threads_for_work_that_computes) {
   state->ends = true;
   fixture::eventually([&] { return state->done == kWork; });
 }
+
+TEST(threads_that_wait_for_storage_have_a_bound) {
+  constexpr int kBound = 128;
+  constexpr int kWork = 200;
+  struct State {
+    fixture::Flag answered;
+    std::atomic<int> begun{0};
+    std::atomic<int> done{0};
+  };
+  const auto state = std::make_shared<State>();
+  for (int i = 0; i < kWork; ++i) {
+    reap::ThreadPool::shared().run([state] {
+      ++state->begun;
+      state->answered.wait();
+      ++state->done;
+    });
+  }
+  fixture::eventually([&] { return state->begun >= kBound; });
+  CHECK(!fixture::Flag().set_within_a_moment());
+  CHECK_EQ(state->begun.load(), kBound);
+  state->answered.set();
+  fixture::eventually([&] { return state->done == kWork; });
+}

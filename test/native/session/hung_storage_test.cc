@@ -3,7 +3,10 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
+#include <filesystem>
+#include <fstream>
 #include <memory>
 #include <string>
 #include <thread>
@@ -109,6 +112,34 @@ struct HungGuests {
   Guest prefetch;
 };
 
+// Threads that fetch for prefetches.
+int fetching_threads() {
+  int count = 0;
+  for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+    std::ifstream file(task.path() / "comm");
+    std::string name;
+    file >> name;
+    count += name == "reap-fetch" || name == "reap-read-ahead";
+  }
+  return count;
+}
+
+// A set with the bytes of a file, in as many groups as it has pages.
+reap::Plan one_page_groups() {
+  reap::Plan plan;
+  plan.page_size = 4096;
+  for (uint32_t page = 0; page < kGuestPages; ++page) {
+    plan.extents.push_back({page, 1, page, 0});
+    reap::PlanGroup group{};
+    group.data_offset = page * 4096;
+    group.data_bytes = 4096;
+    group.first_extent = page;
+    group.extent_count = 1;
+    plan.groups.push_back(group);
+  }
+  return plan;
+}
+
 std::chrono::microseconds processor_time() {
   rusage usage{};
   ::getrusage(RUSAGE_SELF, &usage);
@@ -206,6 +237,72 @@ TEST(a_prefetch_from_hung_storage_leaves_workers_for_others) {
   CHECK(other.handle()->detach());
   CHECK_EQ(run.wait_for_end(other.session()).state, EndState::detached);
   folder.release_all();
+}
+
+TEST(a_prefetch_that_hangs_takes_no_further_threads) {
+  Storage storage;
+  if (!storage.missing().empty()) SKIP(storage.missing());
+  HangingFolder& folder = storage.folder;
+  folder.hold(Call::read, 0);
+  fixture::SessionOptions options;
+  options.socket_path = storage.restore.directory.path("uffd.sock");
+  options.memory_file = storage.restore.path;
+  options.plan = std::make_shared<const reap::Plan>(one_page_groups());
+  reap::PageSource set;
+  CHECK_EQ(set.open(folder.file(0)), 0);
+  options.proven = std::make_shared<const reap::ProvenFile>(
+      reap::ProvenFile{std::move(set), storage.restore.memory_file.stamp()});
+  EngineRun run;
+  // Workers, and two that read ahead of them.
+  const int usual = static_cast<int>(std::clamp(run.engine().reactor().cores(), 2U, 4U)) + 2;
+  const EngineRun::Opened session = run.open(options);
+  folder.wait_until_held(1);
+  // Time in which others would have followed, a few every 50 ms.
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  CHECK(fetching_threads() <= 2 * usual);
+  CHECK(run.close(session.id, false));
+  folder.release_all();
+  run.wait_for_end(session.id);
+}
+
+// A direct read that hangs would survive even SIGKILL.
+TEST(a_file_on_fuse_is_not_opened_for_direct_reads) {
+  Storage storage;
+  if (!storage.missing().empty()) SKIP(storage.missing());
+  const uint64_t before = fixture::descriptors_here();
+  reap::PageSource file;
+  CHECK_EQ(file.open(storage.folder.file(0)), 0);
+  CHECK_EQ(fixture::descriptors_here(), before + 1);
+}
+
+TEST(a_read_that_hangs_is_reported_as_one_of_its_file) {
+  for (const bool is_of_set : {true, false}) {
+    check::about = is_of_set ? "the working set" : "the memory file";
+    Storage storage;
+    if (!storage.missing().empty()) SKIP(storage.missing());
+    HangingFolder& folder = storage.folder;
+    folder.hold(Call::read, 0);
+    fixture::SessionOptions options;
+    options.socket_path = storage.restore.directory.path("uffd.sock");
+    options.memory_file = is_of_set ? storage.restore.path : folder.file(0);
+    options.read_timeout = std::chrono::milliseconds(20);
+    options.plan = std::make_shared<const reap::Plan>(one_page_groups());
+    if (is_of_set) {
+      reap::PageSource set;
+      CHECK_EQ(set.open(folder.file(0)), 0);
+      options.proven = std::make_shared<const reap::ProvenFile>(
+          reap::ProvenFile{std::move(set), storage.restore.memory_file.stamp()});
+    }
+    EngineRun run;
+    const EngineRun::Opened session = run.open(options);
+    const Event hung = run.wait(Event::Kind::read_hangs, session.id);
+    CHECK_EQ(hung.failure.code,
+             is_of_set ? reap::ErrorCode::working_set_io : reap::ErrorCode::source_read);
+    CHECK_EQ(hung.failure.check, "hangs");
+    CHECK(run.close(session.id, false));
+    folder.release_all();
+    run.wait_for_end(session.id);
+  }
 }
 
 TEST(a_session_ends_though_a_thread_waits_for_its_storage) {

@@ -172,6 +172,7 @@ EngineRun::Opened EngineRun::open(const SessionOptions& options) {
   all.peer_uid = options.peer_uid;
   all.vmm = options.vmm;
   all.connect_timeout = options.connect_timeout;
+  all.read_timeout = options.read_timeout;
   all.plan = options.plan;
   all.proven = options.proven;
   opened.id = engine_->open(std::move(all), opened.measured, &opened.failure);

@@ -65,6 +65,7 @@ struct SessionOptions {
   std::optional<uid_t> peer_uid;
   pid_t vmm = 0;
   std::chrono::milliseconds connect_timeout{0};
+  std::chrono::milliseconds read_timeout{0};
   std::shared_ptr<const reap::Plan> plan;
   std::shared_ptr<const reap::ProvenFile> proven;
 };

@@ -388,3 +388,23 @@ TEST(a_thread_that_has_lost_its_core_does_not_poll_for_the_next_fault) {
   CHECK_EQ(yields, 1);
   CHECK(buffers.lost_core);
 }
+
+TEST(a_vmm_that_wakes_its_own_threads_does_not_grow_the_list_of_faults) {
+  fixture::Hooks hooks;
+  reap::hooks::is_cold = [] { return true; };
+  Restore restore;
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  reap::ServeBuffers buffers;
+  CHECK(buffers.reserve(4096));
+  std::thread vcpu([&] { CHECK(restore.has_file_bytes(5)); });
+  for (int i = 0; i < 200; ++i) {
+    fixture::eventually([&] { return restore.guest.faults_pending() == 1; });
+    CHECK_EQ(restore.handler->serve_once(buffers), Served::later);
+    CHECK(buffers.faults.size() < 64);
+    const auto address = reinterpret_cast<uintptr_t>(restore.guest.page(5));
+    CHECK_EQ(reap::uffd::wake(restore.guest.uffd(), address, 4096), 0);
+  }
+  reap::hooks::is_cold = nullptr;
+  Servers servers(*restore.handler);
+  vcpu.join();
+}
