@@ -263,6 +263,7 @@ TEST(a_prefetch_that_hangs_takes_no_further_threads) {
   CHECK(run.close(session.id, false));
   folder.release_all();
   run.wait_for_end(session.id);
+  CHECK(fixture::in_time([&] { return fetching_threads() <= usual; }));
 }
 
 // A direct read that hangs would survive even SIGKILL.
