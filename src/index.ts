@@ -25,6 +25,7 @@ export {
   readRestoreRecord,
 } from './report/record.js'
 export { renderReport, writeReport } from './report/render.js'
+export { writeRestoreRecord } from './report/write-record.js'
 export type { Backend } from './restore/backend.js'
 export { type CalibrateHostOptions, calibrateHost } from './restore/calibrate.js'
 export {

@@ -103,6 +103,7 @@ test('the package exports these values, and no others', () => {
     | 'Trace'
     | 'WorkingSet'
     | 'writeReport'
+    | 'writeRestoreRecord'
   >()
 })
 

@@ -1,15 +1,5 @@
-import type { FaultSpan, SessionTimes, Timeline } from '../uffd/timing.js'
-
-/** What a trace is made of: times as in {@link SessionTimes}. */
-export interface TracedRestore {
-  readonly times: Partial<SessionTimes> & {
-    /** Time of the call of `restore()`. */
-    readonly started: number
-    readonly commandStarted?: number | undefined
-    readonly commandEnded?: number | undefined
-  }
-  readonly timeline?: Timeline | undefined
-}
+import type { FaultSpan } from '../uffd/timing.js'
+import type { RestoreRecord } from './record.js'
 
 /**
  * Event of the Trace Event Format, which ui.perfetto.dev and chrome://tracing open. Times are in
@@ -40,7 +30,10 @@ const FIRST_THREAD = 10
  * (https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU). Time 0 is the
  * call of `restore()`.
  */
-export function traceEventsOf({ times, timeline }: TracedRestore): TraceEvent[] {
+export function traceEventsOf({
+  times,
+  timeline,
+}: Pick<RestoreRecord, 'times' | 'timeline'>): TraceEvent[] {
   const at = (ms: number): number => (ms - times.started) * 1000
   const span = (
     row: number,

@@ -40,6 +40,8 @@ export interface RestoreArguments extends ServeArguments {
   readonly trustWorkingSet: boolean
   readonly onBadWorkingSet: 'on-demand' | 'fail'
   readonly onStaleWorkingSet: 'warn' | 'rewrite' | 'fail' | undefined
+  /** File for the record of the restore. */
+  readonly trace: string | undefined
   readonly snapshotId: string | undefined
 }
 

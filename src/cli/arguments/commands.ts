@@ -85,7 +85,7 @@ function restoreCommand(command: readonly string[], onParsed: OnParsed): Command
     .usage('--memory FILE [--socket PATH] --working-set FILE [options] [-- COMMAND …]')
     .addHelpText('after', restoreHelp)
     .action((options) => {
-      const { backend, vcpus, workingSet, onBadWorkingSet, onStaleWorkingSet, snapshotId } = options
+      const { backend, vcpus, workingSet, onBadWorkingSet, onStaleWorkingSet, ...more } = options
       checkBackend(self, options)
       const args = serveArguments(options, command)
       onParsed({
@@ -97,7 +97,8 @@ function restoreCommand(command: readonly string[], onParsed: OnParsed): Command
         trustWorkingSet: options.trustWorkingSet === true,
         onBadWorkingSet,
         onStaleWorkingSet,
-        snapshotId,
+        snapshotId: more.snapshotId,
+        trace: more.trace,
       })
     })
   return addAll(self, [
@@ -121,6 +122,7 @@ function restoreCommand(command: readonly string[], onParsed: OnParsed): Command
       'what to do with a set that differs from the memory file (default: "fail" with --on-bad-working-set fail, else "warn")',
     ).choices(['warn', 'rewrite', 'fail']),
     sameId(),
+    option('--trace <file>', 'write what happened when, for "report" and ui.perfetto.dev', path),
     ...serveOptions(),
   ])
 }

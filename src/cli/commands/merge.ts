@@ -9,7 +9,7 @@ import { readSet } from './read-set.js'
 
 export async function merge(args: MergeArguments, terminal: Terminal): Promise<void> {
   const { files, memory, disks, output, label, snapshotId } = args
-  await checkOutput(output, memory, disks)
+  await checkOutput(output, { memory, disks })
   const trust = args.trustWorkingSet
   const sets = await Promise.all(files.map((path) => readSet(path, { trust })))
   const minSets = args.minSets ?? sets.length

@@ -15,7 +15,7 @@ import { checkRecording } from './check-recording.js'
 import { recordByPageCache } from './page-cache.js'
 
 export async function record(args: RecordArguments, terminal: Terminal): Promise<void> {
-  await checkOutput(args.output, args.memory, args.disks)
+  await checkOutput(args.output, args)
   if (args.backend === 'page-cache') return recordByPageCache(args, terminal)
   let failure: unknown
   const open = (options: SessionOptions) =>

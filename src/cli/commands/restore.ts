@@ -1,14 +1,20 @@
+import { stat } from 'node:fs/promises'
 import { constants } from 'node:os'
+import { resolve } from 'node:path'
+import { setImmediate } from 'node:timers/promises'
 import {
   planRestore,
   ReapTraceError,
   type RestorePlan,
   restore as restorePlanned,
+  writeRestoreRecord,
 } from '../../index.js'
 import type { RestoreArguments } from '../arguments/arguments.js'
+import { monotonicMs } from '../session/ready-mark.js'
 import { progress, ServedSession } from '../session/served-session.js'
 import { CliError, errorFields } from '../terminal/failure.js'
 import type { Terminal } from '../terminal/terminal.js'
+import { checkOutput } from './check-output.js'
 import { restoreFromPageCache } from './page-cache.js'
 
 export async function restore(args: RestoreArguments, terminal: Terminal): Promise<void> {
@@ -31,6 +37,9 @@ export async function restore(args: RestoreArguments, terminal: Terminal): Promi
     terminal.say(`${path} is not prefetched: the working set was recorded without it`)
   }
   if (plan.backend === 'uffd') return restoreByHandler(plan, args, terminal)
+  if (args.trace !== undefined) {
+    terminal.say(`${args.trace} is not written: with the page cache the kernel serves the faults`)
+  }
   return restoreFromPageCache(plan, args, terminal)
 }
 
@@ -52,15 +61,21 @@ function warnOfMissing(path: string, terminal: Terminal): void {
 
 async function restoreByHandler(
   plan: RestorePlan<'uffd'>,
-  { onStaleWorkingSet, ...args }: RestoreArguments,
+  { onStaleWorkingSet, trace, ...args }: RestoreArguments,
   terminal: Terminal,
 ): Promise<void> {
+  const started = monotonicMs()
+  if (trace !== undefined) {
+    const kind = { option: '--trace', code: 'ERR_RECORD_IO' } as const
+    await checkOutput(trace, args, kind)
+  }
   await ServedSession.run(
     args,
     async ({ onEvent, ...options }) => {
       const restored = await restorePlanned(plan, {
         ...options,
         onStaleWorkingSet,
+        timeline: trace !== undefined,
         onEvent: (event) => {
           if (event.type !== 'warning' || !plan.diskImages.includes(event.error.path ?? '')) {
             return onEvent(event)
@@ -82,10 +97,53 @@ async function restoreByHandler(
         await session.serveOn()
       } finally {
         live.stop()
+        if (trace !== undefined) await writeTrace(trace, started, session, args, terminal)
       }
       await checkRestore(session)
     },
   )
+}
+
+/** The value of a promise; `undefined` if it is pending or has rejected. */
+const soFar = <T>(promise: Promise<T>): Promise<T | undefined> =>
+  Promise.race([promise.catch(() => undefined), setImmediate(undefined)])
+
+/** Writes what happened so far, also if the restore has failed. */
+async function writeTrace(
+  path: string,
+  started: number,
+  { handler, command, guest }: ServedSession,
+  args: Pick<RestoreArguments, 'memory' | 'workingSet'>,
+  terminal: Terminal,
+): Promise<void> {
+  const prefetch = await soFar(handler.prefetched)
+  const end = await soFar(handler.closed)
+  await writeRestoreRecord(path, {
+    version: 1,
+    date: new Date().toISOString(),
+    backend: 'uffd',
+    snapshot: {
+      memoryFile: resolve(args.memory),
+      memoryBytes: guest?.memoryBytes ?? (await stat(args.memory)).size,
+      pageSize: guest?.pageSize ?? 4096,
+    },
+    ...(prefetch && {
+      prefetch,
+      workingSet: { path: resolve(args.workingSet), pageCount: prefetch.pageCount },
+    }),
+    times: {
+      started,
+      ...handler.times(),
+      commandStarted: command?.startedMs,
+      commandEnded: command?.endedMs,
+    },
+    stats: handler.stats(),
+    statsAtReady: end?.statsAtReady,
+    timeline: handler.timeline(),
+    state: end?.state,
+  })
+  terminal.emit({ type: 'traced', path })
+  terminal.print(`wrote what happened to ${path}: open it at ui.perfetto.dev, or with "report"`)
 }
 
 /**

@@ -40,6 +40,8 @@ export class ChildCommand {
   readonly startedMs: number
   /** Never rejects. */
   readonly ended: Promise<CommandEnd>
+  /** Time of its end; `undefined` while it runs. */
+  endedMs: number | undefined
   readonly #child: ChildProcess
   readonly #leadsGroup: boolean
   /** The time that it had, if that is over. */
@@ -105,6 +107,7 @@ export class ChildCommand {
     this.#leadsGroup = typeof output === 'number'
     this.ended = new Promise((resolve) => {
       child.once('exit', (code, signal) => {
+        this.endedMs = monotonicMs()
         mark?.flush()
         resolve({ code, signal })
       })

@@ -167,6 +167,10 @@ export class ServedSession {
     if (args.interpose) setTimeout(() => this.#remind(), INTERPOSED_MS).unref()
   }
 
+  get guest(): GuestInfo | undefined {
+    return this.#guest
+  }
+
   get isConnected(): boolean {
     return this.#guest !== undefined
   }

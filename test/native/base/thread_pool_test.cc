@@ -84,21 +84,22 @@ TEST(threads_that_wait_for_storage_have_a_bound) {
   constexpr int kBound = 128;
   constexpr int kWork = 200;
   struct State {
-    fixture::Flag answered;
+    std::mutex storage;
     std::atomic<int> begun{0};
     std::atomic<int> done{0};
   };
   const auto state = std::make_shared<State>();
+  std::unique_lock<std::mutex> hangs(state->storage);
   for (int i = 0; i < kWork; ++i) {
     reap::ThreadPool::shared().run([state] {
       ++state->begun;
-      state->answered.wait();
+      const std::lock_guard<std::mutex> lock(state->storage);
       ++state->done;
     });
   }
   fixture::eventually([&] { return state->begun >= kBound; });
   CHECK(!fixture::Flag().set_within_a_moment());
   CHECK_EQ(state->begun.load(), kBound);
-  state->answered.set();
+  hangs.unlock();
   fixture::eventually([&] { return state->done == kWork; });
 }

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <fstream>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -101,15 +102,16 @@ std::shared_ptr<const reap::Plan> all_pages() {
 
 // A fault and a prefetch that wait for files 0 and 1.
 struct HungGuests {
-  HungGuests(EngineRun& run, HangingFolder& folder)
-      : demand(run, hung_file(folder, 0)), prefetch(run, hung_file(folder, 1), all_pages()) {
+  HungGuests(EngineRun& run, HangingFolder& folder) : demand(run, hung_file(folder, 0)) {
     demand.connect();
     demand.touch(3);
+    folder.wait_until_held(1);
+    prefetch.emplace(run, hung_file(folder, 1), all_pages());
     folder.wait_until_held(2);
   }
 
   Guest demand;
-  Guest prefetch;
+  std::optional<Guest> prefetch;
 };
 
 // Threads that fetch for prefetches.
@@ -313,7 +315,7 @@ TEST(a_session_ends_though_a_thread_waits_for_its_storage) {
   std::atomic<int> ends{0};
   EngineRun run([&ends](const Event& event) { ends += event.kind == Event::Kind::ended; });
   HungGuests hung(run, folder);
-  Guest* const guests[] = {&hung.demand, &hung.prefetch};
+  Guest* const guests[] = {&hung.demand, &*hung.prefetch};
   for (int i = 0; i < 2; ++i) {
     const std::weak_ptr<reap::Session> session = guests[i]->handle();
     const auto began = Clock::now();
