@@ -80,7 +80,7 @@ export type { Extent } from './working-set/extents.js'
 export { findingsFolder } from './working-set/findings.js'
 export { type MergeSetsOptions, mergeWorkingSets } from './working-set/merge-sets.js'
 export type { ProofKind, Residency } from './working-set/open.js'
-export type { FileReadCost, WorkingSetReadCost } from './working-set/read-cost.js'
+export type { FileReadCost, ReadCost } from './working-set/read-cost.js'
 export type { RunLengths, WorkingSetSummary } from './working-set/summary.js'
 export {
   type DiskExtent,

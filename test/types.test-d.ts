@@ -72,7 +72,7 @@ import {
   type WorkingSetComparison,
   type WorkingSetDiff,
   type WorkingSetFinding,
-  type WorkingSetReadCost,
+  type ReadCost,
   type WorkingSetSummary,
   type WriteOptions,
 } from '../src/index.js'
@@ -335,8 +335,8 @@ test('a working set is written from a snapshot, and verified with one', () => {
   expectTypeOf(set.findings()).resolves.toEqualTypeOf<readonly WorkingSetFinding[]>()
   expectTypeOf(set.describe()).toEqualTypeOf<WorkingSetSummary>()
   expectTypeOf<WorkingSetSummary['runLengths']>().toEqualTypeOf<readonly RunLengths[]>()
-  expectTypeOf(set.readCost('')).resolves.toEqualTypeOf<WorkingSetReadCost>()
-  expectTypeOf<WorkingSetReadCost['memoryFile']>().toEqualTypeOf<FileReadCost | undefined>()
+  expectTypeOf(set.readCost('')).resolves.toEqualTypeOf<ReadCost>()
+  expectTypeOf<ReadCost['memoryFile']>().toEqualTypeOf<FileReadCost | undefined>()
   // @ts-expect-error a snapshot is needed
   set.write('', { label: '' })
   // @ts-expect-error the label is no part of a manifest

@@ -38,7 +38,7 @@ export interface FileReadCost {
 }
 
 /** Result of {@link WorkingSet.readCost}. */
-export interface WorkingSetReadCost {
+export interface ReadCost {
   /**
    * The working-set file, from which a restore reads if it is proven. `undefined` for a set without
    * a file, and for a guest with 2 MiB pages, whose restores read the memory file alone.
@@ -56,7 +56,7 @@ export async function findReadCost(
   { handle, file }: SetInternals,
   memoryBytes: number,
   memoryFile = '',
-): Promise<WorkingSetReadCost> {
+): Promise<ReadCost> {
   // Trusted, since only its size and its place on the disk matter.
   const opened = await openFiles(memoryFile, file?.path ?? '', { known: handle, isTrusted: true })
   try {

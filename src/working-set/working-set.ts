@@ -11,7 +11,7 @@ import { type Progress, takeDisks, writeWorkingSetFile } from './file/write.js'
 import { listFindings, type WorkingSetFinding } from './findings.js'
 import { type SetInternals, setInternals } from './internals.js'
 import { type MergedRuns, type MergeOptions, mergeRuns } from './merge.js'
-import { findReadCost, type WorkingSetReadCost } from './read-cost.js'
+import { findReadCost, type ReadCost } from './read-cost.js'
 import { runLengths, type WorkingSetSummary } from './summary.js'
 import {
   type ReadOptions,
@@ -279,7 +279,7 @@ export class WorkingSet {
    * - `ERR_WORKING_SET_INVALID`: the file was modified since it was read (`check` is `changed`),
    * - `ERR_SOURCE_READ`, `ERR_WORKING_SET_IO`: one of the files cannot be opened.
    */
-  async readCost(memoryFile?: string): Promise<WorkingSetReadCost> {
+  async readCost(memoryFile?: string): Promise<ReadCost> {
     checkOptions('readCost()', { memoryFile }, { memoryFile: rules.path }, 'argument')
     return findReadCost(this.#internals, this.memoryBytes, memoryFile)
   }

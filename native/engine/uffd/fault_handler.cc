@@ -281,6 +281,7 @@ void FaultHandler::take_overdue(std::vector<uint64_t>* faults) {
     uint64_t offset = 0;
     const bool is_left = is_left_to_prefetch(held.fault, &offset);
     if (is_left && installed_.test(memory_.page_of(offset))) {
+      dropped_.insert(held.fault);
       measured_.waits.end(offset, 1);
       return true;
     }
@@ -296,8 +297,13 @@ void FaultHandler::take_overdue(std::vector<uint64_t>* faults) {
 // event tells of that, so the fault counted as answered. Test: "a page that is missing again during
 // the prefetch comes at its end".
 void FaultHandler::end_prefetch() {
-  prefetch_over_.store(true, std::memory_order_release);
-  for (const Region& region : memory_.regions()) uffd::wake(uffd_.get(), region.base, region.size);
+  std::unordered_set<uint64_t> dropped;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    prefetch_over_.store(true, std::memory_order_release);
+    dropped.swap(dropped_);
+  }
+  for (const uint64_t fault : dropped) uffd::wake(uffd_.get(), fault, memory_.page_size());
 }
 
 FaultHandler::Step FaultHandler::serve_fault(uint64_t address, ServeBuffers& buffers, Wait wait) {

@@ -8,6 +8,7 @@
 #include <functional>
 #include <mutex>
 #include <optional>
+#include <unordered_set>
 #include <vector>
 
 #include "base/failure.h"
@@ -190,9 +191,10 @@ class FaultHandler {
   std::atomic<bool> short_of_memory_{false};  // set under mutex_
   std::atomic<bool> holding_{false};          // set under mutex_: held_ is not empty
 
-  mutable std::mutex mutex_;       // guards what follows
-  std::vector<uint64_t> waiting_;  // faults read and not yet answered
-  std::vector<Held> held_;         // faults that an install is about to answer
+  mutable std::mutex mutex_;              // guards what follows
+  std::vector<uint64_t> waiting_;         // faults read and not yet answered
+  std::vector<Held> held_;                // faults that an install is about to answer
+  std::unordered_set<uint64_t> dropped_;  // of them, those that one seems to have answered
   std::chrono::steady_clock::time_point no_memory_since_{};
   std::optional<StarvedPage> starved_;
   Failure failure_;

@@ -60,6 +60,7 @@ void FaultWaits::begin(uint64_t offset, FaultClass fault, Clock::time_point at) 
 void FaultWaits::end(uint64_t offset, uint64_t length, Clock::time_point at) {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (open_.empty()) return;
+  at = std::min(at, closed_at_);
   const auto is_ended = [&](const Open& fault) {
     if (fault.offset < offset || fault.offset - offset >= length) return false;
     count(fault, at);
@@ -67,7 +68,7 @@ void FaultWaits::end(uint64_t offset, uint64_t length, Clock::time_point at) {
   };
   open_.erase(std::remove_if(open_.begin(), open_.end(), is_ended), open_.end());
   open_count_.store(open_.size(), std::memory_order_relaxed);
-  if (open_.empty()) report_.stalled_ns += nanoseconds(std::min(at, closed_at_) - stalled_since_);
+  if (open_.empty()) report_.stalled_ns += nanoseconds(at - stalled_since_);
 }
 
 // mutex_ is held.
@@ -93,9 +94,9 @@ void FaultWaits::count(const Open& fault, Clock::time_point at) {
   timeline_.add(span);
 }
 
-void FaultWaits::close() {
+void FaultWaits::close(Clock::time_point at) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  closed_at_ = std::min(closed_at_, Clock::now());
+  closed_at_ = std::min(closed_at_, at);
 }
 
 FaultWaits::Report FaultWaits::report() const {

@@ -131,7 +131,7 @@ class FaultWaits {
   }
   // The guest is gone: it waits no longer. A fault that was answered shortly before may still be
   // ended. Test: "a fault that is answered as the session ends is counted".
-  void close();
+  void close(Clock::time_point at);
   Report report() const;
 
   static size_t bucket_of(uint64_t wait_ns);

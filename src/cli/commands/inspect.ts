@@ -4,7 +4,7 @@ import {
   type Trace,
   WorkingSet,
   type WorkingSetFinding,
-  type WorkingSetReadCost,
+  type ReadCost,
 } from '../../index.js'
 import type { InspectArguments } from '../arguments/arguments.js'
 import { drawGrowth, type Growth, growthOf } from '../terminal/growth.js'
@@ -141,7 +141,7 @@ function proofRows(findings: readonly WorkingSetFinding[]): [string, string][] {
 }
 
 /** Rows for what is in the page cache, one per file, and what a restore has to read. */
-function costRows({ workingSet, memoryFile }: WorkingSetReadCost): [string, string][] {
+function costRows({ workingSet, memoryFile }: ReadCost): [string, string][] {
   const files = [
     ['this file', workingSet],
     ['memory file', memoryFile],

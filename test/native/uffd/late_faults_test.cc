@@ -150,6 +150,24 @@ TEST(a_page_that_is_missing_again_during_the_prefetch_comes_at_its_end) {
   vcpu.join();
 }
 
+TEST(a_residual_fault_that_waits_at_the_end_of_the_prefetch_is_counted_once) {
+  Restore restore;
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  restore.handler->expect_prefetch();
+  restore.handler->expect(8 * 4096, 4 * 4096);
+  std::thread vcpu([&] { CHECK(restore.has_file_bytes(3)); });
+  fixture::eventually([&] { return restore.guest.faults_pending() == 1; });
+  fixture::Hooks hooks;
+  fixture::Hold hold;
+  reap::hooks::before_serve = hold.hook();
+  Servers servers(*restore.handler);
+  hold.wait_until_held();
+  restore.handler->end_prefetch();
+  hold.release();
+  vcpu.join();
+  CHECK_EQ(restore.get(Counter::residual_faults), 1);
+}
+
 TEST(faults_are_neither_late_nor_residual_without_a_prefetch) {
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());

@@ -59,7 +59,7 @@ TEST(the_stalled_time_goes_on_while_a_fault_is_open_and_ends_with_the_session) {
   waits.begin(0, FaultClass::late, FaultWaits::Clock::now() - std::chrono::seconds(1));
   CHECK(waits.report().stalled_ns >= uint64_t{1000000000});
   CHECK(waits.report().stalled_ns < waits.report().stalled_ns);
-  waits.close();
+  waits.close(FaultWaits::Clock::now());
   const uint64_t stalled = waits.report().stalled_ns;
   CHECK(stalled >= uint64_t{1000000000});
   CHECK_EQ(waits.report().stalled_ns, stalled);
@@ -70,7 +70,7 @@ TEST(a_fault_that_is_answered_as_the_session_ends_is_counted) {
   Timeline timeline;
   FaultWaits waits(timeline);
   waits.begin(0, FaultClass::residual, FaultWaits::Clock::now() - std::chrono::seconds(1));
-  waits.close();
+  waits.close(FaultWaits::Clock::now());
   const uint64_t stalled = waits.report().stalled_ns;
   waits.end(0, kPage);
   CHECK_EQ(of(waits.report(), FaultClass::residual).count, 1U);
