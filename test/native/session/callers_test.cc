@@ -126,32 +126,14 @@ TEST(a_look_by_a_process_that_may_not_connect_ends_no_session) {
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
   const fixture::SessionOptions options = options_of(restore, true);
-  fixture::Hooks hooks;
-  fixture::Hold hold;
-  EngineRun run;
-  reap::hooks::before_event = hold.hook();
-  run.open(options);
-  CHECK_EQ(::chmod(restore.directory.root().c_str(), 0777), 0);
-  CHECK_EQ(::chmod(options.socket_path.c_str(), 0666), 0);
+  // Before the threads of the engine; it connects as soon as it may.
   const pid_t other = ::fork();
   if (other == 0) {
     if (::setresuid(kNobody, kNobody, kNobody) != 0) ::_exit(1);
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     connect_to(options.socket_path);
     ::_exit(0);
   }
-  int status = 0;
-  CHECK_EQ(::waitpid(other, &status, 0), other);
-  CHECK_EQ(status, 0);
-  hold.release();
-  VmmProcess vmm(restore.shape, options.socket_path, Manner::touches_its_memory);
-  CHECK(vmm.had_the_right_bytes());
-}
-
-TEST(a_process_that_may_not_connect_is_not_the_vmm_of_a_session_that_ends) {
-  if (::geteuid() != 0) SKIP("needs root");
-  Restore restore;
-  if (!restore.missing().empty()) SKIP(restore.missing());
-  const fixture::SessionOptions options = options_of(restore, true);
   fixture::Hooks hooks;
   fixture::Hold hold;
   EngineRun run;
@@ -159,13 +141,37 @@ TEST(a_process_that_may_not_connect_is_not_the_vmm_of_a_session_that_ends) {
   const EngineRun::Opened session = run.open(options);
   CHECK_EQ(::chmod(restore.directory.root().c_str(), 0777), 0);
   CHECK_EQ(::chmod(options.socket_path.c_str(), 0666), 0);
+  int status = 0;
+  CHECK_EQ(::waitpid(other, &status, 0), other);
+  CHECK_EQ(status, 0);
+  hold.release();
+  const reap::UniqueFd connection = connect_guest(restore);
+  CHECK(restore.has_file_bytes(5));
+  // This process is the VMM.
+  CHECK(run.close(session.id, false));
+}
+
+TEST(a_process_that_may_not_connect_is_not_the_vmm_of_a_session_that_ends) {
+  if (::geteuid() != 0) SKIP("needs root");
+  Restore restore;
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  const fixture::SessionOptions options = options_of(restore, true);
+  // Before the threads of the engine; it connects as soon as it may.
   const pid_t other = ::fork();
   if (other == 0) {
     if (::setresuid(kNobody, kNobody, kNobody) != 0) ::_exit(1);
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     const fixture::Guest guest(restore.shape);
     const reap::UniqueFd connection = connect_to(options.socket_path);
     ::_exit(fixture::send(connection.get(), handshake_text(guest, 4096), {guest.uffd()}) ? 0 : 1);
   }
+  fixture::Hooks hooks;
+  fixture::Hold hold;
+  EngineRun run;
+  reap::hooks::before_event = hold.hook();
+  const EngineRun::Opened session = run.open(options);
+  CHECK_EQ(::chmod(restore.directory.root().c_str(), 0777), 0);
+  CHECK_EQ(::chmod(options.socket_path.c_str(), 0666), 0);
   int status = 0;
   CHECK_EQ(::waitpid(other, &status, 0), other);
   CHECK_EQ(status, 0);
