@@ -1,6 +1,4 @@
-import { mkdtemp, open, rm, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { open, rm, writeFile } from 'node:fs/promises'
 import { planRestore, type ReapTraceError, requireUserfaultfd } from '../../index.js'
 import type { CompareArguments } from '../arguments/arguments.js'
 import type { Arm } from '../compare/arms.js'
@@ -9,6 +7,7 @@ import { makeReport, printReport } from '../compare/report.js'
 import { type Listener, measureRounds, type Run, tryArms } from '../compare/rounds.js'
 import type { Scene } from '../compare/run.js'
 import { abortOnSignal, Signals } from '../session/signals.js'
+import { temporaryFolder } from '../session/temporary-folder.js'
 import { CliError, errorFields, Interrupted } from '../terminal/failure.js'
 import type { Terminal } from '../terminal/terminal.js'
 import { formatPlural } from '../terminal/units.js'
@@ -18,7 +17,7 @@ export async function compare(args: CompareArguments, terminal: Terminal): Promi
   await checkFiles(args)
   const signals = new Signals()
   const signal = abortOnSignal(signals)
-  const scratch = await mkdtemp(join(tmpdir(), 'reap-trace-compare-'))
+  const scratch = await temporaryFolder('reap-trace-compare-')
   let step = 'opening the snapshot'
   const live = terminal.live(() => step)
   const listener = listenerFor(args, terminal, (text) => {
