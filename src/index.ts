@@ -20,7 +20,6 @@ export {
 export { type ReportInput, readReportInput } from './report/inputs.js'
 export {
   type RestoreRecord,
-  type RestoreStats,
   type RestoreTimes,
   readRestoreRecord,
 } from './report/record.js'

@@ -42,6 +42,7 @@ import {
   prefetchPageCache,
   probeUserfaultfd,
   programPath,
+  type ReadCost,
   ReapTraceError,
   type ReapTraceErrorCode,
   type ReapTraceErrorDetails,
@@ -72,7 +73,6 @@ import {
   type WorkingSetComparison,
   type WorkingSetDiff,
   type WorkingSetFinding,
-  type ReadCost,
   type WorkingSetSummary,
   type WriteOptions,
 } from '../src/index.js'

@@ -1,8 +1,9 @@
 import type { WorkingSetSummary } from '../working-set/summary.js'
 import type { RestoreRecord } from './record.js'
 
+export type { FaultStats } from '../uffd/fault-handler.js'
 export type { FaultClass, FaultSpan, FaultWaits, Timeline } from '../uffd/timing.js'
-export type { RestoreRecord, RestoreStats } from './record.js'
+export type { RestoreRecord } from './record.js'
 
 /** A working set, as the page of a report reads it. */
 export interface SetEntry {

@@ -5,7 +5,7 @@ import { ioError } from '../files.js'
 import { checkOptions, required, rules } from '../options.js'
 import type { PageCachePrefetchResult } from '../page-cache/prefetch.js'
 import type { FaultStats, PrefetchResult, ServeResult } from '../uffd/fault-handler.js'
-import type { FaultClass, FaultWaits, SessionTimes, SlowFault, Timeline } from '../uffd/timing.js'
+import type { SessionTimes, Timeline } from '../uffd/timing.js'
 import { checkRecord, Mismatch } from './record-shape.js'
 
 /** Times of a restore, in milliseconds of CLOCK_MONOTONIC. */
@@ -15,15 +15,6 @@ export interface RestoreTimes extends Partial<SessionTimes> {
   /** Begin of the command that loads the snapshot. */
   readonly commandStarted?: number | undefined
   readonly commandEnded?: number | undefined
-}
-
-/** Figures of a restore. */
-export interface RestoreStats extends FaultStats {
-  /** Time during which at least one fault was read and not yet answered. */
-  readonly stalledMs: number
-  readonly waits: Readonly<Record<FaultClass, FaultWaits>>
-  /** The faults that waited longest, in descending order. */
-  readonly slowest: readonly SlowFault[]
 }
 
 /** What one restore did and when, as `reap-trace restore --trace` writes it. */
@@ -42,9 +33,9 @@ export interface RestoreRecord {
   readonly times: RestoreTimes
   readonly prefetch?: PrefetchResult | PageCachePrefetchResult | undefined
   /** Figures at the end; absent for the page cache, whose faults the kernel serves. */
-  readonly stats?: RestoreStats | undefined
+  readonly stats?: FaultStats | undefined
   /** Figures at the application's mark. */
-  readonly statsAtReady?: RestoreStats | undefined
+  readonly statsAtReady?: FaultStats | undefined
   readonly timeline?: Timeline | undefined
   readonly state?: ServeResult['state'] | undefined
   /** Why the restore was as slow as it was. */

@@ -1,4 +1,4 @@
-import type { RestoreRecord, RestoreStats } from '../../src/index.js'
+import type { FaultStats, RestoreRecord } from '../../src/index.js'
 import type { FaultClass, Timeline } from '../../src/uffd/timing.js'
 
 const MEMORY = 64 * 2 ** 20
@@ -59,7 +59,7 @@ function madeTimeline(seed: number, hasSet: boolean): Timeline {
   return { fetches, installs, faults, removals, missing: 0 }
 }
 
-function statsOf({ faults }: Timeline): RestoreStats {
+function statsOf({ faults }: Timeline): FaultStats {
   const us = (name: FaultClass) =>
     faults.filter((fault) => fault.class === name).map(({ from, to }) => (to - from) * 1000)
   const [onDemand, late, residual] = CLASSES.map(us) as [number[], number[], number[]]

@@ -1,10 +1,10 @@
 import {
   type FileReadCost,
   type Manifest,
+  type ReadCost,
   type Trace,
   WorkingSet,
   type WorkingSetFinding,
-  type ReadCost,
 } from '../../index.js'
 import type { InspectArguments } from '../arguments/arguments.js'
 import { drawGrowth, type Growth, growthOf } from '../terminal/growth.js'

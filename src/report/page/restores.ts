@@ -1,4 +1,4 @@
-import type { FaultWaits, RestoreEntry, RestoreStats, SetEntry } from '../page-data.js'
+import type { FaultStats, FaultWaits, RestoreEntry, SetEntry } from '../page-data.js'
 import { drawBars } from './charts.js'
 import { element, figure, numbers, panel, table } from './dom.js'
 import { figures, type Named, nameOf, row, sideBySide, swatch } from './entries.js'
@@ -31,7 +31,7 @@ export function restorePanels(
 }
 
 /** Figures until the application's mark where there is one, since what follows does not count. */
-const statsOf = ({ record }: RestoreEntry): RestoreStats | undefined =>
+const statsOf = ({ record }: RestoreEntry): FaultStats | undefined =>
   record.statsAtReady ?? record.stats
 
 function figuresPanel(restores: readonly Named<RestoreEntry>[]): HTMLElement {
@@ -46,7 +46,7 @@ function figuresPanel(restores: readonly Named<RestoreEntry>[]): HTMLElement {
     )
   const stat = (
     name: string,
-    value: (stats: RestoreStats) => number | undefined,
+    value: (stats: FaultStats) => number | undefined,
     format = formatCount,
   ) =>
     row(
