@@ -192,8 +192,12 @@ function stepLane(step: Step, course: Course, x: Scale): Lane {
       if (after + size <= width) context.fillText(text, after, height / 2)
       else if (from - 6 - size >= 0) context.fillText(text, from - 6 - size, height / 2)
       else {
+        // On the bar, which has gaps: on a plate.
+        const left = Math.min(to, width) - 6 - size
         context.fillStyle = color('surface')
-        context.fillText(text, Math.min(to, width) - 6 - size, height / 2)
+        context.fillRect(left - 3, 5, size + 6, height - 10)
+        context.fillStyle = color('text')
+        context.fillText(text, left, height / 2)
       }
     },
   }
