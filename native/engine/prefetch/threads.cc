@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/test_hooks.h"
 #include "base/thread.h"
 #include "prefetch/prefetcher.h"
 
@@ -158,6 +159,7 @@ void Prefetcher::work(Thread& self) {
       if (woken == std::cv_status::timeout && !is_idle) {
         lock.unlock();
         is_idle = state.release_pages();
+        REAP_HOOK(after_release);
         lock.lock();
       }
       // A thread whose wait ends as a buffer is returned, or that has no lock then, is not

@@ -86,6 +86,24 @@ TEST(engines_share_their_buffers_and_return_the_memory_when_they_are_idle) {
   CHECK_EQ(BufferPool::shared().free_count(), BufferPool::kBuffers);
 }
 
+// A thread that does not wait at that moment is not woken.
+TEST(buffers_that_are_freed_while_a_thread_returns_its_memory_are_returned_too) {
+  fixture::Hooks hooks;
+  Restore restore;
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  const fixture::Set set = write_working_set(restore, fixture::one_page_groups({1, 2, 3}));
+  fixture::Hold returned;
+  reap::hooks::after_release = returned.hook();
+  Prefetcher prefetcher(1);
+  const auto nobody = std::make_shared<Client>(restore);
+  fixture::start(prefetcher, nobody, set);
+  returned.wait_until_held();
+  CHECK(buffer_kib() > 0);
+  prefetcher.cancel(nobody.get());
+  returned.release();
+  CHECK(fixture::in_time([] { return buffer_kib() == 0; }));
+}
+
 TEST(threads_that_serve_faults_return_their_memory_when_they_are_idle) {
   fixture::Hooks hooks;
   Restore restore;

@@ -69,7 +69,7 @@ Hooks::~Hooks() {
         &reap::hooks::before_serve, &reap::hooks::before_install,
         &reap::hooks::before_prefetch_install, &reap::hooks::before_remove_pause,
         &reap::hooks::before_ioctl, &reap::hooks::before_page_cache_turn, &reap::hooks::after_look,
-        &reap::hooks::before_page_tables}) {
+        &reap::hooks::before_page_tables, &reap::hooks::after_release}) {
     *hook = nullptr;
   }
   for (auto* answer :
