@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <filesystem>
 #include <iterator>
 #include <string>
@@ -102,13 +103,17 @@ TEST(a_caller_that_leaves_does_not_end_the_session_of_the_vmm_that_another_threa
   const fixture::SessionOptions options = options_of(restore);
   fixture::Hooks hooks;
   fixture::Hold hold;
+  std::atomic<bool> holds{false};
+  reap::hooks::before_event = [&] {
+    if (holds) hold();
+  };
   EngineRun run;
   const EngineRun::Opened session = run.open(options);
   const size_t before = descriptor_count();
   reap::UniqueFd caller = connect_to(options.socket_path);
   fixture::eventually([&] { return descriptor_count() >= before + 2; });
   run.find(session.id)->detach();  // waits for the thread that accepts
-  reap::hooks::before_event = hold.hook();
+  holds = true;
   caller.reset();
   hold.wait_until_held();
   const reap::UniqueFd connection = connect_guest(restore);
