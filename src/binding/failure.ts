@@ -44,7 +44,7 @@ export interface FailureContext {
   readonly vm?: { readonly pid: number; readonly state: EndState }
 }
 
-/** What the user is told about a failure. */
+/** Message and remedy of a failure. */
 export interface Explanation {
   readonly message: string
   readonly hint?: string | undefined

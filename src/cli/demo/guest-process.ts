@@ -52,7 +52,7 @@ export class GuestProcess {
   static async start(environment: Record<string, string> = {}): Promise<GuestProcess> {
     const path = programPath('reap-guest')
     const env = { ...process.env, ...environment }
-    // In a process group of its own: this process answers Ctrl-C.
+    // In a separate process group: this process answers Ctrl-C.
     const child = spawn(path, ['vmm'], { stdio: 'pipe', env, detached: true })
     await once(child, 'spawn').catch((error: Error) => {
       throw new CliError('ERR_NATIVE_UNAVAILABLE', `${path} cannot be started: ${error.message}`)

@@ -48,8 +48,8 @@ export class ChildCommand {
   #expiredMs: number | undefined
 
   /**
-   * Starts the command. With a descriptor as its output it reads nothing, and is stopped together
-   * with what it has left running in its process group.
+   * Starts the command. With a descriptor as its output it reads nothing, and stopping it also stops
+   * the rest of its process group.
    *
    * @throws CliError `ERR_COMMAND_FAILED` if it cannot be started.
    * @throws ReapTraceError as `interposerEnvironment()` does.

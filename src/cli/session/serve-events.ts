@@ -3,6 +3,7 @@ import { errorFields } from '../terminal/failure.js'
 import type { Terminal } from '../terminal/terminal.js'
 import { formatBytes, formatCount, formatMs, formatPlural } from '../terminal/units.js'
 import type { ChildCommand } from './child-command.js'
+import { monotonicMs } from './ready-mark.js'
 
 /** Prints an event of a session, as text or as JSON. */
 export function reportEvent(event: ServeEvent, terminal: Terminal, isPrefetched: boolean): void {
@@ -114,8 +115,7 @@ function describePhases({ times, stats, statsAtReady }: ServeResult): string[] {
 }
 
 /** The wall-clock time of a time of CLOCK_MONOTONIC. */
-const dateOf = (atMs: number): Date =>
-  new Date(Date.now() + atMs - Number(process.hrtime.bigint()) / 1e6)
+const dateOf = (atMs: number): Date => new Date(Date.now() + atMs - monotonicMs())
 
 /** JSON form of an event, with its error as an object. */
 const toJson = (event: ServeEvent): object =>

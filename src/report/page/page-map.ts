@@ -168,7 +168,7 @@ function paint(
   }
   context.globalAlpha = 1
   const marked = [...grid.cells].filter(([, { marks }]) => marks > 0)
-  // Many crosses are small, so that they do not hide what they are on.
+  // Many crosses are drawn small, so that the map below them stays visible.
   const radius = marked.length > 400 ? 1.5 : 3
   for (const [index] of marked) {
     const x = ((index % grid.columns) + 0.5) * side

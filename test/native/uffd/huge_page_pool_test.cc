@@ -133,3 +133,24 @@ TEST(two_short_shortages_of_memory_do_not_add_up) {
         [&] { return std::chrono::steady_clock::now() - began > std::chrono::milliseconds(2200); });
   }
 }
+
+TEST(a_pool_of_huge_pages_that_stays_empty_ends_the_serving) {
+  Guest guest(1);
+  Restore& restore = guest.restore;
+  const std::string missing = guest.empty_the_pool();
+  if (!missing.empty()) SKIP(missing);
+  std::thread vcpu([&] { fixture::peek(restore.guest.page(0)); });
+  guest.wait_for_faults(1);
+  Served served = Served::later;
+  CHECK(fixture::in_time([&] {
+    std::this_thread::sleep_for(FaultHandler::kMemoryWait);
+    served = guest.serve();
+    return served != Served::later;
+  }));
+  CHECK_EQ(served, Served::failed);
+  CHECK(restore.handler->failure().code == reap::ErrorCode::fault_unresolved);
+  CHECK_EQ(restore.handler->failure().err, -ENOMEM);
+  guest.give_back();
+  restore.guest.unregister_all();
+  vcpu.join();
+}
