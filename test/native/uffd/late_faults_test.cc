@@ -160,9 +160,11 @@ TEST(a_residual_fault_that_waits_at_the_end_of_the_prefetch_is_counted_once) {
   fixture::Hooks hooks;
   fixture::Hold hold;
   reap::hooks::before_serve = hold.hook();
-  Servers servers(*restore.handler);
+  Servers servers(*restore.handler, 2);
   hold.wait_until_held();
   restore.handler->end_prefetch();
+  // The other thread would read the fault again if the guest were woken.
+  CHECK(!fixture::Flag().set_within_a_moment());
   hold.release();
   vcpu.join();
   CHECK_EQ(restore.get(Counter::residual_faults), 1);
