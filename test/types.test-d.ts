@@ -375,6 +375,7 @@ test('the page cache is recorded and prefetched', () => {
     | 'residentPageCount'
     | 'bytes'
     | 'extentCount'
+    | 'startedAtMs'
     | 'submittedMs'
     | 'completedMs'
     | 'complete'

@@ -63,6 +63,10 @@ struct Prefetch {
 
   Prefetch(Napi::Env env, uint64_t device_) : device(device_), deferred(env) {}
 
+  static double milliseconds_of(std::chrono::steady_clock::time_point at) {
+    return std::chrono::duration<double, std::milli>(at.time_since_epoch()).count();
+  }
+
   static void deliver(Napi::Env env, Napi::Function, Prefetch* self, PageCacheReport* report) {
     const std::unique_ptr<PageCacheReport> owned(report);
     const std::unique_ptr<Prefetch> ended(self);
@@ -73,9 +77,10 @@ struct Prefetch {
     const PageCacheReport& r = *report;
     const auto number = [](uint64_t value) { return static_cast<double>(value); };
     Napi::Array result = Napi::Array::New(env, 2);
-    result[0U] = numbers(env, {number(r.pages), number(r.resident), number(r.fetched_pages),
-                               number(r.extents), number(r.submitted_us), number(r.completed_us),
-                               r.in_budget ? 1.0 : 0.0, number(r.file)});
+    result[0U] =
+        numbers(env, {number(r.pages), number(r.resident), number(r.fetched_pages),
+                      number(r.extents), number(r.submitted_us), number(r.completed_us),
+                      r.in_budget ? 1.0 : 0.0, number(r.file), milliseconds_of(r.started)});
     result[1U] = to_js(env, r.failure);
     self->deferred.resolve(result);
   }

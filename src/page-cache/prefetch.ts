@@ -52,9 +52,14 @@ export interface PageCachePrefetchResult {
   readonly bytes: number
   /** Number of contiguous runs read, each in one request. */
   readonly extentCount: number
-  /** Time from the call until all reads were submitted, in milliseconds. */
+  /**
+   * Time at which the reads began, in milliseconds of CLOCK_MONOTONIC; absent if samples showed all
+   * pages cached.
+   */
+  readonly startedAtMs?: number | undefined
+  /** Time from the begin until all reads were submitted, in milliseconds. */
   readonly submittedMs: number
-  /** Time from the call until all reads were completed, in milliseconds. */
+  /** Time from the begin until all reads were completed, in milliseconds. */
   readonly completedMs: number
   /**
    * Whether all pages are in the page cache: false if `maxBytes` was reached or a disk image
@@ -175,7 +180,7 @@ export async function prefetchFiles(
   try {
     const [figures, failure] = await Promise.race([end, aborted])
     const [pageCount = 0, residentPageCount = 0, fetched = 0, extentCount = 0, ...rest] = figures
-    const [submittedUs = 0, completedUs = 0, isInBudget = 0, file = 0] = rest
+    const [submittedUs = 0, completedUs = 0, isInBudget = 0, file = 0, startedAtMs] = rest
     const failed = failure ? fileError(failure, [memoryFile ?? '', ...diskImages], file) : undefined
     if (failed && file === 0) throw failed
     const error = images.error ?? failed
@@ -185,6 +190,7 @@ export async function prefetchFiles(
       residentPageCount,
       bytes: fetched * PAGE,
       extentCount,
+      startedAtMs,
       submittedMs: submittedUs / 1000,
       completedMs: completedUs / 1000,
       complete: isInBudget === 1 && error === undefined,

@@ -31,9 +31,11 @@ const FIRST_THREAD = 10
  * call of `restore()`.
  */
 export function traceEventsOf({
+  backend,
   times,
+  prefetch,
   timeline,
-}: Pick<RestoreRecord, 'times' | 'timeline'>): TraceEvent[] {
+}: Pick<RestoreRecord, 'backend' | 'times' | 'prefetch' | 'timeline'>): TraceEvent[] {
   const at = (ms: number): number => (ms - times.started) * 1000
   const span = (
     row: number,
@@ -76,15 +78,19 @@ export function traceEventsOf({
     ]
   }
   const { fetches = [], installs = [], faults = [], removals = [], missing = 0 } = timeline ?? {}
+  const hasHandler = backend === 'uffd'
   const threads = new Set([...fetches, ...installs].map(({ thread }) => thread))
   const end = times.ready ?? times.prefetched ?? times.closed
 
   return [
     { name: 'process_name', ph: 'M', pid: PID, tid: 0, args: { name: 'reap-trace restore' } },
     ...name(rows.command, 'COMMAND'),
-    ...name(rows.session, 'session'),
-    ...name(rows.faults, 'faults'),
-    ...name(rows.removals, 'memory given back'),
+    ...name(rows.session, hasHandler ? 'session' : 'page cache'),
+    ...(hasHandler
+      ? [...name(rows.faults, 'faults'), ...name(rows.removals, 'memory given back')]
+      : span(rows.session, 'fetch', times.firstFetch, times.prefetched, {
+          bytes: prefetch?.bytes ?? 0,
+        })),
     ...[...threads].flatMap((thread) => name(FIRST_THREAD + thread, `prefetch ${thread}`)),
     ...span(rows.command, 'COMMAND', times.commandStarted, times.commandEnded ?? end),
     ...span(rows.session, 'open', times.started, times.listening),
@@ -93,7 +99,14 @@ export function traceEventsOf({
     ...span(rows.session, 'serve', times.connected, times.closed),
     ...(times.prefetched === undefined
       ? []
-      : [mark(rows.session, 'prefetched', times.prefetched, { missingSpans: missing })]),
+      : [
+          mark(
+            rows.session,
+            'prefetched',
+            times.prefetched,
+            hasHandler ? { missingSpans: missing } : undefined,
+          ),
+        ]),
     ...(times.ready === undefined ? [] : [mark(rows.session, 'ready', times.ready)]),
     ...fetches.flatMap(({ from, to, bytes, waited, thread }) =>
       span(FIRST_THREAD + thread, 'fetch', from, to, { bytes, waitedForDisk: waited }),

@@ -244,8 +244,9 @@ describe('restore --backend page-cache', () => {
     const words = ['restore', ...s.words, ...s.workingSet, '--disk', s.image]
     const { code, stdout, stderr } = await run([...words, '--json'])
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
-    const [restoring, prefetched, ...more] = events(stdout)
+    const [restoring, prefetched, closed, ...more] = events(stdout)
     expect(more).toEqual([])
+    expect(closed).toMatchObject({ type: 'closed', times: { started: expect.any(Number) } })
     expect(restoring).toEqual({
       type: 'restoring',
       memBackend: { backend_type: 'File', backend_path: s.memoryFile },
@@ -256,6 +257,7 @@ describe('restore --backend page-cache', () => {
       residentPageCount: expect.any(Number),
       bytes: (302 - prefetched.residentPageCount) * PAGE,
       extentCount: expect.any(Number),
+      startedAtMs: expect.any(Number),
       submittedMs: expect.any(Number),
       completedMs: expect.any(Number),
       complete: true,
@@ -334,6 +336,7 @@ describe('restore --backend page-cache', () => {
       { type: 'warning', error: { code: 'ERR_WORKING_SET_IO', path: s.output } },
       { type: 'restoring' },
       { type: 'prefetched', pageCount: 0, bytes: 0, complete: true },
+      { type: 'closed' },
     ])
     expect(environment(s.folder)).toMatchObject({ REAP_TRACE_BACKEND_TYPE: 'File' })
   })
@@ -378,6 +381,7 @@ describe('restore with a socket', () => {
       'planned',
       'restoring',
       'prefetched',
+      'closed',
     ])
     expect(events(warm.stdout)[0]).toMatchObject({ backend: 'page-cache' })
     expect(environment(join(s.folder, 'warm'))).toMatchObject({

@@ -1,8 +1,9 @@
-import { readFile, stat, writeFile } from 'node:fs/promises'
+import { readFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { type RestoreRecord, readRestoreRecord } from '../../src/index.js'
 import { checkBuild, recorded, run, script, serveWords } from '../support/cli-process.js'
+import { evict } from '../support/page-cache.js'
 import { scene } from '../support/scratch.js'
 
 beforeAll(checkBuild)
@@ -73,17 +74,49 @@ describe('restore --trace', () => {
     await expect(stat(marker)).rejects.toThrow()
   })
 
-  it('is not written for the page cache, which it says', async () => {
+  it('writes the steps of a restore from the page cache, whose faults the kernel serves', async () => {
+    const here = await scene({ pages: 256 })
+    const workingSet = await recorded(here)
+    await evict(here.memoryFile)
+    const trace = join(here.folder, 'trace.json')
+    const backend = ['--backend', 'page-cache', '--memory', here.memoryFile]
+    const words = ['restore', ...backend, '--working-set', workingSet, '--trace', trace]
+    const command = ['sh', '-c', 'echo > "$REAP_TRACE_READY"; sleep 0.01']
+    const { code, stdout, stderr } = await run([...words, '--', ...command])
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
+    expect(stdout).toMatch(/^ +[\d.]+ ms {2}COMMAND started$/m)
+    expect(stdout).toMatch(/^ +[\d.]+ ms {2}ready\n(.*\n)* +[\d.]+ ms {2}COMMAND ended$/m)
+    const record = await readRestoreRecord(trace)
+    expect(record).toMatchObject({
+      backend: 'page-cache',
+      snapshot: { memoryFile: here.memoryFile, memoryBytes: 256 * 4096, pageSize: 4096 },
+      workingSet: { path: workingSet, pageCount: 5 },
+      prefetch: { pageCount: 5, complete: true },
+    })
+    expect(record).not.toHaveProperty('stats')
+    const { started, firstFetch, prefetched, commandStarted, ready, commandEnded, closed } =
+      record.times as Required<RestoreRecord['times']>
+    const inOrder = (...times: (number | undefined)[]) =>
+      expect(times).toEqual(times.toSorted((a, b) => a! - b!))
+    inOrder(started, commandStarted, ready, commandEnded, closed)
+    // Absent if the eviction of a file in the page cache had no effect here.
+    if (firstFetch !== undefined) inOrder(started, firstFetch, prefetched, closed)
+    const { traceEvents } = JSON.parse(await readFile(trace, 'utf8')) as TraceFile
+    expect(traceEvents.map(({ name }) => name)).toContain('COMMAND')
+    const drawn = await run(['report', trace, '-o', join(here.folder, 'report.html')])
+    expect(drawn.code, drawn.stderr).toBe(0)
+  })
+
+  it('writes what happened until a command failed, with the page cache too', async () => {
     const here = await scene({ pages: 64 })
     const trace = join(here.folder, 'trace.json')
-    await writeFile(trace, 'older')
     const words = ['--backend', 'page-cache', '--memory', here.memoryFile]
-    const { code, stderr } = await run([
-      'restore',
-      ...[...words, '--working-set', join(here.folder, 'none'), '--trace', trace, '--', 'true'],
-    ])
-    expect(code).toBe(0)
-    expect(stderr).toContain('the kernel serves the faults')
-    expect(await readFile(trace, 'utf8')).toBe('older')
+    const set = ['--working-set', join(here.folder, 'none'), '--trace', trace]
+    const { code, stderr } = await run(['restore', ...words, ...set, '--', 'false'])
+    expect(code).toBe(1)
+    expect(stderr).toContain('ERR_COMMAND_FAILED')
+    const record = await readRestoreRecord(trace)
+    expect(record.workingSet).toBeUndefined()
+    expect(record.times.commandEnded).toBeGreaterThan(record.times.commandStarted as number)
   })
 })

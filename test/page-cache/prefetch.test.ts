@@ -70,6 +70,7 @@ describe('a prefetch into the page cache', () => {
         residentPageCount: expect.any(Number),
         bytes: expect.any(Number),
         extentCount: expect.any(Number),
+        startedAtMs: expect.any(Number),
         submittedMs: expect.any(Number),
         completedMs: expect.any(Number),
         complete: true,

@@ -24,10 +24,12 @@ const timeline = {
   missing: 7,
 } as const
 
+const record = { backend: 'uffd', times, timeline } as const
+
 const named = (events: TraceEvent[], name: string) => events.filter((event) => event.name === name)
 
 test('a trace has the steps of the session as spans of one row, from the call on', () => {
-  const events = traceEventsOf({ times, timeline })
+  const events = traceEventsOf(record)
   expect(named(events, 'open')).toMatchObject([{ ph: 'X', ts: 0, dur: 1000 }])
   expect(named(events, 'listen')).toMatchObject([{ ts: 1000, dur: 9000 }])
   expect(named(events, 'handshake')).toMatchObject([{ ts: 10_000, dur: 1000 }])
@@ -38,7 +40,7 @@ test('a trace has the steps of the session as spans of one row, from the call on
 })
 
 test('fetches and installs are in the rows of their threads', () => {
-  const events = traceEventsOf({ times, timeline })
+  const events = traceEventsOf(record)
   const rowOf = (text: string) =>
     named(events, 'thread_name').find(({ args }) => args?.name === text)?.tid
   expect(named(events, 'fetch')).toMatchObject([
@@ -49,7 +51,7 @@ test('fetches and installs are in the rows of their threads', () => {
 
 // Spans of one row must be nested (Trace Event Format, "Complete Events"); faults overlap.
 test('faults are pairs of a begin and an end with an id each', () => {
-  const events = traceEventsOf({ times, timeline })
+  const events = traceEventsOf(record)
   const begins = events.filter(({ ph }) => ph === 'b')
   const ends = events.filter(({ ph }) => ph === 'e')
   expect(begins.map(({ name, args }) => [name, args?.offset])).toEqual([
@@ -63,7 +65,7 @@ test('faults are pairs of a begin and an end with an id each', () => {
 })
 
 test('spans of a row do not overlap', () => {
-  const spans = traceEventsOf({ times, timeline }).filter(({ ph }) => ph === 'X')
+  const spans = traceEventsOf(record).filter(({ ph }) => ph === 'X')
   for (const one of spans) {
     for (const other of spans) {
       if (one === other || one.tid !== other.tid) continue
@@ -75,6 +77,28 @@ test('spans of a row do not overlap', () => {
 })
 
 test('a restore of which little is known has what is known', () => {
-  const events = traceEventsOf({ times: { started: 5, listening: 6 } })
+  const events = traceEventsOf({ backend: 'uffd', times: { started: 5, listening: 6 } })
   expect(events.filter(({ ph }) => ph === 'X').map(({ name }) => name)).toEqual(['open'])
+})
+
+test('a restore from the page cache has its fetch, and no row for faults', () => {
+  const prefetch = {
+    ...{ pageCount: 30, residentPageCount: 10, bytes: 20 * 4096, extentCount: 3, complete: true },
+    ...{ startedAtMs: 1001, submittedMs: 2, completedMs: 6.5 },
+  }
+  const events = traceEventsOf({
+    backend: 'page-cache',
+    prefetch,
+    times: {
+      ...{ started: 1000, firstFetch: 1001, prefetched: 1007.5 },
+      ...{ commandStarted: 1002, ready: 1020, commandEnded: 1030, closed: 1031 },
+    },
+  })
+  const rows = named(events, 'thread_name').map(({ args }) => args?.name)
+  expect(rows).toEqual(['COMMAND', 'page cache'])
+  expect(named(events, 'fetch')).toMatchObject([{ ph: 'X', ts: 1000, dur: 6500 }])
+  expect(named(events, 'fetch')[0]?.args).toEqual({ bytes: 20 * 4096 })
+  expect(named(events, 'COMMAND')).toMatchObject([{ ts: 2000, dur: 28_000 }])
+  expect(named(events, 'prefetched')).toMatchObject([{ ph: 'i', ts: 7500 }])
+  expect(named(events, 'ready')).toMatchObject([{ ph: 'i', ts: 20_000 }])
 })

@@ -175,6 +175,31 @@ describe.skipIf(missingBrowser)('a report of restores in Chromium', () => {
     expect(complaints).toEqual([])
   })
 
+  it('draws the steps of a restore from the page cache, and says who serves its faults', async () => {
+    const { version, date, snapshot, workingSet } = record
+    const restore = {
+      ...{ version, date, snapshot, workingSet, backend: 'page-cache' as const },
+      times: {
+        ...{ started: 500, firstFetch: 501, prefetched: 512, commandStarted: 502, ready: 530 },
+        ...{ commandEnded: 540, closed: 541 },
+      },
+      prefetch: {
+        ...{ pageCount: 1036, residentPageCount: 36, bytes: 4_096_000, extentCount: 80 },
+        ...{ startedAtMs: 501, submittedMs: 4, completedMs: 11, complete: true },
+      },
+    }
+    const { page, complaints } = await open(renderReport([{ name: 'a', restore }]))
+    expect(await titlesIn(page)).toEqual(['Restore', 'Waterfall'])
+    // The lanes of the files, the command and the fetch.
+    expect(await drawnShares(page)).toHaveLength(3)
+    const text = await page.locator('main').innerText()
+    expect(text).toContain('The kernel serves the faults')
+    expect(text).toMatch(/in the page cache before\s+36/)
+    const marks = await page.locator('.mark').allInnerTexts()
+    expect(marks).toEqual(['prefetched 12 ms', 'ready 30 ms'])
+    expect(complaints).toEqual([])
+  })
+
   it('draws a restore that knows hardly anything', async () => {
     const { version, date, backend, snapshot } = record
     const restore = { version, date, backend, snapshot, times: { started: 5 } }

@@ -107,7 +107,6 @@ struct PageCachePrefetcher::Job {
   Done done;
   std::atomic<bool> cancelled{false};
 
-  Clock::time_point started = Clock::now();
   size_t next = 0;  // next extent to request
   // Requested extents, and those counted as cached: they may still be being read.
   std::vector<FileExtent> awaited;
@@ -256,7 +255,7 @@ bool PageCachePrefetcher::advance(Job& job) {
     job.awaited.push_back(extent);
   }
   if (job.next < job.extents.size()) return true;
-  if (report.submitted_us == 0) report.submitted_us = since_us(job.started);
+  if (report.submitted_us == 0) report.submitted_us = since_us(job.report.started);
   for (size_t turn = 0; job.waited < job.awaited.size() && turn < kExtentsInTurn; ++turn) {
     if (job.cancelled) {
       report.cancelled = true;
@@ -274,7 +273,7 @@ bool PageCachePrefetcher::advance(Job& job) {
 }
 
 void PageCachePrefetcher::finish(Job& job) {
-  job.report.completed_us = since_us(job.started);
+  job.report.completed_us = since_us(job.report.started);
   // The receiver of the report may unmount the file system.
   job.files.clear();
   job.done(job.report);

@@ -46,6 +46,7 @@ struct PageCachePlan {
 PageCachePlan page_cache_plan_of(const WorkingSet& set);
 
 struct PageCacheReport {
+  std::chrono::steady_clock::time_point started = std::chrono::steady_clock::now();
   uint64_t pages = 0;          // requested
   uint64_t resident = 0;       // of these, cached before
   uint64_t fetched_pages = 0;  // brought in

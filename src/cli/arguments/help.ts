@@ -80,7 +80,8 @@ Examples:
 
 export const restoreHelp = `${servingHelp}
 listening, connected, prefetched, ready, warning, closed and compared; with --backend page-cache:
-restoring, prefetched, ready and warning. With --backend auto, planned comes first.
+restoring, prefetched, ready, warning and closed. With --backend auto, planned comes first; with
+--trace, traced is one more.
 
 The working set is read while the VMM starts, and installed as soon as it connects; other pages are
 served on demand. A socket serves one restore.

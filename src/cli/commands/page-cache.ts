@@ -1,9 +1,13 @@
 // record and restore for VMMs that map the memory file, without a handler.
+import { stat } from 'node:fs/promises'
 import { resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import {
+  type PageCachePrefetchResult,
   type PageCacheRecord,
   type RestorePlan,
+  type RestoreRecord,
+  type RestoreTimes,
   recordPageCache,
   restore,
   type Snapshot,
@@ -11,10 +15,12 @@ import {
 } from '../../index.js'
 import type { RecordArguments, RestoreArguments, ServeArguments } from '../arguments/arguments.js'
 import { ChildCommand } from '../session/child-command.js'
-import { ReadyMark } from '../session/ready-mark.js'
+import { monotonicMs, ReadyMark } from '../session/ready-mark.js'
 import { reportReady } from '../session/serve-events.js'
 import { stopwatch } from '../session/served-session.js'
 import { abortOnSignal, Signals } from '../session/signals.js'
+import { stepTable } from '../session/step-table.js'
+import { writeTrace } from '../session/write-trace.js'
 import { CliError, errorFields, Interrupted } from '../terminal/failure.js'
 import type { Terminal } from '../terminal/terminal.js'
 import { formatBytes, formatCount, formatMs, formatPlural, formatShare } from '../terminal/units.js'
@@ -177,11 +183,18 @@ async function write(
 export async function restoreFromPageCache(
   plan: RestorePlan<'page-cache'>,
   args: RestoreArguments,
+  started: number,
   terminal: Terminal,
 ): Promise<void> {
   const signals = new Signals()
   let command: ChildCommand | undefined
-  const onReady = (atMs: number) => reportReady(atMs, command!, terminal)
+  let ready: number | undefined
+  let prefetch: PageCachePrefetchResult | undefined
+  let prefetched: number | undefined
+  const onReady = (atMs: number) => {
+    ready = atMs
+    reportReady(atMs, command!, terminal)
+  }
   const marking = args.command.length > 0 ? ReadyMark.offer(onReady, terminal) : undefined
   try {
     await using restored = await restore(plan, {
@@ -196,8 +209,11 @@ export async function restoreFromPageCache(
     if (args.command.length === 0)
       terminal.note(`load the snapshot now: "mem_backend": ${JSON.stringify(backend)}`)
     command = await startCommand(args, await marking)
-    const prefetched = restored.prefetched.then((result) => {
+    const prefetching = restored.prefetched.then((result) => {
       const { pageCount, residentPageCount, bytes, extentCount, completedMs } = result
+      const { startedAtMs } = result
+      prefetch = result
+      prefetched = startedAtMs === undefined ? monotonicMs() : startedAtMs + completedMs
       terminal.emit({ type: 'prefetched', ...result })
       if (pageCount === 0) return
       const pages = formatPlural(pageCount, 'page')
@@ -207,7 +223,7 @@ export async function restoreFromPageCache(
           : `prefetched ${formatBytes(bytes)} in ${formatPlural(extentCount, 'extent')} in ${formatMs(completedMs)}; ${formatCount(residentPageCount)} of ${pages} were already cached`,
       )
     })
-    const done = Promise.all([prefetched, command?.ended]).then(() => undefined)
+    const done = Promise.all([prefetching, command?.ended]).then(() => undefined)
     const signal = await Promise.race([done, signals.next()])
     if (signal) throw new Interrupted(signal, `ended by ${signal}`)
     await checkCommand(command, signals, 'the restore failed')
@@ -215,5 +231,52 @@ export async function restoreFromPageCache(
     await command?.stop()
     await (await marking)?.close()
     signals.dispose()
+    const times: RestoreTimes = {
+      started,
+      firstFetch: prefetch?.startedAtMs,
+      prefetched,
+      commandStarted: command?.startedMs,
+      ready,
+      commandEnded: command?.endedMs,
+      closed: monotonicMs(),
+    }
+    tellTimes(times, terminal)
+    if (args.trace !== undefined) {
+      await writeTrace(args.trace, await recordOf(times, prefetch, args), terminal)
+    }
+  }
+}
+
+function tellTimes(times: RestoreTimes, terminal: Terminal): void {
+  terminal.emit({ type: 'closed', times })
+  // Without COMMAND, the line about the prefetch says it all.
+  if (times.commandStarted === undefined) return
+  const steps = [
+    ['first read', times.firstFetch],
+    ['COMMAND started', times.commandStarted],
+    ['prefetched', times.prefetched],
+    ['ready', times.ready],
+    ['COMMAND ended', times.commandEnded],
+  ] as const
+  for (const line of stepTable(steps, times.started)) terminal.print(line)
+}
+
+async function recordOf(
+  times: RestoreTimes,
+  prefetch: PageCachePrefetchResult | undefined,
+  { memory, workingSet }: RestoreArguments,
+): Promise<Omit<RestoreRecord, 'version' | 'date'>> {
+  return {
+    backend: 'page-cache',
+    snapshot: {
+      memoryFile: resolve(memory),
+      memoryBytes: (await stat(memory)).size,
+      pageSize: 4096,
+    },
+    ...(prefetch?.pageCount && {
+      workingSet: { path: resolve(workingSet), pageCount: prefetch.pageCount },
+    }),
+    times,
+    prefetch,
   }
 }

@@ -6,12 +6,13 @@ import {
   planRestore,
   ReapTraceError,
   type RestorePlan,
+  type RestoreRecord,
   restore as restorePlanned,
-  writeRestoreRecord,
 } from '../../index.js'
 import type { RestoreArguments } from '../arguments/arguments.js'
 import { monotonicMs } from '../session/ready-mark.js'
 import { progress, ServedSession } from '../session/served-session.js'
+import { writeTrace } from '../session/write-trace.js'
 import { CliError, errorFields } from '../terminal/failure.js'
 import type { Terminal } from '../terminal/terminal.js'
 import { checkOutput } from './check-output.js'
@@ -36,11 +37,13 @@ export async function restore(args: RestoreArguments, terminal: Terminal): Promi
   for (const path of refusal || isWorkingSetMissing ? [] : disks.slice(plan.diskImages.length)) {
     terminal.say(`${path} is not prefetched: the working set was recorded without it`)
   }
-  if (plan.backend === 'uffd') return restoreByHandler(plan, args, terminal)
+  const started = monotonicMs()
   if (args.trace !== undefined) {
-    terminal.say(`${args.trace} is not written: with the page cache the kernel serves the faults`)
+    await checkOutput(args.trace, args, { option: '--trace', code: 'ERR_RECORD_IO' })
   }
-  return restoreFromPageCache(plan, args, terminal)
+  return plan.backend === 'uffd'
+    ? restoreByHandler(plan, args, started, terminal)
+    : restoreFromPageCache(plan, args, started, terminal)
 }
 
 /** Unlike a caller of the API, this command records nothing: a missing set is a wrong path. */
@@ -62,13 +65,9 @@ function warnOfMissing(path: string, terminal: Terminal): void {
 async function restoreByHandler(
   plan: RestorePlan<'uffd'>,
   { onStaleWorkingSet, trace, ...args }: RestoreArguments,
+  started: number,
   terminal: Terminal,
 ): Promise<void> {
-  const started = monotonicMs()
-  if (trace !== undefined) {
-    const kind = { option: '--trace', code: 'ERR_RECORD_IO' } as const
-    await checkOutput(trace, args, kind)
-  }
   await ServedSession.run(
     args,
     async ({ onEvent, ...options }) => {
@@ -97,7 +96,9 @@ async function restoreByHandler(
         await session.serveOn()
       } finally {
         live.stop()
-        if (trace !== undefined) await writeTrace(trace, started, session, args, terminal)
+        if (trace !== undefined) {
+          await writeTrace(trace, await recordOf(session, started, args), terminal)
+        }
       }
       await checkRestore(session)
     },
@@ -108,19 +109,15 @@ async function restoreByHandler(
 const soFar = <T>(promise: Promise<T>): Promise<T | undefined> =>
   Promise.race([promise.catch(() => undefined), setImmediate(undefined)])
 
-/** Writes what happened so far, also if the restore has failed. */
-async function writeTrace(
-  path: string,
-  started: number,
+/** What happened so far, also if the restore has failed. */
+async function recordOf(
   { handler, command, guest }: ServedSession,
+  started: number,
   args: Pick<RestoreArguments, 'memory' | 'workingSet'>,
-  terminal: Terminal,
-): Promise<void> {
+): Promise<Omit<RestoreRecord, 'version' | 'date'>> {
   const prefetch = await soFar(handler.prefetched)
   const end = await soFar(handler.closed)
-  await writeRestoreRecord(path, {
-    version: 1,
-    date: new Date().toISOString(),
+  return {
     backend: 'uffd',
     snapshot: {
       memoryFile: resolve(args.memory),
@@ -141,9 +138,7 @@ async function writeTrace(
     statsAtReady: end?.statsAtReady,
     timeline: handler.timeline(),
     state: end?.state,
-  })
-  terminal.emit({ type: 'traced', path })
-  terminal.print(`wrote what happened to ${path}: open it at ui.perfetto.dev, or with "report"`)
+  }
 }
 
 /**

@@ -4,6 +4,7 @@ import type { Terminal } from '../terminal/terminal.js'
 import { formatBytes, formatCount, formatMs, formatPlural } from '../terminal/units.js'
 import type { ChildCommand } from './child-command.js'
 import { monotonicMs } from './ready-mark.js'
+import { stepTable } from './step-table.js'
 
 /** Prints an event of a session, as text or as JSON. */
 export function reportEvent(event: ServeEvent, terminal: Terminal, isPrefetched: boolean): void {
@@ -97,17 +98,12 @@ const phases = [
 function describePhases({ times, stats, statsAtReady }: ServeResult): string[] {
   const { connected, ready } = times
   if (connected === undefined) return []
-  const reached = phases
-    .flatMap(([step, name]) => {
-      const at = times[step]
-      return at === undefined ? [] : [{ at: at - times.listening, name }]
-    })
-    .sort((one, other) => one.at - other.at)
-  const columns = reached.map(({ at }) => formatMs(at))
-  const width = Math.max(...columns.map((text) => text.length))
   const stalled = formatMs((statsAtReady ?? stats).stalledMs)
   return [
-    ...reached.map(({ name }, i) => `  ${columns[i]?.padStart(width)}  ${name}`),
+    ...stepTable(
+      phases.map(([step, name]) => [name, times[step]]),
+      times.listening,
+    ),
     ready === undefined
       ? `  the guest waited for pages for ${stalled}`
       : `  the guest waited for pages for ${stalled} of ${formatMs(ready - connected)} until it was ready`,

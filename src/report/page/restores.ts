@@ -63,6 +63,12 @@ function figuresPanel(restores: readonly Named<RestoreEntry>[]): HTMLElement {
     row('memory', ({ record }) => record.snapshot.memoryBytes, formatBytes),
     row('pages of the working set', ({ record }) => record.workingSet?.pageCount, formatCount),
     row('pages prefetched', ({ record }) => record.prefetch?.pageCount, formatCount),
+    row(
+      'of these, in the page cache before',
+      ({ record: { prefetch } }) =>
+        prefetch && 'residentPageCount' in prefetch ? prefetch.residentPageCount : undefined,
+      formatCount,
+    ),
     row('read for them', ({ record }) => record.prefetch?.bytes, formatBytes),
     time('connected', 'connected'),
     time('first fault', 'firstFault'),
@@ -143,9 +149,13 @@ function waterfallPanel(restores: readonly Named<RestoreEntry>[]): HTMLElement {
       ...course.marks.map(({ name, at }) => [name, formatMs(at), '', '']),
     ]
     at.root.append(numbers(table(['step', 'from', 'to', 'duration'], rows)))
-    const { timeline, stats } = named.entry.record
+    const { backend, timeline, stats } = named.entry.record
     const later = course.faults.filter(({ from }) => from > end).length
     at.root.append(
+      ...note(
+        backend === 'page-cache',
+        'The kernel serves the faults of this restore from the page cache: they are not known.',
+      ),
       ...note(!timeline && stats !== undefined, 'Without a timeline, single faults are not known.'),
       ...note(later > 0, `${formatPlural(later, 'later fault')} are not drawn.`),
       ...note(

@@ -29,7 +29,7 @@ export interface Course {
 
 export const CLASSES = ['on-demand', 'late', 'residual'] as const satisfies readonly FaultClass[]
 
-export function courseOf({ times, prefetch, timeline }: RestoreRecord): Course {
+export function courseOf({ backend, times, prefetch, timeline }: RestoreRecord): Course {
   const since = (time: number): number => time - times.started
   const { listening, accepted, connected, firstFetch, firstInstall, firstFault } = times
   const { prefetched, ready, closed, commandStarted, commandEnded } = times
@@ -38,13 +38,12 @@ export function courseOf({ times, prefetch, timeline }: RestoreRecord): Course {
       ? []
       : [{ name, from: since(from), to: since(Math.max(from, to)), note }]
   const steps = [
-    ...step('open the files', times.started, listening),
+    ...step('open the files', times.started, backend === 'uffd' ? listening : firstFetch),
     ...step('command', commandStarted, commandEnded),
     ...step('VMM starts', listening, accepted),
     ...step('handshake', accepted, connected),
     ...step('fetch', firstFetch, endOf(timeline?.fetches) ?? prefetched, readNote(prefetch)),
     ...step('install', firstInstall, endOf(timeline?.installs) ?? prefetched),
-    ...step('prefetch', ...(listening === undefined ? [times.started, prefetched] : [])),
   ]
   const marks = [
     { name: 'connected', at: connected },
@@ -326,7 +325,7 @@ function describeAt(course: Course, at: number): string {
     undefined,
   )
   const parts = [
-    running.length > 0 ? running.map(({ name }) => name).join(', ') : 'no step of the handler',
+    running.length > 0 ? running.map(({ name }) => name).join(', ') : 'no step',
     course.faults.length > 0 &&
       `${formatPlural(before.length, 'fault')} so far, ${formatCount(waiting.length)} waiting`,
     last &&
