@@ -2,6 +2,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { parse } from '../../src/cli/arguments/program.js'
 import { isKernelAtLeast, isNodeSupported } from '../../src/cli/commands/doctor-checks.js'
 import { summarizeOrder } from '../../src/cli/commands/inspect.js'
+import { monotonicMs } from '../../src/cli/terminal/clock.js'
 import { CliError, describeError } from '../../src/cli/terminal/failure.js'
 import { forLocale } from '../../src/cli/terminal/locale.js'
 import { digit, drawMap, mapMemory, shade } from '../../src/cli/terminal/memory-map.js'
@@ -342,9 +343,12 @@ describe('the terminal', () => {
     stdout.text = ''
     const programs = new Terminal({ json: true, stdout, stderr })
     programs.print('pages 3')
-    programs.emit({ pages: 3 }, new Date(0))
-    const time = '1970-01-01T00:00:00.000Z'
-    expect(stdout.text).toBe(`{"pages":3,"time":"${time}","formatVersion":1}\n`)
+    const atMs = monotonicMs()
+    programs.emit({ pages: 3 }, atMs)
+    const { time, ...rest } = JSON.parse(stdout.text)
+    expect(rest).toEqual({ pages: 3, atMs, formatVersion: 1 })
+    expect(time).toBe(new Date(time).toISOString())
+    expect(Date.now() - Date.parse(time)).toBeCloseTo(monotonicMs() - atMs, -3)
   })
 
   it('draws a live line only where somebody watches, and around what else is printed', () => {

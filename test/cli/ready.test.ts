@@ -3,8 +3,9 @@ import { existsSync } from 'node:fs'
 import { readdir, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { beforeAll, describe, expect, it } from 'vitest'
-import { monotonicMs, ReadyMark, readyLine } from '../../src/cli/session/ready-mark.js'
-import { Cli, checkBuild, cli, events, recorded, run, serveWords } from '../support/cli-process.js'
+import { ReadyMark, readyLine } from '../../src/cli/session/ready-mark.js'
+import { monotonicMs } from '../../src/cli/terminal/clock.js'
+import { Cli, checkBuild, cli, recorded, run, serveWords } from '../support/cli-process.js'
 import { scene, scratchFolder } from '../support/scratch.js'
 import { makeMemory } from '../support/working-sets.js'
 
@@ -21,7 +22,8 @@ async function readyOf(line: string): Promise<{ atMs: number } | undefined> {
     ...[...words, '--working-set', '/nowhere', '--', 'sh', '-c', line],
   ])
   expect(code, stderr).toBe(0)
-  const found = events(stdout).filter(({ type }) => type === 'ready')
+  const lines = stdout.trim().split('\n')
+  const found = lines.map((line) => JSON.parse(line)).filter(({ type }) => type === 'ready')
   expect(found.length).toBeLessThanOrEqual(1)
   return found[0]
 }

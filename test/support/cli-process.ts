@@ -112,9 +112,10 @@ export const events = (stdout: string) =>
     .trim()
     .split('\n')
     .map((line) => {
-      const { time, formatVersion, ...event } = JSON.parse(line)
-      expect({ time, formatVersion }).toEqual({
+      const { time, atMs, formatVersion, ...event } = JSON.parse(line)
+      expect({ time, atMs, formatVersion }).toEqual({
         time: expect.stringMatching(/^\d{4}-\d\d-\d\dT[\d:]{8}\.\d{3}Z$/),
+        atMs: expect.any(Number),
         formatVersion: 1,
       })
       return event

@@ -2,8 +2,9 @@
 
 const servingHelp = `
 The exit status is 0 on success, 1 for a failure and 2 for wrong usage.
---json prints one object per line on stdout, each with a "time" (ISO 8601, UTC) and
-"formatVersion": 1. A failure is an object with the type "error". The other types are`
+--json prints one object per line on stdout, each with its time, as "time" (ISO 8601, UTC) and as
+"atMs" (milliseconds of CLOCK_MONOTONIC), and "formatVersion": 1. A failure is an object with the
+type "error". The other types are`
 
 const interposeHelp = `
 --interpose is for a VMM without a Uffd backend that maps its memory file, as QEMU does: COMMAND is
@@ -14,7 +15,7 @@ REAP_TRACE_WHEN_UNREACHABLE=file in the environment, continues with the plain fi
 const readyMarkHelp = `
 COMMAND can mark the moment at which its guest is ready, such as that of the first response: by
 "reap-trace ready", or a line into the FIFO whose path is in REAP_TRACE_READY. The event "ready" has
-its time as "atMs", in milliseconds of CLOCK_MONOTONIC.`
+its time.`
 
 const limitsHelp = `
 By default, no wait has a limit: --connect-timeout limits the wait for a VMM, and --command-timeout

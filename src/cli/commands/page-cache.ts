@@ -15,12 +15,13 @@ import {
 } from '../../index.js'
 import type { RecordArguments, RestoreArguments, ServeArguments } from '../arguments/arguments.js'
 import { ChildCommand } from '../session/child-command.js'
-import { monotonicMs, ReadyMark } from '../session/ready-mark.js'
+import { ReadyMark } from '../session/ready-mark.js'
 import { reportReady } from '../session/serve-events.js'
 import { stopwatch } from '../session/served-session.js'
 import { abortOnSignal, Signals } from '../session/signals.js'
 import { stepTable } from '../session/step-table.js'
 import { writeTrace } from '../session/write-trace.js'
+import { monotonicMs } from '../terminal/clock.js'
 import { CliError, errorFields, Interrupted } from '../terminal/failure.js'
 import type { Terminal } from '../terminal/terminal.js'
 import { formatBytes, formatCount, formatMs, formatPlural, formatShare } from '../terminal/units.js'
@@ -89,8 +90,8 @@ export async function recordByPageCache(args: RecordArguments, terminal: Termina
     const snapshot = { memoryFile: memory, diskImages: disks, id: snapshotId }
     const recording = await recordPageCache({
       snapshot,
-      onEvent: ({ error }) => {
-        terminal.emit({ type: 'warning', error: errorFields(error) })
+      onEvent: ({ error, atMs }) => {
+        terminal.emit({ type: 'warning', error: errorFields(error) }, atMs)
         terminal.warn(error, 'the record includes read-ahead')
       },
     })
@@ -200,7 +201,7 @@ export async function restoreFromPageCache(
     await using restored = await restore(plan, {
       onEvent: (event) => {
         if (event.type !== 'warning') return
-        terminal.emit({ type: 'warning', error: errorFields(event.error) })
+        terminal.emit({ type: 'warning', error: errorFields(event.error) }, event.atMs)
         terminal.warn(event.error, 'the guest reads missing pages on demand')
       },
     })
@@ -214,7 +215,7 @@ export async function restoreFromPageCache(
       const { startedAtMs } = result
       prefetch = result
       prefetched = startedAtMs === undefined ? monotonicMs() : startedAtMs + completedMs
-      terminal.emit({ type: 'prefetched', ...result })
+      terminal.emit({ type: 'prefetched', ...result }, prefetched)
       if (pageCount === 0) return
       const pages = formatPlural(pageCount, 'page')
       terminal.print(
@@ -248,7 +249,7 @@ export async function restoreFromPageCache(
 }
 
 function tellTimes(times: RestoreTimes, terminal: Terminal): void {
-  terminal.emit({ type: 'closed', times })
+  terminal.emit({ type: 'closed', times }, times.closed)
   // Without COMMAND, the line about the prefetch says it all.
   if (times.commandStarted === undefined) return
   const steps = [

@@ -1,6 +1,7 @@
 import { closeSync, constants, openSync, statSync, writeSync } from 'node:fs'
 import { performance } from 'node:perf_hooks'
-import { monotonicMs, readyLine } from '../session/ready-mark.js'
+import { readyLine } from '../session/ready-mark.js'
+import { monotonicMs } from '../terminal/clock.js'
 import { CliError } from '../terminal/failure.js'
 
 /** Marks the guest of `record`, `restore` or `compare` as ready, as of the start of this process. */

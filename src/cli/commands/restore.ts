@@ -10,9 +10,9 @@ import {
   restore as restorePlanned,
 } from '../../index.js'
 import type { RestoreArguments } from '../arguments/arguments.js'
-import { monotonicMs } from '../session/ready-mark.js'
 import { progress, ServedSession } from '../session/served-session.js'
 import { writeTrace } from '../session/write-trace.js'
+import { monotonicMs } from '../terminal/clock.js'
 import { CliError, errorFields } from '../terminal/failure.js'
 import type { Terminal } from '../terminal/terminal.js'
 import { checkOutput } from './check-output.js'
@@ -79,7 +79,7 @@ async function restoreByHandler(
           if (event.type !== 'warning' || !plan.diskImages.includes(event.error.path ?? '')) {
             return onEvent(event)
           }
-          terminal.emit({ type: 'warning', error: errorFields(event.error) })
+          terminal.emit({ type: 'warning', error: errorFields(event.error) }, event.atMs)
           terminal.warn(event.error, 'the guest reads that image on demand')
         },
       })

@@ -11,7 +11,8 @@ import {
 } from '../../index.js'
 import type { CompareArguments } from '../arguments/arguments.js'
 import { ChildCommand, type CommandEnd } from '../session/child-command.js'
-import { monotonicMs, ReadyMark } from '../session/ready-mark.js'
+import { ReadyMark } from '../session/ready-mark.js'
+import { monotonicMs } from '../terminal/clock.js'
 import { CliError } from '../terminal/failure.js'
 import type { Arm } from './arms.js'
 

@@ -1,9 +1,10 @@
 import { type ChildProcess, type StdioOptions, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { interposerEnvironment, type MemBackend } from '../../index.js'
+import { monotonicMs } from '../terminal/clock.js'
 import { CliError } from '../terminal/failure.js'
 import { formatMs } from '../terminal/units.js'
-import { monotonicMs, type ReadyMark } from './ready-mark.js'
+import type { ReadyMark } from './ready-mark.js'
 
 function stdioFor(output: Output): StdioOptions {
   if (typeof output === 'number') return ['ignore', output, output]

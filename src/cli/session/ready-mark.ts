@@ -5,10 +5,8 @@ import { Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
+import { monotonicMs } from '../terminal/clock.js'
 import type { Terminal } from '../terminal/terminal.js'
-
-/** Now, on the clock of all `atMs`. */
-export const monotonicMs = (): number => Number(process.hrtime.bigint()) / 1e6
 
 /** Number of bytes that are read at once, and length of a line beyond which it has no time. */
 const MAX_LINE = 4096

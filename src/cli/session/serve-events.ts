@@ -3,12 +3,11 @@ import { errorFields } from '../terminal/failure.js'
 import type { Terminal } from '../terminal/terminal.js'
 import { formatBytes, formatCount, formatMs, formatPlural } from '../terminal/units.js'
 import type { ChildCommand } from './child-command.js'
-import { monotonicMs } from './ready-mark.js'
 import { stepTable } from './step-table.js'
 
 /** Prints an event of a session, as text or as JSON. */
 export function reportEvent(event: ServeEvent, terminal: Terminal, isPrefetched: boolean): void {
-  terminal.emit(toJson(event), dateOf(event.atMs))
+  terminal.emit(toJson(event), event.atMs)
   if (event.type === 'warning') terminal.warn(event.error, consequenceOf(event.error, isPrefetched))
   else terminal.print(toText(event))
   if (event.type === 'closed') for (const line of describePhases(event)) terminal.print(line)
@@ -16,7 +15,7 @@ export function reportEvent(event: ServeEvent, terminal: Terminal, isPrefetched:
 
 /** Prints the mark of a COMMAND. */
 export function reportReady(atMs: number, command: ChildCommand, terminal: Terminal): void {
-  terminal.emit({ type: 'ready', atMs }, dateOf(atMs))
+  terminal.emit({ type: 'ready' }, atMs)
   terminal.print(`ready ${formatMs(atMs - command.startedMs)} after the start of ${command.name}`)
 }
 
@@ -109,9 +108,6 @@ function describePhases({ times, stats, statsAtReady }: ServeResult): string[] {
       : `  the guest waited for pages for ${stalled} of ${formatMs(ready - connected)} until it was ready`,
   ]
 }
-
-/** The wall-clock time of a time of CLOCK_MONOTONIC. */
-const dateOf = (atMs: number): Date => new Date(Date.now() + atMs - monotonicMs())
 
 /** JSON form of an event, with its error as an object. */
 const toJson = (event: ServeEvent): object =>

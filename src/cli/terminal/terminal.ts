@@ -1,4 +1,5 @@
 import { styleText } from 'node:util'
+import { dateOf, monotonicMs } from './clock.js'
 import { describeError, errorFields, type Interrupted } from './failure.js'
 import { forLocale } from './locale.js'
 
@@ -73,10 +74,11 @@ export class Terminal {
     if (!this.json) this.#write(this.#stdout, `${forLocale(text)}\n`)
   }
 
-  /** Prints an object of the result or an event, if `json`, with its time. */
-  emit(object: object, at = new Date()): void {
+  /** Prints an object of the result or an event, if `json`, with its time on both clocks. */
+  emit(object: object, atMs = monotonicMs()): void {
     if (!this.json) return
-    const line = { ...object, time: at.toISOString(), formatVersion: FORMAT_VERSION }
+    const time = dateOf(atMs).toISOString()
+    const line = { ...object, atMs, time, formatVersion: FORMAT_VERSION }
     this.#write(this.#stdout, `${JSON.stringify(line)}\n`)
   }
 
