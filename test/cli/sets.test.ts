@@ -3,8 +3,9 @@ import { chmod, lstat, readFile, stat, symlink, writeFile } from 'node:fs/promis
 import { basename, join } from 'node:path'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { drawGrowth, growthOf } from '../../src/cli/terminal/growth.js'
-import { Trace, WorkingSet } from '../../src/index.js'
+import { Trace, WorkingSet, writeRestoreRecord } from '../../src/index.js'
 import { checkBuild, errorIn, events, run } from '../support/cli-process.js'
+import { madeRecord } from '../support/restore-records.js'
 import {
   diskTrace,
   folder,
@@ -29,6 +30,34 @@ const trace = (pages: readonly number[], timesUs: readonly number[], pageSize = 
 /** A map's line of a text output, without its address. */
 const mapLine = (stdout: string, address: string) =>
   stdout.split('\n').find((line) => line.startsWith(`  ${address} `))
+
+describe('inspect', () => {
+  it('reads trace files, whose pages have no bytes that could be proven or cached', async () => {
+    const path = newPath('vm.trace')
+    await trace([5, 6, 9], [10, 20, 30]).write(path)
+    const { code, stdout, stderr } = await run(['inspect', path])
+    expect(code, stderr).toBe(0)
+    expect(stdout).toMatch(/^pages +3 \(12 KiB, /m)
+    expect(stdout).toMatch(/^growth /m)
+    expect(stdout).not.toMatch(/^(proof|cached|id) /m)
+  })
+})
+
+describe('a command for working sets', () => {
+  it.each([
+    ['inspect', []],
+    ['diff', ['{}']],
+    ['verify', ['--memory', '{}']],
+    ['merge', ['--memory', '{}', '-o', '{}.ws']],
+  ])('names the one for the record of a restore: %s', async (name, words) => {
+    const path = newPath('restore.json')
+    await writeRestoreRecord(path, madeRecord())
+    const more = words.map((word) => word.replace('{}', path))
+    const { code, stderr } = await run([name, path, ...more])
+    expect(code).toBe(1)
+    expect(stderr).toMatch(/\[ERR_WORKING_SET_INVALID\]\nhint: .*"reap-trace report"/)
+  })
+})
 
 describe('the growth of a working set', () => {
   it('is the number of pages by time', () => {

@@ -19,8 +19,10 @@ import { collect, integer, path, timeSpan } from './values.js'
 function inspectCommand(onParsed: OnParsed): Command {
   return new Command('inspect')
     .summary('show the content of a working-set file')
-    .description('Shows the content of a working-set file, with a map of the address space.')
-    .argument('<file>', 'a working-set file', path)
+    .description(
+      'Shows the content of a working-set or trace file, with a map of the address space.',
+    )
+    .argument('<file>', 'a working-set or trace file', path)
     .addOption(option('--memory <file>', "also look at the snapshot's guest memory file", path))
     .addOption(json())
     .addHelpText('after', inspectHelp)

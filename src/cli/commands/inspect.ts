@@ -1,10 +1,10 @@
-import {
-  type FileReadCost,
-  type Manifest,
-  type ReadCost,
-  type Trace,
+import type {
+  FileReadCost,
+  Manifest,
+  ReadCost,
+  Trace,
   WorkingSet,
-  type WorkingSetFinding,
+  WorkingSetFinding,
 } from '../../index.js'
 import type { InspectArguments } from '../arguments/arguments.js'
 import { drawGrowth, type Growth, growthOf } from '../terminal/growth.js'
@@ -12,13 +12,14 @@ import { printable } from '../terminal/locale.js'
 import { digit, drawMap, mapColumns, mapMemory, shade } from '../terminal/memory-map.js'
 import type { Terminal } from '../terminal/terminal.js'
 import { formatBytes, formatCount, formatMs, formatPlural, formatShare } from '../terminal/units.js'
+import { readSet } from './read-set.js'
 
 export async function inspect(
   { file, memory }: InspectArguments,
   terminal: Terminal,
 ): Promise<void> {
   // Shown only: no guest gets any of it.
-  const set = await WorkingSet.read(file, { trust: true })
+  const set = await readSet(file, { trust: true })
   const order = summarizeOrder(set.order)
   const columns = mapColumns(terminal.columns)
   const map = mapMemory(set, columns)
@@ -38,7 +39,7 @@ export async function inspect(
     },
   })
   if (terminal.json) return
-  printFacts(set, order, [...proofRows(findings), ...costRows(cost)], terminal)
+  printFacts(set, order, [...proofRows(set, findings), ...costRows(cost)], terminal)
   printGrowth(set, growth, terminal)
   printRunLengths(set, terminal)
   printMap(set, map, terminal)
@@ -125,8 +126,9 @@ function printFacts(
   }
 }
 
-/** Rows for the findings of this host, one per memory file. */
-function proofRows(findings: readonly WorkingSetFinding[]): [string, string][] {
+/** Rows for the findings of this host, one per memory file; none for a trace, which has no bytes. */
+function proofRows(set: WorkingSet, findings: readonly WorkingSetFinding[]): [string, string][] {
+  if (set.describe().file === undefined) return []
   if (findings.length === 0) {
     const none = 'none on this host: a restore reads the memory file and compares the set'
     return [['proof', none]]
