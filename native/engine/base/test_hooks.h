@@ -15,6 +15,7 @@ inline std::function<void()> before_direct_open;  // the second open of a file t
 inline std::function<void()> after_release;       // an idle thread has returned its memory
 inline std::function<void()> before_event;    // before an event or timer of a session is handled
 inline std::function<void()> before_drain;    // before a read of the userfaultfd
+inline std::function<void()> after_drain;     // its messages are read and not yet counted
 inline std::function<void()> before_serve;    // a fault was read and is served next
 inline std::function<void()> before_install;  // a page was read and is installed next
 inline std::function<void()> before_prefetch_install;

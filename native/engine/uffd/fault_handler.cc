@@ -133,6 +133,7 @@ FaultHandler::Pass FaultHandler::serve_pass(ServeBuffers& buffers, Clock::time_p
   std::vector<uint64_t>& faults = buffers.faults;
   faults.clear();
   if (drain(&faults, turn_ends) < 0) return {Served::failed};
+  REAP_HOOK(after_drain);
   note_faults(faults);
   const bool fresh = !faults.empty();
   {
@@ -231,7 +232,9 @@ void FaultHandler::note_faults(const std::vector<uint64_t>& faults) {
     if (!removed_.test(page)) trace_.note(page, static_cast<uint64_t>(since_connect));
     FaultClass fault = FaultClass::on_demand;
     if (prefetch_expected_) {
-      const bool late = expected_.test(page) && !prefetch_over_.load(std::memory_order_relaxed);
+      // The prefetch may have brought the page, and ended, since this fault was read.
+      const bool is_open = !prefetch_over_.load(std::memory_order_acquire) || installed_.test(page);
+      const bool late = expected_.test(page) && is_open;
       fault = late ? FaultClass::late : FaultClass::residual;
       counters_.add(late ? Counter::late_faults : Counter::residual_faults);
     }

@@ -66,7 +66,7 @@ Hooks::~Hooks() {
        {&reap::hooks::after_bind, &reap::hooks::before_give_away, &reap::hooks::before_replace,
         &reap::hooks::waits_for_folder, &reap::hooks::after_accept,
         &reap::hooks::before_direct_open, &reap::hooks::before_event, &reap::hooks::before_drain,
-        &reap::hooks::before_serve, &reap::hooks::before_install,
+        &reap::hooks::after_drain, &reap::hooks::before_serve, &reap::hooks::before_install,
         &reap::hooks::before_prefetch_install, &reap::hooks::before_remove_pause,
         &reap::hooks::before_ioctl, &reap::hooks::before_page_cache_turn, &reap::hooks::after_look,
         &reap::hooks::before_page_tables, &reap::hooks::after_release}) {

@@ -170,6 +170,28 @@ TEST(a_residual_fault_that_waits_at_the_end_of_the_prefetch_is_counted_once) {
   CHECK_EQ(restore.get(Counter::residual_faults), 1);
 }
 
+// Its thread may be kept from its core between the read and the count.
+TEST(a_fault_that_its_batch_answers_before_it_is_counted_is_late) {
+  fixture::Hooks hooks;
+  fixture::Hold hold;
+  Restore restore;
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  restore.handler->expect_prefetch();
+  restore.handler->expect(8 * 4096, 4 * 4096);
+  std::thread vcpu([&] { CHECK(restore.has_file_bytes(8)); });
+  fixture::eventually([&] { return restore.guest.faults_pending() == 1; });
+  reap::hooks::after_drain = hold.hook();
+  Servers servers(*restore.handler);
+  hold.wait_until_held();
+  CHECK(restore.fill(8, 4) == Filled::all);
+  restore.handler->end_prefetch();
+  hold.release();
+  vcpu.join();
+  servers.stop();
+  CHECK_EQ(restore.get(Counter::late_faults), 1);
+  CHECK_EQ(restore.get(Counter::residual_faults), 0);
+}
+
 TEST(faults_are_neither_late_nor_residual_without_a_prefetch) {
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
