@@ -39,8 +39,9 @@ void prefetch(Prefetcher& prefetcher, const std::shared_ptr<Client>& client, con
 // Groups that a restore fetches before its VM connects: the whole pool if reads block.
 uint64_t fetched_before_the_vm(bool cold) { return cold ? 24 : 8; }
 
-// Pages read when the worker is about to install the `held`th group of sixty.
-uint64_t read_while_installing(Restore& restore, uint64_t held, bool cold) {
+// Whether `expected` of sixty groups are read, and no more, while the worker is about to install
+// the `held`th.
+void reads_while_installing(Restore& restore, uint64_t held, bool cold, uint64_t expected) {
   fixture::Hooks hooks;
   std::vector<uint32_t> order;
   for (uint32_t page = 0; page < 60; ++page) order.push_back(page);
@@ -57,13 +58,13 @@ uint64_t read_while_installing(Restore& restore, uint64_t held, bool cold) {
   fixture::eventually([&] { return groups_read() == fetched_before_the_vm(cold); });
   prefetcher.connected(client.get());
   hold.wait_until_held();
+  CHECK(fixture::in_time([&] { return groups_read() >= expected; }));
   CHECK(!fixture::Flag().set_within_a_moment());
-  const uint64_t read = groups_read();
+  CHECK_EQ(groups_read(), expected);
   hold.release();
   CHECK_EQ(client->wait_for_prefetched().pages, 60);
   for (const uint32_t page : order) CHECK(restore.has_file_bytes(page));
   CHECK_EQ(groups_read(), 60);
-  return read;
 }
 
 }  // namespace
@@ -161,19 +162,19 @@ TEST(fetching_before_the_handshake_is_bounded) {
 TEST(readers_fetch_ahead_of_a_worker_if_reads_wait_for_the_disk) {
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
-  CHECK_EQ(read_while_installing(restore, 30, true), 30 + 8);
+  reads_while_installing(restore, 30, true, 30 + 8);
 }
 
 TEST(readers_leave_cached_groups_to_the_workers) {
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
-  CHECK_EQ(read_while_installing(restore, 30, false), 30);
+  reads_while_installing(restore, 30, false, 30);
 }
 
 TEST(readers_take_no_more_buffers_than_before_the_vm_connected) {
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
-  CHECK_EQ(read_while_installing(restore, 10, true), 24);
+  reads_while_installing(restore, 10, true, 24);
 }
 
 TEST(time_in_which_several_threads_fetch_counts_once) {

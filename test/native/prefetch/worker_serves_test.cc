@@ -260,12 +260,12 @@ class HeldWorker {
   void hold_next_event() { hold_events_ = true; }
   void wait_for_event() { event_.wait_until_held(); }
   void release_event() { event_.release(); }
-  // True if nothing happens without a new event.
+  // True if nothing happens without a new event, after the consequences of the last fault.
   bool is_quiet() const {
-    // Consequences of the last fault.
-    static_cast<void>(fixture::Flag().set_within_a_moment());
-    const int before = events_;
-    return !fixture::Flag().set_within_a_moment() && events_ == before;
+    return fixture::in_time([this] {
+      const int before = events_;
+      return !fixture::Flag().set_within_a_moment() && events_ == before;
+    });
   }
 
  private:

@@ -82,6 +82,13 @@ size_t descriptor_count() {
   return static_cast<size_t>(std::distance(begin(descriptors), end(descriptors)));
 }
 
+// Waits until a process that connected to the session is one of its callers. There were `before`
+// descriptors here without its connection.
+void wait_until_accepted(EngineRun& run, uint64_t session, size_t before) {
+  fixture::eventually([&] { return descriptor_count() >= before + 2; });
+  run.find(session)->detach();  // waits for the thread that accepts
+}
+
 }  // namespace
 
 TEST(a_connection_that_closes_without_a_word_is_not_the_vmm) {
@@ -111,8 +118,7 @@ TEST(a_caller_that_leaves_does_not_end_the_session_of_the_vmm_that_another_threa
   const EngineRun::Opened session = run.open(options);
   const size_t before = descriptor_count();
   reap::UniqueFd caller = connect_to(options.socket_path);
-  fixture::eventually([&] { return descriptor_count() >= before + 2; });
-  run.find(session.id)->detach();  // waits for the thread that accepts
+  wait_until_accepted(run, session.id, before);
   holds = true;
   caller.reset();
   hold.wait_until_held();
@@ -230,9 +236,9 @@ TEST(a_session_whose_deadline_passes_while_somebody_is_connected_ends_when_they_
   EngineRun run;
   const fixture::SessionOptions options = options_of(restore);
   const EngineRun::Opened session = run.open(options);
+  const size_t before = descriptor_count();
   reap::UniqueFd silent = connect_to(options.socket_path);
-  // Accepted: nobody waits in the queue of the socket.
-  CHECK(!fixture::Flag().set_within_a_moment());
+  wait_until_accepted(run, session.id, before);
   reap::ServeBuffers buffers;
   run.find(session.id)->on_event(Role::connect_deadline, buffers);
   CHECK(run.find(session.id) != nullptr);
@@ -272,8 +278,9 @@ TEST(a_vmm_that_cannot_be_accepted_or_identified_waits_for_a_descriptor) {
     DescriptorLimit limit;
     std::atomic<int> attempts{0};
     (accepted ? reap::hooks::after_accept : reap::hooks::before_event) = [&] {
-      if (attempts++ == 0) limit.forbid();
-      if (attempts == 3) limit.lift();
+      const int attempt = ++attempts;
+      if (attempt == 1) limit.forbid();
+      if (attempt == 3) limit.lift();
     };
     EngineRun run;
     const EngineRun::Opened session = run.open(options_of(restore, true));
