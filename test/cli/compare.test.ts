@@ -224,7 +224,7 @@ describe('compare', () => {
         (text) => text.length,
         () => 0,
       )
-    await expect.poll(runs).toBeGreaterThan(8)
+    await expect.poll(runs, { timeout: 50_000 }).toBeGreaterThan(8)
     comparing.kill('SIGINT')
     const { signal, stdout, stderr } = await comparing.ended
     expect(signal).toBe('SIGINT')

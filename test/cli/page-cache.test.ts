@@ -162,7 +162,7 @@ describe('record --backend page-cache', () => {
     expect(signal).toBe('SIGTERM')
     expect(stderr).toBe('ended by SIGTERM: the recording is not written\n')
     expect(existsSync(s.output)).toBe(false)
-    expect(existsSync(`/proc/${readFileSync(pid, 'utf8').trim()}`)).toBe(false)
+    await expect.poll(() => existsSync(`/proc/${readFileSync(pid, 'utf8').trim()}`)).toBe(false)
   })
 
   it.each([
@@ -307,7 +307,7 @@ describe('restore --backend page-cache', () => {
     await expect.poll(() => existsSync(pid)).toBe(true)
     restore.kill('SIGINT')
     expect(await restore.ended).toMatchObject({ signal: 'SIGINT', stderr: 'ended by SIGINT\n' })
-    expect(existsSync(`/proc/${readFileSync(pid, 'utf8').trim()}`)).toBe(false)
+    await expect.poll(() => existsSync(`/proc/${readFileSync(pid, 'utf8').trim()}`)).toBe(false)
   })
 
   it('goes on with a warning, or not at all, when the working set is damaged', async () => {

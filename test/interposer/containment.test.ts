@@ -43,7 +43,7 @@ describe.skipIf(!hasCompiler)('the library in a VMM (skipped without cc)', () =>
     })
     const env = { ...process.env, ...added }
     // A VMM that waits for itself takes no other signal.
-    const limits = { env, timeout: 10_000, killSignal: 'SIGKILL' } as const
+    const limits = { env, timeout: 50_000, killSignal: 'SIGKILL' } as const
     const vmm = promisify(execFile)(join(folder, 'vmm'), [habit, memoryFile], limits)
     expect(await vmm).toEqual({ stdout: 'mapped\n', stderr: said() })
   })

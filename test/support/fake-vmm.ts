@@ -243,7 +243,7 @@ export class FakeVmm {
   /** The answer of a command in the background, or `undefined` when none comes in time. */
   async wait<T extends Answer = Answer>(
     name: string,
-    timeoutMs = 5000,
+    timeoutMs = 30_000,
   ): Promise<(T & { done: true }) | undefined> {
     const answer = await this.send<T & { done?: boolean }>(
       `wait ${name} ${timeoutMs}`,

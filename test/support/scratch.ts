@@ -125,6 +125,23 @@ export async function expectCounts(
   await expect.poll(() => handler.stats()).toMatchObject(counts)
 }
 
+/**
+ * Checks that this many pages were installed by residual faults, or ahead of them. A guest that
+ * continues may fault on a page that is just being installed ahead: that page counts as both, and
+ * its fault finds it present.
+ */
+export function expectServed(
+  {
+    residualFaults,
+    installedAhead,
+    present,
+  }: Pick<FaultStats, 'residualFaults' | 'installedAhead' | 'present'>,
+  pages: number,
+): void {
+  expect(residualFaults + installedAhead).toBeGreaterThanOrEqual(pages)
+  expect(residualFaults + installedAhead).toBeLessThanOrEqual(pages + present)
+}
+
 /** Collects events, and waits for one. */
 export function eventLog(): {
   readonly events: ServeEvent[]

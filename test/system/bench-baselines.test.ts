@@ -64,7 +64,7 @@ class BenchHandler {
 }
 
 function run(...words: string[]): { status: number | null; stdout: string; stderr: string } {
-  return spawnSync(binary, words, { encoding: 'utf8', timeout: 20_000 })
+  return spawnSync(binary, words, { encoding: 'utf8', timeout: 50_000 })
 }
 
 /** Runs of up to five pages with gaps between, the last first, as no recorder would list them. */

@@ -41,7 +41,7 @@ describe.skipIf(missing)('demo --firecracker', () => {
       const [scratch] = await readdir(folder)
       return scratch !== undefined && existsSync(join(folder, scratch, 'guest.ws'))
     }
-    await expect.poll(made).toBe(true)
+    await expect.poll(made, { timeout: 50_000 }).toBe(true)
     demo.kill('SIGINT')
     expect(await demo.ended).toMatchObject({ signal: 'SIGINT', stderr: 'nothing is left behind\n' })
     expect(await readdir(folder)).toEqual([])

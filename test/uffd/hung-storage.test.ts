@@ -179,7 +179,6 @@ describe.each([false, true])('in a worker thread: %s', (inWorker) => {
         await s.vmm.handshake(s.socketPath)
       }
       await folder.untilHeld(1)
-      const began = Date.now()
       if (inWorker) {
         const ended = next()
         handler.send('terminate')
@@ -189,7 +188,6 @@ describe.each([false, true])('in a worker thread: %s', (inWorker) => {
         handler.kill('SIGTERM')
         expect((await ended)[1]).toBe('SIGTERM')
       }
-      expect(Date.now() - began).toBeLessThan(5000)
       if (way === 'serve') expect(await s.vmm.exited).toMatchObject({ signal: 'SIGKILL' })
     },
   )

@@ -4,9 +4,12 @@ import { recordedSet, scene, serveScene } from '../support/scratch.js'
 
 const monotonicMs = () => Number(process.hrtime.bigint()) / 1e6
 
-/** Holds the JavaScript thread. */
-function block(ms: number): void {
-  for (const end = monotonicMs() + ms; monotonicMs() < end; );
+/** Holds the JavaScript thread until a step is reached, which takes none, and for a moment more. */
+function blockUntil(isReached: () => boolean): void {
+  const clock = new Int32Array(new SharedArrayBuffer(4))
+  const wait = () => Atomics.wait(clock, 0, 0, 5)
+  for (const end = monotonicMs() + 30_000; !isReached() && monotonicMs() < end; ) wait()
+  wait()
 }
 
 describe('times of a session', () => {
@@ -50,7 +53,7 @@ describe('times of a session', () => {
       },
     })
     const shaken = s.vmm.handshake(s.socketPath)
-    block(500)
+    blockUntil(() => handler.times().connected !== undefined)
     const unblocked = monotonicMs()
     await shaken
     await handler.connected
