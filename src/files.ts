@@ -168,6 +168,7 @@ const KINDS = {
   'working-set file': 'ERR_WORKING_SET_IO',
   'trace file': 'ERR_TRACE_IO',
   'restore record': 'ERR_RECORD_IO',
+  comparison: 'ERR_RECORD_IO',
   report: 'ERR_REPORT_IO',
   'file of findings': 'ERR_WORKING_SET_IO',
   'calibration file': 'ERR_CALIBRATION',

@@ -17,6 +17,13 @@ export {
   type RecordPageCacheOptions,
   recordPageCache,
 } from './page-cache/record.js'
+export {
+  type ArmFigures,
+  type Comparison,
+  type ComparisonRun,
+  readComparison,
+  type Spread,
+} from './report/comparison.js'
 export { type ReportInput, readReportInput } from './report/inputs.js'
 export {
   type RestoreRecord,

@@ -92,6 +92,7 @@ test('the package exports these values, and no others', () => {
     | 'prefetchPageCache'
     | 'probeUserfaultfd'
     | 'programPath'
+    | 'readComparison'
     | 'readReportInput'
     | 'readRestoreRecord'
     | 'ReapTraceError'

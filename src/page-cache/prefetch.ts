@@ -57,9 +57,9 @@ export interface PageCachePrefetchResult {
    * pages cached.
    */
   readonly startedAtMs?: number | undefined
-  /** Time from the begin until all reads were submitted, in milliseconds. */
+  /** Time from the first read until all were submitted, in milliseconds. */
   readonly submittedMs: number
-  /** Time from the begin until all reads were completed, in milliseconds. */
+  /** Time from the first read until all were completed, in milliseconds. */
   readonly completedMs: number
   /**
    * Whether all pages are in the page cache: false if `maxBytes` was reached or a disk image

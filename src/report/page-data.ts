@@ -1,8 +1,10 @@
 import type { WorkingSetSummary } from '../working-set/summary.js'
+import type { Comparison } from './comparison.js'
 import type { RestoreRecord } from './record.js'
 
 export type { FaultStats } from '../uffd/fault-handler.js'
 export type { FaultClass, FaultSpan, FaultWaits, Timeline } from '../uffd/timing.js'
+export type { ArmFigures, Comparison, ComparisonRun, Spread } from './comparison.js'
 export type { RestoreRecord } from './record.js'
 
 /** A working set, as the page of a report reads it. */
@@ -22,7 +24,14 @@ export interface RestoreEntry {
   readonly record: RestoreRecord
 }
 
-export type Entry = SetEntry | RestoreEntry
+/** A comparison, as the page of a report reads it. */
+export interface ComparisonEntry {
+  readonly kind: 'comparison'
+  readonly name: string
+  readonly comparison: Comparison
+}
+
+export type Entry = SetEntry | RestoreEntry | ComparisonEntry
 
 /** What the page of a report is made from: JSON, deflated, in base64. */
 export interface PageData {

@@ -1,70 +1,16 @@
-import { print } from '../options.js'
-
-/** A field of a record with a wrong value. */
-export class Mismatch extends Error {
-  readonly field: string
-
-  constructor(field: string, expected: string, actual: unknown) {
-    const got = actual === undefined ? 'it is missing' : `got ${print(actual)}`
-    super(`"${field}" should be ${expected}, ${got}`)
-    this.field = field
-  }
-}
-
-/** Throws a {@link Mismatch} for a wrong value of the field. */
-type Check = (value: unknown, field: string) => void
-
-const matching =
-  (expected: string, accepts: (value: unknown) => boolean): Check =>
-  (value, field) => {
-    if (!accepts(value)) throw new Mismatch(field, expected, value)
-  }
-
-const number = matching(
-  'a non-negative number',
-  (value) => typeof value === 'number' && Number.isFinite(value) && value >= 0,
-)
-const count = matching(
-  'a non-negative integer',
-  (value) => Number.isSafeInteger(value) && (value as number) >= 0,
-)
-const boolean = matching('true or false', (value) => typeof value === 'boolean')
-const text = matching('a string', (value) => typeof value === 'string')
-const date = matching(
-  'a date in ISO 8601',
-  (value) => typeof value === 'string' && !Number.isNaN(Date.parse(value)),
-)
-const oneOf = (...values: readonly unknown[]): Check =>
-  matching(values.map((value) => JSON.stringify(value)).join(' or '), (value) =>
-    values.includes(value),
-  )
-
-const optional =
-  (check: Check): Check =>
-  (value, field) => {
-    if (value !== undefined) check(value, field)
-  }
-
-const list =
-  (check: Check): Check =>
-  (value, field) => {
-    if (!Array.isArray(value)) throw new Mismatch(field, 'an array', value)
-    value.forEach((item, i) => {
-      check(item, `${field}[${i}]`)
-    })
-  }
-
-/** Fields beyond these are left for later versions. */
-const fields =
-  (checks: Readonly<Record<string, Check>>): Check =>
-  (value, field) => {
-    if (typeof value !== 'object' || value === null || Array.isArray(value)) {
-      throw new Mismatch(field, 'an object', value)
-    }
-    for (const [name, check] of Object.entries(checks)) {
-      check((value as Record<string, unknown>)[name], `${field}.${name}`)
-    }
-  }
+import {
+  boolean,
+  type Check,
+  count,
+  date,
+  fields,
+  list,
+  Mismatch,
+  number,
+  oneOf,
+  optional,
+  text,
+} from './shape.js'
 
 /** A span: fields of which `to` is not before `from`. */
 const span =
@@ -84,7 +30,7 @@ const bucket: Check = (value, field) => {
 
 const waits = fields({ count, totalUs: number, maxUs: number, buckets: list(bucket) })
 
-const stats = fields({
+export const stats = fields({
   faults: count,
   lateFaults: count,
   residualFaults: count,
@@ -146,5 +92,9 @@ const record = fields({
   verdict: optional(fields({ kind: text, sentence: text, remedy: optional(text) })),
 })
 
-/** @throws Mismatch for the first field that makes the value no record of a restore. */
-export const checkRecord = (value: unknown): void => record(value, 'reapTrace')
+/** Throws a `Mismatch` for the first field that makes the value no record of a restore. */
+export const checkRecord: Check = record
+
+/** The same for the file with the record. */
+export const checkFile: Check = (value) =>
+  record((value as { reapTrace?: unknown }).reapTrace, 'reapTrace')

@@ -1,12 +1,9 @@
-import { constants } from 'node:fs'
-import { type FileHandle, open } from 'node:fs/promises'
-import { ReapTraceError } from '../errors.js'
-import { ioError } from '../files.js'
 import { checkOptions, required, rules } from '../options.js'
 import type { PageCachePrefetchResult } from '../page-cache/prefetch.js'
 import type { FaultStats, PrefetchResult, ServeResult } from '../uffd/fault-handler.js'
 import type { SessionTimes, Timeline } from '../uffd/timing.js'
-import { checkRecord, Mismatch } from './record-shape.js'
+import { checkShape, type RecordKind, readValues } from './json-file.js'
+import { checkFile } from './record-shape.js'
 
 /** Times of a restore, in milliseconds of CLOCK_MONOTONIC. */
 export interface RestoreTimes extends Partial<SessionTimes> {
@@ -48,8 +45,15 @@ export interface RestoreRecord {
     | undefined
 }
 
-/** A full timeline twice, once for other viewers, with much room. */
-const MAX_BYTES = 256 * 2 ** 20
+const kind: RecordKind = {
+  file: 'restore record',
+  name: 'a record of a restore',
+  hint: 'Write one with "reap-trace restore --trace FILE".',
+}
+
+/** Whether a value claims to be a file of {@link writeRestoreRecord}. */
+export const isRecordFile = (value: unknown): boolean =>
+  (value as { reapTrace?: unknown } | null)?.reapTrace !== undefined
 
 /**
  * Reads the record of a restore: the key `reapTrace` of a file that `reap-trace restore --trace`
@@ -61,42 +65,11 @@ const MAX_BYTES = 256 * 2 ** 20
  */
 export async function readRestoreRecord(path: string): Promise<RestoreRecord> {
   checkOptions('readRestoreRecord()', { path }, { path: required(rules.path) }, 'argument')
-  const invalid = (check: string, what: string, cause?: unknown) =>
-    new ReapTraceError('ERR_RECORD_INVALID', `${path} is not a record of a restore: ${what}`, {
-      path,
-      check,
-      hint: 'Write one with "reap-trace restore --trace FILE".',
-      cause,
-    })
-  const text = await readText(path, (what) => invalid('size', what))
-  let content: unknown
-  try {
-    content = JSON.parse(text)
-  } catch (cause) {
-    throw invalid('json', `it is not valid JSON (${(cause as Error).message})`, cause)
-  }
-  try {
-    const record = (content as { reapTrace?: unknown } | null)?.reapTrace
-    checkRecord(record)
-    return record as RestoreRecord
-  } catch (error) {
-    if (!(error instanceof Mismatch)) throw error
-    throw invalid(error.field, error.message)
-  }
+  return recordIn(await readValues(path, kind), path)
 }
 
-async function readText(path: string, invalid: (what: string) => Error): Promise<string> {
-  let file: FileHandle | undefined
-  try {
-    // Without O_NONBLOCK, opening a named pipe would wait for a writer.
-    file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
-    const stats = await file.stat()
-    if (!stats.isFile()) throw invalid('it is not a regular file')
-    if (stats.size > MAX_BYTES) throw invalid(`it has ${stats.size} bytes`)
-    return await file.readFile('utf8')
-  } catch (error) {
-    throw ioError('restore record', 'read', path, error)
-  } finally {
-    await file?.close()
-  }
+/** The record among the values of a file. */
+export function recordIn([value]: readonly unknown[], path: string): RestoreRecord {
+  checkShape(checkFile, value ?? {}, path, kind)
+  return (value as { reapTrace: RestoreRecord }).reapTrace
 }

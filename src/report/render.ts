@@ -5,9 +5,11 @@ import { describeCall, replaceFile, writeWhole } from '../files.js'
 import { checkOptions, print, required, rules } from '../options.js'
 import { ownFolder, packageRoot } from '../package-root.js'
 import { WorkingSet } from '../working-set/working-set.js'
+import { checkComparison } from './comparison-shape.js'
 import type { ReportInput } from './inputs.js'
 import type { Entry, PageData } from './page-data.js'
 import { checkRecord } from './record-shape.js'
+import type { Check } from './shape.js'
 
 /** More would make a page that nobody can compare. */
 const MAX_INPUTS = 26
@@ -47,8 +49,7 @@ function checkInputs(inputs: Iterable<ReportInput>): readonly ReportInput[] {
     throw new TypeError(`renderReport() expects 1 to ${MAX_INPUTS} inputs, got ${list.length}`)
   }
   for (const input of list) {
-    const rules = 'restore' in input ? { name, restore } : { name, workingSet }
-    checkOptions('an input of renderReport()', input, rules, 'field')
+    checkOptions('an input of renderReport()', input, { name, ...subjectRule(input) }, 'field')
   }
   return list
 }
@@ -58,21 +59,30 @@ const workingSet = required({
   expected: 'a WorkingSet',
   accepts: (value) => value instanceof WorkingSet,
 })
-const restore = required({
-  expected: 'a RestoreRecord',
-  accepts: (value) => {
-    try {
-      checkRecord(value)
-      return true
-    } catch {
-      return false
-    }
-  },
-})
+const shaped = (expected: string, check: Check) =>
+  required({
+    expected,
+    accepts: (value) => {
+      try {
+        check(value, '')
+        return true
+      } catch {
+        return false
+      }
+    },
+  })
+const restore = shaped('a RestoreRecord', checkRecord)
+const comparison = shaped('a Comparison', checkComparison)
+
+function subjectRule(input: ReportInput) {
+  if ('restore' in input) return { restore }
+  return 'comparison' in input ? { comparison } : { workingSet }
+}
 
 function entryOf(input: ReportInput): Entry {
   const { name } = input
   if ('restore' in input) return { kind: 'restore', name, record: input.restore }
+  if ('comparison' in input) return { kind: 'comparison', name, comparison: input.comparison }
   const { pages, timesUs } = input.workingSet.order
   return {
     kind: 'working-set',

@@ -1,10 +1,10 @@
 import { execFileSync } from 'node:child_process'
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
-import { chmod, copyFile, readdir, readFile, writeFile } from 'node:fs/promises'
+import { chmod, copyFile, readdir, readFile, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest'
-import type { CompareReport } from '../../src/cli/compare/report.js'
+import { type Comparison, readComparison } from '../../src/index.js'
 import { uncalibrated } from '../support/calibration.js'
 import { Cli, checkBuild, events, guest, run } from '../support/cli-process.js'
 import { scratchFolder } from '../support/scratch.js'
@@ -78,7 +78,7 @@ async function recordBy(recording: readonly string[], path: string) {
 async function compare(more: readonly string[], command: string) {
   const { code, stdout, stderr } = await run([...words, ...more, '--json', '--', command])
   const all = events(stdout)
-  const report = all.find(({ type }) => type === 'comparison') as CompareReport | undefined
+  const report = all.find(({ type }) => type === 'comparison') as Comparison | undefined
   return { code, stderr, report: report!, all }
 }
 
@@ -86,8 +86,9 @@ describe('compare', () => {
   it('measures each arm in turns, and tells and exports what it found', async () => {
     const here = await scratchFolder()
     const [csv, markdown] = [join(here, 'runs.csv'), join(here, 'table.md')]
-    const exports = ['--export-csv', csv, '--export-markdown', markdown]
-    const { code, stderr, report } = await compare(
+    const page = join(here, 'report.html')
+    const exports = ['--export-csv', csv, '--export-markdown', markdown, '--report', page]
+    const { code, stderr, report, all } = await compare(
       [...exports, '--rounds', '2', '--warm'],
       await script(),
     )
@@ -115,6 +116,13 @@ describe('compare', () => {
     expect(readFileSync(markdown, 'utf8')).toMatch(
       /^\| warm page cache \| median .*\n.*\n\| `kernel-file` \|.*\n\| `on-demand` \|/,
     )
+
+    expect((await stat(page)).mode & 0o777).toBe(0o600)
+    const json = join(here, 'comparison.json')
+    await writeFile(json, all.map((object) => `${JSON.stringify(object)}\n`).join(''))
+    expect(await readComparison(json)).toMatchObject({ warm: report.warm, runs: report.runs })
+    const drawn = await run(['report', json, '-o', page])
+    expect(drawn.code, drawn.stderr).toBe(0)
   })
 
   it('prints a table, with a conclusion', async () => {
@@ -229,7 +237,7 @@ describe('compare', () => {
     const { signal, stdout, stderr } = await comparing.ended
     expect(signal).toBe('SIGINT')
     expect(stderr).toMatch(/^ended by SIGINT after \d+ runs$/m)
-    const report = events(stdout).find(({ type }) => type === 'comparison') as CompareReport
+    const report = events(stdout).find(({ type }) => type === 'comparison') as Comparison
     expect(report.complete).toBe(false)
     expect(report.runs.length).toBeGreaterThanOrEqual(6)
     expect(report.warm[0]!.ms.median).toBeGreaterThan(0)
@@ -264,6 +272,18 @@ describe('compare', () => {
     expect(code, stderr).toBe(0)
     expect(report.cold.map(({ arm }) => arm)).toEqual(['kernel-file', 'working-set'])
     expect(report.warm).toEqual([])
+  })
+
+  it('checks where the report goes before it starts anything', async () => {
+    const marker = join(await scratchFolder(), 'ran')
+    const command = ['--', 'sh', '-c', `touch ${marker}`]
+    const page = join(folder, 'nowhere/report.html')
+    const { code, stderr } = await run([...words, '--report', page, ...command])
+    expect(code).toBe(1)
+    expect(stderr).toMatch(/nowhere does not exist \[ERR_REPORT_IO\]/)
+    const set = await run([...words, '--report', workingSet, ...command])
+    expect(set.stderr).toContain('it is the working set')
+    expect(existsSync(marker)).toBe(false)
   })
 
   it('reports a missing working set before it starts anything', async () => {

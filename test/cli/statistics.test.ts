@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import { toCsv } from '../../src/cli/compare/export.js'
-import { basisOf, conclusions, makeReport } from '../../src/cli/compare/report.js'
+import { makeReport } from '../../src/cli/compare/report.js'
 import type { Run } from '../../src/cli/compare/rounds.js'
 import { median, outliers, summary } from '../../src/cli/measure/statistics.mjs'
 
@@ -38,7 +38,7 @@ describe('a report', () => {
     const report = makeReport({ ...facts, runs })
     expect(report.warm[1]!.ratio).toEqual({ median: 0.5, p25: 0.5, p75: 0.5, samples: 6 })
     expect(report.warnings).toEqual([])
-    expect(conclusions('warm', report)).toEqual([
+    expect(report.conclusions.warm).toEqual([
       'With a warm page cache working-set is fastest: 2.0 times as fast as kernel-file (2.0 to 2.0).',
     ])
   })
@@ -49,7 +49,7 @@ describe('a report', () => {
       ...runsOf('working-set', [80, 90, 105, 120]),
     ]
     const report = makeReport({ ...facts, runs })
-    expect(conclusions('warm', report)[0]).toMatch(/^No arm is clearly faster than kernel-file: /)
+    expect(report.conclusions.warm[0]).toMatch(/^No arm is clearly faster than kernel-file: /)
     expect(report.warnings).toEqual([expect.stringContaining('only 4 runs')])
   })
 
@@ -77,10 +77,10 @@ describe('a report', () => {
     const runs = runsOf('auto', [1, 2])
     const [first] = runsOf('kernel-file', [3])
     const mixed = [...runs, { ...first!, sample: { ...first!.sample!, until: 'end' as const } }]
-    expect(basisOf(makeReport({ ...facts, runs }))).toBe(
+    expect(makeReport({ ...facts, runs }).basis).toBe(
       "medians and quartiles of 6 interleaved rounds, from the restore request to COMMAND's ready mark",
     )
-    expect(basisOf(makeReport({ ...facts, complete: false, runs: mixed }))).toMatch(
+    expect(makeReport({ ...facts, complete: false, runs: mixed }).basis).toMatch(
       /of 3 runs, before the end of 6 interleaved rounds, .* mark, or its end in runs without one$/,
     )
   })

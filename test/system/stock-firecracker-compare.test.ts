@@ -2,7 +2,7 @@ import { chmodSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { firecracker } from '../../native/guest/driver/microvm.mjs'
-import type { CompareReport } from '../../src/cli/compare/report.js'
+import type { Comparison } from '../../src/index.js'
 import { uncalibrated } from '../support/calibration.js'
 import { checkBuild, events, run } from '../support/cli-process.js'
 import { scratchFolder } from '../support/scratch.js'
@@ -46,7 +46,7 @@ describe.skipIf(missing)('compare', () => {
     const words = ['--rounds', '1', '--warm', '--json', '--', script]
     const { code, stdout, stderr } = await run(['compare', ...files, ...words])
     expect(code, stderr).toBe(0)
-    const { warm } = events(stdout).at(-1) as CompareReport
+    const { warm } = events(stdout).at(-1) as Comparison
     const faults = Object.fromEntries(warm.map((row) => [row.arm, row.faults]))
     expect(faults).toMatchObject({ 'kernel-file': null, 'page-cache': null, auto: null })
     expect(faults['on-demand']).toBeGreaterThanOrEqual(7680)

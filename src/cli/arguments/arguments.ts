@@ -64,6 +64,8 @@ export interface CompareArguments {
   readonly commandTimeoutMs: number
   readonly exportCsv: string | undefined
   readonly exportMarkdown: string | undefined
+  /** File for the page with pictures. */
+  readonly report: string | undefined
   readonly json: boolean
   readonly command: readonly string[]
 }

@@ -137,13 +137,14 @@ function compareCommand(command: readonly string[], onParsed: OnParsed): Command
     .addHelpText('after', compareHelp)
     .action((options) => {
       const { memory, workingSet, disk: disks, socket, rounds, arms, snapshotId, vcpus } = options
-      const { peerUid, commandTimeout: commandTimeoutMs, exportCsv, exportMarkdown } = options
+      const { peerUid, commandTimeout: commandTimeoutMs } = options
+      const { report, exportCsv, exportMarkdown } = options
       if (command.length === 0)
         self.error('error: a command is missing: -- ./restore-and-invoke.sh')
       const chosen = caches.filter((cache) => options[cache] === true)
       onParsed({
         ...{ name: 'compare', memory, workingSet, disks, socket, rounds, arms, snapshotId, vcpus },
-        ...{ peerUid, commandTimeoutMs, exportCsv, exportMarkdown, command },
+        ...{ peerUid, commandTimeoutMs, report, exportCsv, exportMarkdown, command },
         caches: chosen.length > 0 ? chosen : caches,
         seed: options.seed ?? randomInt(2 ** 31),
         trustWorkingSet: options.trustWorkingSet === true,
@@ -167,6 +168,7 @@ function compareCommand(command: readonly string[], onParsed: OnParsed): Command
     sameId(),
     peerUid(),
     interpose(),
+    option('--report <file>', 'write a page with pictures of all runs', path),
     option('--export-csv <file>', 'write each run as a row', path),
     option('--export-markdown <file>', 'write the tables', path),
     json(),

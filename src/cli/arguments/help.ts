@@ -81,8 +81,7 @@ Examples:
 
 export const restoreHelp = `${servingHelp}
 listening, connected, prefetched, ready, warning, closed and compared; with --backend page-cache:
-restoring, prefetched, ready, warning and closed. With --backend auto, planned comes first; with
---trace, traced is one more.
+restoring, prefetched, ready, warning and closed. --backend auto adds planned, and --trace traced.
 
 The working set is read while the VMM starts, and installed as soon as it connects; other pages are
 served on demand. A socket serves one restore.
@@ -149,7 +148,8 @@ faults on pages outside the working set, and "stalled" is the time with at least
 unanswered. The exit status is 1 if nothing could be measured.
 
 Examples:
-  $ reap-trace compare --memory vm.mem --working-set vm.ws -- ./restore-and-invoke.sh
+  $ reap-trace compare --memory vm.mem --working-set vm.ws --report compare.html \\
+      -- ./restore-and-invoke.sh
   $ reap-trace compare --memory vm.mem --working-set vm.ws --cold --rounds 20 \\
       --arms kernel-file,working-set --export-csv runs.csv -- ./restore-and-invoke.sh`
 
@@ -211,7 +211,8 @@ export const reportHelp = `
 Of a working set, the page shows where in the guest's memory its pages are and in which order they
 were touched, how their number grows over time, and in how long runs they lie. Of a restore, it
 shows the steps over time with each fault, how long faults waited, and where; on the working set, if
-that is given too. Two or more of a kind are compared side by side.
+that is given too. Of a comparison ("compare --json"), it shows the time, the stalled time and the
+residual faults of every run by each arm. Two or more of a kind are compared side by side.
 
 The page follows the color scheme of the browser, and each picture also has its numbers in a table.
 Open it from the disk.
@@ -219,7 +220,8 @@ Open it from the disk.
 Examples:
   $ reap-trace report vm.ws -o report.html
   $ reap-trace report restore.json vm.ws -o report.html
-  $ reap-trace report monday.ws friday.ws -o difference.html`
+  $ reap-trace report monday.ws friday.ws -o difference.html
+  $ reap-trace report comparison.json -o comparison.html`
 
 export const verifyHelp = `
 Compares the bytes of every page, zero pages included. The exit status is 1 if a page differs. The

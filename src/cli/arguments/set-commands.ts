@@ -89,11 +89,15 @@ function mergeCommand(onParsed: OnParsed): Command {
 
 function reportCommand(onParsed: OnParsed): Command {
   return new Command('report')
-    .summary('draw working sets and restores in an HTML page')
+    .summary('draw working sets, restores and comparisons in an HTML page')
     .description(
-      'Draws working sets and restores in one HTML page that needs no network, and compares them.',
+      'Draws working sets, restores and comparisons in one HTML page that needs no network.',
     )
-    .argument('<files...>', 'working sets, and records of "restore --trace"', collect(26))
+    .argument(
+      '<files...>',
+      'working sets, files of "restore --trace", and output of "compare --json"',
+      collect(26),
+    )
     .addOption(required('-o, --output <file>', 'HTML file to write', path))
     .addOption(json())
     .addHelpText('after', reportHelp)

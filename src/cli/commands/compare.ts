@@ -1,5 +1,6 @@
 import { open, rm, writeFile } from 'node:fs/promises'
-import { planRestore, type ReapTraceError, requireUserfaultfd } from '../../index.js'
+import { basename } from 'node:path'
+import { planRestore, type ReapTraceError, requireUserfaultfd, writeReport } from '../../index.js'
 import type { CompareArguments } from '../arguments/arguments.js'
 import type { Arm } from '../compare/arms.js'
 import { toCsv, toMarkdown } from '../compare/export.js'
@@ -11,6 +12,7 @@ import { temporaryFolder } from '../session/temporary-folder.js'
 import { CliError, errorFields, Interrupted } from '../terminal/failure.js'
 import type { Terminal } from '../terminal/terminal.js'
 import { formatPlural } from '../terminal/units.js'
+import { checkOutput } from './check-output.js'
 
 export async function compare(args: CompareArguments, terminal: Terminal): Promise<void> {
   if (args.arms.some((arm) => arm !== 'kernel-file' && arm !== 'page-cache')) requireUserfaultfd()
@@ -61,6 +63,9 @@ async function checkFiles(args: CompareArguments): Promise<void> {
     trustWorkingSet,
     onBadWorkingSet: 'fail',
   })
+  if (args.report !== undefined) {
+    await checkOutput(args.report, args, { option: '--report', code: 'ERR_REPORT_IO' })
+  }
   for (const path of [args.exportCsv, args.exportMarkdown]) {
     if (path !== undefined) await (await open(path, 'a')).close()
   }
@@ -70,12 +75,15 @@ async function tell(
   measured: CompareArguments & { readonly complete: boolean; readonly runs: readonly Run[] },
   terminal: Terminal,
 ): Promise<void> {
-  const { exportCsv, exportMarkdown, runs } = measured
-  const report = makeReport(measured)
-  terminal.emit(report)
-  printReport(report, terminal)
+  const { memory, report, exportCsv, exportMarkdown, runs } = measured
+  const comparison = makeReport(measured)
+  terminal.emit(comparison)
+  printReport(comparison, terminal)
   if (exportCsv !== undefined) await writeFile(exportCsv, toCsv(runs))
-  if (exportMarkdown !== undefined) await writeFile(exportMarkdown, toMarkdown(report))
+  if (exportMarkdown !== undefined) await writeFile(exportMarkdown, toMarkdown(comparison))
+  if (report === undefined) return
+  await writeReport(report, [{ name: basename(memory), comparison }])
+  terminal.print(`wrote ${report}`)
 }
 
 /** Prints each warning of the restores once: the next rounds have the same. */

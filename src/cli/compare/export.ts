@@ -1,5 +1,6 @@
+import type { Comparison } from '../../index.js'
 import { type Cache, caches } from '../measure/page-cache.js'
-import { basisOf, type CompareReport, cellsOf, conclusions, headOf, machineLine } from './report.js'
+import { cellsOf, headOf, machineLine } from './report.js'
 import type { Run } from './rounds.js'
 
 const counters = ['faults', 'lateFaults', 'residualFaults', 'stalledMs'] as const
@@ -27,15 +28,15 @@ function csvField(value: string | number | undefined): string {
 }
 
 /** A table for each state of the page cache. */
-export function toMarkdown(report: CompareReport): string {
+export function toMarkdown(report: Comparison): string {
   const tables = caches
     .filter((cache) => report[cache].length > 0)
     .map((cache) => table(cache, report))
-  const note = `The ${basisOf(report)}. ${machineLine(report)}.`
+  const note = `The ${report.basis}. ${machineLine(report)}.`
   return `${[...tables, note].join('\n\n')}\n`
 }
 
-function table(cache: Cache, report: CompareReport): string {
+function table(cache: Cache, report: Comparison): string {
   const row = (cells: readonly string[]) => `| ${cells.join(' | ')} |`
   const [state, ...head] = headOf(cache, report)
   return [
@@ -45,6 +46,6 @@ function table(cache: Cache, report: CompareReport): string {
       row(cellsOf(figures).map((cell, i) => (i === 0 ? `\`${cell}\`` : cell))),
     ),
     '',
-    conclusions(cache, report).join(' '),
+    report.conclusions[cache].join(' '),
   ].join('\n')
 }

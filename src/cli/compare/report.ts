@@ -1,54 +1,12 @@
 import { availableParallelism, cpus, release } from 'node:os'
+import type { ArmFigures, Comparison, ComparisonRun, Spread } from '../../index.js'
 import { type Cache, caches } from '../measure/page-cache.js'
-import { median, outliers, type Summary, summary } from '../measure/statistics.mjs'
+import { median, outliers, summary } from '../measure/statistics.mjs'
 import type { Terminal } from '../terminal/terminal.js'
 import { formatCount, formatMs, formatPlural } from '../terminal/units.js'
 import { type Arm, arms } from './arms.js'
 import type { Run } from './rounds.js'
 import type { Sample } from './run.js'
-
-/** Median with its quartiles. */
-type Spread = Pick<Summary, 'median' | 'p25' | 'p75' | 'samples'>
-
-/** Figures of an arm in one state of the page cache. */
-export interface ArmFigures {
-  readonly arm: Arm
-  readonly ms: Spread
-  /** Time divided by that of the base in the same round; null for the base. */
-  readonly ratio: Spread | null
-  /** Medians of counters; null without a handler. */
-  readonly faults: number | null
-  readonly lateFaults: number | null
-  readonly residualFaults: number | null
-  readonly stalledMs: number | null
-  /** Number of runs for which `auto` chose each backend; null for other arms. */
-  readonly chosen: Readonly<Record<string, number>> | null
-  readonly outlierCount: number
-  /** Number of runs that are not counted. */
-  readonly leftOutCount: number
-}
-
-/** Output of `compare --json`. */
-export interface CompareReport {
-  readonly type: 'comparison'
-  /** Whether all rounds were measured. */
-  readonly complete: boolean
-  readonly command: readonly string[]
-  readonly memoryFile: string
-  readonly workingSet: string
-  readonly rounds: number
-  readonly seed: number
-  /** Arm that the others are compared with. */
-  readonly base: Arm | null
-  readonly cold: readonly ArmFigures[]
-  readonly warm: readonly ArmFigures[]
-  readonly warnings: readonly string[]
-  readonly runs: readonly Run[]
-  readonly kernel: string
-  readonly cpu: string
-  readonly cpus: number
-  readonly node: string
-}
 
 const MIN_ROUNDS = 5
 const MIN_MS = 5
@@ -61,22 +19,23 @@ export function makeReport(facts: {
   readonly rounds: number
   readonly seed: number
   readonly runs: readonly Run[]
-}): CompareReport {
+}): Comparison {
   const { complete, command, memory: memoryFile, workingSet, rounds, seed, runs } = facts
   const counted = runs.filter(isCounted)
   const present = arms.filter((arm) => counted.some((run) => run.arm === arm))
   const base = present[0] ?? null
+  const outlying = new Set<Run>()
   const figures = (cache: Cache) =>
-    present.flatMap((arm) =>
-      figuresOf(
-        arm,
-        base!,
-        runs.filter((run) => run.cache === cache),
-      ),
-    )
+    present.flatMap((arm) => {
+      const own = runs.filter((run) => run.cache === cache)
+      for (const run of outlyingOf(own.filter((run) => run.arm === arm))) outlying.add(run)
+      return figuresOf(arm, base!, own, outlying)
+    })
   const [cold, warm] = [figures('cold'), figures('warm')]
+  const concluded = (cache: Cache) => conclusions(cache, base, cache === 'cold' ? cold : warm)
   return {
     type: 'comparison',
+    date: new Date().toISOString(),
     complete,
     command,
     memoryFile,
@@ -86,8 +45,10 @@ export function makeReport(facts: {
     base,
     cold,
     warm,
+    basis: basisOf(complete, rounds, runs),
+    conclusions: { cold: concluded('cold'), warm: concluded('warm') },
     warnings: warningsOf(cold, warm, runs),
-    runs,
+    runs: runs.map((run) => ({ ...run, isOutlier: outlying.has(run) })),
     kernel: release(),
     cpu: cpus()[0]?.model.trim() ?? 'unknown',
     cpus: availableParallelism(),
@@ -100,12 +61,23 @@ type Counted = Run & { readonly sample: Sample }
 const isCounted = (run: Run): run is Counted =>
   run.sample !== undefined && run.leftOut === undefined
 
+/** Of the runs of an arm in one state, those whose times are far from the others. */
+function outlyingOf(runs: readonly Run[]): Run[] {
+  const counted = runs.filter(isCounted)
+  const isFar = outliers(counted.map(({ sample }) => sample.ms))
+  return counted.filter((_, i) => isFar[i])
+}
+
 /** Figures of an arm, or none without a counted run. */
-function figuresOf(arm: Arm, base: Arm, runs: readonly Run[]): ArmFigures[] {
+function figuresOf(
+  arm: Arm,
+  base: Arm,
+  runs: readonly Run[],
+  outlying: ReadonlySet<Run>,
+): ArmFigures[] {
   const own = runs.filter((run) => run.arm === arm)
   const counted = own.filter(isCounted)
-  const times = counted.map(({ sample }) => sample.ms)
-  const ms = spreadOf(times)
+  const ms = spreadOf(counted.map(({ sample }) => sample.ms))
   if (!ms) return []
   const baseMs = new Map(
     runs.filter(isCounted).flatMap((run) => (run.arm === base ? [[run.round, run.sample.ms]] : [])),
@@ -125,7 +97,7 @@ function figuresOf(arm: Arm, base: Arm, runs: readonly Run[]): ArmFigures[] {
       residualFaults: counter('residualFaults'),
       stalledMs: counter('stalledMs'),
       chosen: arm === 'auto' ? chosen : null,
-      outlierCount: outliers(times).filter(Boolean).length,
+      outlierCount: own.filter((run) => outlying.has(run)).length,
       leftOutCount: own.length - counted.length,
     },
   ]
@@ -172,20 +144,24 @@ function warningsOf(
   return warnings
 }
 
-export function printReport(report: CompareReport, terminal: Terminal): void {
+export function printReport(report: Comparison, terminal: Terminal): void {
   for (const cache of caches) printTable(cache, report, terminal)
   for (const warning of report.warnings) {
     terminal.say(`warning: ${warning}`)
   }
-  terminal.print(`${basisOf(report)}; seed ${report.seed}`)
+  terminal.print(`${report.basis}; seed ${report.seed}`)
   terminal.print(machineLine(report))
 }
 
-export const machineLine = ({ kernel, cpus, cpu, node }: CompareReport): string =>
+export const machineLine = ({ kernel, cpus, cpu, node }: Comparison): string =>
   `Linux ${kernel}, ${cpus} × ${cpu}, Node ${node}`
 
 /** What the figures are. */
-export function basisOf({ complete, rounds, runs }: CompareReport): string {
+function basisOf(
+  complete: boolean,
+  rounds: number,
+  runs: readonly Pick<ComparisonRun, 'sample'>[],
+): string {
   const all = formatPlural(rounds, 'interleaved round')
   const measured = complete ? all : `${formatPlural(runs.length, 'run')}, before the end of ${all}`
   const ends = new Set(runs.flatMap(({ sample }) => sample?.until ?? []))
@@ -194,7 +170,7 @@ export function basisOf({ complete, rounds, runs }: CompareReport): string {
   return `medians and quartiles of ${measured}, from the restore request to ${end}${other}`
 }
 
-function printTable(cache: Cache, report: CompareReport, terminal: Terminal): void {
+function printTable(cache: Cache, report: Comparison, terminal: Terminal): void {
   const figures = report[cache]
   if (figures.length === 0) return
   const fastest = figures.reduce((a, b) => (b.ms.median < a.ms.median ? b : a))
@@ -203,12 +179,12 @@ function printTable(cache: Cache, report: CompareReport, terminal: Terminal): vo
     const line = lineOf(cellsOf(each))
     terminal.print(each === fastest ? terminal.style('green', line) : line)
   }
-  for (const line of conclusions(cache, report)) terminal.print(line)
+  for (const line of report.conclusions[cache]) terminal.print(line)
   terminal.print()
 }
 
 /** Headings of the columns. */
-export const headOf = (cache: Cache, { base }: CompareReport): string[] => [
+export const headOf = (cache: Cache, { base }: Comparison): string[] => [
   cache,
   ...['median', 'quartiles', `÷ ${base}`, 'faults', 'residual', 'stalled'],
 ]
@@ -239,10 +215,8 @@ const ratioText = ({ median, p25, p75 }: Spread): string =>
   `${median.toFixed(2)} (${p25.toFixed(2)} to ${p75.toFixed(2)})`
 
 /** Conclusions from a table, favorable or not. */
-export function conclusions(cache: Cache, report: CompareReport): string[] {
+function conclusions(cache: Cache, base: Arm | null, rows: readonly ArmFigures[]): string[] {
   const lines: string[] = []
-  const { base } = report
-  const rows = report[cache]
   const rival = rows
     .filter(({ arm, ratio }) => arm !== 'auto' && ratio !== null)
     .sort((a, b) => a.ratio!.median - b.ratio!.median)[0]

@@ -1,6 +1,7 @@
 import 'uplot/dist/uPlot.min.css'
 import './style.css'
 import type { Entry, PageData } from '../page-data.js'
+import { comparisonPanels } from './comparisons.js'
 import { element } from './dom.js'
 import { type Named, nameOf } from './entries.js'
 import { restorePanels } from './restores.js'
@@ -30,11 +31,13 @@ const data = await readData()
 const entries = data.entries.map((entry, place) => ({ entry, place, letter: LETTERS[place % 26]! }))
 const sets = ofKind(entries, 'working-set')
 const restores = ofKind(entries, 'restore')
+const comparisons = ofKind(entries, 'comparison')
 document.body.append(
   header(entries),
   element(
     'main',
     {},
+    ...(comparisons.length > 0 ? comparisonPanels(comparisons) : []),
     ...(restores.length > 0 ? restorePanels(restores, sets) : []),
     ...(sets.length > 0 ? workingSetPanels(sets) : []),
   ),
