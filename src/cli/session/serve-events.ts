@@ -95,12 +95,16 @@ const phases = [
 
 /** A line for each step of a session that served a VM, and how long the guest stood still. */
 function describePhases({ times, stats, statsAtReady }: ServeResult): string[] {
-  const { connected, ready } = times
+  const { connected, ready, closed = Number.POSITIVE_INFINITY } = times
   if (connected === undefined) return []
   const stalled = formatMs((statsAtReady ?? stats).stalledMs)
   return [
     ...stepTable(
-      phases.map(([step, name]) => [name, times[step]]),
+      phases.flatMap(([step, name]) => {
+        const at = times[step]
+        // A prefetch that the session's end cut off ends after it.
+        return at === undefined || at > closed ? [] : [[name, at] as const]
+      }),
       times.listening,
     ),
     ready === undefined
