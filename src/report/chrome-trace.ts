@@ -36,7 +36,9 @@ export function traceEventsOf({
   prefetch,
   timeline,
 }: Pick<RestoreRecord, 'backend' | 'times' | 'prefetch' | 'timeline'>): TraceEvent[] {
-  const at = (ms: number): number => (ms - times.started) * 1000
+  // Whole nanoseconds: readers cut off the rest, after which a span might overlap the next one.
+  const ns = (ms: number): number => Math.round((ms - times.started) * 1e6)
+  const at = (ms: number): number => ns(ms) / 1000
   const span = (
     row: number,
     name: string,
@@ -53,7 +55,7 @@ export function traceEventsOf({
             pid: PID,
             tid: row,
             ts: at(from),
-            dur: (to - from) * 1000,
+            dur: (ns(to) - ns(from)) / 1000,
             ...(args && { args }),
           },
         ]

@@ -39,11 +39,11 @@ function madeTimeline(seed: number, hasSet: boolean): Timeline {
   const installs = []
   const groups = hasSet ? 8 : 0
   for (let i = 0; i < groups; i++) {
-    const from = START + 2 + i * 1.5
+    const from = START + 2 + i * 1.1
     const waited = random() < 0.4
     const to = from + (waited ? 2 : 0.4)
     fetches.push({ from, to, bytes: 2 ** 19, waited, thread: i % 2 })
-    const install = Math.max(START + 12, to) + i * 0.3
+    const install = START + 12 + i * 0.3
     installs.push({ from: install, to: install + 0.25, bytes: 2 ** 19, thread: i % 2 })
   }
   const faults = []

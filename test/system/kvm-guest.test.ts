@@ -12,8 +12,10 @@ import {
   writeKvmTrace,
 } from '../../native/guest/driver/kvm-guest.mjs'
 import { Trace, WorkingSet } from '../../src/index.js'
+import { Cli, checkBuild, serveWords } from '../support/cli-process.js'
 import { makeMemoryFile } from '../support/fake-vmm.js'
 import { scratchFolder, serveScene } from '../support/scratch.js'
+import { checkTrace } from '../support/trace-events.js'
 
 const PAGES = 1024
 
@@ -217,6 +219,22 @@ describe.skipIf(missing)('a VM of KVM', () => {
     await finished(s.start(touches(order), { ...s, vcpus: 2 }), PAGES)
     await handler.closed
     expect(handler.stats()).toMatchObject({ residualFaults: PAGES - 700 })
+  })
+
+  test('is restored by the command line, whose trace names the faults', async () => {
+    await checkBuild()
+    const s = await snapshot()
+    const order = scattered(PAGES)
+    const trace = join(await scratchFolder(), 'restore.json')
+    const set = ['--working-set', await s.workingSet(order.slice(0, 700))]
+    const cli = new Cli(['restore', ...serveWords(s), ...set, '--trace', trace])
+    await cli.event('listening')
+    await finished(s.start(touches(order), { ...s, vcpus: 2 }), PAGES)
+    expect(await cli.ended).toMatchObject({ code: 0 })
+    const { timeline } = await checkTrace(trace)
+    const residual = timeline!.faults.filter((fault) => fault.class === 'residual')
+    const pages = residual.map(({ offset }) => offset / 4096)
+    expect(pages.toSorted((a, b) => a - b)).toEqual(order.slice(700).toSorted((a, b) => a - b))
   })
 
   describe.each([2, 4])('with %i vCPUs', (vcpus) => {

@@ -18,7 +18,9 @@ import {
 import { findParts } from '../../native/guest/linux/packages.mjs'
 import { probeUserfaultfd } from '../../src/binding/userfaultfd.js'
 import { interposerEnvironment, WorkingSet } from '../../src/index.js'
+import { Cli, checkBuild, serveWords } from '../support/cli-process.js'
 import { expectBrought, scratchFolder, serveScene } from '../support/scratch.js'
+import { checkTrace } from '../support/trace-events.js'
 
 // A guest that has to be built boots under emulation, on a machine that may be busy.
 const buildMs = 180_000
@@ -267,28 +269,41 @@ describe.skipIf(missing)('a Linux guest whose root is a disk', { timeout: buildM
   test.skipIf(onlyUserMode)(
     `is recorded with what it reads, and prefetched${because}`,
     async () => {
+      await checkBuild()
       const { guest } = await diskGuest('disk_model')
       const { memoryFile } = guest
+      const snapshot = { memoryFile }
       const folder = await scratchFolder()
-      const invokeServed = async (socketPath: string, options: { workingSet?: WorkingSet }) => {
-        const handler = await serveScene({ socketPath, memoryFile }, options)
-        const env = interposerEnvironment({ socketPath, snapshot: { memoryFile } })
-        const vm = await restore(guest, { env })
-        await handler.prefetched
+      const invoke = async (socketPath: string) => {
+        const vm = await restore(guest, { env: interposerEnvironment({ socketPath, snapshot }) })
         await vm.resume()
         const { request, answer } = guest.inputs[0]!
         expect((await vm.invoke(request)).answer).toEqual(answer)
-        return { handler, vm }
+        return vm
       }
-      const first = await invokeServed(join(folder, 'record'), {})
-      const set = WorkingSet.fromTraces([first.handler.stopRecording()])
-      await first.vm.stop()
+      const recording = { socketPath: join(folder, 'record'), memoryFile }
+      const recorder = await serveScene(recording)
+      const first = await invoke(recording.socketPath)
+      const set = WorkingSet.fromTraces([recorder.stopRecording()])
+      await first.stop()
       // Each page of its page cache is one more that it needs.
       expect(set.pageCount).toBeGreaterThan((leastMiB.disk_model! * 2 ** 20) / 4096)
-      const second = await invokeServed(join(folder, 'serve'), { workingSet: set })
-      const stats = second.handler.stats()
-      expectBrought(stats, set.pageCount)
-      expect(stats.residualFaults).toBeLessThan(set.pageCount / 5)
+      const workingSet = join(folder, 'vm.ws')
+      await set.write(workingSet, { snapshot })
+
+      const [serving, trace] = [
+        { ...recording, socketPath: join(folder, 'serve') },
+        join(folder, 'restore.json'),
+      ]
+      const words = [...serveWords(serving), '--working-set', workingSet, '--trace', trace]
+      const cli = new Cli(['restore', ...words])
+      await cli.event('listening')
+      const second = await invoke(serving.socketPath)
+      await second.stop()
+      expect(await cli.ended).toMatchObject({ code: 0 })
+      const { stats } = await checkTrace(trace)
+      expectBrought(stats!, set.pageCount)
+      expect(stats!.residualFaults).toBeLessThan(set.pageCount / 5)
     },
   )
 })

@@ -17,6 +17,7 @@ import {
   restored,
   type Snapshot,
 } from '../support/stock-firecracker.js'
+import { checkTrace } from '../support/trace-events.js'
 
 describe.skipIf(missing)('Firecracker itself', () => {
   test('boots, is snapshotted, recorded, and restored with its working set: no fault is residual', async () => {
@@ -160,7 +161,9 @@ cat '${fifo}'
       await recording.vm.kill()
       expect(await recording.cli.ended).toMatchObject({ code: 0 })
 
-      const { vm, cli, answer } = await run('restore', snapshot, '--working-set', set)
+      const trace = join(await scratchFolder(), 'restore.json')
+      const options = ['--working-set', set, '--trace', trace]
+      const { vm, cli, answer } = await run('restore', snapshot, ...options)
       expect(answer).toEqual({ requests: 3 })
       expect(await cli.event('prefetched')).toMatchObject({ complete: true })
       expect(await vm.ask('l')).toEqual({ requests: 4 })
@@ -168,6 +171,9 @@ cat '${fifo}'
       const { code, stdout } = await cli.ended
       expect(code).toBe(0)
       expect(events(stdout).at(-1)).toMatchObject({ type: 'closed', state: 'vm-exited' })
+      const { stats, prefetch } = await checkTrace(trace)
+      expect(stats!.residualFaults).toBeGreaterThan(0)
+      expect(prefetch).toMatchObject({ complete: true })
     })
   })
 
