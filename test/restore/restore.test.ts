@@ -270,7 +270,8 @@ describe('the end', () => {
   })
 })
 
-test('the JavaScript thread goes on meanwhile', async () => {
+// On a machine that is busy with something else, the thread may wait for its core.
+test('the JavaScript thread goes on meanwhile', { retry: 3 }, async () => {
   const pages = 16384
   const memoryFile = makeMemory(pages)
   const workingSet = newPath('vm.ws')
@@ -293,6 +294,6 @@ test('the JavaScript thread goes on meanwhile', async () => {
   const result = await restore.prefetched
   expect(result).toMatchObject({ pageCount: pages, complete: true })
   await expect.poll(() => turns).toBeGreaterThan(before)
-  // Far less than the reads take on any disk; a machine may be busy with something else.
+  // Far less than the reads take on any disk.
   expect(longest).toBeLessThan(1000)
 })
