@@ -87,6 +87,7 @@ test('the package exports these values, and no others', () => {
     | 'findingsFolder'
     | 'hostCalibration'
     | 'interposerEnvironment'
+    | 'judgeRestore'
     | 'mergeWorkingSets'
     | 'planRestore'
     | 'prefetchPageCache'
@@ -225,13 +226,18 @@ test('the end is one of five', () => {
 })
 
 test('counters are numbers, and the result of a prefetch has no error', () => {
-  expectTypeOf<FaultStats[Exclude<keyof FaultStats, 'waits' | 'slowest'>]>().toEqualTypeOf<number>()
+  expectTypeOf<
+    FaultStats[Exclude<keyof FaultStats, 'prefetch' | 'waits' | 'slowest'>]
+  >().toEqualTypeOf<number>()
   expectTypeOf<keyof PrefetchResult>().toEqualTypeOf<
     | 'pageCount'
     | 'extentCount'
     | 'bytes'
     | 'fetchMs'
+    | 'diskMs'
+    | 'diskBytes'
     | 'installMs'
+    | 'installCpuMs'
     | 'sinceConnectMs'
     | 'source'
     | 'provenBy'

@@ -64,13 +64,8 @@ Napi::Object to_js(Napi::Env env, const Event& event) {
   } else if (event.kind == Event::Kind::prefetched) {
     const reap::PrefetchReport& report = event.prefetch;
     const auto number = [](uint64_t value) { return static_cast<double>(value); };
-    const double fields[] = {number(report.pages),
-                             number(report.extents),
-                             number(report.bytes),
-                             number(report.fetch_us),
-                             number(report.install_us),
-                             number(report.since_connect_us),
-                             report.from_working_set ? 1.0 : 0.0};
+    const double fields[] = {number(report.pages), number(report.extents), number(report.bytes),
+                             number(report.since_connect_us), report.from_working_set ? 1.0 : 0.0};
     Napi::Float64Array numbers = Napi::Float64Array::New(env, std::size(fields));
     reap::fill(numbers, fields);
     object["prefetch"] = numbers;

@@ -94,6 +94,17 @@ Napi::Value waits(const Napi::CallbackInfo& info) {
   return result;
 }
 
+// prefetchWork(session) => [fetchMs, diskMs, diskBytes, installMs, installCpuMs]
+Napi::Value prefetch_work(const Napi::CallbackInfo& info) {
+  const SessionHandle* handle = session_of(info);
+  if (!handle) return info.Env().Undefined();
+  const PrefetchWork::Report work = handle->measured->prefetch.report();
+  return array_of(info.Env(),
+                  {milliseconds(work.fetched.count()), milliseconds(work.waited.count()),
+                   static_cast<double>(work.disk_bytes), milliseconds(work.installed.count()),
+                   milliseconds(work.on_core.count())});
+}
+
 // timeline(session) => [spans, missing]. Span: kind, from, to, offset, bytes, class, waited,
 // thread.
 Napi::Value timeline(const Napi::CallbackInfo& info) {
@@ -121,6 +132,7 @@ void add_measurements(Napi::Env env, Napi::Object exports) {
   exports["steps"] = Napi::Function::New(env, steps);
   exports["markReady"] = Napi::Function::New(env, mark_ready);
   exports["waits"] = Napi::Function::New(env, waits);
+  exports["prefetchWork"] = Napi::Function::New(env, prefetch_work);
   exports["timeline"] = Napi::Function::New(env, timeline);
 }
 

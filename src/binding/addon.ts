@@ -22,7 +22,7 @@ export type NativeEvent = {
     }
   | {
       readonly kind: 'prefetched'
-      /** pages, extents, bytes, fetchUs, installUs, sinceConnectUs, fromWorkingSet */
+      /** pages, extents, bytes, sinceConnectUs, fromWorkingSet */
       readonly prefetch: Float64Array
     }
   | { readonly kind: 'detach-failed' }
@@ -136,6 +136,8 @@ interface Addon {
     slowest: Float64Array,
     classes: Record<'on-demand' | 'late' | 'residual', Float64Array>,
   ]
+  /** fetchMs, diskMs, diskBytes, installMs, installCpuMs */
+  prefetchWork(session: NativeSession): Float64Array
   /** Spans of eight numbers: kind, from, to, offset, bytes, class, waited and thread. */
   timeline(session: NativeSession): [spans: Float64Array, missing: number]
   takeTrace(session: NativeSession): [pageSize: number, memoryBytes: number, touches: Uint32Array]

@@ -43,6 +43,13 @@ export const stats = fields({
   discarded: count,
   removed: count,
   bytesRead: count,
+  prefetch: fields({
+    fetchMs: number,
+    diskMs: number,
+    diskBytes: count,
+    installMs: number,
+    installCpuMs: number,
+  }),
   stalledMs: number,
   waits: fields({ 'on-demand': waits, late: waits, residual: waits }),
   slowest: list(fields({ offset: count, class: faultClass, waitUs: number })),
@@ -89,6 +96,7 @@ const record = fields({
   statsAtReady: optional(stats),
   timeline: optional(timeline),
   state: optional(oneOf('closed', 'vm-exited', 'vm-killed', 'vm-left', 'detached')),
+  automatic: optional(fields({ backend: oneOf('uffd', 'page-cache'), reason: text })),
   verdict: optional(fields({ kind: text, sentence: text, remedy: optional(text) })),
 })
 

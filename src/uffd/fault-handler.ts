@@ -136,18 +136,28 @@ export interface GuestInfo {
   readonly regions: readonly GuestRegion[]
 }
 
+/** Work of the threads that prefetch, so far. */
+export interface PrefetchWork {
+  /** Time during which at least one thread was reading pages; others install at the same time. */
+  readonly fetchMs: number
+  /** Time during which at least one thread waited for the disk: a part of `fetchMs`. */
+  readonly diskMs: number
+  /** Number of bytes of the reads that waited for the disk; the others were in the page cache. */
+  readonly diskBytes: number
+  /** Time spent installing, summed over the workers. */
+  readonly installMs: number
+  /** CPU time of the installs. For the rest of `installMs` the workers waited for a core or a lock. */
+  readonly installCpuMs: number
+}
+
 /** Result of a prefetch. */
-export interface PrefetchResult {
+export interface PrefetchResult extends PrefetchWork {
   /** Number of 4 KiB pages installed before the guest touched them, zero pages included. */
   readonly pageCount: number
   /** Number of contiguous runs installed, after cutting into groups. */
   readonly extentCount: number
   /** Number of bytes read. */
   readonly bytes: number
-  /** Time during which at least one thread was reading pages; others install at the same time. */
-  readonly fetchMs: number
-  /** Time spent installing, summed over the workers. */
-  readonly installMs: number
   /** Time from the handshake to the last page. */
   readonly sinceConnectMs: number
   /**
@@ -199,6 +209,8 @@ export interface FaultStats {
   readonly removed: number
   /** Number of bytes read from the memory file and the working-set file. */
   readonly bytesRead: number
+  /** Work of the prefetch, also while it runs, and if it is cut short. */
+  readonly prefetch: PrefetchWork
   /**
    * Time during which at least one fault was read and not yet answered: the guest, or a part of it,
    * stood still. The time until a fault is read is not in it, nor are faults that the kernel serves.

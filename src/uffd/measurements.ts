@@ -1,6 +1,6 @@
 import { type NativeSession, native } from '../binding/addon.js'
 import { PAGE } from '../page.js'
-import type { FaultStats } from './fault-handler.js'
+import type { FaultStats, PrefetchWork } from './fault-handler.js'
 import type {
   FaultClass,
   FaultSpan,
@@ -39,6 +39,7 @@ export function statsOf(session: NativeSession, pageSize: number): FaultStats {
   }))
   return {
     ...(counters as Record<CounterName, number>),
+    prefetch: prefetchWorkOf(session),
     stalledMs,
     waits: {
       'on-demand': waitsOf(classes['on-demand']),
@@ -49,7 +50,13 @@ export function statsOf(session: NativeSession, pageSize: number): FaultStats {
   }
 }
 
-type CounterName = Exclude<keyof FaultStats, 'stalledMs' | 'waits' | 'slowest'>
+export function prefetchWorkOf(session: NativeSession): PrefetchWork {
+  const [fetchMs = 0, diskMs = 0, diskBytes = 0, installMs = 0, installCpuMs = 0] =
+    native().prefetchWork(session)
+  return { fetchMs, diskMs, diskBytes, installMs, installCpuMs }
+}
+
+type CounterName = Exclude<keyof FaultStats, 'prefetch' | 'stalledMs' | 'waits' | 'slowest'>
 
 function waitsOf([count = 0, totalUs = 0, maxUs = 0, ...buckets]: Float64Array): FaultWaits {
   return {

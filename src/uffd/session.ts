@@ -20,7 +20,7 @@ import type {
   ServeResult,
   WorkingSetComparison,
 } from './fault-handler.js'
-import { statsOf, timelineOf, timesOf } from './measurements.js'
+import { prefetchWorkOf, statsOf, timelineOf, timesOf } from './measurements.js'
 import type { RestoreSpans } from './spans.js'
 import { compareAfterRestore, stalePolicyOf } from './stale-working-set.js'
 import { publish } from './telemetry.js'
@@ -254,16 +254,14 @@ export class Session implements FaultHandler {
   }
 
   #onPrefetched(event: NativeEvent & { kind: 'prefetched' }): void {
-    const [pages = 0, extentCount = 0, bytes = 0, fetchUs = 0, installUs = 0, ...rest] =
+    const [pages = 0, extentCount = 0, bytes = 0, sinceConnectUs = 0, fromWorkingSet = 0] =
       event.prefetch
-    const [sinceConnectUs = 0, fromWorkingSet = 0] = rest
     const error = event.failure ? toError(event.failure, this.#context) : undefined
     const result: PrefetchResult = {
       pageCount: (pages * (this.#guest?.pageSize ?? PAGE)) / PAGE,
       extentCount,
       bytes,
-      fetchMs: fetchUs / 1000,
-      installMs: installUs / 1000,
+      ...prefetchWorkOf(this.#session),
       sinceConnectMs: sinceConnectUs / 1000,
       source: fromWorkingSet ? 'working-set' : 'memory-file',
       provenBy: fromWorkingSet ? this.#snapshot.provenBy : undefined,
@@ -357,7 +355,10 @@ const nothingPrefetched: PrefetchResult = {
   extentCount: 0,
   bytes: 0,
   fetchMs: 0,
+  diskMs: 0,
+  diskBytes: 0,
   installMs: 0,
+  installCpuMs: 0,
   sinceConnectMs: 0,
   source: undefined,
   provenBy: undefined,

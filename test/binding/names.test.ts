@@ -35,7 +35,10 @@ const ends: Record<ServeResult['state'], true> = {
   'vm-left': true,
   detached: true,
 }
-const counters: Record<Exclude<keyof FaultStats, 'stalledMs' | 'waits' | 'slowest'>, true> = {
+const counters: Record<
+  Exclude<keyof FaultStats, 'prefetch' | 'stalledMs' | 'waits' | 'slowest'>,
+  true
+> = {
   faults: true,
   lateFaults: true,
   residualFaults: true,

@@ -59,6 +59,14 @@ function madeTimeline(seed: number, hasSet: boolean): Timeline {
   return { fetches, installs, faults, removals, missing: 0 }
 }
 
+const madePrefetch = {
+  fetchMs: 9.1,
+  diskMs: 6.2,
+  diskBytes: 2 ** 21,
+  installMs: 2.4,
+  installCpuMs: 2.2,
+}
+
 function statsOf({ faults }: Timeline): FaultStats {
   const us = (name: FaultClass) =>
     faults.filter((fault) => fault.class === name).map(({ from, to }) => (to - from) * 1000)
@@ -84,6 +92,7 @@ function statsOf({ faults }: Timeline): FaultStats {
     discarded: 0,
     removed: 512,
     bytesRead: 5 * 2 ** 20,
+    prefetch: madePrefetch,
     stalledMs: faults.reduce((sum, { from, to }) => sum + to - from, 0) / 2,
     waits: { 'on-demand': waitsOf(onDemand), late: waitsOf(late), residual: waitsOf(residual) },
     slowest,
@@ -118,8 +127,7 @@ export function madeRecord(seed = 1, hasSet = true): RestoreRecord {
         pageCount: 1036,
         extentCount: 140,
         bytes: 2 ** 22,
-        fetchMs: 9.1,
-        installMs: 2.4,
+        ...madePrefetch,
         sinceConnectMs: 7.2,
         source: 'working-set',
         provenBy: 'written',

@@ -207,7 +207,6 @@ bool Prefetcher::fetch_ahead(Job& job, Task* task) {
 // Merges the outcome of a task into its job. The mutex is held.
 void Prefetcher::settle(Task& task) {
   Job& job = *task.job;
-  job.report.install_us += task.report.install_us;
   job.report.bytes += task.report.bytes;
   job.report.extents += task.report.extents;
   if (task.step == Step::fill) {
@@ -218,7 +217,6 @@ void Prefetcher::settle(Task& task) {
 
   if (task.step == Step::fetch_ahead) --job.fetching;
   if (task.fetched_bytes > 0) {
-    job.fetches.push_back(task.fetch);
     job.last_fetch_blocked = task.waited;
     if (job.last_fetch_blocked) readers_changed_.notify_all();
   }
@@ -246,19 +244,6 @@ void Prefetcher::settle(Task& task) {
   if (task.buffer) recycle(std::move(task.buffer));
   if (task.step != Step::fetch_ahead) ++job.installed;
   job.over = job.over || (job.connected && !job.replan && job.installed == job.units());
-}
-
-uint64_t microseconds_in(std::vector<Span> spans) {
-  std::sort(spans.begin(), spans.end(),
-            [](const Span& one, const Span& other) { return one.began < other.began; });
-  Clock::duration all{};
-  Clock::time_point until{};
-  for (const Span& span : spans) {
-    if (span.ended <= until) continue;
-    all += span.ended - std::max(span.began, until);
-    until = span.ended;
-  }
-  return static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(all).count());
 }
 
 void Prefetcher::settle_fill(Job& job, const Task& task) {
@@ -302,7 +287,6 @@ void Prefetcher::end_if_over(Job* job, std::unique_lock<std::mutex>& lock) {
       client.on_filled(owned->filled, owned->report.failure);
     } else {
       owned->report.from_working_set = owned->source == Source::working_set;
-      owned->report.fetch_us = microseconds_in(std::move(owned->fetches));
       owned->report.pages = client.measurements().counters.get(Counter::prefetched);
       owned->report.since_connect_us = client.handler().microseconds_since_connect();
       client.handler().end_prefetch();

@@ -30,19 +30,10 @@ struct PrefetchReport {
   uint64_t pages = 0;  // of the guest's page size, installed before the guest touched them
   uint64_t extents = 0;
   uint64_t bytes = 0;
-  uint64_t fetch_us = 0;    // time during which at least one thread fetched
-  uint64_t install_us = 0;  // summed over the workers
   uint64_t since_connect_us = 0;
   bool from_working_set = false;  // source of the bytes; else the memory file
   Failure failure;                // reason for an early end; the guest is then served on demand
 };
-
-struct Span {
-  std::chrono::steady_clock::time_point began;
-  std::chrono::steady_clock::time_point ended;
-};
-// Time covered by at least one of the spans.
-uint64_t microseconds_in(std::vector<Span> spans);
 
 // A restore as the prefetcher sees it. Its methods are called on worker threads.
 class PrefetchClient {
@@ -151,7 +142,6 @@ class Prefetcher {
     unsigned fetching = 0;  // of `busy`, those that fetch ahead
     unsigned stuck = 0;     // of `busy`, those that were replaced: nothing more is fetched
     std::deque<ReadyUnit> ready;
-    std::vector<Span> fetches;
     PrefetchReport report;
     FaultHandler::Filled filled = FaultHandler::Filled::all;
     std::chrono::steady_clock::time_point short_of_memory_since{};
@@ -174,7 +164,6 @@ class Prefetcher {
     bool is_shared = false;      // other restores wait for the fetched data
     bool is_void = false;        // the fetched bytes may be of another state of the files
     uint64_t fetched_bytes = 0;  // read from a file
-    Span fetch{};                // begin and end of that read
     bool waited = false;         // that read waited for the disk
     int pauses = 0;              // while waiting for the VMM to complete a REMOVE
     PrefetchReport report;       // added to the job's

@@ -1,4 +1,6 @@
 // Tasks of a prefetch thread, performed without the prefetcher's mutex.
+#include <time.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
@@ -21,6 +23,13 @@ constexpr auto kPendingRemovePause = std::chrono::microseconds(100);
 constexpr int kPendingRemovePauses = 20;
 // Bytes installed between two polls for faults: about 50 us.
 constexpr uint64_t kBytesBetweenPolls = 128 << 10;
+
+// CPU time of this thread.
+std::chrono::nanoseconds cpu_time() {
+  timespec time{};
+  ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  return std::chrono::seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec);
+}
 
 Failure fill_failure(const char* check, Filled filled, int error, uint64_t offset) {
   Failure failure;
@@ -57,18 +66,18 @@ void Prefetcher::perform(Task& task, WorkerState& state) {
 
 bool Prefetcher::fetch(const Job& job, Task& task, uint8_t* buffer, uint32_t thread) {
   Measurements& measured = job.client->measurements();
-  task.fetch.began = Clock::now();
-  measured.steps.reach(SessionStep::first_fetch, task.fetch.began);
+  const auto start = Clock::now();
+  measured.steps.reach(SessionStep::first_fetch, start);
   const bool good = job.source == Source::working_set     ? fetch_group(job, task, buffer)
                     : job.source == Source::memory_groups ? fetch_memory_group(job, task, buffer)
                                                           : fetch_block(job, task, buffer);
-  task.fetch.ended = Clock::now();
   if (task.fetched_bytes > 0) {
-    Timeline::Span span{SpanKind::fetch, task.fetch.began, task.fetch.ended};
+    Timeline::Span span{SpanKind::fetch, start, Clock::now()};
     span.bytes = task.fetched_bytes;
     span.waited = task.waited;
     span.thread = thread;
     measured.timeline.add(span);
+    measured.prefetch.add_fetch({span.from, span.to}, span.bytes, span.waited);
   }
   if (task.is_shared) share_fetched(job, task, good);
   return good;
@@ -205,6 +214,7 @@ void Prefetcher::lay_out(const Job& job, Task& task, const uint8_t* buffer,
 
 void Prefetcher::install(const Job& job, Task& task, const uint8_t* buffer, WorkerState& state) {
   const auto start = Clock::now();
+  const auto cpu_start = cpu_time();
   PrefetchClient& client = *job.client;
   const uint64_t page_size = client.handler().memory().page_size();
   std::vector<Piece>& pieces = state.pieces;
@@ -229,13 +239,12 @@ void Prefetcher::install(const Job& job, Task& task, const uint8_t* buffer, Work
     }
   }
   client.end_installs();
-  const auto end = Clock::now();
-  task.report.install_us += static_cast<uint64_t>(
-      std::chrono::duration_cast<std::chrono::microseconds>(end - start).count());
-  Timeline::Span span{SpanKind::install, start, end};
+  Timeline::Span span{SpanKind::install, start, Clock::now()};
   for (const Piece& piece : pieces) span.bytes += piece.length;
   span.thread = state.number;
-  client.measurements().timeline.add(span);
+  Measurements& measured = client.measurements();
+  measured.timeline.add(span);
+  measured.prefetch.add_install(span.to - span.from, cpu_time() - cpu_start);
 }
 
 // Returns false if the restore cannot continue. Pages that could not be installed are left to

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "uffd/counters.h"
+#include "uffd/prefetch_work.h"
 #include "uffd/timing.h"
 
 namespace reap {
@@ -11,6 +12,7 @@ struct Measurements {
   SessionSteps steps;
   Timeline timeline;
   FaultWaits waits{timeline};
+  PrefetchWork prefetch;
   TraceRecorder trace;
 };
 

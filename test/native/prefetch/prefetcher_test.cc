@@ -177,22 +177,6 @@ TEST(readers_take_no_more_buffers_than_before_the_vm_connected) {
   reads_while_installing(restore, 10, true, 24);
 }
 
-TEST(time_in_which_several_threads_fetch_counts_once) {
-  using Spans = std::vector<reap::Span>;
-  const auto span = [](int began, int ended) {
-    const std::chrono::steady_clock::time_point zero{std::chrono::seconds(100)};
-    return reap::Span{zero + std::chrono::microseconds(began),
-                      zero + std::chrono::microseconds(ended)};
-  };
-  CHECK_EQ(reap::microseconds_in({}), 0);
-  CHECK_EQ(reap::microseconds_in(Spans{span(5, 9)}), 4);
-  // Disjoint, adjacent, nested, and in any order.
-  CHECK_EQ(reap::microseconds_in(Spans{span(20, 30), span(0, 10)}), 20);
-  CHECK_EQ(reap::microseconds_in(Spans{span(5, 15), span(0, 10)}), 15);
-  CHECK_EQ(reap::microseconds_in(Spans{span(0, 10), span(2, 4), span(8, 9)}), 10);
-  CHECK_EQ(reap::microseconds_in(Spans{span(10, 12), span(0, 10), span(11, 12)}), 12);
-}
-
 TEST(a_damaged_group_ends_the_prefetch_and_the_rest_is_served_on_demand) {
   for (const bool connected_first : {true, false}) {
     check::about = connected_first ? "handshake before the damage" : "handshake after the damage";

@@ -2,9 +2,11 @@
 
 #include "support/check.h"
 #include "support/guest_fixture.h"
+#include "uffd/prefetch_work.h"
 
 using reap::FaultClass;
 using reap::FaultWaits;
+using reap::PrefetchWork;
 using reap::SpanKind;
 using reap::Timeline;
 
@@ -119,4 +121,30 @@ TEST(a_timeline_keeps_the_first_spans_and_counts_the_others) {
   CHECK_EQ(spans.size(), Timeline::kMax);
   CHECK_EQ(spans.back().bytes, Timeline::kMax - 1);
   CHECK_EQ(missing, 3U);
+}
+
+TEST(time_in_which_several_threads_fetch_counts_once) {
+  using Spans = std::vector<PrefetchWork::Span>;
+  const auto span = [](int began, int ended) {
+    const PrefetchWork::Clock::time_point zero{std::chrono::seconds(100)};
+    return PrefetchWork::Span{zero + std::chrono::microseconds(began),
+                              zero + std::chrono::microseconds(ended)};
+  };
+  const auto covered = [](Spans spans) {
+    return PrefetchWork::covered(std::move(spans)) / std::chrono::microseconds(1);
+  };
+  CHECK_EQ(covered({}), 0);
+  CHECK_EQ(covered({span(5, 9)}), 4);
+  // Disjoint, adjacent, nested, and in any order.
+  CHECK_EQ(covered({span(20, 30), span(0, 10)}), 20);
+  CHECK_EQ(covered({span(5, 15), span(0, 10)}), 15);
+  CHECK_EQ(covered({span(0, 10), span(2, 4), span(8, 9)}), 10);
+  CHECK_EQ(covered({span(10, 12), span(0, 10), span(11, 12)}), 12);
+
+  PrefetchWork work;
+  work.add_fetch(span(0, 10), 4096, false);
+  work.add_fetch(span(5, 25), 8192, true);
+  CHECK_EQ(work.report().fetched / std::chrono::microseconds(1), 25);
+  CHECK_EQ(work.report().waited / std::chrono::microseconds(1), 20);
+  CHECK_EQ(work.report().disk_bytes, 8192U);
 }
