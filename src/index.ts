@@ -29,10 +29,13 @@ export {
   type RestoreRecord,
   type RestoreTimes,
   readRestoreRecord,
+  type Verdict,
+  type VerdictKind,
 } from './report/record.js'
 export { renderReport, writeReport } from './report/render.js'
+export { judgeRestore } from './report/verdict.js'
 export { writeRestoreRecord } from './report/write-record.js'
-export type { Backend } from './restore/backend.js'
+export type { Backend, Choice } from './restore/backend.js'
 export { type CalibrateHostOptions, calibrateHost } from './restore/calibrate.js'
 export {
   type GuestCalibration,
@@ -57,6 +60,7 @@ export type {
   GuestInfo,
   GuestRegion,
   PrefetchResult,
+  PrefetchWork,
   ServeEvent,
   ServeOptions,
   ServeResult,

@@ -14,6 +14,37 @@ export interface RestoreTimes extends Partial<SessionTimes> {
   readonly commandEnded?: number | undefined
 }
 
+/**
+ * Cause of most of what a restore lost:
+ * - `vmm`: the VMM's own start and load,
+ * - `set-missing`, `set-does-not-fit`, `set-too-large`: the working set,
+ * - `disk`: its bytes came late from the disk; `cold-cache`: they usually do not come from it,
+ * - `cores`: other work had the cores,
+ * - `limit`: none of these; the pages are installed as fast as this host can,
+ * - `backend`: the other backend is faster here,
+ * - `application`: the restore was fast; the rest of the time is the application's.
+ */
+export type VerdictKind =
+  | 'vmm'
+  | 'set-missing'
+  | 'set-does-not-fit'
+  | 'set-too-large'
+  | 'disk'
+  | 'cold-cache'
+  | 'cores'
+  | 'limit'
+  | 'backend'
+  | 'application'
+
+/** Why a restore took as long as it did. */
+export interface Verdict {
+  readonly kind: VerdictKind
+  /** The cause with its figures. */
+  readonly sentence: string
+  /** What to do about it. */
+  readonly remedy?: string | undefined
+}
+
 /** What one restore did and when, as `reap-trace restore --trace` writes it. */
 export interface RestoreRecord {
   readonly version: 1
@@ -35,14 +66,11 @@ export interface RestoreRecord {
   readonly statsAtReady?: FaultStats | undefined
   readonly timeline?: Timeline | undefined
   readonly state?: ServeResult['state'] | undefined
-  /** Why the restore was as slow as it was. */
-  readonly verdict?:
-    | {
-        readonly kind: string
-        readonly sentence: string
-        readonly remedy?: string | undefined
-      }
+  /** Backend that `'auto'` chooses from measurements of this host. */
+  readonly automatic?:
+    | { readonly backend: 'uffd' | 'page-cache'; readonly reason: string }
     | undefined
+  readonly verdict?: Verdict | undefined
 }
 
 const kind: RecordKind = {

@@ -77,6 +77,15 @@ export function chooseBackend(evidence: Evidence): Choice {
   return { backend, reason: `${cached}; ${reason}` }
 }
 
+/** The choice for no named backend, if measurements of this host make it. */
+export function measuredChoice(evidence: Evidence): Choice | undefined {
+  const { residency, calibration, vcpus } = evidence
+  const choice = chooseBackend({ ...evidence, named: undefined })
+  const isCold = residency && residency.missingPageCount > MAX_MISSING_SHARE * residency.pageCount
+  const isCalibrated = typeof calibration === 'object' && calibration.guests[vcpus] !== undefined
+  return residency && (isCold || isCalibrated) ? choice : undefined
+}
+
 /** Chooses by the cost of a page when the working set is in the page cache. */
 function cheaperPage({ writtenShare, vcpus, calibration }: Evidence): Choice {
   if (calibration === 'untrusted') {

@@ -6,7 +6,13 @@ import { checkSnapshot, type Snapshot, snapshotRule } from '../snapshot/snapshot
 import { internalsOf } from '../working-set/internals.js'
 import { openSnapshot, type Residency } from '../working-set/open.js'
 import { type WorkingSet, workingSetRule } from '../working-set/working-set.js'
-import { type Backend, chooseBackend } from './backend.js'
+import {
+  type Backend,
+  type Choice,
+  chooseBackend,
+  type Evidence,
+  measuredChoice,
+} from './backend.js'
 import {
   calibrationRule,
   type HostCalibration,
@@ -71,6 +77,11 @@ export interface RestorePlan<B extends Backend = Backend> {
    * that does not exist yet.
    */
   readonly reason: string
+  /**
+   * Choice of `'auto'`, whatever the caller named, if measurements make it: of the page cache, or of
+   * this host ({@link calibrateHost}).
+   */
+  readonly automatic: Choice | undefined
   readonly snapshot: Snapshot
   /** The working set, as passed to `planRestore()`. */
   readonly workingSet: WorkingSet | string | undefined
@@ -196,7 +207,7 @@ export async function planRestore(
     unlessAborted(openOrRefuse(), [signal], () => {}),
   ])
   signal?.throwIfAborted()
-  const { backend, reason } = chooseBackend({
+  const evidence: Evidence = {
     named: options.backend === 'auto' ? undefined : options.backend,
     record,
     pageSize: Math.max(options.pageSize ?? 0, set?.pageSize ?? 0),
@@ -206,7 +217,8 @@ export async function planRestore(
     writtenShare: set?.writtenShare,
     vcpus,
     calibration,
-  })
+  }
+  const { backend, reason } = chooseBackend(evidence)
   const diskCount = set ? internalsOf(set).disks.length : 0
   const plan = Object.freeze({
     backend,
@@ -214,6 +226,7 @@ export async function planRestore(
       ? `${reason}; there is no working-set file ${workingSet} yet`
       : reason,
     snapshot: { ...snapshot },
+    automatic: measuredChoice(evidence),
     workingSet,
     refusal,
     isWorkingSetMissing,

@@ -19,6 +19,8 @@ export interface HangingFolder {
   /** Leaves such calls unanswered from now on. */
   hold(call: HeldCall): Promise<void>
   release(): Promise<void>
+  /** Lets a millisecond bring so many KiB from now on. */
+  slow(kib: number): Promise<void>
   /** Waits until this many calls are unanswered. */
   untilHeld(count: number): Promise<void>
 }
@@ -47,6 +49,7 @@ export async function hangingFolder(memoryFile: string): Promise<HangingFolder> 
     file: (number) => join(mount, `f${number}`),
     hold: async (call) => void (await ask(`hold ${call}`)),
     release: async () => void (await ask('release')),
+    slow: async (kib) => void (await ask(`slow ${kib}`)),
     untilHeld: async (count) => {
       while (Number(await ask('held')) < count)
         await new Promise((resolve) => setTimeout(resolve, 5))

@@ -3,6 +3,7 @@ import { stat } from 'node:fs/promises'
 import { resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import {
+  judgeRestore,
   type PageCachePrefetchResult,
   type PageCacheRecord,
   type RestorePlan,
@@ -11,12 +12,13 @@ import {
   recordPageCache,
   restore,
   type Snapshot,
+  type Verdict,
   WorkingSet,
 } from '../../index.js'
 import type { RecordArguments, RestoreArguments, ServeArguments } from '../arguments/arguments.js'
 import { ChildCommand } from '../session/child-command.js'
 import { ReadyMark } from '../session/ready-mark.js'
-import { reportReady } from '../session/serve-events.js'
+import { reportReady, reportVerdict } from '../session/serve-events.js'
 import { stopwatch } from '../session/served-session.js'
 import { abortOnSignal, Signals } from '../session/signals.js'
 import { stepTable } from '../session/step-table.js'
@@ -192,6 +194,7 @@ export async function restoreFromPageCache(
   let ready: number | undefined
   let prefetch: PageCachePrefetchResult | undefined
   let prefetched: number | undefined
+  let isRestored = false
   const onReady = (atMs: number) => {
     ready = atMs
     reportReady(atMs, command!, terminal)
@@ -228,6 +231,7 @@ export async function restoreFromPageCache(
     const signal = await Promise.race([done, signals.next()])
     if (signal) throw new Interrupted(signal, `ended by ${signal}`)
     await checkCommand(command, signals, 'the restore failed')
+    isRestored = true
   } finally {
     await command?.stop()
     await (await marking)?.close()
@@ -241,15 +245,15 @@ export async function restoreFromPageCache(
       commandEnded: command?.endedMs,
       closed: monotonicMs(),
     }
-    tellTimes(times, terminal)
-    if (args.trace !== undefined) {
-      await writeTrace(args.trace, await recordOf(times, prefetch, args), terminal)
-    }
+    const record = await recordOf(times, prefetch, plan, args)
+    const verdict = isRestored ? judgeRestore(record) : undefined
+    tellTimes(times, verdict, terminal)
+    if (args.trace !== undefined) await writeTrace(args.trace, { ...record, verdict }, terminal)
   }
 }
 
-function tellTimes(times: RestoreTimes, terminal: Terminal): void {
-  terminal.emit({ type: 'closed', times }, times.closed)
+function tellTimes(times: RestoreTimes, verdict: Verdict | undefined, terminal: Terminal): void {
+  terminal.emit({ type: 'closed', times, verdict }, times.closed)
   // Without COMMAND, the line about the prefetch says it all.
   if (times.commandStarted === undefined) return
   const steps = [
@@ -260,11 +264,13 @@ function tellTimes(times: RestoreTimes, terminal: Terminal): void {
     ['COMMAND ended', times.commandEnded],
   ] as const
   for (const line of stepTable(steps, times.started)) terminal.print(line)
+  if (verdict) reportVerdict(verdict, terminal)
 }
 
 async function recordOf(
   times: RestoreTimes,
   prefetch: PageCachePrefetchResult | undefined,
+  { automatic }: RestorePlan,
   { memory, workingSet }: RestoreArguments,
 ): Promise<Omit<RestoreRecord, 'version' | 'date'>> {
   return {
@@ -279,5 +285,6 @@ async function recordOf(
     }),
     times,
     prefetch,
+    automatic,
   }
 }

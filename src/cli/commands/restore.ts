@@ -3,6 +3,7 @@ import { constants } from 'node:os'
 import { resolve } from 'node:path'
 import { setImmediate } from 'node:timers/promises'
 import {
+  judgeRestore,
   planRestore,
   ReapTraceError,
   type RestorePlan,
@@ -64,7 +65,7 @@ function warnOfMissing(path: string, terminal: Terminal): void {
 
 async function restoreByHandler(
   plan: RestorePlan<'uffd'>,
-  { onStaleWorkingSet, trace, ...args }: RestoreArguments,
+  { onStaleWorkingSet, ...args }: RestoreArguments,
   started: number,
   terminal: Terminal,
 ): Promise<void> {
@@ -74,7 +75,7 @@ async function restoreByHandler(
       const restored = await restorePlanned(plan, {
         ...options,
         onStaleWorkingSet,
-        timeline: trace !== undefined,
+        timeline: args.trace !== undefined,
         onEvent: (event) => {
           if (event.type !== 'warning' || !plan.diskImages.includes(event.error.path ?? '')) {
             return onEvent(event)
@@ -92,15 +93,16 @@ async function restoreByHandler(
           ? `serving · ${progress(session.handler.stats())} · Ctrl-C detaches the VM`
           : 'waiting for a VMM',
       )
+      let record: Omit<RestoreRecord, 'version' | 'date'>
       try {
         await session.serveOn()
       } finally {
         live.stop()
-        if (trace !== undefined) {
-          await writeTrace(trace, await recordOf(session, started, args), terminal)
-        }
+        record = await recordOf(session, plan, started, args)
+        if (args.trace !== undefined) await writeTrace(args.trace, record, terminal)
       }
       await checkRestore(session)
+      return record.verdict
     },
   )
 }
@@ -112,33 +114,36 @@ const soFar = <T>(promise: Promise<T>): Promise<T | undefined> =>
 /** What happened so far, also if the restore has failed. */
 async function recordOf(
   { handler, command, guest }: ServedSession,
+  plan: RestorePlan<'uffd'>,
   started: number,
-  args: Pick<RestoreArguments, 'memory' | 'workingSet'>,
+  args: Pick<RestoreArguments, 'memory' | 'workingSet' | 'trace'>,
 ): Promise<Omit<RestoreRecord, 'version' | 'date'>> {
   const prefetch = await soFar(handler.prefetched)
   const end = await soFar(handler.closed)
-  return {
+  const pageCount = plan.residency?.pageCount
+  const record = {
     backend: 'uffd',
     snapshot: {
       memoryFile: resolve(args.memory),
       memoryBytes: guest?.memoryBytes ?? (await stat(args.memory)).size,
       pageSize: guest?.pageSize ?? 4096,
     },
-    ...(prefetch && {
-      prefetch,
-      workingSet: { path: resolve(args.workingSet), pageCount: prefetch.pageCount },
-    }),
+    ...(pageCount !== undefined && { workingSet: { path: resolve(args.workingSet), pageCount } }),
     times: {
       started,
       ...handler.times(),
       commandStarted: command?.startedMs,
       commandEnded: command?.endedMs,
     },
+    // Without a set it has nothing to tell.
+    prefetch: pageCount === undefined ? undefined : prefetch,
     stats: handler.stats(),
     statsAtReady: end?.statsAtReady,
-    timeline: handler.timeline(),
+    timeline: args.trace === undefined ? undefined : handler.timeline(),
     state: end?.state,
-  }
+    automatic: plan.automatic,
+  } as const
+  return { ...record, verdict: judgeRestore(record) }
 }
 
 /**

@@ -1,4 +1,10 @@
-import type { ReapTraceError, ServeEvent, ServeResult, WorkingSetComparison } from '../../index.js'
+import type {
+  ReapTraceError,
+  ServeEvent,
+  ServeResult,
+  Verdict,
+  WorkingSetComparison,
+} from '../../index.js'
 import { errorFields } from '../terminal/failure.js'
 import type { Terminal } from '../terminal/terminal.js'
 import { formatBytes, formatCount, formatMs, formatPlural } from '../terminal/units.js'
@@ -6,11 +12,22 @@ import type { ChildCommand } from './child-command.js'
 import { stepTable } from './step-table.js'
 
 /** Prints an event of a session, as text or as JSON. */
-export function reportEvent(event: ServeEvent, terminal: Terminal, isPrefetched: boolean): void {
-  terminal.emit(toJson(event), event.atMs)
+export function reportEvent(
+  event: ServeEvent,
+  terminal: Terminal,
+  isPrefetched: boolean,
+  verdict?: Verdict,
+): void {
+  terminal.emit({ ...toJson(event), verdict }, event.atMs)
   if (event.type === 'warning') terminal.warn(event.error, consequenceOf(event.error, isPrefetched))
   else terminal.print(toText(event))
   if (event.type === 'closed') for (const line of describePhases(event)) terminal.print(line)
+  if (verdict) reportVerdict(verdict, terminal)
+}
+
+export function reportVerdict({ sentence, remedy }: Verdict, terminal: Terminal): void {
+  terminal.print(sentence)
+  if (remedy) terminal.note(remedy)
 }
 
 /** Prints the mark of a COMMAND. */

@@ -8,6 +8,7 @@ import type {
   ServeEvent,
   ServeOptions,
   ServeResult,
+  Verdict,
 } from '../../index.js'
 import type { ServeArguments } from '../arguments/arguments.js'
 import { CliError, Interrupted } from '../terminal/failure.js'
@@ -74,7 +75,7 @@ export class ServedSession {
     args: ServeArguments,
     open: (options: SessionOptions) => Promise<FaultHandler>,
     terminal: Terminal,
-    body: (session: ServedSession) => Promise<void>,
+    body: (session: ServedSession) => Promise<Verdict | undefined>,
   ): Promise<void> {
     const signals = new Signals()
     let session: ServedSession | undefined
@@ -84,8 +85,8 @@ export class ServedSession {
     let isPrefetched = false
     const comparing = new AbortController()
     // `closed` is reported last, even if a file is written after the VM's exit.
-    const reportEnd = () => {
-      if (end) reportEvent(end, terminal, isPrefetched)
+    const reportEnd = (verdict?: Verdict) => {
+      if (end) reportEvent(end, terminal, isPrefetched, verdict)
       end = undefined
     }
     // A signal aborts the opening of the handler, which may compare a whole set.
@@ -124,8 +125,7 @@ export class ServedSession {
         })
       }
       session = new ServedSession(handler, signals, command, args, terminal)
-      await body(session)
-      reportEnd()
+      reportEnd(await body(session))
       await session.#untilCommandEnds()
       await session.#untilCompared()
     } finally {

@@ -1,0 +1,138 @@
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, it, onTestFinished, type TestContext } from 'vitest'
+import { Trace, type Verdict, WorkingSet } from '../../src/index.js'
+import { checkBuild, cli, events, guest, run, shellScript } from '../support/cli-process.js'
+import { hangingFolder } from '../support/hanging-folder.js'
+
+/** Restores of each kind; at least nine of ten have the right verdict. */
+const RUNS = Number(process.env.REAP_TRACE_VERDICTS ?? 3)
+const MEMORY = 128 * 2 ** 20
+
+let folder: string
+let memoryFile: string
+let recorded: WorkingSet
+let workingSet: string
+
+/**
+ * A command that restores the embedded guest, sends it a request, and marks its answer. `before` and
+ * `after` run before the restore and before the mark.
+ */
+const command = ({ before = ':', after = ':' } = {}) =>
+  shellScript(
+    folder,
+    before,
+    `cd ${folder} && rm -f in out && mkfifo in out`,
+    `${guest} vmm <in >out &`,
+    'exec 4>in 5<out',
+    `echo "invoke uffd $REAP_TRACE_SOCKET ${MEMORY} one" >&4`,
+    'until echo "$line" | grep -q response; do read -r line <&5; done',
+    after,
+    'if [ "$REAP_TRACE_READY" ]; then echo >"$REAP_TRACE_READY"; fi',
+    'exec 4>&-',
+    'wait',
+  )
+
+beforeAll(async () => {
+  await checkBuild()
+  folder = await mkdtemp(join(tmpdir(), 'reap-verdict-'))
+  memoryFile = join(folder, 'memory')
+  workingSet = join(folder, 'vm.ws')
+  execFileSync(guest, ['build', '--memory-size', `${MEMORY}`, '--snapshot', memoryFile])
+  const files = ['--memory', memoryFile, '--socket', join(folder, 'uffd.sock')]
+  const words = ['record', ...files, '--output', workingSet, '--', await command()]
+  execFileSync(process.execPath, [cli, ...words], { stdio: 'pipe' })
+  recorded = await WorkingSet.read(workingSet)
+})
+afterAll(() => rm(folder, { recursive: true, force: true }))
+
+async function verdictOf(
+  set: string,
+  invoke: string,
+  memory = memoryFile,
+): Promise<Verdict | undefined> {
+  const files = ['--memory', memory, '--socket', join(folder, 'uffd.sock')]
+  const words = [...files, '--working-set', set, '--backend', 'uffd', '--json', '--', invoke]
+  const { code, stdout, stderr } = await run(['restore', ...words])
+  expect(code, stderr).toBe(0)
+  return events(stdout).find(({ type }) => type === 'closed').verdict
+}
+
+async function expectVerdict(
+  kind: Verdict['kind'],
+  restore: (run: number) => Promise<Verdict | undefined>,
+): Promise<void> {
+  const verdicts: (Verdict | undefined)[] = []
+  for (let i = 0; i < RUNS; i++) verdicts.push(await restore(i))
+  const wrong = verdicts.filter((verdict) => verdict?.kind !== kind)
+  expect(wrong.length, JSON.stringify(wrong, null, 2)).toBeLessThanOrEqual(Math.ceil(RUNS / 10))
+}
+
+/** A working set of these pages. */
+async function setOf(name: string, pages: readonly number[]): Promise<string> {
+  const path = join(folder, name)
+  const trace = new Trace({
+    pageSize: 4096,
+    memoryBytes: MEMORY,
+    pages: Uint32Array.from(pages),
+    timesUs: new Uint32Array(pages.length),
+  })
+  await WorkingSet.fromTraces([trace]).write(path, { snapshot: { memoryFile } })
+  return path
+}
+
+describe('the verdict on a restore that is slow on purpose', () => {
+  it('names a set that lacks 90 % of the pages', async () => {
+    const set = await setOf(
+      'tenth.ws',
+      [...recorded.order.pages].filter((_, i) => i % 10 === 0),
+    )
+    const invoke = await command()
+    await expectVerdict('set-does-not-fit', () => verdictOf(set, invoke))
+  })
+
+  it('names a set that is ten times too large', async () => {
+    const needed = [...recorded.order.pages].filter((page) => page < MEMORY / 4096)
+    const rest = Array.from({ length: MEMORY / 4096 }, (_, page) => page)
+    const others = rest.filter((page) => !needed.includes(page))
+    const set = await setOf('large.ws', [...needed, ...others])
+    const invoke = await command()
+    await expectVerdict('set-too-large', () => verdictOf(set, invoke))
+  })
+
+  it('names a set that does not exist', async () => {
+    const invoke = await command()
+    await expectVerdict('set-missing', () => verdictOf(join(folder, 'none.ws'), invoke))
+  })
+
+  it('names a command that sleeps before it loads the snapshot', async () => {
+    const invoke = await command({ before: 'sleep 0.4' })
+    await expectVerdict('vmm', () => verdictOf(workingSet, invoke))
+  })
+
+  it('names an application that takes its time', async () => {
+    const invoke = await command({ after: 'sleep 0.6' })
+    await expectVerdict('application', () => verdictOf(workingSet, invoke))
+  })
+
+  it('names a slow disk', async (context: TestContext) => {
+    const disk = await hangingFolder(memoryFile)
+    if (disk.missing) context.skip(disk.missing)
+    await disk.slow(64)
+    const invoke = await command()
+    // A file of its own for each restore: the others are in the page cache then.
+    await expectVerdict('disk', (i) => verdictOf(workingSet, invoke, disk.file(i)))
+  })
+
+  it('names cores that are busy with other work', async () => {
+    const hogs: ChildProcess[] = []
+    onTestFinished(() => {
+      for (const hog of hogs) hog.kill('SIGKILL')
+    })
+    for (let i = 0; i < 2; i++) hogs.push(spawn('sh', ['-c', 'while :; do :; done']))
+    const invoke = await command()
+    await expectVerdict('cores', () => verdictOf(workingSet, invoke))
+  })
+})
