@@ -11,6 +11,7 @@ import {
 } from '../../index.js'
 import type { CompareArguments } from '../arguments/arguments.js'
 import { ChildCommand, type CommandEnd } from '../session/child-command.js'
+import { lateStep } from '../session/late-step.js'
 import { ReadyMark } from '../session/ready-mark.js'
 import { monotonicMs } from '../terminal/clock.js'
 import { CliError } from '../terminal/failure.js'
@@ -18,10 +19,6 @@ import type { Arm } from './arms.js'
 
 /** Time after a mark in which COMMAND has to end its VM. */
 const END_MS = 10_000
-/** Time after COMMAND's end in which the connection of its VM may still be reported. */
-const CONNECT_EVENT_GRACE_MS = 100
-/** Time after COMMAND's failure in which the end of its VM, which may be the reason, is awaited. */
-const VM_END_GRACE_MS = 1000
 /** Number of bytes at the end of a failed COMMAND's output that are shown. */
 const OUTPUT_BYTES = 2000
 
@@ -134,7 +131,7 @@ export async function runOnce(scene: Scene, arm: Arm, isTrial = false): Promise<
     const failure = end && command.failure(end)
     if (failure !== undefined) {
       // A VMM that the handler had to kill fails COMMAND; the handler's reason comes first.
-      if (connection.isMade) await Promise.race([handler?.closed, sleep(VM_END_GRACE_MS)])
+      if (handler && connection.isMade) await lateStep(handler, 'closed')
       throw new CliError('ERR_COMMAND_FAILED', failure)
     }
     if (handler) await checkVm(handler, connection, command.name)
@@ -202,13 +199,7 @@ function watchConnection(handler: FaultHandler | undefined): Connection {
 
 /** A COMMAND whose VM used another backend, or did not run, is no sample of a handler. */
 async function checkVm(handler: FaultHandler, connection: Connection, name: string): Promise<void> {
-  if (!connection.isMade) {
-    const connected = handler.connected.then(
-      () => {},
-      () => {},
-    )
-    await Promise.race([connected, sleep(CONNECT_EVENT_GRACE_MS, undefined, { ref: false })])
-  }
+  if (!connection.isMade) await lateStep(handler, 'connected').catch(() => {})
   if (!connection.isMade) {
     throw new CliError(
       'ERR_HANDSHAKE_TIMEOUT',

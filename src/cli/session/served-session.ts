@@ -15,14 +15,11 @@ import { CliError, Interrupted } from '../terminal/failure.js'
 import type { Terminal } from '../terminal/terminal.js'
 import { formatBytes, formatPlural } from '../terminal/units.js'
 import { ChildCommand, type CommandEnd } from './child-command.js'
+import { lateStep } from './late-step.js'
 import { ReadyMark } from './ready-mark.js'
 import { reportEvent, reportReady } from './serve-events.js'
 import { Signals } from './signals.js'
 
-/** Time after COMMAND's end in which the connection of its VM may still be reported. */
-const CONNECT_EVENT_GRACE_MS = 100
-/** Time after COMMAND's failure in which the end of its VM, which may be the reason, is awaited. */
-const VM_END_GRACE_MS = 1000
 const INTERPOSED_MS = 10_000
 const interposedHint =
   'Its VMM must be dynamically linked, not setuid, and map the memory file privately (share=off).'
@@ -202,19 +199,13 @@ export class ServedSession {
     // Ctrl-C on a terminal ends the command too, as the user wanted.
     if (this.signals.wasInterrupted) return
     // The connected event can arrive after the command has exited.
-    if (!this.isConnected) {
-      await Promise.race([
-        this.handler.connected.catch(() => {}),
-        sleep(CONNECT_EVENT_GRACE_MS, undefined, { ref: false }),
-      ])
-    }
+    if (!this.isConnected) await lateStep(this.handler, 'connected').catch(() => {})
     const failure = this.command?.failure(end)
     if (failure !== undefined) {
       // A VMM that the handler had to kill, in its handshake or later, fails its command; the
       // handler's reason comes first.
       if (this.isConnected || this.#ended || end.signal === 'SIGKILL') {
-        const grace = sleep(VM_END_GRACE_MS, undefined, { ref: false })
-        await Promise.race([this.handler.closed, grace])
+        await lateStep(this.handler, 'closed')
       }
       throw this.#endWith(
         new CliError(

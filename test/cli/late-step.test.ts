@@ -1,0 +1,31 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { describe, expect, it } from 'vitest'
+import { lateStep } from '../../src/cli/session/late-step.js'
+
+/** A session whose connection is reported when the test says so. */
+function session(times: { readonly connected?: number }) {
+  let report = () => {}
+  const event = new Promise<never>((resolve) => {
+    report = resolve as () => void
+  })
+  const handler = { connected: event, closed: event, times: () => ({ listening: 1, ...times }) }
+  return { handler, report }
+}
+
+describe('the connection of a VM whose COMMAND has ended', () => {
+  it('is waited for where it is made, however late its event is', async () => {
+    const { handler, report } = session({ connected: 2 })
+    let isOver = false
+    const over = lateStep(handler, 'connected').then(() => {
+      isOver = true
+    })
+    await sleep(300)
+    expect(isOver).toBe(false)
+    report()
+    await over
+  })
+
+  it('is waited for no longer than a moment where it is not', async () => {
+    await lateStep(session({}).handler, 'connected')
+  })
+})
