@@ -1,7 +1,15 @@
 import { execFileSync } from 'node:child_process'
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
-import { describe, expect, test } from 'vitest'
+import { describe, expect, onTestFinished, test } from 'vitest'
 import { kvmMissing } from '../../native/guest/driver/kvm-guest.mjs'
 import { calibrateHost, hostCalibration } from '../../src/index.js'
 import { calibrated, uncalibrated } from '../support/calibration.js'
@@ -67,9 +75,11 @@ describe.skipIf(process.arch !== 'x64')('the calibration of a host', () => {
 
   test.skipIf(!existsSync('/dev/shm'))('takes a folder in memory, as snapshots do', async () => {
     calibrated('as it was')
-    const found = await calibrateHost({ folder: '/dev/shm' })
+    const folder = mkdtempSync('/dev/shm/reap-test-')
+    onTestFinished(() => rmSync(folder, { recursive: true }))
+    const found = await calibrateHost({ folder })
     expect(found.guests.threads!.writes.mappedUs).toBeGreaterThan(0)
-    expect(readdirSync('/dev/shm').filter((name) => name.startsWith('calibrate-'))).toEqual([])
+    expect(readdirSync(folder)).toEqual([])
   })
 })
 
