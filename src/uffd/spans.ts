@@ -14,7 +14,12 @@ const REGISTRATION = Symbol.for('opentelemetry.js.api.1')
  */
 export async function openTelemetry(): Promise<Api | undefined> {
   if (!(REGISTRATION in globalThis)) return undefined
-  return import('@opentelemetry/api').catch(() => undefined)
+  // In a `try` the import is optional for webpack too, which ignores a `.catch()`.
+  try {
+    return await import('@opentelemetry/api')
+  } catch {
+    return undefined
+  }
 }
 
 /** What a session tells of itself. */

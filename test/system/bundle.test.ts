@@ -1,9 +1,11 @@
 import { execFile } from 'node:child_process'
-import { cp, mkdir, symlink, writeFile } from 'node:fs/promises'
+import { cp, mkdir, realpath, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
-import { build } from 'esbuild'
+import * as esbuild from 'esbuild'
+import * as vite from 'vite'
 import { beforeAll, describe, expect, it } from 'vitest'
+import webpack from 'webpack'
 import { checkBuild } from '../support/cli-process.js'
 import { scratchFolder } from '../support/scratch.js'
 
@@ -12,7 +14,7 @@ beforeAll(checkBuild)
 const run = promisify(execFile)
 
 /** A program that listens once, and prints what came of it. */
-const program = `
+const listens = `
 import { serve } from 'reap-trace'
 const [socketPath, memoryFile] = process.argv.slice(2)
 serve({ socketPath, snapshot: { memoryFile } })
@@ -21,25 +23,65 @@ serve({ socketPath, snapshot: { memoryFile } })
   .catch(({ name, code, hint }) => console.log(name, code, hint))
 `
 
-/** A folder with the program as esbuild bundles it, and a way to run it. */
-async function bundled(format: 'esm' | 'cjs', external: string[] = []) {
-  const folder = await scratchFolder()
-  const outfile = join(folder, format === 'esm' ? 'app.mjs' : 'app.cjs')
-  await build({
-    stdin: { contents: program, resolveDir: process.cwd() },
-    outfile,
-    format,
-    external,
-    bundle: true,
-    platform: 'node',
+/** The same, with a provider of OpenTelemetry that prints the names of spans. */
+const traces = `
+import { INVALID_SPAN_CONTEXT, trace } from '@opentelemetry/api'
+const startSpan = (name) => {
+  console.log(name)
+  return trace.wrapSpanContext(INVALID_SPAN_CONTEXT)
+}
+trace.setGlobalTracerProvider({ getTracer: () => ({ startSpan }) })
+${listens}`
+
+/** Folder of a project, where the program is app.mjs, and the name of the bundle. */
+interface Project {
+  readonly folder: string
+  readonly outfile: string
+  readonly external: readonly string[]
+}
+
+const byEsbuild =
+  (format: 'esm' | 'cjs') =>
+  async ({ folder, outfile, external }: Project): Promise<void> => {
+    await esbuild.build({
+      entryPoints: [join(folder, 'app.mjs')],
+      outfile: join(folder, 'dist', outfile),
+      format,
+      external: [...external],
+      bundle: true,
+      platform: 'node',
+      target: 'node20',
+      logOverride: { 'empty-import-meta': 'silent' },
+    })
+  }
+
+function byWebpack({ folder, outfile, external }: Project): Promise<void> {
+  const compiler = webpack({
+    mode: 'production',
+    optimization: { minimize: false },
     target: 'node20',
-    logOverride: { 'empty-import-meta': 'silent' },
+    context: folder,
+    entry: './app.mjs',
+    externals: Object.fromEntries(external.map((name) => [name, `module ${name}`])),
+    module: { parser: { javascript: { importMeta: false } } },
+    output: { module: true, path: join(folder, 'dist'), filename: outfile },
   })
-  const memoryFile = join(folder, 'memory')
-  await writeFile(memoryFile, Buffer.alloc(2 ** 20))
-  const start = async () =>
-    (await run(process.execPath, [outfile, join(folder, 'socket'), memoryFile])).stdout
-  return { folder, start }
+  return new Promise((resolve, reject) => {
+    compiler.run((error, stats) => {
+      if (error || !stats || stats.hasErrors()) reject(error ?? new Error(stats?.toString()))
+      else compiler.close(() => resolve())
+    })
+  })
+}
+
+async function byVite({ folder, outfile, external }: Project): Promise<void> {
+  await vite.build({
+    configFile: false,
+    logLevel: 'error',
+    root: folder,
+    ssr: { noExternal: true, external: [...external] },
+    build: { ssr: 'app.mjs', rolldownOptions: { output: { entryFileNames: outfile } } },
+  })
 }
 
 it('a class of the built package has its own name', async () => {
@@ -49,23 +91,62 @@ it('a class of the built package has its own name', async () => {
   expect(stdout).toBe('Trace,WorkingSet,ReapTraceError\n')
 })
 
-describe.each(['esm', 'cjs'] as const)('a bundle by esbuild, as %s', (format) => {
+describe.each([
+  ['esbuild, as ESM', byEsbuild('esm'), 'app.mjs'],
+  ['esbuild, as CommonJS', byEsbuild('cjs'), 'app.cjs'],
+  ['webpack', byWebpack, 'app.mjs'],
+  ['vite', byVite, 'app.mjs'],
+] as const)('a bundle by %s', (_, bundle, outfile) => {
+  /** Bundles a program in a folder with these packages, and moves the bundle away from them. */
+  async function bundled(program: string, packages: string[] = [], external: string[] = []) {
+    const folder = await scratchFolder()
+    const modules = join(folder, 'node_modules')
+    // Not a link: bundlers would look for other packages where it leads to.
+    for (const name of ['dist', 'package.json']) {
+      await cp(name, join(modules, 'reap-trace', name), { recursive: true })
+    }
+    for (const name of ['lru-cache', 'signal-exit', ...packages]) {
+      await mkdir(join(modules, name, '..'), { recursive: true })
+      await symlink(await realpath(join('node_modules', name)), join(modules, name))
+    }
+    await writeFile(join(folder, 'app.mjs'), program)
+    await bundle({ folder, outfile, external })
+    const moved = await scratchFolder()
+    await cp(join(folder, 'dist'), moved, { recursive: true })
+    const memoryFile = join(moved, 'memory')
+    await writeFile(memoryFile, Buffer.alloc(2 ** 20))
+    const words = [join(moved, outfile), join(moved, 'socket'), memoryFile]
+    return { folder: moved, start: async () => (await run(process.execPath, words)).stdout }
+  }
+
+  const addPrebuilds = (folder: string) =>
+    cp(
+      'build/Release/reap_trace.node',
+      join(folder, `prebuilds/linux-${process.arch}/reap_trace.node`),
+    )
+
   it('says how to bundle when its native parts are elsewhere', async () => {
-    const { start } = await bundled(format)
+    const { start } = await bundled(listens)
     expect(await start()).toMatch(
       /^ReapTraceError ERR_NATIVE_UNAVAILABLE A bundler .* --external:reap-trace/,
     )
   })
 
-  it('works with prebuilds/ next to it', async () => {
-    const { folder, start } = await bundled(format)
-    const prebuilds = join(folder, `prebuilds/linux-${process.arch}`)
-    await cp('build/Release/reap_trace.node', join(prebuilds, 'reap_trace.node'))
+  it('works with prebuilds/ next to it, without OpenTelemetry', async () => {
+    const { folder, start } = await bundled(listens)
+    await addPrebuilds(folder)
     expect(await start()).toBe('listened\n')
   })
 
+  it('gives OpenTelemetry its spans, if the program has it', async () => {
+    const { folder, start } = await bundled(traces, ['@opentelemetry/api'])
+    await addPrebuilds(folder)
+    const spans = 'reap-trace.restore\nreap-trace.listen\n'
+    expect(await start()).toBe(`${spans}listened\n`)
+  })
+
   it('works with reap-trace as an external package', async () => {
-    const { folder, start } = await bundled(format, ['reap-trace'])
+    const { folder, start } = await bundled(listens, [], ['reap-trace'])
     await mkdir(join(folder, 'node_modules'))
     await symlink(process.cwd(), join(folder, 'node_modules/reap-trace'))
     expect(await start()).toBe('listened\n')
