@@ -26,21 +26,29 @@ export interface OpenPage {
   readonly complaints: readonly string[]
 }
 
-/** Starts one browser for a test file. */
-export function useBrowser(): (html: string, options?: BrowserContextOptions) => Promise<OpenPage> {
+/** Starts one browser for a test file, with empty pages that are closed when their test ends. */
+export function useChromium(): (options?: BrowserContextOptions) => Promise<Page> {
   let browser: Browser
   beforeAll(async () => {
     // Root has no sandbox, nor does a container.
     browser = await chromium.launch({ executablePath: executablePath!, args: ['--no-sandbox'] })
   })
   afterAll(() => browser.close())
-  return async (html, options = {}) => {
+  return async (options = {}) => {
+    const context = await browser.newContext(options)
+    onTestFinished(() => context.close())
+    return context.newPage()
+  }
+}
+
+/** The same, for pages of a report. */
+export function useBrowser(): (html: string, options?: BrowserContextOptions) => Promise<OpenPage> {
+  const open = useChromium()
+  return async (html, options) => {
     const file = join(await scratchFolder(), 'report.html')
     await writeFile(file, html)
     const url = pathToFileURL(file).href
-    const context = await browser.newContext(options)
-    onTestFinished(() => context.close())
-    const page = await context.newPage()
+    const page = await open(options)
     const complaints: string[] = []
     page.on('console', (message) => complaints.push(message.text()))
     page.on('pageerror', (error) => complaints.push(error.message))
