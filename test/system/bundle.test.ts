@@ -13,13 +13,18 @@ beforeAll(checkBuild)
 
 const run = promisify(execFile)
 
-/** A program that listens once, and prints what came of it. */
+/** A program that listens once and makes a report, and prints what came of it. */
 const listens = `
-import { serve } from 'reap-trace'
+import { renderReport, serve } from 'reap-trace'
 const [socketPath, memoryFile] = process.argv.slice(2)
+const snapshot = { memoryFile, memoryBytes: 2 ** 20, pageSize: 4096 }
+const date = new Date().toISOString()
+const restore = { version: 1, date, backend: 'uffd', snapshot, times: { started: 5 } }
 serve({ socketPath, snapshot: { memoryFile } })
   .then((handler) => handler.close())
   .then(() => console.log('listened'))
+  .then(() => renderReport([{ name: 'it', restore }]))
+  .then((page) => console.log(page.length > 10_000 ? 'reported' : page))
   .catch(({ name, code, hint }) => console.log(name, code, hint))
 `
 
@@ -119,11 +124,11 @@ describe.each([
     return { folder: moved, start: async () => (await run(process.execPath, words)).stdout }
   }
 
-  const addPrebuilds = (folder: string) =>
-    cp(
-      'build/Release/reap_trace.node',
-      join(folder, `prebuilds/linux-${process.arch}/reap_trace.node`),
-    )
+  async function addFiles(folder: string): Promise<void> {
+    const addon = `prebuilds/linux-${process.arch}/reap_trace.node`
+    await cp('build/Release/reap_trace.node', join(folder, addon))
+    await cp('dist/report.html', join(folder, 'report.html'))
+  }
 
   it('says how to bundle when its native parts are elsewhere', async () => {
     const { start } = await bundled(listens)
@@ -132,23 +137,23 @@ describe.each([
     )
   })
 
-  it('works with prebuilds/ next to it, without OpenTelemetry', async () => {
+  it('works with prebuilds/ and report.html next to it, without OpenTelemetry', async () => {
     const { folder, start } = await bundled(listens)
-    await addPrebuilds(folder)
-    expect(await start()).toBe('listened\n')
+    await addFiles(folder)
+    expect(await start()).toBe('listened\nreported\n')
   })
 
   it('gives OpenTelemetry its spans, if the program has it', async () => {
     const { folder, start } = await bundled(traces, ['@opentelemetry/api'])
-    await addPrebuilds(folder)
+    await addFiles(folder)
     const spans = 'reap-trace.restore\nreap-trace.listen\n'
-    expect(await start()).toBe(`${spans}listened\n`)
+    expect(await start()).toBe(`${spans}listened\nreported\n`)
   })
 
   it('works with reap-trace as an external package', async () => {
     const { folder, start } = await bundled(listens, [], ['reap-trace'])
     await mkdir(join(folder, 'node_modules'))
     await symlink(process.cwd(), join(folder, 'node_modules/reap-trace'))
-    expect(await start()).toBe('listened\n')
+    expect(await start()).toBe('listened\nreported\n')
   })
 })
