@@ -64,7 +64,10 @@ export function judgeRestore(
     judgeCores(parts) ??
     judgeLoad(parts) ??
     judgeInstalls(restore, parts) ??
-    application(restore, `${formatMs(waitOf(parts))} of ${formatMs(parts.all)}`)
+    application(
+      restore,
+      `the guest waited ${formatMs(waitOf(parts))} of ${formatMs(parts.all)} for pages`,
+    )
   )
 }
 
@@ -217,7 +220,10 @@ function judgePageCache(restore: Restore): Verdict | undefined {
   const all = end - start
   const { completedMs, bytes } = prefetch
   if (completedMs < thresholds.pageCache * all) {
-    return application(restore, 'a time that is not known, as the kernel serves its faults,')
+    return application(
+      restore,
+      `the prefetch took ${formatMs(completedMs)} of ${formatMs(all)} (the kernel serves the faults, and does not tell their waits)`,
+    )
   }
   return (
     judgeBackend(restore) ?? {
@@ -228,11 +234,11 @@ function judgePageCache(restore: Restore): Verdict | undefined {
   )
 }
 
-function application({ times }: Restore, waited: string): Verdict {
+function application({ times }: Restore, cost: string): Verdict {
   const isMarked = times.ready !== undefined
   return {
     kind: 'application',
-    sentence: `Nothing is wrong with the restore: the guest waited ${waited} for pages; the rest is the application's work.`,
+    sentence: `Nothing is wrong with the restore: ${cost}; the rest is the application's work.`,
     ...(!isMarked && {
       remedy:
         'Mark the time at which the application is ready ("reap-trace ready", or ready()): what it does later does not count then.',

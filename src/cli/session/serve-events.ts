@@ -27,7 +27,7 @@ export function reportEvent(
 
 export function reportVerdict({ sentence, remedy }: Verdict, terminal: Terminal): void {
   terminal.print(sentence)
-  if (remedy) terminal.note(remedy)
+  if (remedy) terminal.print(remedy)
 }
 
 /** Prints the mark of a COMMAND. */
