@@ -7,36 +7,36 @@ import { checkFile } from './record-shape.js'
 
 /** Times of a restore, in milliseconds of CLOCK_MONOTONIC. */
 export interface RestoreTimes extends Partial<SessionTimes> {
-  /** Time at which the restore was asked for. */
+  /** Time of the restore request. */
   readonly started: number
-  /** Begin of the command that loads the snapshot. */
+  /** Start of the command that loads the snapshot. */
   readonly commandStarted?: number | undefined
   readonly commandEnded?: number | undefined
 }
 
 /**
- * Cause of most of what a restore lost:
- * - `vmm`: the VMM's own start and load,
+ * Main cause of a restore's duration:
  * - `set-missing`, `set-does-not-fit`, `set-too-large`: the working set,
- * - `disk`: its bytes came late from the disk; `cold-cache`: they usually do not come from it,
- * - `cores`: other work had the cores,
- * - `limit`: none of these; the pages are installed as fast as this host can,
+ * - `disk`: a slow disk; `cold-cache`: a page cache that is usually warm,
+ * - `cores`: other work on the cores,
+ * - `vmm`: the time before the VMM's handshake,
  * - `backend`: the other backend is faster here,
- * - `application`: the restore was fast; the rest of the time is the application's.
+ * - `limit`: this host installs pages no faster,
+ * - `application`: nothing in the restore.
  */
 export type VerdictKind =
-  | 'vmm'
   | 'set-missing'
   | 'set-does-not-fit'
   | 'set-too-large'
   | 'disk'
   | 'cold-cache'
   | 'cores'
-  | 'limit'
+  | 'vmm'
   | 'backend'
+  | 'limit'
   | 'application'
 
-/** Why a restore took as long as it did. */
+/** Judgment on a restore. */
 export interface Verdict {
   readonly kind: VerdictKind
   /** The cause with its figures. */
@@ -45,7 +45,7 @@ export interface Verdict {
   readonly remedy?: string | undefined
 }
 
-/** What one restore did and when, as `reap-trace restore --trace` writes it. */
+/** Record of one restore, as `reap-trace restore --trace` writes it. */
 export interface RestoreRecord {
   readonly version: 1
   /** Date and time of the restore: ISO 8601, UTC. */
@@ -66,7 +66,7 @@ export interface RestoreRecord {
   readonly statsAtReady?: FaultStats | undefined
   readonly timeline?: Timeline | undefined
   readonly state?: ServeResult['state'] | undefined
-  /** Backend that `'auto'` chooses from measurements of this host. */
+  /** Choice that `'auto'` makes from measurements of this host. */
   readonly automatic?:
     | { readonly backend: 'uffd' | 'page-cache'; readonly reason: string }
     | undefined

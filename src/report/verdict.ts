@@ -1,54 +1,57 @@
+import { PAGE } from '../page.js'
 import type { FaultStats } from '../uffd/fault-handler.js'
 import type { FaultClass } from '../uffd/timing.js'
+import { formatBytes, formatCount, formatMs, formatPlural } from './format.js'
 import type { RestoreRecord, Verdict } from './record.js'
 
-/** What a verdict is made from. */
+/** A restore to judge. */
 type Restore = Omit<RestoreRecord, 'version' | 'date' | 'verdict'>
 
 /**
- * Thresholds, as measured with restores that were slow on purpose (docs/observability.md). Shares
- * are of the time from the start of the command, or from the VMM's connection, until the
- * application was ready.
+ * Thresholds, measured with restores that were slow on purpose (docs/observability.md). Shares are
+ * of `Parts.all` unless the comment names something else.
  */
-export const thresholds = {
-  /** Share that the VMM needs before the handshake. */
+const thresholds = {
+  /** Minimum share before the handshake. */
   vmm: 0.5,
-  /** Share in which the guest waited for pages outside the set, or without a set. */
+  /** Minimum share of waits for pages outside the set, or without a set. */
   faults: 0.15,
-  /** Share in which the guest waited for pages that the prefetch had yet to install. */
+  /** Minimum share of waits for pages that the prefetch had yet to install. */
   late: 0.15,
-  /** Share of the prefetch in which it waited for the disk. */
+  /** Minimum share of the prefetch in which it waited for the disk. */
   disk: 0.5,
-  /** Time of the prefetch over the CPU time of its installs, and share of the difference. */
+  /** Minimum ratio of the prefetch to the CPU time of its installs, and share of the difference. */
   stretch: 4,
   cores: 0.15,
-  /** Share of the set that was installed when the application was ready. */
+  /** Share of the set below which its installed pages show that it is too large. */
   needed: 0.5,
-  /** Share of the time that a prefetch into the page cache took. */
+  /** Minimum share of a prefetch into the page cache. */
   pageCache: 0.25,
-  /** Share of the set that earlier restores read from the disk, at most, if it is usually cached. */
+  /** Maximum share of the set that a restore with a warm page cache reads from the disk. */
   usuallyRead: 0.1,
 } as const
 
 /** Parts of a restore, in milliseconds. */
 interface Parts {
-  /** From the start until the application was ready. */
+  /** Time from the start of the command, or without one from the connection, to the end. */
   readonly all: number
-  /** Before the handshake. */
+  /** Part of `all` before the handshake. */
   readonly load: number
+  /** Part of `all` in which the guest waited, by class of fault. */
   readonly waits: Readonly<Record<FaultClass, number>>
-  /** From the handshake until the prefetch or the wait for the application ended. */
+  /** Part of the prefetch after the handshake; 0 without a set. */
   readonly prefetch: number
+  /** Figures at the end. */
   readonly stats: FaultStats
 }
 
 /**
- * Names the cause of most of what a restore lost, with a remedy. Only what happened until the
- * application's mark counts, or until the command, or without one the VM, ended.
+ * Names the main cause of a restore's duration, with a remedy. Only the time until the
+ * application's mark counts; without a mark, until the end of the command, or of the VM.
  *
- * @param earlier restores of the same snapshot: they show whether its page cache is usually cold.
- * @returns `undefined` if no VM was served, or a restore from the page cache had no command and no
- * mark.
+ * @param earlier restores of the same snapshot, which show whether its page cache is usually warm.
+ * @returns `undefined` if no VM was served, or if a restore from the page cache had neither a
+ * command nor a mark.
  */
 export function judgeRestore(
   restore: Omit<RestoreRecord, 'version' | 'date' | 'verdict'>,
@@ -64,19 +67,19 @@ export function judgeRestore(
     judgeCores(parts) ??
     judgeLoad(parts) ??
     judgeInstalls(restore, parts) ??
-    application(
+    judgeApplication(
       restore,
-      `the guest waited ${formatMs(waitOf(parts))} of ${formatMs(parts.all)} for pages`,
+      `the guest waited for pages for ${formatMs(waitOf(parts))} of ${formatMs(parts.all)}`,
     )
   )
 }
 
-function partsOf({ times, stats: atEnd, statsAtReady, prefetch }: Restore): Parts | undefined {
+function partsOf({ times, stats: atEnd, statsAtReady, workingSet }: Restore): Parts | undefined {
   const { commandStarted, accepted, connected, prefetched } = times
   const end = endOf(times)
   const stats = statsAtReady ?? atEnd
   if (accepted === undefined || connected === undefined || end === undefined || !stats) return
-  // Without a command, the time before the connection is the user's.
+  // Without a command, the user decides how long the socket waits for the connection.
   const start = commandStarted ?? accepted
   const { waits, stalledMs } = stats
   const sum = waits['on-demand'].totalUs + waits.late.totalUs + waits.residual.totalUs
@@ -85,14 +88,14 @@ function partsOf({ times, stats: atEnd, statsAtReady, prefetch }: Restore): Part
     all: Math.max(end, connected) - start,
     load: connected - start,
     waits: { 'on-demand': share('on-demand'), late: share('late'), residual: share('residual') },
-    prefetch: Math.max(0, Math.min(prefetch ? (prefetched ?? end) : end, end) - connected),
+    prefetch: workingSet ? Math.max(0, Math.min(prefetched ?? end, end) - connected) : 0,
     stats,
   }
 }
 
 const endOf = ({ ready, commandEnded, closed }: Restore['times']) => ready ?? commandEnded ?? closed
 
-/** Waits for pages that no prefetch was to install. */
+/** Faults on pages outside the set, or without a set. */
 function judgeFaults({ workingSet }: Restore, parts: Parts): Verdict | undefined {
   const { all, waits, stats } = parts
   const isResidual = waits.residual > waits['on-demand']
@@ -102,92 +105,100 @@ function judgeFaults({ workingSet }: Restore, parts: Parts): Verdict | undefined
   if (!isResidual) {
     return {
       kind: 'set-missing',
-      sentence: `Nothing was prefetched: ${waited} ${formatPages(stats.faults)}.`,
+      sentence: `Nothing was prefetched: ${waited} ${formatPlural(stats.faults, 'page fault')}.`,
       remedy: 'Record a working set ("reap-trace record"), and restore with it.',
     }
   }
-  const has = workingSet ? `, which has ${formatPages(workingSet.pageCount)}` : ''
+  const set = workingSet ? `its ${formatPlural(workingSet.pageCount, 'page')}` : 'it'
   return {
     kind: 'set-does-not-fit',
-    sentence: `The working set does not fit: ${waited} ${formatPages(stats.residualFaults)} outside the set${has}.`,
+    sentence: `The working set does not fit: ${waited} ${formatPlural(stats.residualFaults, 'fault')} outside ${set}.`,
     remedy:
-      'Record it again with the request that is slow, or merge recordings of several requests ("reap-trace merge").',
+      'Record the slow request, or merge recordings of several requests ("reap-trace merge").',
   }
 }
 
-/** Pages are installed in the order of their first touch: the last ones were not needed. */
-function judgeSize({ workingSet }: Restore, { stats }: Parts): Verdict | undefined {
+/** Pages are installed in first-touch order, so those that are still missing were not needed. */
+function judgeSize({ workingSet, times }: Restore, { stats }: Parts): Verdict | undefined {
   const pageCount = workingSet?.pageCount ?? 0
   if (pageCount === 0 || stats.prefetched >= thresholds.needed * pageCount) return undefined
+  const end = times.ready === undefined ? 'at the end' : 'when the application was ready'
   return {
     kind: 'set-too-large',
-    sentence: `The working set is too large: ${formatCount(stats.prefetched)} of its ${formatPages(pageCount)} were installed when the application was ready.`,
+    sentence: `The working set is too large: only ${formatCount(stats.prefetched)} of its ${formatPlural(pageCount, 'page')} were installed ${end}.`,
     remedy:
-      'End the recording when the function has answered ("reap-trace ready"), or keep only the pages that several recordings have in common ("reap-trace merge").',
+      'End the recording when the function has answered, or keep only the pages that several recordings have in common ("reap-trace merge").',
   }
 }
 
-/** What the VMM needs before the handshake. */
+/** Time before the handshake. */
 function judgeLoad({ all, load }: Parts): Verdict | undefined {
   if (load < thresholds.vmm * all) return undefined
   return {
     kind: 'vmm',
-    sentence: `The VMM took ${formatMs(load)} of ${formatMs(all)} until the guest could touch its memory.`,
-    remedy:
-      'Look at the start of the VMM, at its load of the state, and at what the command does before.',
+    sentence: `The VMM connected late: its handshake ended after ${formatMs(load)} of ${formatMs(all)}.`,
+    remedy: 'Look at the start of the VMM, its state file, and what the command does before.',
   }
 }
 
-/** Faults on pages that the prefetch had yet to install, as their bytes came late. */
+/** Late faults during a prefetch that waited for the disk. */
 function judgeDisk(
   restore: Restore,
-  { all, waits, prefetch, stats }: Parts,
+  parts: Parts,
   earlier: readonly Restore[],
 ): Verdict | undefined {
+  const { all, waits, stats } = parts
   const { late } = waits
   const { diskMs, diskBytes } = stats.prefetch
-  if (late < thresholds.late * all || diskMs < thresholds.disk * prefetch) return undefined
-  const read = `${formatMib(diskBytes)} came from the disk in ${formatMs(diskMs)} (${formatMib((1000 * diskBytes) / diskMs)}/s); the guest waited ${formatMs(late)} of ${formatMs(all)}`
+  if (late < thresholds.late * all || !isFromDisk(parts)) return undefined
+  const read = `${formatBytes(diskBytes)} took ${formatMs(diskMs)} (${formatBytes((1000 * diskBytes) / diskMs)}/s); the guest waited ${formatMs(late)} of ${formatMs(all)} for late pages`
   return isUsuallyCached(earlier)
     ? {
         kind: 'cold-cache',
-        sentence: `The page cache was cold, which it usually is not: ${read}.`,
+        sentence: `The page cache was cold, unlike in most earlier restores: ${read}.`,
         remedy: 'Find out what evicts the snapshot: other files, or the memory limit of a cgroup.',
       }
     : {
         kind: 'disk',
-        sentence: `The working set came too late from the disk: ${read}.`,
+        sentence: `The disk was too slow for the working set: ${read}.`,
         remedy: remedyForDisk(restore),
       }
 }
 
-/** A prefetch that waited for cores, as all else on this host then did. */
-function judgeCores({ all, prefetch, stats }: Parts): Verdict | undefined {
+/** A prefetch that waited for cores rather than for the disk. */
+function judgeCores(parts: Parts): Verdict | undefined {
+  if (isFromDisk(parts)) return undefined
+  const { all, prefetch, stats } = parts
   const { installCpuMs } = stats.prefetch
-  const isStretched = prefetch >= thresholds.stretch * installCpuMs
-  if (!isStretched || prefetch - installCpuMs < thresholds.cores * all) return undefined
+  if (prefetch < thresholds.stretch * installCpuMs) return undefined
+  if (prefetch - installCpuMs < thresholds.cores * all) return undefined
   return {
     kind: 'cores',
-    sentence: `The cores were busy with other work: the prefetch took ${formatMs(prefetch)} of ${formatMs(all)} for installs of ${formatMs(installCpuMs)} of CPU time.`,
+    sentence: `The cores were busy with other work: the prefetch took ${formatMs(prefetch)} of ${formatMs(all)}, its installs only ${formatMs(installCpuMs)} of CPU time.`,
     remedy: 'Keep cores free for restores, or restore fewer VMs at once.',
   }
 }
 
-/** Late faults for no other reason. */
+/** Late faults without one of these causes. */
 function judgeInstalls(restore: Restore, { all, waits }: Parts): Verdict | undefined {
   if (waits.late < thresholds.late * all) return undefined
   return (
     judgeBackend(restore) ?? {
       kind: 'limit',
-      sentence: `The pages were installed as fast as this host can, and the guest waited ${formatMs(waits.late)} of ${formatMs(all)}.`,
-      remedy: 'A smaller working set takes less, and so does a guest with 2 MiB pages.',
+      sentence: `This host installs pages no faster: the guest waited ${formatMs(waits.late)} of ${formatMs(all)} for late pages.`,
+      remedy: 'Use a smaller working set, or a guest with 2 MiB pages.',
     }
   )
 }
 
+/** Whether the prefetch waited mostly for the disk. */
+function isFromDisk({ prefetch, stats: { prefetch: work } }: Parts): boolean {
+  return work.diskMs > 0 && work.diskMs >= thresholds.disk * prefetch
+}
+
 function remedyForDisk({ prefetch, workingSet }: Restore): string {
   if (prefetch && 'source' in prefetch && prefetch.source === 'memory-file') {
-    return 'Its bytes came in small reads from the memory file: they come from the set once it is proven ("reap-trace verify").'
+    return 'Prove the set ("reap-trace verify"): its bytes then come from its file, in large reads, instead of from the memory file.'
   }
   const set = workingSet?.path ?? 'the working set'
   return `Keep ${set} on a faster disk, or in the page cache.`
@@ -195,13 +206,13 @@ function remedyForDisk({ prefetch, workingSet }: Restore): string {
 
 function isUsuallyCached(earlier: readonly Restore[]): boolean {
   const warm = earlier.filter(({ stats, workingSet }) => {
-    const bytes = (workingSet?.pageCount ?? 0) * 4096
+    const bytes = (workingSet?.pageCount ?? 0) * PAGE
     return stats !== undefined && stats.prefetch.diskBytes <= thresholds.usuallyRead * bytes
   })
   return warm.length > 0 && warm.length > earlier.length / 2
 }
 
-/** The other backend, if measurements speak for it. */
+/** The other backend, if this host's measurements speak for it. */
 function judgeBackend({ backend, automatic }: Restore): Verdict | undefined {
   if (!automatic || automatic.backend === backend) return undefined
   return {
@@ -220,35 +231,30 @@ function judgePageCache(restore: Restore): Verdict | undefined {
   const all = end - start
   const { completedMs, bytes } = prefetch
   if (completedMs < thresholds.pageCache * all) {
-    return application(
+    return judgeApplication(
       restore,
-      `the prefetch took ${formatMs(completedMs)} of ${formatMs(all)} (the kernel serves the faults, and does not tell their waits)`,
+      `the prefetch took ${formatMs(completedMs)} of ${formatMs(all)} (the kernel does not report how long its faults wait)`,
     )
   }
   return (
     judgeBackend(restore) ?? {
       kind: 'disk',
-      sentence: `The working set was not in the page cache: ${formatMib(bytes)} came from the disk in ${formatMs(completedMs)} of ${formatMs(all)}.`,
-      remedy: 'Restore with the backend "uffd", whose reads are larger, or keep the files cached.',
+      sentence: `The working set was not in the page cache: the disk took ${formatMs(completedMs)} of ${formatMs(all)} for ${formatBytes(bytes)}.`,
+      remedy:
+        'Restore with the backend "uffd", which reads more at once, or keep the files cached.',
     }
   )
 }
 
-function application({ times }: Restore, cost: string): Verdict {
-  const isMarked = times.ready !== undefined
+function judgeApplication({ times }: Restore, figures: string): Verdict {
   return {
     kind: 'application',
-    sentence: `Nothing is wrong with the restore: ${cost}; the rest is the application's work.`,
-    ...(!isMarked && {
+    sentence: `Nothing is wrong with the restore: ${figures}; the VMM and the application took the rest.`,
+    ...(times.ready === undefined && {
       remedy:
-        'Mark the time at which the application is ready ("reap-trace ready", or ready()): what it does later does not count then.',
+        'Mark the time at which the application is ready ("reap-trace ready", or ready()), so that later work does not count.',
     }),
   }
 }
 
 const waitOf = ({ waits }: Parts) => waits['on-demand'] + waits.late + waits.residual
-
-const formatMs = (ms: number) => `${ms.toFixed(ms < 100 ? 1 : 0)} ms`
-const formatMib = (bytes: number) => `${(bytes / 2 ** 20).toFixed(1)} MiB`
-const formatCount = (count: number) => count.toLocaleString('en-US')
-const formatPages = (count: number) => `${formatCount(count)} page${count === 1 ? '' : 's'}`

@@ -61,7 +61,7 @@ describe('the verdict', () => {
     expect(judgeRestore(restoreWith({ waitsMs: { late: 5, residual: 5 } }))).toEqual({
       kind: 'application',
       sentence:
-        "Nothing is wrong with the restore: the guest waited 10.0 ms of 100 ms for pages; the rest is the application's work.",
+        'Nothing is wrong with the restore: the guest waited for pages for 10 ms of 100 ms; the VMM and the application took the rest.',
     })
   })
 
@@ -75,12 +75,12 @@ describe('the verdict', () => {
   })
 
   it.each([
-    ['residual', 'set-does-not-fit', '1,234 pages outside the set, which has 1,000 pages.'],
-    ['on-demand', 'set-missing', '1,234 pages.'],
+    ['residual', 'set-does-not-fit', '1,234 faults outside its 1,000 pages.'],
+    ['on-demand', 'set-missing', '1,234 page faults.'],
   ] as const)('counts %s waits from 15 %% of the time on', (name, kind, end) => {
     const verdict = judgeRestore(restoreWith({ waitsMs: { [name]: 15 } }))
     expect(verdict).toMatchObject({ kind, remedy: expect.stringContaining('ecord') })
-    expect(verdict?.sentence).toContain('the guest waited 15.0 ms of 100 ms for')
+    expect(verdict?.sentence).toContain('the guest waited 15 ms of 100 ms for')
     expect(verdict?.sentence.endsWith(end)).toBe(true)
     expect(judgeRestore(restoreWith({ waitsMs: { [name]: 14 } }))?.kind).toBe('application')
   })
@@ -90,9 +90,11 @@ describe('the verdict', () => {
     expect(size(499)).toMatchObject({
       kind: 'set-too-large',
       sentence:
-        'The working set is too large: 499 of its 1,000 pages were installed when the application was ready.',
+        'The working set is too large: only 499 of its 1,000 pages were installed when the application was ready.',
     })
     expect(size(500)?.kind).toBe('application')
+    const unmarked = restoreWith({ stats: { prefetched: 499 }, times: { ready: undefined } })
+    expect(judgeRestore(unmarked)?.sentence).toContain('pages were installed at the end.')
   })
 
   it('is the VMM if it needs half of the time before the handshake', () => {
@@ -100,7 +102,7 @@ describe('the verdict', () => {
       judgeRestore(restoreWith({ times: { accepted: connected, connected, prefetched: 90 } }))
     expect(load(50)).toMatchObject({
       kind: 'vmm',
-      sentence: 'The VMM took 50.0 ms of 100 ms until the guest could touch its memory.',
+      sentence: 'The VMM connected late: its handshake ended after 50 ms of 100 ms.',
     })
     expect(load(49)?.kind).toBe('application')
   })
@@ -116,7 +118,7 @@ describe('the verdict', () => {
     expect(verdict).toEqual({
       kind: 'disk',
       sentence:
-        'The working set came too late from the disk: 4.0 MiB came from the disk in 20.0 ms (200.0 MiB/s); the guest waited 40.0 ms of 100 ms.',
+        'The disk was too slow for the working set: 4 MiB took 20 ms (200 MiB/s); the guest waited 40 ms of 100 ms for late pages.',
       remedy: 'Keep /vm.ws on a faster disk, or in the page cache.',
     })
     const before = { waitsMs: { late: LATE_MS }, prefetch: { ...disk, diskMs: 19 } }
@@ -132,7 +134,9 @@ describe('the verdict', () => {
     const warm = restoreWith({})
     expect(judgeRestore(cold, [warm, cold, warm])).toMatchObject({
       kind: 'cold-cache',
-      sentence: expect.stringContaining('The page cache was cold, which it usually is not'),
+      sentence: expect.stringContaining(
+        'The page cache was cold, unlike in most earlier restores: 4 MiB',
+      ),
     })
     expect(judgeRestore(cold, [cold, warm, cold])?.kind).toBe('disk')
   })
@@ -143,7 +147,7 @@ describe('the verdict', () => {
     expect(late(10)).toEqual({
       kind: 'cores',
       sentence:
-        'The cores were busy with other work: the prefetch took 40.0 ms of 100 ms for installs of 10.0 ms of CPU time.',
+        'The cores were busy with other work: the prefetch took 40 ms of 100 ms, its installs only 10 ms of CPU time.',
       remedy: 'Keep cores free for restores, or restore fewer VMs at once.',
     })
     expect(late(11)?.kind).toBe('limit')
@@ -157,6 +161,16 @@ describe('the verdict', () => {
     const cut = { times: { prefetched: undefined }, record: { prefetch: undefined } }
     const waits = { prefetch: { installCpuMs: 20 } }
     expect(judgeRestore(restoreWith({ ...cut, ...waits }))?.kind).toBe('cores')
+  })
+
+  it('blames no cores for a prefetch that waited for the disk, or for none', () => {
+    const read = { installCpuMs: 1, diskMs: 30, diskBytes: 2 ** 20 }
+    expect(judgeRestore(restoreWith({ waitsMs: { late: 5 }, prefetch: read }))?.kind).toBe(
+      'application',
+    )
+    const none = { workingSet: undefined, prefetch: undefined }
+    const without = restoreWith({ record: none, prefetch: { installCpuMs: 0, installMs: 0 } })
+    expect(judgeRestore(without)?.kind).toBe('application')
   })
 
   it('is the backend if measurements of this host speak for the other one', () => {
@@ -194,7 +208,7 @@ describe('the verdict', () => {
     const chosen = { ...byPageCache, automatic: undefined }
     expect(judgeRestore(chosen)).toMatchObject({
       kind: 'disk',
-      sentence: expect.stringContaining('3.5 MiB came from the disk in 40.0 ms of 100 ms'),
+      sentence: expect.stringContaining('the disk took 40 ms of 100 ms for 3.52 MiB.'),
     })
     expect(judgeRestore({ ...chosen, prefetch: { ...prefetch, completedMs: 20 } })?.kind).toBe(
       'application',

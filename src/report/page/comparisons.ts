@@ -1,7 +1,7 @@
+import { formatCount, formatDate, formatMs, formatPlural } from '../format.js'
 import type { ArmFigures, ComparisonEntry, ComparisonRun, Spread } from '../page-data.js'
 import { element, figure, numbers, panel, sharpen, table } from './dom.js'
 import { figures, type Named, nameOf, row, sideBySide } from './entries.js'
-import { formatCount, formatDate, formatMs, formatPlural } from './format.js'
 import {
   type Dot,
   drawStrips,

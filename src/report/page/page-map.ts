@@ -1,5 +1,5 @@
+import { formatAddress, formatBytes, formatPlural, PAGE } from '../format.js'
 import { element, type Figure, onWidth, sharpen } from './dom.js'
-import { formatAddress, formatBytes, formatPlural, PAGE } from './format.js'
 import { color, onTheme, orderColor } from './theme.js'
 
 /** Rows of the map, at most. */

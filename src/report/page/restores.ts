@@ -1,7 +1,3 @@
-import type { FaultStats, FaultWaits, RestoreEntry, SetEntry } from '../page-data.js'
-import { drawBars } from './charts.js'
-import { element, figure, numbers, panel, table } from './dom.js'
-import { figures, type Named, nameOf, row, sideBySide, swatch } from './entries.js'
 import {
   formatAddress,
   formatBytes,
@@ -11,7 +7,11 @@ import {
   formatPlural,
   formatUs,
   PAGE,
-} from './format.js'
+} from '../format.js'
+import type { FaultStats, FaultWaits, RestoreEntry, SetEntry } from '../page-data.js'
+import { drawBars } from './charts.js'
+import { element, figure, numbers, panel, table } from './dom.js'
+import { figures, type Named, nameOf, row, sideBySide, swatch } from './entries.js'
 import { drawPageMap, type MapPage } from './page-map.js'
 import { color } from './theme.js'
 import { CLASSES, courseOf, drawWaterfall } from './waterfall.js'

@@ -1,6 +1,7 @@
+import { formatAddress, formatBytes, formatCount, formatMs, formatPlural } from '../format.js'
 import type { FaultClass, FaultSpan, RestoreRecord } from '../page-data.js'
 import { element, type Figure, onWidth, sharpen } from './dom.js'
-import { formatAddress, formatBytes, formatCount, formatMs, formatPlural } from './format.js'
+import { niceSteps } from './strips.js'
 import { color, onTheme } from './theme.js'
 
 /** A step of a restore; times in milliseconds since its start. */
@@ -246,7 +247,7 @@ function faultLane(
 }
 
 /** A shape for each class, so that it shows without color. */
-export const shapes: Record<
+const shapes: Record<
   FaultClass,
   (context: CanvasRenderingContext2D, x: number, y: number) => void
 > = {
@@ -282,16 +283,10 @@ function removalLane({ removals }: Course, x: Scale): Lane {
 }
 
 function drawTicks(end: number, width: number): HTMLElement[] {
-  const wanted = end / Math.max(2, Math.floor(width / 90))
-  const power = 10 ** Math.floor(Math.log10(wanted))
-  const step = power * ([1, 2, 5, 10].find((factor) => factor * power >= wanted) ?? 10)
-  const ticks: HTMLElement[] = []
-  for (let ms = 0; ms <= end; ms += step) {
-    if ((ms / end) * width > width - 50) break
-    const style = `left: ${(100 * ms) / end}%`
-    ticks.push(element('span', { style }, formatMs(Number(ms.toPrecision(6)))))
-  }
-  return ticks
+  const isInside = (ms: number) => (ms / end) * width <= width - 50
+  return niceSteps(0, end, Math.max(2, Math.floor(width / 90)))
+    .filter(isInside)
+    .map((ms) => element('span', { style: `left: ${(100 * ms) / end}%` }, formatMs(ms)))
 }
 
 /** Lines over all lanes, with their names in as many rows as they need. */

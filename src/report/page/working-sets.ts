@@ -1,7 +1,3 @@
-import type { SetEntry } from '../page-data.js'
-import { drawBars, drawLines, upTo } from './charts.js'
-import { element, figure, numbers, panel, table } from './dom.js'
-import { figures, type Named, nameOf, row, sideBySide, swatch } from './entries.js'
 import {
   formatAddress,
   formatBytes,
@@ -12,7 +8,11 @@ import {
   formatShare,
   formatUs,
   PAGE,
-} from './format.js'
+} from '../format.js'
+import type { SetEntry } from '../page-data.js'
+import { drawBars, drawLines, upTo } from './charts.js'
+import { element, figure, numbers, panel, table } from './dom.js'
+import { figures, type Named, nameOf, row, sideBySide, swatch } from './entries.js'
 import { drawPageMap, type MapPage } from './page-map.js'
 import { color, entryColor, entryDash, onTheme, orderColor } from './theme.js'
 

@@ -1,4 +1,5 @@
-export const PAGE = 4096
+// Figures as text, for verdicts and for the page, which runs in a browser.
+export { PAGE } from '../page.js'
 
 /** "1,234" */
 export const formatCount = (count: number): string => Math.round(count).toLocaleString('en-US')
