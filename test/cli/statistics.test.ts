@@ -39,8 +39,17 @@ describe('a report', () => {
     expect(report.warm[1]!.ratio).toEqual({ median: 0.5, p25: 0.5, p75: 0.5, samples: 6 })
     expect(report.warnings).toEqual([])
     expect(report.conclusions.warm).toEqual([
-      'With a warm page cache working-set is fastest: 2.0 times as fast as kernel-file (2.0 to 2.0).',
+      'With a warm page cache, working-set is fastest: 2.0 times as fast as kernel-file (2.0 to 2.0).',
     ])
+  })
+
+  it('counts the choices of auto', () => {
+    const runs = runsOf('auto', [100, 100, 100]).map((run) => {
+      const backend = run.round === 1 ? ('uffd' as const) : ('page-cache' as const)
+      return { ...run, sample: { ...run.sample!, backend } }
+    })
+    const { conclusions } = makeReport({ ...facts, runs })
+    expect(conclusions.warm).toEqual(['auto chose uffd 1 time and page-cache 2 times.'])
   })
 
   it('calls no arm faster whose quartiles lie on both sides of the base', () => {

@@ -126,7 +126,7 @@ describe.skipIf(missingBrowser)('a report of comparisons in Chromium', () => {
     expect(facts).toContain(`Linux ${comparison.kernel}`)
     expect(facts).toContain(comparison.date.slice(0, 10))
     expect(facts).toMatch(/Warning: 2 outliers among the times/)
-    expect(cold).toContain('With a cold page cache working-set is fastest')
+    expect(cold).toContain('With a cold page cache, working-set is fastest')
     const [kernelFile, , withSet] = comparison.cold
     expect(cold).toMatch(new RegExp(`kernel-file\\t${Math.round(kernelFile!.ms.median)} ms\\t`))
     expect(cold).toMatch(new RegExp(`\\t${withSet!.residualFaults}\\t3\\.60 ms\\t9 of 10\\t0`))

@@ -61,7 +61,7 @@ type Counted = Run & { readonly sample: Sample }
 const isCounted = (run: Run): run is Counted =>
   run.sample !== undefined && run.leftOut === undefined
 
-/** Of the runs of an arm in one state, those whose times are far from the others. */
+/** Outliers among the runs of an arm in one state of the page cache. */
 function outlyingOf(runs: readonly Run[]): Run[] {
   const counted = runs.filter(isCounted)
   const isFar = outliers(counted.map(({ sample }) => sample.ms))
@@ -110,7 +110,7 @@ function spreadOf(values: readonly number[]): Spread | undefined {
   return { median, p25, p75, samples }
 }
 
-/** What limits the figures, each with a remedy. */
+/** Limits of the figures, each with a remedy. */
 function warningsOf(
   cold: readonly ArmFigures[],
   warm: readonly ArmFigures[],
@@ -135,10 +135,10 @@ function warningsOf(
       `some arms take less than ${MIN_MS} ms, much of which is the start of COMMAND. Let it invoke the guest, and mark when it answers.`,
     )
   }
-  const others = runs.filter(({ sample, leftOut }) => sample && leftOut)
-  if (others.length > 0) {
+  const omitted = runs.filter(({ sample, leftOut }) => sample && leftOut)
+  if (omitted.length > 0) {
     warnings.push(
-      `${formatPlural(others.length, 'run')} left out, the first since it was ${others[0]!.leftOut}. Does a VM of an earlier run still have the file mapped? COMMAND must end its VM.`,
+      `${formatPlural(omitted.length, 'run')} left out, the first since it was ${omitted[0]!.leftOut}. Does a VM of an earlier run still have the file mapped? COMMAND must end its VM.`,
     )
   }
   return warnings
@@ -156,7 +156,7 @@ export function printReport(report: Comparison, terminal: Terminal): void {
 export const machineLine = ({ kernel, cpus, cpu, node }: Comparison): string =>
   `Linux ${kernel}, ${cpus} × ${cpu}, Node ${node}`
 
-/** What the figures are. */
+/** Kind of the figures, and the end of their times. */
 function basisOf(
   complete: boolean,
   rounds: number,
@@ -229,16 +229,18 @@ function conclusions(cache: Cache, base: Arm | null, rows: readonly ArmFigures[]
       )
     } else if (median < 1) {
       const times = `${(1 / median).toFixed(1)} times as fast as ${base} (${(1 / p75).toFixed(1)} to ${(1 / p25).toFixed(1)})`
-      lines.push(`With a ${cache} page cache ${arm} is fastest: ${times}.`)
+      lines.push(`With a ${cache} page cache, ${arm} is fastest: ${times}.`)
     } else {
       lines.push(
-        `With a ${cache} page cache ${base} is fastest: let the VMM map the file if it can.`,
+        `With a ${cache} page cache, ${base} is fastest: let the VMM map the file if it can.`,
       )
     }
   }
   const chosen = rows.find(({ arm }) => arm === 'auto')?.chosen
   if (chosen) {
-    const parts = Object.entries(chosen).map(([backend, count]) => `${backend} ${count} times`)
+    const parts = Object.entries(chosen).map(
+      ([backend, count]) => `${backend} ${formatPlural(count, 'time')}`,
+    )
     lines.push(`auto chose ${parts.join(' and ')}.`)
   }
   return lines
