@@ -1,11 +1,12 @@
 import { mergeWorkingSets } from '../../index.js'
 import type { MergeArguments } from '../arguments/arguments.js'
-import { abortOnSignal, Signals } from '../session/signals.js'
-import { CliError, Interrupted } from '../terminal/failure.js'
+import { Signals } from '../session/signals.js'
+import { CliError } from '../terminal/failure.js'
 import type { Terminal } from '../terminal/terminal.js'
-import { formatBytes, formatPlural, formatShare } from '../terminal/units.js'
+import { formatPlural } from '../terminal/units.js'
 import { checkOutput } from './check-output.js'
 import { readSet } from './read-set.js'
+import { describeSize, writeSet } from './write-set.js'
 
 export async function merge(args: MergeArguments, terminal: Terminal): Promise<void> {
   const { files, memory, disks, output, label, snapshotId } = args
@@ -30,23 +31,10 @@ export async function merge(args: MergeArguments, terminal: Terminal): Promise<v
     )
   }
   const signals = new Signals()
-  const signal = abortOnSignal(signals)
-  let share = 0
-  const live = terminal.live(() => `writing ${output} · ${formatShare(share)}`)
+  const snapshot = { memoryFile: memory, diskImages: disks, id: snapshotId }
   try {
-    await set.write(output, {
-      snapshot: { memoryFile: memory, diskImages: disks, id: snapshotId },
-      label,
-      signal,
-      onProgress: ({ pageCount, totalPageCount }) => {
-        share = pageCount / totalPageCount
-      },
-    })
-  } catch (error) {
-    if (signal.aborted) throw new Interrupted(signal.reason, `${output} is not written`)
-    throw error
+    await writeSet(set, output, { snapshot, label }, signals, terminal)
   } finally {
-    live.stop()
     signals.dispose()
   }
   const { pageCount, bytes, runCount } = set
@@ -60,7 +48,5 @@ export async function merge(args: MergeArguments, terminal: Terminal): Promise<v
     extentCount,
     bytes,
   })
-  terminal.print(
-    `merged ${formatPlural(sets.length, 'file')}: ${formatPlural(pageCount, 'page')} in ${formatPlural(extentCount, 'extent')} (${formatBytes(bytes)}, ${formatShare(bytes / set.memoryBytes)} of the memory) in ${output}`,
-  )
+  terminal.print(`merged ${formatPlural(sets.length, 'file')}: ${describeSize(set)} in ${output}`)
 }

@@ -20,14 +20,15 @@ import { ChildCommand } from '../session/child-command.js'
 import { ReadyMark } from '../session/ready-mark.js'
 import { reportReady, reportVerdict } from '../session/serve-events.js'
 import { stopwatch } from '../session/served-session.js'
-import { abortOnSignal, Signals } from '../session/signals.js'
+import { Signals } from '../session/signals.js'
 import { stepTable } from '../session/step-table.js'
 import { writeTrace } from '../session/write-trace.js'
 import { monotonicMs } from '../terminal/clock.js'
 import { CliError, errorFields, Interrupted } from '../terminal/failure.js'
 import type { Terminal } from '../terminal/terminal.js'
-import { formatBytes, formatCount, formatMs, formatPlural, formatShare } from '../terminal/units.js'
+import { formatBytes, formatCount, formatMs, formatPlural } from '../terminal/units.js'
 import { checkRecording } from './check-recording.js'
+import { describeSize, writeSet } from './write-set.js'
 
 const startCommand = async (
   args: ServeArguments,
@@ -140,24 +141,7 @@ async function write(
   // Without a mapper, the trace includes read-ahead, whatever the guest did.
   if (mapper) checkRecording(trace, output)
   const set = WorkingSet.fromTraces([trace], { disks: disks.map((disk) => [disk]) })
-  let share = 0
-  const live = terminal.live(() => `writing ${output} · ${formatShare(share)}`)
-  const signal = abortOnSignal(signals)
-  try {
-    await set.write(output, {
-      snapshot,
-      label,
-      signal,
-      onProgress: ({ pageCount, totalPageCount }) => {
-        share = pageCount / totalPageCount
-      },
-    })
-  } catch (reason) {
-    if (!signal.aborted) throw reason
-    throw new Interrupted(signal.reason, `ended by ${signal.reason}: ${output} is not written`)
-  } finally {
-    live.stop()
-  }
+  await writeSet(set, output, { snapshot, label }, signals, terminal)
   const { pageCount, bytes } = set
   const diskPageCount = set.disks.reduce((sum, disk) => sum + disk.pageCount, 0)
   const extentCount = set.extents.length
@@ -173,9 +157,7 @@ async function write(
   })
   const images =
     diskPageCount > 0 ? ` and ${formatPlural(diskPageCount, 'page')} of disk images` : ''
-  terminal.print(
-    `recorded ${formatPlural(pageCount, 'page')} in ${formatPlural(extentCount, 'extent')} (${formatBytes(bytes)}, ${formatShare(bytes / set.memoryBytes)} of the memory)${images} in ${output}`,
-  )
+  terminal.print(`recorded ${describeSize(set)}${images} in ${output}`)
   terminal.print(
     mapper
       ? `pid ${mapper.pid} mapped the memory: ${formatPlural(trimmedPageCount, 'page')} of read-ahead omitted`
@@ -247,14 +229,14 @@ export async function restoreFromPageCache(
     }
     const record = await recordOf(times, prefetch, plan, args)
     const verdict = isRestored ? judgeRestore(record) : undefined
-    tellTimes(times, verdict, terminal)
+    reportTimes(times, verdict, terminal)
     if (args.trace !== undefined) await writeTrace(args.trace, { ...record, verdict }, terminal)
   }
 }
 
-function tellTimes(times: RestoreTimes, verdict: Verdict | undefined, terminal: Terminal): void {
+function reportTimes(times: RestoreTimes, verdict: Verdict | undefined, terminal: Terminal): void {
   terminal.emit({ type: 'closed', times, verdict }, times.closed)
-  // Without COMMAND, the line about the prefetch says it all.
+  // Without COMMAND, the prefetch is the only step.
   if (times.commandStarted === undefined) return
   const steps = [
     ['first read', times.firstFetch],

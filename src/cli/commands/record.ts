@@ -9,10 +9,11 @@ import {
 } from '../session/served-session.js'
 import { Interrupted } from '../terminal/failure.js'
 import type { Terminal } from '../terminal/terminal.js'
-import { formatBytes, formatPlural, formatShare } from '../terminal/units.js'
+import { formatShare } from '../terminal/units.js'
 import { checkOutput } from './check-output.js'
 import { checkRecording } from './check-recording.js'
 import { recordByPageCache } from './page-cache.js'
+import { describeSize } from './write-set.js'
 
 export async function record(args: RecordArguments, terminal: Terminal): Promise<void> {
   await checkOutput(args.output, args)
@@ -114,7 +115,5 @@ async function writeTrace(
   const { pageCount, bytes } = set
   const extentCount = set.extents.length
   terminal.emit({ type: 'recorded', path: output, pageCount, extentCount, bytes })
-  terminal.print(
-    `recorded ${formatPlural(pageCount, 'page')} in ${formatPlural(extentCount, 'extent')} (${formatBytes(bytes)}, ${formatShare(bytes / set.memoryBytes)} of the memory) in ${output}`,
-  )
+  terminal.print(`recorded ${describeSize(set)} in ${output}`)
 }
