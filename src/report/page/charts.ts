@@ -16,7 +16,7 @@ const axis = (label: string, format: (value: number) => string): uPlot.Axis => (
   values: (_, splits) => splits.map((value) => (value === null ? '' : format(value))),
 })
 
-/** Distances of the lines of a grid of counts. */
+/** Possible distances between the grid lines of counts. */
 const WHOLE = Array.from({ length: 12 }, (_, i) => [1, 2, 5].map((step) => step * 10 ** i)).flat()
 
 const cursor = {
@@ -70,7 +70,7 @@ export interface Line {
   readonly y: readonly number[]
 }
 
-/** Number of points of a line up to x, and the last of them. */
+/** Number of ascending values up to the limit. */
 export function upTo(x: readonly number[], limit: number): number {
   let [from, to] = [0, x.length]
   while (from < to) {

@@ -14,10 +14,10 @@ import {
 import { onTheme } from './theme.js'
 
 type Cache = 'cold' | 'warm'
-/** A run that was not a failure. */
+/** A run that did not fail. */
 type Run = ComparisonRun & { readonly sample: NonNullable<ComparisonRun['sample']> }
 
-/** Panels about comparisons: what was measured, and the arms with a cold and a warm page cache. */
+/** Panels about comparisons: their facts, and the arms with a cold and a warm page cache. */
 export function comparisonPanels(comparisons: readonly Named<ComparisonEntry>[]): HTMLElement[] {
   const caches = (['cold', 'warm'] as const).filter((cache) =>
     comparisons.some(({ entry }) => entry.comparison[cache].length > 0),
@@ -88,7 +88,7 @@ function subjectOf(named: Named<ComparisonEntry>, cache: Cache): Subject {
   }
 }
 
-/** Time of a counted run, divided by that of the base in its round. */
+/** Time of a counted run, divided by that of the base in the same round. */
 function ratioOf(run: Run, { baseOf }: Subject): number | undefined {
   const base = isCounted(run) ? baseOf(run) : undefined
   return base && run.sample.ms / base.sample.ms

@@ -60,10 +60,10 @@ export function panel(title: string, help: string, ...children: readonly Child[]
   )
 }
 
-/** A picture that takes the keyboard's focus, and the line that says what is under its cursor. */
+/** A picture that takes the keyboard's focus, with a line that describes what is under its cursor. */
 export interface Figure {
   readonly root: HTMLElement
-  /** Where the picture goes. */
+  /** Parent of the picture. */
   readonly stage: HTMLElement
   say(text: string): void
 }

@@ -15,7 +15,7 @@ import { figures, type Named, nameOf, row, sideBySide, swatch } from './entries.
 import { drawPageMap, type MapPage } from './page-map.js'
 import { color } from './theme.js'
 import { CLASSES, courseOf, drawWaterfall } from './waterfall.js'
-import { mapPages, orderLegend } from './working-sets.js'
+import { mapPages, orderLegend, RANGES } from './working-sets.js'
 
 /** Panels about restores: figures, waterfalls, waits of faults, and where the faults were. */
 export function restorePanels(
@@ -69,7 +69,7 @@ function figuresPanel(restores: readonly Named<RestoreEntry>[]): HTMLElement {
         prefetch && 'residentPageCount' in prefetch ? prefetch.residentPageCount : undefined,
       formatCount,
     ),
-    row('read for them', ({ record }) => record.prefetch?.bytes, formatBytes),
+    row('bytes read for them', ({ record }) => record.prefetch?.bytes, formatBytes),
     time('connected', 'connected'),
     time('first fault', 'firstFault'),
     time('prefetched', 'prefetched'),
@@ -86,7 +86,7 @@ function figuresPanel(restores: readonly Named<RestoreEntry>[]): HTMLElement {
       ({ waits }) => Math.max(...CLASSES.map((name) => waits[name].maxUs)),
       formatUs,
     ),
-    stat('read in all', ({ bytesRead }) => bytesRead, formatBytes),
+    stat('bytes read in all', ({ bytesRead }) => bytesRead, formatBytes),
     row('end', ({ record }) => record.state),
   ])
   return panel(
@@ -129,8 +129,8 @@ function waterfallPanel(restores: readonly Named<RestoreEntry>[]): HTMLElement {
   const waitsMs = courses.flatMap(({ course }) => course.faults.map(({ from, to }) => to - from))
   const axis = {
     end,
-    minWaitMs: waitsMs.reduce((least, ms) => Math.min(least, ms), Number.POSITIVE_INFINITY),
-    maxWaitMs: waitsMs.reduce((most, ms) => Math.max(most, ms), 0),
+    minWaitMs: waitsMs.reduce((min, ms) => Math.min(min, ms), Number.POSITIVE_INFINITY),
+    maxWaitMs: waitsMs.reduce((max, ms) => Math.max(max, ms), 0),
   }
   const drawn = courses.map(({ named, course }) => {
     const at = figure(
@@ -154,13 +154,13 @@ function waterfallPanel(restores: readonly Named<RestoreEntry>[]): HTMLElement {
     at.root.append(
       ...note(
         backend === 'page-cache',
-        'The kernel serves the faults of this restore from the page cache: they are not known.',
+        'The kernel serves the faults of this restore from the page cache, and reports none of them.',
       ),
-      ...note(!timeline && stats !== undefined, 'Without a timeline, single faults are not known.'),
-      ...note(later > 0, `${formatPlural(later, 'later fault')} are not drawn.`),
+      ...note(!timeline && stats !== undefined, 'Without a timeline, single faults are unknown.'),
+      ...note(later > 0, `The picture omits ${formatPlural(later, 'later fault')}.`),
       ...note(
         timeline !== undefined && timeline.missing > 0,
-        `The timeline was full: ${formatPlural(timeline?.missing ?? 0, 'later span')} are missing.`,
+        `The timeline was full: it lacks ${formatPlural(timeline?.missing ?? 0, 'later span')}.`,
       ),
     )
     return at.root
@@ -216,7 +216,7 @@ function waitsPanel(restores: readonly Named<RestoreEntry>[]): HTMLElement[] {
       { x: 'wait', y: 'faults' },
       formatCount,
       (j) =>
-        `${formatPlural(own[j]!, 'fault')} waited less than ${formatUs(limits[j]!)}${j > 0 ? ` and not less than ${formatUs(limits[j - 1]!)}` : ''}`,
+        `${formatPlural(own[j]!, 'fault')} waited ${j > 0 ? `at least ${formatUs(limits[j - 1]!)} and ` : ''}less than ${formatUs(limits[j]!)}`,
     )
     at.root.append(numbers(bucketTable(waits)))
     return at.root
@@ -233,7 +233,7 @@ function waitsPanel(restores: readonly Named<RestoreEntry>[]): HTMLElement[] {
   return [
     panel(
       'Waits of faults',
-      'Time from the read of a fault’s message to the wake of its thread. The time before the message is read is not in it.',
+      'Time from the read of a fault’s message to the wake of its thread, without the time before this read.',
       table(
         ['class', 'faults', 'mean', 'median', '99 %', 'longest', 'sum'],
         rows,
@@ -244,7 +244,7 @@ function waitsPanel(restores: readonly Named<RestoreEntry>[]): HTMLElement[] {
   ]
 }
 
-/** All limits from the least to the greatest: powers of two with linear halves. */
+/** All limits from the minimum to the maximum: powers of two with linear halves. */
 function fillLimits(known: readonly number[]): number[] {
   const sorted = [...new Set(known)].sort((a, b) => a - b)
   const filled: number[] = []
@@ -260,7 +260,7 @@ function fillLimits(known: readonly number[]): number[] {
   return filled
 }
 
-/** Limit of the bucket that this share of the waits is in. */
+/** Limit of the bucket at this share of the waits. */
 function quantile({ buckets, count }: FaultWaits, share: number): string {
   let seen = 0
   for (const [limit, own] of buckets) {
@@ -345,8 +345,6 @@ function describeCell(pages: readonly MapPage[], marks: number, isOnSet: boolean
   ]
   return parts.filter(Boolean).join(', ')
 }
-
-const RANGES = 16
 
 function faultRanges({ record: { timeline, snapshot } }: RestoreEntry): HTMLElement {
   const rangeBytes = snapshot.memoryBytes / RANGES

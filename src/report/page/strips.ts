@@ -28,13 +28,13 @@ export interface Scale {
   readonly line?: number | undefined
 }
 
-/** A scale from 0 to a bit more than the greatest value. */
+/** A scale from 0 to a little beyond the maximum. */
 export function linearScale(
   values: readonly number[],
   format: Scale['format'],
   isWhole: boolean,
 ): Scale {
-  const end = 1.06 * values.reduce((most, value) => Math.max(most, value), 0) || 1
+  const end = 1.06 * values.reduce((max, value) => Math.max(max, value), 0) || 1
   return {
     place: (value) => value / end,
     ticks: (wanted) => niceSteps(0, end, isWhole ? Math.min(end, wanted) : wanted),
@@ -45,8 +45,8 @@ export function linearScale(
 /** A logarithmic scale around 1. */
 export function ratioScale(values: readonly number[], format: Scale['format']): Scale {
   const positive = values.filter((value) => value > 0)
-  const from = positive.reduce((least, value) => Math.min(least, value), 1) / 1.1
-  const to = positive.reduce((most, value) => Math.max(most, value), 1) * 1.1
+  const from = positive.reduce((min, value) => Math.min(min, value), 1) / 1.1
+  const to = positive.reduce((max, value) => Math.max(max, value), 1) * 1.1
   return {
     place: (value) => Math.log(value / from) / Math.log(to / from),
     ticks(wanted) {
@@ -67,9 +67,9 @@ export function ratioScale(values: readonly number[], format: Scale['format']): 
 
 /** Multiples of 1, 2 or 5 times a power of ten, about as many as wanted. */
 export function niceSteps(from: number, to: number, wanted: number): number[] {
-  const least = (to - from) / Math.max(1, wanted)
-  const power = 10 ** Math.floor(Math.log10(least))
-  const step = power * ([1, 2, 5, 10].find((factor) => factor * power >= least) ?? 10)
+  const min = (to - from) / Math.max(1, wanted)
+  const power = 10 ** Math.floor(Math.log10(min))
+  const step = power * ([1, 2, 5, 10].find((factor) => factor * power >= min) ?? 10)
   const first = Math.ceil(from / step)
   return Array.from({ length: Math.floor(to / step) - first + 1 }, (_, i) =>
     Number(((first + i) * step).toPrecision(6)),

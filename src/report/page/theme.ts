@@ -1,6 +1,6 @@
 const dark = window.matchMedia('(prefers-color-scheme: dark)')
 
-/** The value of a custom property of style.css, in the present color scheme. */
+/** The value of a custom property of style.css, in the current color scheme. */
 export const color = (name: string): string =>
   getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim()
 

@@ -203,7 +203,7 @@ function stepLane(step: Step, course: Course, x: Scale): Lane {
   }
 }
 
-/** Faults of a class as marks: when, and how long they waited. */
+/** Faults of a class as marks, by time and wait. */
 function faultLane(
   name: FaultClass,
   course: Course,
@@ -212,15 +212,15 @@ function faultLane(
 ): Lane | undefined {
   const faults = course.faults.filter((fault) => fault.class === name)
   if (faults.length === 0) return undefined
-  const least = Math.max(0.001, minWaitMs)
-  const top = Math.log10(Math.max(2 * least, maxWaitMs) / least)
-  const grid = [0.01, 0.1, 1, 10, 100, 1000].filter((ms) => ms > least && ms < maxWaitMs)
+  const min = Math.max(0.001, minWaitMs)
+  const top = Math.log10(Math.max(2 * min, maxWaitMs) / min)
+  const grid = [0.01, 0.1, 1, 10, 100, 1000].filter((ms) => ms > min && ms < maxWaitMs)
   return {
     name: `${name} faults (${formatCount(faults.length)})`,
     height: FAULTS_HEIGHT,
     draw(context, width, height) {
       const y = (ms: number) =>
-        height - 6 - ((height - 12) * Math.log10(Math.max(least, ms) / least)) / top
+        height - 6 - ((height - 12) * Math.log10(Math.max(min, ms) / min)) / top
       context.font = '10px system-ui, sans-serif'
       context.textBaseline = 'middle'
       context.lineWidth = 1

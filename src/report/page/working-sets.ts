@@ -100,7 +100,7 @@ function mapPanel(sets: readonly Named<SetEntry>[]): HTMLElement {
     const last = Math.max(1, pages.length - 1)
     const describe = (cell: readonly MapPage[]) => {
       const ranks = cell.map(({ place }) => Math.round(place * last))
-      const first = ranks.reduce((least, rank) => Math.min(least, rank), Number.POSITIVE_INFINITY)
+      const first = ranks.reduce((min, rank) => Math.min(min, rank), Number.POSITIVE_INFINITY)
       const time = hasTimes(entry) ? ` at ${formatUs(timesUs[first]!)}` : ''
       return `touched as number ${formatCount(first + 1)} of ${formatCount(pages.length)}${time}`
     }
@@ -140,7 +140,8 @@ export function orderLegend(): HTMLElement {
   )
 }
 
-const RANGES = 16
+/** Number of ranges of the memory in tables. */
+export const RANGES = 16
 
 /** The page map as numbers: pages and their order in sixteenths of the memory. */
 function rangeTable({ pages, summary }: SetEntry): HTMLElement {
@@ -230,7 +231,7 @@ function differencePanel(a: Named<SetEntry>, b: Named<SetEntry>): HTMLElement {
   })
   return panel(
     'Difference',
-    'Pages that both sets have, and pages of one alone. Two sets of one snapshot that differ much were recorded from runs that did different work.',
+    'Pages that both sets have, and pages of one alone. Two sets of one snapshot differ much if they were recorded from different work.',
     table(['', 'pages of 4 KiB', 'size', 'of all'], rows, 'Pages in common'),
     at.root,
   )
@@ -241,7 +242,7 @@ const POINTS = 800
 
 function growthPanel(sets: readonly Named<SetEntry>[]): HTMLElement {
   const help =
-    'How many pages had been touched by a time. A steep part is where a restore without a prefetch would wait most.'
+    'The number of pages touched so far, over time. A restore without a prefetch would wait most where the curve is steep.'
   const timed = sets.filter(({ entry }) => hasTimes(entry))
   const missing = sets
     .filter(({ entry }) => !hasTimes(entry))
@@ -348,7 +349,7 @@ function runLengthPanel(sets: readonly Named<SetEntry>[]): HTMLElement {
   })
   return panel(
     'Run lengths',
-    'How many of the pages are in runs of adjacent pages, by the length of the run. Long runs are cheap to fetch and to install; single pages cost one system call each.',
+    'The number of pages in runs of adjacent pages, by the length of the run. Long runs are cheap to fetch and to install; single pages cost one system call each.',
     sideBySide(charts),
   )
 }
