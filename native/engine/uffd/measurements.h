@@ -1,4 +1,4 @@
-// What is measured of one restore. Shared with JavaScript, so it outlives the session.
+// Measurements of one restore. Shared with JavaScript, so they outlive the session.
 #pragma once
 
 #include "uffd/counters.h"

@@ -1,4 +1,4 @@
-// What the threads of one restore's prefetch did, also while it runs and if it is cut short.
+// Work of the threads of one restore's prefetch, also while it runs and if it is cut short.
 #pragma once
 
 #include <chrono>
@@ -16,11 +16,11 @@ class PrefetchWork {
     Clock::time_point ended;
   };
   struct Report {
-    Clock::duration fetched{};    // time during which at least one thread fetched
-    Clock::duration waited{};     // of it, time during which at least one waited for the disk
-    uint64_t disk_bytes = 0;      // of the reads that waited for it
-    Clock::duration installed{};  // summed over the workers
-    std::chrono::nanoseconds on_core{};  // of it, CPU time: the rest, they waited for a core
+    Clock::duration fetched{};           // time during which at least one thread fetched
+    Clock::duration waited{};            // part of it during which at least one waited for the disk
+    uint64_t disk_bytes = 0;             // of the reads that waited for it
+    Clock::duration installed{};         // summed over the workers
+    std::chrono::nanoseconds on_core{};  // CPU time of it; the rest is waits for cores or locks
   };
 
   void add_fetch(const Span& span, uint64_t bytes, bool waited);

@@ -66,7 +66,7 @@ REAP_NAMED_ENUM(SpanKind, kSpanKinds, REAP_SPAN_KINDS)
 class Timeline {
  public:
   using Clock = std::chrono::steady_clock;
-  static constexpr size_t kMax = 1 << 16;  // 3 MiB
+  static constexpr size_t kMax = 1 << 16;  // 3.5 MiB
 
   struct Span {
     SpanKind kind;
