@@ -12,19 +12,20 @@ export interface Spread {
   readonly samples: number
 }
 
-/** Figures of a way to restore in one state of the page cache. */
+/** Figures of one arm, a way to restore, in one state of the page cache. */
 export interface ArmFigures {
   /** `kernel-file`, `on-demand`, `page-cache`, `working-set` or `auto`. */
   readonly arm: string
+  /** Times in milliseconds. */
   readonly ms: Spread
   /** Time divided by that of the base in the same round; null for the base. */
   readonly ratio: Spread | null
-  /** Medians of counters; null without a handler. */
+  /** Medians of figures of the handler; null without one. */
   readonly faults: number | null
   readonly lateFaults: number | null
   readonly residualFaults: number | null
   readonly stalledMs: number | null
-  /** Number of runs for which `auto` chose each backend; null for other arms. */
+  /** Number of runs by the backend that `auto` chose; null for other arms. */
   readonly chosen: Readonly<Record<string, number>> | null
   readonly outlierCount: number
   /** Number of runs that are not counted. */
@@ -40,7 +41,7 @@ export interface ComparisonRun {
   /** Absent if the restore failed. */
   readonly sample?:
     | {
-        /** Time from the restore request to the mark or the end of the command. */
+        /** Time from the restore request to the mark or the end of the command, in milliseconds. */
         readonly ms: number
         readonly until: 'ready' | 'end'
         readonly backend: 'kernel-file' | 'uffd' | 'page-cache'
@@ -48,13 +49,13 @@ export interface ComparisonRun {
         readonly stats?: FaultStats | undefined
       }
     | undefined
-  /** Why it is not counted. */
+  /** Reason for not counting it; absent if it counts. */
   readonly leftOut?: string | undefined
   /** Whether its time is far from those of the other rounds. */
   readonly isOutlier: boolean
 }
 
-/** What `reap-trace compare` has measured, as its `--json` prints it. */
+/** Result of `reap-trace compare`, as its `--json` prints it. */
 export interface Comparison {
   readonly type: 'comparison'
   /** Date and time of its end: ISO 8601, UTC. */
@@ -66,13 +67,13 @@ export interface Comparison {
   readonly workingSet: string
   readonly rounds: number
   readonly seed: number
-  /** Arm that the others are compared with. */
+  /** Arm to which the ratios of the others are; null without a counted run. */
   readonly base: string | null
   readonly cold: readonly ArmFigures[]
   readonly warm: readonly ArmFigures[]
-  /** What the figures are, and until when a time counts. */
+  /** Kind of the figures, and the end of their times, in words. */
   readonly basis: string
-  /** What the figures say, in sentences. */
+  /** Conclusions from the figures, in sentences. */
   readonly conclusions: {
     readonly cold: readonly string[]
     readonly warm: readonly string[]

@@ -7,7 +7,7 @@ import { type Check, Mismatch } from './shape.js'
 /** A full timeline twice, once for other viewers, with much room. */
 const MAX_BYTES = 256 * 2 ** 20
 
-/** A kind of record, and what its refusals say. */
+/** A kind of record, for the messages of its failures. */
 export interface RecordKind {
   /** For failed system calls. */
   readonly file: Extract<FileKind, 'restore record' | 'comparison'>

@@ -33,7 +33,7 @@ export interface ComparisonEntry {
 
 export type Entry = SetEntry | RestoreEntry | ComparisonEntry
 
-/** What the page of a report is made from: JSON, deflated, in base64. */
+/** Data of the page of a report: JSON, deflated, in base64. */
 export interface PageData {
   readonly entries: readonly Entry[]
 }

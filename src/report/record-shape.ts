@@ -78,7 +78,8 @@ const timeline = fields({
   missing: count,
 })
 
-const record = fields({
+/** Throws a `Mismatch` for the first field that makes the value no record of a restore. */
+export const checkRecord: Check = fields({
   version: oneOf(1),
   date,
   backend: oneOf('uffd', 'page-cache'),
@@ -100,9 +101,6 @@ const record = fields({
   verdict: optional(fields({ kind: text, sentence: text, remedy: optional(text) })),
 })
 
-/** Throws a `Mismatch` for the first field that makes the value no record of a restore. */
-export const checkRecord: Check = record
-
 /** The same for the file with the record. */
 export const checkFile: Check = (value) =>
-  record((value as { reapTrace?: unknown }).reapTrace, 'reapTrace')
+  checkRecord((value as { reapTrace?: unknown }).reapTrace, 'reapTrace')

@@ -22,7 +22,7 @@ export async function openTelemetry(): Promise<Api | undefined> {
   }
 }
 
-/** What a session tells of itself. */
+/** Source of a session's times and figures. */
 export interface Traced {
   times(): SessionTimes
   stats(): FaultStats

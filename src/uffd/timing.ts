@@ -10,7 +10,7 @@ export interface SessionTimes {
   readonly accepted?: number | undefined
   /** Time at which the handshake was complete: from here on faults are served. */
   readonly connected?: number | undefined
-  /** Begin of the first read of the prefetch, often before the VMM connects. */
+  /** Start of the first read of the prefetch, often before the VMM connects. */
   readonly firstFetch?: number | undefined
   /** Time at which the first page of the prefetch was installed. */
   readonly firstInstall?: number | undefined
@@ -38,9 +38,9 @@ export interface FaultWaits {
   readonly totalUs: number
   readonly maxUs: number
   /**
-   * Number of faults that waited for less than `belowUs` microseconds and not for less than the
-   * previous limit, in ascending order. The limits are 1.024, 1.536, 2.048, 3.072, 4.096 … (powers of
-   * two with linear halves); the last one of 68.7 s has longer waits too. Empty buckets are left out.
+   * Numbers of faults whose wait is below `belowUs` microseconds and not below the previous limit, in
+   * ascending order. The limits are 1.024, 1.536, 2.048, 3.072, 4.096 … (powers of two with linear
+   * halves); the last one, of 68.7 s, includes longer waits. Empty buckets are left out.
    */
   readonly buckets: readonly (readonly [belowUs: number, count: number])[]
 }
@@ -64,11 +64,11 @@ export interface FetchSpan {
   readonly thread: number
 }
 
-/** Installs of what one read has fetched. */
+/** Installs of the pages of one read. */
 export interface InstallSpan {
   readonly from: number
   readonly to: number
-  /** Number of bytes that were missing in the guest. */
+  /** Number of bytes installed: those that the guest lacked. */
   readonly bytes: number
   readonly thread: number
 }
@@ -89,7 +89,7 @@ export interface RemovalMark {
   readonly bytes: number
 }
 
-/** What a session did, in order of the ends of its spans (`timeline: true`). */
+/** Spans and marks of a session with `timeline: true`, in the order of their ends. */
 export interface Timeline {
   readonly fetches: readonly FetchSpan[]
   readonly installs: readonly InstallSpan[]

@@ -111,7 +111,7 @@ describe('inspect', () => {
     const [memoryFile, path] = [makeMemory(1024), newPath('no-times.ws')]
     const set = WorkingSet.fromTraces([trace([1, 2, 3], [0, 0, 0])])
     await set.write(path, { snapshot: { memoryFile } })
-    expect((await run(['inspect', path])).stdout).toMatch(/^growth +not known: .* no times$/m)
+    expect((await run(['inspect', path])).stdout).toMatch(/^growth +unknown: .* no times$/m)
     expect(events((await run(['inspect', path, '--json'])).stdout)[0].growth).toBeNull()
   })
 

@@ -122,7 +122,11 @@ function restoreCommand(command: readonly string[], onParsed: OnParsed): Command
       'what to do with a set that differs from the memory file (default: "fail" with --on-bad-working-set fail, else "warn")',
     ).choices(['warn', 'rewrite', 'fail']),
     sameId(),
-    option('--trace <file>', 'write what happened when, for "report" and ui.perfetto.dev', path),
+    option(
+      '--trace <file>',
+      'write a record of the restore, for "report" and ui.perfetto.dev',
+      path,
+    ),
     ...serveOptions(),
   ])
 }
@@ -131,7 +135,7 @@ function compareCommand(command: readonly string[], onParsed: OnParsed): Command
   const self = new Command('compare')
     .summary('measure restores of your own VM, with and without its working set')
     .description(
-      'Restores a VM again and again in several ways, in turns, and compares the time until COMMAND is\nready.',
+      'Restores a VM repeatedly in several ways, in turns, and compares the times until COMMAND is ready.',
     )
     .usage('--memory FILE --working-set FILE [options] -- COMMAND …')
     .addHelpText('after', compareHelp)
@@ -196,7 +200,7 @@ function readyCommand(onParsed: OnParsed): Command {
   return new Command('ready')
     .summary('mark the guest as ready, in the COMMAND of record, restore or compare')
     .description(
-      'Tells the reap-trace that runs this command line that its guest is ready, as of the start of\nthis process.',
+      'Marks the guest of the surrounding record, restore or compare as ready, as of the start of this\nprocess.',
     )
     .addOption(json())
     .addHelpText('after', readyHelp)

@@ -132,16 +132,16 @@ The arms:
   auto          page-cache or working-set, as "reap-trace advise" says
 
 COMMAND restores the VM, invokes its function and ends the VM. It finds the backend in
-REAP_TRACE_BACKEND_TYPE (File or Uffd) and REAP_TRACE_BACKEND_PATH, as with "restore". The time is
-that from the restore request, before reap-trace opens the snapshot, to the ready mark of COMMAND
-("reap-trace ready", or a line into the FIFO $REAP_TRACE_READY), or to its end if it makes none.
+REAP_TRACE_BACKEND_TYPE (File or Uffd) and REAP_TRACE_BACKEND_PATH, as with "restore". The time
+runs from the restore request, before reap-trace opens the snapshot, to the ready mark of COMMAND
+("reap-trace ready", or a line into the FIFO $REAP_TRACE_READY), or to its end without one.
 After its mark, COMMAND has 10 seconds to end. What it leaves running in its process group is
 killed, as is the VM of a fault handler.
 
 Each arm has a trial first, which is not measured: an arm whose COMMAND fails in it is left out.
 Then, with a warm page cache and with a cold one, every round restores once by each arm, in an order
 drawn from the seed. Cold means that no page of the files is in the page cache, warm that all are;
-both are checked before each restore. Ctrl-C ends the comparison with what was measured so far.
+both are checked before each restore. Ctrl-C ends the comparison, and prints the results so far.
 
 "÷ kernel-file" is the time divided by that of kernel-file in the same round. "residual" counts the
 faults on pages outside the working set, and "stalled" is the time with at least one fault
@@ -166,13 +166,13 @@ Examples:
 export const inspectHelp = `
 The map shows the guest's memory from left to right and top to bottom. A darker cell has more pages
 of the working set. On a color terminal, colors show when they are needed, early to late; otherwise
-a second map shows this as digits, 0 to 9. "growth" shows how many pages are touched by when.
+a second map shows this as digits, 0 to 9. "growth" shows the number of pages touched so far, over
+time.
 
-"cached" is what the page cache holds now of the pages' bytes: of this file, which a restore reads
-if the set is proven, and with --memory of the memory file, which other restores read. The number
-and the size of the remaining reads are exact. Their time is an estimate of the disk's part: for
-about 100 ms, some of them are done, up to four at a time, past the page cache, which stays as it
-is.
+"cached" shows the part of the pages' bytes in the page cache now: of this file, which a restore
+reads if the set is proven, and, with --memory, of the memory file, which other restores read. The
+number and the size of the remaining reads are exact. Their time is an estimate for the disk alone,
+from a sample of at most about 100 ms that bypasses the page cache.
 
 "proof" lists the memory files that the set was written from or compared with on this host, and
 whether each result is still valid. Without a valid one, a restore reads the bytes from the memory
@@ -184,8 +184,8 @@ Examples:
   $ reap-trace inspect vm.ws --json | jq .pageCount`
 
 export const diffHelp = `
-Shows the number of pages that only A has, that both have and that only B has; the share of all
-these that both have (Jaccard index); and the same for the first half of each in first-touch order.
+Shows the number of pages only in A, in both and only in B; the share of all these in both (Jaccard
+index); and the same for the first half of each set in first-touch order.
 The rank correlation (Spearman) tells whether the pages in both are touched in the same order. The
 bytes of the pages are not compared; "zero pages" are those that were zero at the time of writing.
 The exit status is 0 whether or not there is a difference, and 1 for a failure, such as files that
@@ -205,17 +205,17 @@ replaced once the new one is complete.
 
 Examples:
   $ reap-trace merge 1.ws 2.ws 3.ws --min-sets 2 --memory vm.mem -o vm.ws
-  $ reap-trace merge vm.trace --memory vm.mem -o vm.ws     a set of a trace file`
+  $ reap-trace merge vm.trace --memory vm.mem -o vm.ws     a set of one trace file`
 
 export const reportHelp = `
-Of a working set, the page shows where in the guest's memory its pages are and in which order they
-were touched, how their number grows over time, and in how long runs they lie. Of a restore, it
-shows the steps over time with each fault, how long faults waited, and where; on the working set, if
-that is given too. Of a comparison ("compare --json"), it shows the time, the stalled time and the
-residual faults of every run by each arm. Two or more of a kind are compared side by side.
+For a working set, the page shows the places of its pages in the guest's memory, their first-touch
+order, their growth over time, and the lengths of their runs. For a restore, it shows the steps over
+time with each fault, the waits of the faults, and their places, on the working set if that is given
+too. For a comparison ("compare --json"), it shows the time, the stalled time and the residual
+faults of each run, by arm. Two or more of a kind are compared side by side.
 
-The page follows the color scheme of the browser, and each picture also has its numbers in a table.
-Open it from the disk.
+The page follows the color scheme of the browser, has the numbers of each picture in a table, and
+needs no network.
 
 Examples:
   $ reap-trace report vm.ws -o report.html
@@ -233,8 +233,9 @@ Example:
   $ reap-trace verify vm.ws --memory vm.mem`
 
 export const readyHelp = `
-Does the same as a line written into the FIFO $REAP_TRACE_READY, with an earlier time: that of the
-line is its receipt, and this program takes some 50 ms to start. Only the first mark counts.
+Writes a line into the FIFO $REAP_TRACE_READY with the time at which this program was started, so
+that the 50 ms of its own start do not count. Any other line is a mark too, with the time of its
+receipt. Only the first mark counts.
 
 Examples, in a script that restores a VM and sends it a request:
   curl --fail --retry 100 http://172.16.0.2/ && reap-trace ready

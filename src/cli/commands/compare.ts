@@ -40,7 +40,7 @@ export async function compare(args: CompareArguments, terminal: Terminal): Promi
   } finally {
     live.stop()
     // What was measured until a signal or a failure counts too.
-    if (runs.some(({ sample }) => sample)) await tell({ ...args, complete, runs }, terminal)
+    if (runs.some(({ sample }) => sample)) await output({ ...args, complete, runs }, terminal)
     await rm(scratch, { recursive: true, force: true })
     signals.dispose()
   }
@@ -71,7 +71,7 @@ async function checkFiles(args: CompareArguments): Promise<void> {
   }
 }
 
-async function tell(
+async function output(
   measured: CompareArguments & { readonly complete: boolean; readonly runs: readonly Run[] },
   terminal: Terminal,
 ): Promise<void> {
@@ -86,7 +86,7 @@ async function tell(
   terminal.print(`wrote ${report}`)
 }
 
-/** Prints each warning of the restores once: the next rounds have the same. */
+/** Prints each warning of the restores once, since it recurs in each round. */
 function warnOnce(terminal: Terminal): (error: ReapTraceError) => void {
   const known = new Set<string>()
   return (error) => {

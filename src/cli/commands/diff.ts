@@ -8,7 +8,7 @@ import { readSet } from './read-set.js'
 const PAGE = 4096
 
 export async function diff({ a, b, firstMs }: DiffArguments, terminal: Terminal): Promise<void> {
-  // Shown only: no guest gets any of it.
+  // Only displayed: no guest gets its bytes.
   const [first, second] = await Promise.all([a, b].map((path) => readSet(path, { trust: true })))
   const found = diffWorkingSets(first!, second!, { firstMs })
   const maps = mapsOf(found, mapColumns(terminal.columns))

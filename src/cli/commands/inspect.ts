@@ -18,7 +18,7 @@ export async function inspect(
   { file, memory }: InspectArguments,
   terminal: Terminal,
 ): Promise<void> {
-  // Shown only: no guest gets any of it.
+  // Only displayed: no guest gets its bytes.
   const set = await readSet(file, { trust: true })
   const order = summarizeOrder(set.order)
   const columns = mapColumns(terminal.columns)
@@ -158,9 +158,9 @@ function describeCost(cost: FileReadCost): string {
   if (readCount === 0) return `all of ${formatBytes(bytes)}`
   const cached =
     cachedBytes === undefined
-      ? 'not known to this user; uncached'
+      ? 'unknown for this user; uncached'
       : `${formatBytes(cachedBytes)} of ${formatBytes(bytes)} (${formatShare(cachedBytes / bytes)}); the rest`
-  const time = estimatedMs === undefined ? 'for an unknown time' : `about ${formatMs(estimatedMs)}`
+  const time = estimatedMs === undefined ? 'in an unknown time' : `about ${formatMs(estimatedMs)}`
   return `${cached} takes ${formatPlural(readCount, 'read')} (${formatBytes(readBytes)}), ${time}`
 }
 
@@ -168,7 +168,7 @@ function printGrowth(set: WorkingSet, growth: Growth | undefined, terminal: Term
   if (set.pageCount === 0) return
   terminal.print()
   if (!growth) {
-    terminal.print(`${terminal.style('bold', 'growth')}    not known: its pages have no times`)
+    terminal.print(`${terminal.style('bold', 'growth')}    unknown: its pages have no times`)
     return
   }
   const { stepMs, pageCounts } = growth

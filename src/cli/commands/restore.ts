@@ -111,7 +111,7 @@ async function restoreByHandler(
 const soFar = <T>(promise: Promise<T>): Promise<T | undefined> =>
   Promise.race([promise.catch(() => undefined), setImmediate(undefined)])
 
-/** What happened so far, also if the restore has failed. */
+/** Record of the restore so far, also of one that has failed. */
 async function recordOf(
   { handler, command, guest }: ServedSession,
   plan: RestorePlan<'uffd'>,
@@ -135,7 +135,7 @@ async function recordOf(
       commandStarted: command?.startedMs,
       commandEnded: command?.endedMs,
     },
-    // Without a set it has nothing to tell.
+    // Without a set, it resolves with zeros.
     prefetch: pageCount === undefined ? undefined : prefetch,
     stats: handler.stats(),
     statsAtReady: end?.statsAtReady,
@@ -147,8 +147,8 @@ async function recordOf(
 }
 
 /**
- * A snapshot that could not be loaded after the handshake, or was not resumed, is no restore, even
- * if COMMAND (curl without --fail) reports success.
+ * Fails a restore whose snapshot could not be loaded after the handshake, or was not resumed, even if
+ * COMMAND (curl without --fail) reports success.
  *
  * @throws CliError `ERR_VM_DID_NOT_RUN`
  */
@@ -158,6 +158,6 @@ async function checkRestore({ handler }: ServedSession): Promise<void> {
   throw new CliError(
     'ERR_VM_DID_NOT_RUN',
     'the VM exited before it touched a page of its memory',
-    'See the answer of the VMM to the load (curl needs --fail to tell), and its log.',
+    'Check the response of the VMM to the load (curl needs --fail to report it), and its log.',
   )
 }

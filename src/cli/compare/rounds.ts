@@ -26,7 +26,7 @@ export interface Listener {
   onStuck(cache: Cache, files: readonly string[]): void
 }
 
-/** Restores with each arm once, unmeasured: which of them work, with all proofs and code warm. */
+/** Restores once by each arm, unmeasured, and returns the arms that work. Proofs remain. */
 export async function tryArms(
   scene: Scene,
   arms: readonly Arm[],
@@ -68,8 +68,7 @@ export async function measureRounds(
     // Warm first: memory freed by an eviction is slow to allocate again for a while.
     for (const cache of ['warm', 'cold'] as const) {
       if (!caches.includes(cache)) continue
-      // Warm too: a file that is then read in one go is cached in large folios, whatever the trials
-      // left of it.
+      // Before warm rounds too: a file that is read in one go from an empty cache gets large folios.
       const stuck = await setCache(guest, 'cold', files)
       if (cache === 'cold' && stuck.length > 0) {
         listener.onStuck(cache, stuck)

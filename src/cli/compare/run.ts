@@ -22,7 +22,7 @@ const END_MS = 10_000
 /** Number of bytes at the end of a failed COMMAND's output that are shown. */
 const OUTPUT_BYTES = 2000
 
-/** What the runs of a comparison have in common. */
+/** Common settings of the runs of a comparison. */
 export interface Scene {
   readonly args: CompareArguments
   readonly scratch: string
@@ -40,7 +40,7 @@ export interface Sample {
   readonly stats: FaultStats | undefined
 }
 
-/** A restore that is no sample, with the output of its COMMAND. */
+/** A failed restore, with the end of the output of its COMMAND. */
 export class RunFailure extends Error {
   readonly output: readonly string[]
 
@@ -148,7 +148,7 @@ export async function runOnce(scene: Scene, arm: Arm, isTrial = false): Promise<
   }
 }
 
-/** Waits for COMMAND, which has limited time after its mark; `undefined` if that is over. */
+/** Waits for COMMAND, for a limited time after its mark; `undefined` if that expires. */
 async function untilEnd({
   command,
   handler,
@@ -169,7 +169,7 @@ async function untilEnd({
   signal.addEventListener('abort', onAbort)
   const late = marked.then(() => sleep(END_MS, undefined, { signal: waiting.signal }))
   late.catch(() => {})
-  // The end of a VM is none of COMMAND, but the failure of its handler is one of the run.
+  // COMMAND may outlive its VM, but a failure of the handler fails the run.
   const failed = handler?.closed.then(
     () => never,
     (error) => Promise.reject(error),
@@ -197,7 +197,7 @@ function watchConnection(handler: FaultHandler | undefined): Connection {
   return connection
 }
 
-/** A COMMAND whose VM used another backend, or did not run, is no sample of a handler. */
+/** Throws if the VM of COMMAND used another backend, or did not run. */
 async function checkVm(handler: FaultHandler, connection: Connection, name: string): Promise<void> {
   if (!connection.isMade) await lateStep(handler, 'connected').catch(() => {})
   if (!connection.isMade) {

@@ -45,7 +45,7 @@ export class ChildCommand {
   endedMs: number | undefined
   readonly #child: ChildProcess
   readonly #leadsGroup: boolean
-  /** The time that it had, if that is over. */
+  /** The limit of its time, if that has expired. */
   #expiredMs: number | undefined
 
   /**
@@ -140,7 +140,7 @@ export class ChildCommand {
     try {
       process.kill(-this.#child.pid!, signal)
     } catch {
-      // Nobody is left, or nobody that this user may kill.
+      // No process is left, or none that this user may kill.
     }
   }
 

@@ -1,14 +1,14 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { FaultHandler } from '../../index.js'
 
-/** Time after COMMAND's end in which its VM may still be met, or be found to have gone. */
+/** Time after COMMAND's end for its VM to connect, or for the end of its VM to be noticed. */
 const GRACE_MS = { connected: 100, closed: 1000 } as const
 
 /**
- * Waits for a step of a session whose COMMAND has ended: for a moment, or for its event if the step
- * is reached already. A busy machine may keep this thread from its core for longer than the moment.
+ * Waits a moment for a step of a session whose COMMAND has ended, and for its event if it is reached:
+ * a busy machine may delay this thread for longer than the moment.
  *
- * @throws what the promise of the step rejects with.
+ * @throws the rejection of the step's promise.
  */
 export async function lateStep(
   handler: Pick<FaultHandler, 'connected' | 'closed' | 'times'>,

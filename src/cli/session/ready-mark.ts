@@ -8,12 +8,12 @@ import { promisify } from 'node:util'
 import { monotonicMs } from '../terminal/clock.js'
 import type { Terminal } from '../terminal/terminal.js'
 
-/** Number of bytes that are read at once, and length of a line beyond which it has no time. */
+/** Number of bytes read at once, and maximum length of a line with a time. */
 const MAX_LINE = 4096
 
 /**
- * FIFO by which a COMMAND marks that its guest is ready. A line is the mark, as of its receipt, or
- * as of `atMs` if it is the JSON of `reap-trace ready`.
+ * FIFO for the ready mark of a COMMAND. A line is the mark; its time is that of its receipt, or
+ * `atMs` in the JSON of `reap-trace ready`.
  */
 export class ReadyMark {
   readonly path: string
@@ -39,7 +39,7 @@ export class ReadyMark {
     }
   }
 
-  /** Like `open`, with a sentence instead of a failure: a restore does not depend on its mark. */
+  /** Like `open`, but a failure is only reported: a restore does not depend on its mark. */
   static offer(
     onReady: (atMs: number) => void,
     terminal: Terminal,
@@ -62,7 +62,7 @@ export class ReadyMark {
     this.#socket.on('error', () => {})
   }
 
-  /** Takes what was written so far, such as the last line of a COMMAND that has ended. */
+  /** Reads the lines written so far, such as the last one of a COMMAND that has ended. */
   flush(): void {
     const buffer = Buffer.alloc(MAX_LINE)
     try {

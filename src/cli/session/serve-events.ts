@@ -110,7 +110,7 @@ const phases = [
   ['closed', 'end'],
 ] as const
 
-/** A line for each step of a session that served a VM, and how long the guest stood still. */
+/** Lines of the steps and of the stalled time of a session that served a VM. */
 function describePhases({ times, stats, statsAtReady }: ServeResult): string[] {
   const { connected, ready, closed = Number.POSITIVE_INFINITY } = times
   if (connected === undefined) return []
@@ -119,7 +119,7 @@ function describePhases({ times, stats, statsAtReady }: ServeResult): string[] {
     ...stepTable(
       phases.flatMap(([step, name]) => {
         const at = times[step]
-        // A prefetch that the session's end cut off ends after it.
+        // A prefetch that the end of the session interrupts ends after it.
         return at === undefined || at > closed ? [] : [[name, at] as const]
       }),
       times.listening,

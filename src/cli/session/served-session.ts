@@ -24,7 +24,7 @@ const INTERPOSED_MS = 10_000
 const interposedHint =
   'Its VMM must be dynamically linked, not setuid, and map the memory file privately (share=off).'
 
-/** What the session's end did to a VM. */
+/** Fates of a VM by the session's end. */
 const fates: Partial<Record<ServeResult['state'], string>> = {
   'vm-killed': 'was killed',
   'vm-left': 'was left without a handler and will freeze at its next fault',
@@ -65,7 +65,7 @@ export class ServedSession {
   #guest: GuestInfo | undefined
   #ended = false
   #detached = false
-  /** The error of a session that ends with its VM, whose fate is known only then. */
+  /** The error that ends the session; the fate of its VM is added to its message. */
   #ending: Error | undefined
 
   static async run(
@@ -129,7 +129,7 @@ export class ServedSession {
       opening.stop()
       // Without effect after a regular end.
       const result = await handler?.close({ vm: args.leaveVm ? 'leave' : 'kill' })
-      if (session && result) session.#tellFate(result)
+      if (session && result) session.#addFate(result)
       comparing.abort()
       reportEnd()
       if (session) await session.#dismissCommand()
@@ -305,13 +305,13 @@ export class ServedSession {
     this.#terminal.note(`no VM has connected so far. ${interposedHint}`)
   }
 
-  /** Has the fate of the VM, if it lives, added to the message of the error. */
+  /** Returns the error, to which {@link #addFate} adds the fate of a VM that lives. */
   #endWith(error: Error): Error {
     if (this.#guest && !this.#ended) this.#ending = error
     return error
   }
 
-  #tellFate({ state }: ServeResult): void {
+  #addFate({ state }: ServeResult): void {
     const fate = fates[state]
     // Its pid is 0 if it is in another pid namespace.
     const vm = this.#guest?.pid ? `the VM (pid ${this.#guest.pid})` : 'the VM'

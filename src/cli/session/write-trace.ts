@@ -1,7 +1,7 @@
 import { type RestoreRecord, writeRestoreRecord } from '../../index.js'
 import type { Terminal } from '../terminal/terminal.js'
 
-/** Writes the file of `--trace`, and says what it is good for. */
+/** Writes the file of `--trace`. */
 export async function writeTrace(
   path: string,
   record: Omit<RestoreRecord, 'version' | 'date'>,
@@ -9,5 +9,5 @@ export async function writeTrace(
 ): Promise<void> {
   await writeRestoreRecord(path, { version: 1, date: new Date().toISOString(), ...record })
   terminal.emit({ type: 'traced', path })
-  terminal.print(`wrote what happened to ${path}: open it at ui.perfetto.dev, or with "report"`)
+  terminal.print(`wrote ${path}: open it at ui.perfetto.dev, or draw it with "reap-trace report"`)
 }
