@@ -7,10 +7,14 @@ import { Trace, type Verdict, WorkingSet } from '../../src/index.js'
 import { checkBuild, cli, events, guest, run, shellScript } from '../support/cli-process.js'
 import { hangingFolder } from '../support/hanging-folder.js'
 
-/** Restores of each kind that have the right verdict. */
-const RUNS = Number(process.env.REAP_TRACE_VERDICTS ?? 3)
-/** Restores for each of them: other work of the machine may be a cause, too. */
-const TRIES = 4
+/**
+ * Minimum number of right verdicts of each kind, and maximum of wrong ones. Other work of the machine
+ * is a cause, too; with REAP_TRACE_VERDICTS, the number of restores on a quiet machine, nine of ten
+ * must be right.
+ */
+const named = process.env.REAP_TRACE_VERDICTS
+const RIGHT = named ? Math.ceil(0.9 * Number(named)) : 3
+const WRONG = named ? Number(named) - RIGHT : 9
 const MEMORY = 128 * 2 ** 20
 
 let folder: string
@@ -72,13 +76,13 @@ async function expectVerdict(
 ): Promise<void> {
   const verdicts: Verdict[] = []
   const right = () => verdicts.filter((verdict) => verdict.kind === kind).length
-  while (right() < RUNS && verdicts.length < TRIES * RUNS) {
+  while (right() < RIGHT && verdicts.length - right() <= WRONG) {
     const verdict = await restore(verdicts.length)
     expect(verdict).toMatchObject({ kind: expect.any(String), sentence: expect.any(String) })
     verdicts.push(verdict!)
   }
-  if (right() < RUNS && isBusy()) skip('needs a machine that has less to do')
-  expect(right(), JSON.stringify(verdicts, null, 2)).toBe(RUNS)
+  if (right() < RIGHT && isBusy() && !named) skip('needs a machine that has less to do')
+  expect(right(), JSON.stringify(verdicts, null, 2)).toBe(RIGHT)
 }
 
 /** A working set of these pages. */
