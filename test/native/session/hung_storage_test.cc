@@ -214,12 +214,15 @@ TEST(hung_storage_costs_next_to_no_processor_time) {
   hung.connect();
   for (uint64_t page = 0; page < 8; ++page) hung.touch(page * 8);
   folder.wait_until_held(1);
-  // A thread that tries again every 200 us takes ten times as much, in each stretch.
-  CHECK(fixture::in_time([] {
+  // A thread that tries again every 200 us takes ten times as much, in each stretch. The first ones
+  // may have what the threads of the guest still do.
+  auto least = std::chrono::microseconds::max();
+  for (int stretch = 0; stretch < 3; ++stretch) {
     const auto before = processor_time();
     std::this_thread::sleep_for(std::chrono::milliseconds(250));
-    return processor_time() - before < std::chrono::milliseconds(10);
-  }));
+    least = std::min(least, processor_time() - before);
+  }
+  CHECK(least < std::chrono::milliseconds(10));
   folder.release_all();
 }
 
