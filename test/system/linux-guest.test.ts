@@ -140,6 +140,22 @@ describe.skipIf(missing)('a Linux guest', { timeout: buildMs }, () => {
     expect((await vm.invoke(request)).answer).toEqual(answer)
   })
 
+  test('a child of its snapshot has what the guest did in between, and the parent has not', async () => {
+    const guest = await helloworld()
+    const before = await digest(guest.memoryFile)
+    const [first, second] = guest.inputs
+    const answers: unknown[] = []
+    const child = await guest.snapshotAfter(await scratchFolder(), async (vm) => {
+      answers.push((await vm.invoke(first!.request)).answer)
+    })
+    expect(await digest(child.memoryFile)).not.toBe(before)
+    const vm = await restore(child)
+    await vm.resume()
+    answers.push((await vm.invoke(second!.request)).answer)
+    expect(answers).toEqual([first!.answer, second!.answer])
+    expect(await digest(guest.memoryFile)).toBe(before)
+  })
+
   test('QEMU gets the environment', async () => {
     const guest = await helloworld()
     const vm = await restore(guest, { env: { REAP_TEST_GUEST: 'a b' } })

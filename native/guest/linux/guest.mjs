@@ -1,6 +1,7 @@
 // @ts-check
 // A snapshot on disk, and the VMs that are restored from it.
 import { closeSync, openSync } from 'node:fs'
+import { copyFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
 import { Machine, machineArguments, stateUri } from './qemu.mjs'
@@ -41,22 +42,54 @@ export class Guest {
    * @param {AbortSignal} [options.signal]  kills the VM
    * @returns {Promise<GuestVm>}
    */
-  async restore({ env, signal } = {}) {
+  restore({ env, signal } = {}) {
+    return this.#restore({ memoryFile: this.memoryFile, shared: false, env, signal })
+  }
+
+  /**
+   * A snapshot of a VM that was restored from this one and used: its child. The child's memory is a
+   * copy of this one's, on which the VM ran. Not for a guest on a disk.
+   * @param {string} folder  an empty one, for the child's files
+   * @param {(vm: GuestVm) => Promise<unknown>} use
+   * @param {AbortSignal} [signal]
+   */
+  async snapshotAfter(folder, use, signal) {
+    const { name, memoryBytes, inputs } = this
+    const [qemu, accelerator] = [this.#qemu, this.#accelerator]
+    const child = new Guest({ name, folder, memoryBytes, inputs, qemu, accelerator })
+    const { memoryFile } = child
+    await copyFile(this.memoryFile, memoryFile)
+    const vm = await this.#restore({ memoryFile, shared: true, folder, signal })
+    try {
+      await vm.resume()
+      await use(vm)
+      await vm.save()
+    } finally {
+      await vm.stop()
+    }
+    return child
+  }
+
+  /**
+   * @param {{ memoryFile: string, shared: boolean, folder?: string, env?: Record<string, string> | undefined, signal?: AbortSignal | undefined }} options
+   */
+  async #restore({ memoryFile, shared, folder, env, signal }) {
     const stateFile = openSync(this.stateFile, 'r')
     /** @type {Machine} */
     let machine
     try {
-      const { memoryFile, memoryBytes } = this
+      const { memoryBytes } = this
       const accelerator = this.#accelerator
       const [rootDisk] = this.diskImages
       machine = new Machine({
         qemu: this.#qemu,
         args: [
-          ...machineArguments({ memoryFile, memoryBytes, shared: false, accelerator, rootDisk }),
+          ...machineArguments({ memoryFile, memoryBytes, shared, accelerator, rootDisk }),
           ...['-incoming', 'defer'],
         ],
-        env,
-        signal,
+        ...(env && { env }),
+        ...(signal && { signal }),
+        ...(folder && { folder }),
         stateFile,
       })
     } finally {
@@ -133,6 +166,13 @@ export class GuestVm {
     if (error !== undefined) throw new Error(`${this.#name} failed in the guest: ${error}`)
     this.phases.answered ??= now
     return { answer, ms: now - started, us }
+  }
+
+  /** Leaves the devices in the file `state` of QEMU's folder, and ends QEMU. */
+  async save() {
+    await this.#machine.execute('stop')
+    await this.#machine.migrate('migrate', 'exec:cat > state')
+    await this.#machine.quit() // cat(1) has written everything by then
   }
 
   /** Kills QEMU and waits for its exit. It leaves no file. */
