@@ -308,9 +308,7 @@ void Session::end_locked(EndState state, const Failure& failure, Vm vm) {
   if (phase_ == Phase::ending || phase_ == Phase::idle) return;
   const bool serving = phase_ == Phase::serving;
   phase_ = Phase::ending;
-  const auto now = std::chrono::steady_clock::now();
-  measured_->steps.reach(SessionStep::closed, now);
-  measured_->waits.close(now);
+  measured_->steps.reach(SessionStep::closed, measured_->waits.close());
   stopping_.store(true, std::memory_order_release);
   state_ = state;
   failure_ = failure;

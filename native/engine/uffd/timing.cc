@@ -31,10 +31,15 @@ void Timeline::add(const Span& span) {
   }
 }
 
+// Copies without the lock, since faults wait for it: spans that were added change no more, and
+// enable() has reserved the memory of all of them.
 std::vector<Timeline::Span> Timeline::spans(uint64_t* missing) const {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  std::unique_lock<std::mutex> lock(mutex_);
   *missing = missing_;
-  return spans_;
+  const Span* const first = spans_.data();
+  const size_t count = spans_.size();
+  lock.unlock();
+  return {first, first + count};
 }
 
 // Bucket 0 ends at 1,024 ns; buckets 2k+1 and 2k+2 end at 1.5 and 2 times 2^k of that.
@@ -49,18 +54,22 @@ uint64_t FaultWaits::limit_ns(size_t bucket) {
   return bucket % 2 == 1 ? base / 2 + base / 4 : base;
 }
 
+// Threads may come here in another order than they took their times. Test: "stalled time is not
+// counted again for a fault that begins late".
 void FaultWaits::begin(uint64_t offset, FaultClass fault, Clock::time_point at) {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (open_.size() >= kMaxOpen) return;
-  if (open_.empty()) stalled_since_ = at;
+  at = std::min(std::max(at, stalled_until_), closed_at_);
+  stalled_since_ = open_.empty() ? at : std::min(stalled_since_, at);
   open_.push_back({offset, fault, at});
   open_count_.store(open_.size(), std::memory_order_relaxed);
 }
 
-void FaultWaits::end(uint64_t offset, uint64_t length, Clock::time_point at) {
+void FaultWaits::end_open(uint64_t offset, uint64_t length) {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (open_.empty()) return;
-  at = std::min(at, closed_at_);
+  // With the lock: no fault ends before its begin.
+  const auto at = std::min(Clock::now(), closed_at_);
   const auto is_ended = [&](const Open& fault) {
     if (fault.offset < offset || fault.offset - offset >= length) return false;
     count(fault, at);
@@ -68,7 +77,9 @@ void FaultWaits::end(uint64_t offset, uint64_t length, Clock::time_point at) {
   };
   open_.erase(std::remove_if(open_.begin(), open_.end(), is_ended), open_.end());
   open_count_.store(open_.size(), std::memory_order_relaxed);
-  if (open_.empty()) report_.stalled_ns += nanoseconds(at - stalled_since_);
+  if (!open_.empty()) return;
+  report_.stalled_ns += nanoseconds(at - stalled_since_);
+  stalled_until_ = at;
 }
 
 // mutex_ is held.
@@ -94,9 +105,10 @@ void FaultWaits::count(const Open& fault, Clock::time_point at) {
   timeline_.add(span);
 }
 
-void FaultWaits::close(Clock::time_point at) {
+FaultWaits::Clock::time_point FaultWaits::close() {
   const std::lock_guard<std::mutex> lock(mutex_);
-  closed_at_ = std::min(closed_at_, at);
+  closed_at_ = std::min(closed_at_, Clock::now());
+  return closed_at_;
 }
 
 FaultWaits::Report FaultWaits::report() const {

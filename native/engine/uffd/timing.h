@@ -40,12 +40,18 @@ class SessionSteps {
                                                            std::memory_order_relaxed);
   }
   bool is_reached(SessionStep step) const { return nanoseconds(step) != 0; }
-  // 0: not reached.
+  // 0: not reached, or later than the end, as by a thread that was still at work.
   int64_t nanoseconds(SessionStep step) const {
-    return at_[static_cast<size_t>(step)].load(std::memory_order_relaxed);
+    const int64_t at = value(step);
+    const int64_t closed = value(SessionStep::closed);
+    return closed != 0 && at > closed ? 0 : at;
   }
 
  private:
+  int64_t value(SessionStep step) const {
+    return at_[static_cast<size_t>(step)].load(std::memory_order_relaxed);
+  }
+
   std::array<std::atomic<int64_t>, std::size(kSessionSteps)> at_{};
 };
 
@@ -88,7 +94,7 @@ class Timeline {
  private:
   std::atomic<bool> enabled_{false};
   mutable std::mutex mutex_;  // guards what follows
-  std::vector<Span> spans_;
+  std::vector<Span> spans_;   // never moved: see spans()
   uint64_t missing_ = 0;
 };
 
@@ -99,7 +105,7 @@ class FaultWaits {
   using Clock = std::chrono::steady_clock;
   // Buckets of powers of two with linear halves: up to 1, 1.5, 2, 3, 4, 6 … µs, in ns of 1,024 per
   // µs. The last one has no limit.
-  static constexpr size_t kBuckets = 52;
+  static constexpr size_t kBuckets = 53;
   static constexpr size_t kSlowest = 8;
   // Faults beyond it, of a VMM with as many threads, are not timed.
   static constexpr size_t kMaxOpen = 1024;
@@ -127,11 +133,12 @@ class FaultWaits {
   void begin(uint64_t offset, FaultClass fault, Clock::time_point at);
   // The threads that wait for [offset, offset + length) were woken.
   void end(uint64_t offset, uint64_t length) {
-    if (open_count_.load(std::memory_order_relaxed) > 0) end(offset, length, Clock::now());
+    if (open_count_.load(std::memory_order_relaxed) > 0) end_open(offset, length);
   }
   // The guest is gone: it waits no longer. A fault that was answered shortly before may still be
-  // ended. Test: "a fault that is answered as the session ends is counted".
-  void close(Clock::time_point at);
+  // ended. Test: "a fault that is answered as the session ends is counted". Returns the time, which
+  // is that of the first call.
+  Clock::time_point close();
   Report report() const;
 
   static size_t bucket_of(uint64_t wait_ns);
@@ -144,7 +151,7 @@ class FaultWaits {
     FaultClass fault;
     Clock::time_point since;
   };
-  void end(uint64_t offset, uint64_t length, Clock::time_point at);
+  void end_open(uint64_t offset, uint64_t length);
   void count(const Open& fault, Clock::time_point at);
 
   Timeline& timeline_;
@@ -152,6 +159,7 @@ class FaultWaits {
   mutable std::mutex mutex_;           // guards what follows
   std::vector<Open> open_;
   Clock::time_point stalled_since_{};
+  Clock::time_point stalled_until_{};  // the last time at which no fault was open any more
   Clock::time_point closed_at_ = Clock::time_point::max();
   Report report_;
 };

@@ -33,6 +33,7 @@ TEST(buckets_of_waits_are_powers_of_two_with_linear_halves) {
     CHECK_EQ(FaultWaits::bucket_of(limit), bucket + 1);
   }
   CHECK_EQ(FaultWaits::bucket_of(UINT64_MAX), FaultWaits::kBuckets - 1);
+  CHECK_EQ(FaultWaits::limit_ns(FaultWaits::kBuckets - 1), uint64_t{1} << 36);
 }
 
 TEST(the_stalled_time_counts_overlapping_waits_once) {
@@ -62,7 +63,7 @@ TEST(the_stalled_time_goes_on_while_a_fault_is_open_and_ends_with_the_session) {
   const uint64_t so_far = waits.report().stalled_ns;
   CHECK(so_far >= uint64_t{1000000000});
   CHECK(so_far < waits.report().stalled_ns);
-  waits.close(FaultWaits::Clock::now());
+  waits.close();
   const uint64_t stalled = waits.report().stalled_ns;
   CHECK(stalled >= uint64_t{1000000000});
   CHECK_EQ(waits.report().stalled_ns, stalled);
@@ -73,11 +74,61 @@ TEST(a_fault_that_is_answered_as_the_session_ends_is_counted) {
   Timeline timeline;
   FaultWaits waits(timeline);
   waits.begin(0, FaultClass::residual, FaultWaits::Clock::now() - std::chrono::seconds(1));
-  waits.close(FaultWaits::Clock::now());
+  waits.close();
   const uint64_t stalled = waits.report().stalled_ns;
   waits.end(0, kPage);
   CHECK_EQ(of(waits.report(), FaultClass::residual).count, 1U);
   CHECK_EQ(waits.report().stalled_ns, stalled);
+}
+
+// A thread may be kept from its core between the time of a fault and its begin.
+TEST(stalled_time_is_not_counted_again_for_a_fault_that_begins_late) {
+  Timeline timeline;
+  FaultWaits waits(timeline);
+  const auto first = FaultWaits::Clock::now() - std::chrono::seconds(3);
+  waits.begin(0, FaultClass::on_demand, first);
+  waits.end(0, kPage);
+  waits.begin(kPage, FaultClass::on_demand, first + std::chrono::seconds(1));
+  waits.end(kPage, kPage);
+  const auto wall = FaultWaits::Clock::now() - first;
+  CHECK(std::chrono::nanoseconds(waits.report().stalled_ns) <= wall);
+}
+
+TEST(the_stalled_time_begins_with_the_first_fault_in_whatever_order_they_come) {
+  Timeline timeline;
+  FaultWaits waits(timeline);
+  const auto now = FaultWaits::Clock::now();
+  waits.begin(0, FaultClass::on_demand, now - std::chrono::seconds(1));
+  waits.begin(kPage, FaultClass::on_demand, now - std::chrono::seconds(2));
+  waits.end(0, 2 * kPage);
+  const FaultWaits::Report report = waits.report();
+  CHECK_EQ(report.stalled_ns, of(report, FaultClass::on_demand).max_ns);
+}
+
+TEST(a_fault_that_is_read_as_the_session_ends_takes_no_time) {
+  Timeline timeline;
+  timeline.enable();
+  FaultWaits waits(timeline);
+  const auto closed = waits.close();
+  CHECK(waits.close() == closed);
+  waits.begin(0, FaultClass::on_demand, FaultWaits::Clock::now() + std::chrono::seconds(1));
+  waits.end(0, kPage);
+  uint64_t missing = 0;
+  const auto spans = timeline.spans(&missing);
+  CHECK_EQ(spans.size(), 1U);
+  CHECK(spans[0].from == closed && spans[0].to == closed);
+  CHECK_EQ(waits.report().stalled_ns, 0U);
+}
+
+TEST(a_step_later_than_the_end_is_not_reached) {
+  reap::SessionSteps steps;
+  const auto now = reap::SessionSteps::Clock::now();
+  steps.reach(reap::SessionStep::prefetched, now + std::chrono::seconds(1));
+  CHECK(steps.is_reached(reap::SessionStep::prefetched));
+  steps.reach(reap::SessionStep::closed, now);
+  CHECK(!steps.is_reached(reap::SessionStep::prefetched));
+  steps.reach(reap::SessionStep::ready, now - std::chrono::seconds(1));
+  CHECK(steps.is_reached(reap::SessionStep::ready));
 }
 
 TEST(a_session_times_its_faults_by_class) {
