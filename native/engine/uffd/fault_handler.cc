@@ -229,12 +229,13 @@ void FaultHandler::note_faults(const std::vector<uint64_t>& faults) {
     if (!region) continue;  // serve_fault() reports it
     const uint64_t page = memory_.page_of(region->offset + (address - region->base));
     // A page that was removed before its first touch needs nothing from the memory file.
-    if (!removed_.test(page)) trace_.note(page, static_cast<uint64_t>(since_connect));
+    const bool removed = removed_.test(page);
+    if (!removed) trace_.note(page, static_cast<uint64_t>(since_connect));
     FaultClass fault = FaultClass::on_demand;
     if (prefetch_expected_) {
       // The prefetch may have brought the page, and ended, since this fault was read.
       const bool is_open = !prefetch_over_.load(std::memory_order_acquire) || installed_.test(page);
-      const bool late = expected_.test(page) && is_open;
+      const bool late = expected_.test(page) && is_open && !removed;
       fault = late ? FaultClass::late : FaultClass::residual;
       counters_.add(late ? Counter::late_faults : Counter::residual_faults);
     }

@@ -76,6 +76,19 @@ TEST(faults_are_late_before_the_prefetch_brings_a_page_and_residual_elsewhere) {
   CHECK_EQ(restore.get(Counter::faults), 5);
 }
 
+// Which the prefetch does not install.
+TEST(a_fault_on_a_removed_page_is_residual_during_the_prefetch_too) {
+  Restore restore;
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  restore.handler->expect_prefetch();
+  restore.handler->expect(8 * 4096, 4 * 4096);
+  Servers servers(*restore.handler);
+  CHECK(restore.guest.remove(8));
+  CHECK(restore.is_zero(8));
+  CHECK_EQ(restore.get(Counter::late_faults), 0);
+  CHECK_EQ(restore.get(Counter::residual_faults), 1);
+}
+
 TEST(a_late_fault_is_answered_by_the_batch_that_brings_its_page) {
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
