@@ -195,6 +195,7 @@ int FaultHandler::unregister() {
     const int error = unregister(region.base, region.size);
     if (first_error == 0) first_error = error;
     uffd::wake(uffd_.get(), region.base, region.size);
+    measured_.waits.end(region.offset, region.size);
   }
   // A thread in madvise() waits until somebody reads its REMOVE: the VMM keeps the userfaultfd
   // open. It may not have queued the event yet, but the kernel counts it before it lets go of the

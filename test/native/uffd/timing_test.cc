@@ -156,6 +156,23 @@ TEST(a_session_times_its_faults_by_class) {
   CHECK(spans[0].kind == SpanKind::fault && spans[0].from < spans[0].to);
 }
 
+TEST(a_fault_that_a_detach_answers_waits_no_longer) {
+  fixture::Hooks hooks;
+  fixture::Hold hold;
+  Restore restore;
+  if (!restore.missing().empty()) SKIP(restore.missing());
+  reap::hooks::before_serve = hold.hook();
+  std::thread vcpu([&] { CHECK(restore.is_zero(3)); });
+  fixture::Servers servers(*restore.handler);
+  hold.wait_until_held();
+  CHECK_EQ(restore.handler->unregister(), 0);
+  vcpu.join();
+  const FaultWaits::Report report = restore.measured.waits.report();
+  CHECK_EQ(of(report, FaultClass::on_demand).count, 1U);
+  CHECK_EQ(restore.measured.waits.report().stalled_ns, report.stalled_ns);
+  hold.release();
+}
+
 TEST(a_timeline_keeps_the_first_spans_and_counts_the_others) {
   Timeline timeline;
   timeline.add({SpanKind::fetch, {}, {}});
