@@ -239,12 +239,13 @@ void Prefetcher::install(const Job& job, Task& task, const uint8_t* buffer, Work
     }
   }
   client.end_installs();
+  const auto on_core = cpu_time() - cpu_start;
   Timeline::Span span{SpanKind::install, start, Clock::now()};
   for (const Piece& piece : pieces) span.bytes += piece.length;
   span.thread = state.number;
   Measurements& measured = client.measurements();
   measured.timeline.add(span);
-  measured.prefetch.add_install(span.to - span.from, cpu_time() - cpu_start);
+  measured.prefetch.add_install(span.to - span.from, on_core);
 }
 
 // Returns false if the restore cannot continue. Pages that could not be installed are left to
