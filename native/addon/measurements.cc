@@ -47,18 +47,15 @@ Napi::Value steps(const Napi::CallbackInfo& info) {
   return named;
 }
 
-// markReady(session, atMs): at 0, now
-void mark_ready(const Napi::CallbackInfo& info) {
+// markReady(session, atMs) => false if the session ended before
+Napi::Value mark_ready(const Napi::CallbackInfo& info) {
   const SessionHandle* handle = session_of(info);
-  if (!handle) return;
+  if (!handle) return info.Env().Undefined();
   SessionSteps& steps = handle->measured->steps;
-  const double at = info[1].As<Napi::Number>().DoubleValue();
-  if (at == 0) {
-    steps.reach(SessionStep::ready);
-  } else {
-    const std::chrono::nanoseconds since_boot(static_cast<int64_t>(at * 1e6));
-    steps.reach(SessionStep::ready, SessionSteps::Clock::time_point(since_boot));
-  }
+  const std::chrono::nanoseconds since_boot(
+      static_cast<int64_t>(info[1].As<Napi::Number>().DoubleValue() * 1e6));
+  steps.reach(SessionStep::ready, SessionSteps::Clock::time_point(since_boot));
+  return Napi::Boolean::New(info.Env(), steps.is_reached(SessionStep::ready));
 }
 
 // waits(session) => [stalledMs, slowest, distributions by class]. Slowest: offset, wait in

@@ -124,7 +124,8 @@ interface Addon {
   counters(session: NativeSession): Record<string, number>
   /** Times of the steps that were reached, by name, in milliseconds of CLOCK_MONOTONIC. */
   steps(session: NativeSession): Record<string, number>
-  markReady(session: NativeSession, atMs: number): void
+  /** Returns false if the session ended before. */
+  markReady(session: NativeSession, atMs: number): boolean
   /**
    * Slowest faults: offset, wait in microseconds and class of each. By class: count, total and
    * maximum in microseconds, then limit and count of each bucket.

@@ -299,9 +299,11 @@ export interface FaultHandler extends AsyncDisposable {
   times(): SessionTimes
   /**
    * Marks the time at which the application is ready: it has answered its first request. The figures
-   * of this moment become `statsAtReady`. Only the first call counts, and none after `closed`.
+   * of this moment become `statsAtReady`. Only the first call counts, and none after the session's
+   * end.
    *
    * @param atMs time of the mark in milliseconds of CLOCK_MONOTONIC, if it is known; now by default.
+   * @throws TypeError if the session did not listen yet at that time, or if it is to come.
    */
   ready(atMs?: number): void
   /**

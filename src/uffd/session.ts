@@ -139,11 +139,15 @@ export class Session implements FaultHandler {
   }
 
   ready(atMs = monotonicMs()): void {
-    if (!Number.isFinite(atMs) || atMs <= 0) {
-      throw new TypeError('ready() expects milliseconds of CLOCK_MONOTONIC')
+    const { listening } = this.times()
+    const nowMs = monotonicMs()
+    if (!(atMs >= listening && atMs <= nowMs)) {
+      throw new TypeError(
+        `ready() expects milliseconds of CLOCK_MONOTONIC between listening (${listening}) and now (${nowMs}), got ${atMs}`,
+      )
     }
     if (this.#result || this.#statsAtReady) return
-    native().markReady(this.#session, atMs)
+    if (!native().markReady(this.#session, atMs)) return
     this.#statsAtReady = this.stats()
     this.#emit({ type: 'ready', atMs })
   }
@@ -296,12 +300,13 @@ export class Session implements FaultHandler {
   #onEnded({ state, oom, pid, failure: cause, atMs }: NativeEvent & { kind: 'ended' }): void {
     this.#forgetSignal()
     this.#endStart()
+    const times = this.times()
     const result: ServeResult = {
       state,
       ...(oom && { oom }),
       stats: this.stats(),
-      ...(this.#statsAtReady && { statsAtReady: this.#statsAtReady }),
-      times: this.times(),
+      ...(this.#statsAtReady && times.ready && { statsAtReady: this.#statsAtReady }),
+      times,
     }
     this.#result = result
     if (sessions.size <= 1) {

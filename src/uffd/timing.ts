@@ -68,7 +68,7 @@ export interface FetchSpan {
 export interface InstallSpan {
   readonly from: number
   readonly to: number
-  /** Number of bytes installed: those that the guest lacked. */
+  /** Number of bytes of these pages, with those that the guest had already. */
   readonly bytes: number
   readonly thread: number
 }

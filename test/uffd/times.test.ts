@@ -97,9 +97,33 @@ describe('times of a session', () => {
 
   test('a time that is none is refused', async () => {
     const handler = await serveScene(await scene({ pages: 16 }))
-    for (const wrong of [0, -1, Number.NaN, Number.POSITIVE_INFINITY]) {
+    const { listening } = handler.times()
+    const none = [0, -1, Number.NaN, Number.POSITIVE_INFINITY]
+    // Of another clock, before the session, and to come.
+    const others = [Date.now(), performance.now(), listening - 1, monotonicMs() + 60_000]
+    for (const wrong of [...none, ...others]) {
       expect(() => handler.ready(wrong)).toThrow(TypeError)
     }
+  })
+
+  test('a mark after the end of the VM does not count, though its event is yet to come', async () => {
+    const s = await scene({ pages: 16 })
+    const marks: number[] = []
+    const handler = await serveScene(s, {
+      onEvent: (event) => {
+        if (event.type === 'ready') marks.push(event.atMs)
+      },
+    })
+    await s.vmm.handshake(s.socketPath)
+    const { pid } = await handler.connected
+    process.kill(pid, 'SIGKILL')
+    // Blocks this thread, so that no event comes.
+    while (handler.times().closed === undefined);
+    handler.ready()
+    const { times, statsAtReady } = await handler.closed
+    expect(marks).toEqual([])
+    expect(times.ready).toBeUndefined()
+    expect(statsAtReady).toBeUndefined()
   })
 })
 
