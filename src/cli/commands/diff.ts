@@ -2,10 +2,15 @@ import { diffWorkingSets, type Overlap, type WorkingSet, type WorkingSetDiff } f
 import type { DiffArguments } from '../arguments/arguments.js'
 import { drawMap, mapColumns, mapPages } from '../terminal/memory-map.js'
 import type { Terminal } from '../terminal/terminal.js'
-import { formatBytes, formatCount, formatMs, formatPlural, formatShare } from '../terminal/units.js'
+import {
+  formatBytes,
+  formatCount,
+  formatMs,
+  formatPlural,
+  formatShare,
+  PAGE,
+} from '../terminal/units.js'
 import { readSet } from './read-set.js'
-
-const PAGE = 4096
 
 export async function diff({ a, b, firstMs }: DiffArguments, terminal: Terminal): Promise<void> {
   // Only displayed: no guest gets its bytes.

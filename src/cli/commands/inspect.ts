@@ -11,7 +11,14 @@ import { drawGrowth, type Growth, growthOf } from '../terminal/growth.js'
 import { printable } from '../terminal/locale.js'
 import { digit, drawMap, mapColumns, mapMemory, shade } from '../terminal/memory-map.js'
 import type { Terminal } from '../terminal/terminal.js'
-import { formatBytes, formatCount, formatMs, formatPlural, formatShare } from '../terminal/units.js'
+import {
+  formatBytes,
+  formatCount,
+  formatMs,
+  formatPlural,
+  formatShare,
+  PAGE,
+} from '../terminal/units.js'
 import { readSet } from './read-set.js'
 
 export async function inspect(
@@ -116,7 +123,7 @@ function printFacts(
     ],
     ...(summary.disks ?? []).map(({ name, bytes, pageCount, extentCount }): [string, string] => [
       'disk',
-      `${name}, ${formatBytes(bytes)}: ${formatPlural(pageCount, 'page')} (${formatBytes(pageCount * 4096)}) in ${formatPlural(extentCount, 'extent')}`,
+      `${name}, ${formatBytes(bytes)}: ${formatPlural(pageCount, 'page')} (${formatBytes(pageCount * PAGE)}) in ${formatPlural(extentCount, 'extent')}`,
     ]),
     ['id', file?.id],
     ...more,

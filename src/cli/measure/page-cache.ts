@@ -1,6 +1,7 @@
 import { stat } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { GuestProcess } from '../demo/guest-process.js'
+import { PAGE } from '../terminal/units.js'
 
 export const caches = ['cold', 'warm'] as const
 export type Cache = (typeof caches)[number]
@@ -10,7 +11,6 @@ interface Residency {
   readonly pages: number
 }
 
-const PAGE = 4096
 const EVICT_ATTEMPTS = 20
 const EVICT_PAUSE_MS = 10
 

@@ -1,5 +1,5 @@
-/** Now, on the clock of all `atMs`. */
+/** Current time on CLOCK_MONOTONIC, in milliseconds, as in `atMs`. */
 export const monotonicMs = (): number => Number(process.hrtime.bigint()) / 1e6
 
-/** The wall-clock time of a time of CLOCK_MONOTONIC. */
+/** Wall-clock time of a time on CLOCK_MONOTONIC, in milliseconds. */
 export const dateOf = (atMs: number): Date => new Date(Date.now() + atMs - monotonicMs())

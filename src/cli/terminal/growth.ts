@@ -1,4 +1,5 @@
 import type { Trace } from '../../index.js'
+import { PAGE } from './units.js'
 
 /** Growth of a working set over time. */
 export interface Growth {
@@ -7,8 +8,6 @@ export interface Growth {
   /** Number of 4 KiB pages touched by the end of each step. */
   readonly pageCounts: readonly number[]
 }
-
-const PAGE = 4096
 
 /**
  * The growth in this many equal steps, or `undefined` without times. The steps end at the last

@@ -1,4 +1,5 @@
 import type { Trace, WorkingSet } from '../../index.js'
+import { PAGE } from './units.js'
 
 /** The guest's memory as a grid of cells of equal size. */
 export interface MemoryMap {
@@ -20,7 +21,6 @@ export interface MapCell {
   readonly place: number
 }
 
-const PAGE = 4096
 const MAX_ROWS = 16
 
 /**

@@ -1,3 +1,6 @@
+/** Size of the pages that the command line counts, in bytes. */
+export const PAGE = 4096
+
 const durations: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 }
 const sizes: Readonly<Record<string, number>> = {
   '': 1,
