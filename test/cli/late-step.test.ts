@@ -13,7 +13,7 @@ function session(times: { readonly connected?: number }) {
 }
 
 describe('the connection of a VM whose COMMAND has ended', () => {
-  it('is waited for where it is made, however late its event is', async () => {
+  it('waits for the event of a step that is reached, however late it is', async () => {
     const { handler, report } = session({ connected: 2 })
     let isOver = false
     const over = lateStep(handler, 'connected').then(() => {
@@ -25,7 +25,7 @@ describe('the connection of a VM whose COMMAND has ended', () => {
     await over
   })
 
-  it('is waited for no longer than a moment where it is not', async () => {
+  it('waits only a moment for a step that is not reached', async () => {
     await lateStep(session({}).handler, 'connected')
   })
 })

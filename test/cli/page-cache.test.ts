@@ -18,7 +18,7 @@ import { diskTrace, makeDisk, makeMemory, newPath, PAGE, setOf } from '../suppor
 beforeAll(checkBuild)
 uncalibrated()
 
-/** Of tests of --for: its time may pass while a busy machine lets no command run. */
+/** Option of tests of --for, which may expire before a command gets a core on a busy machine. */
 const again = { retry: 2 }
 const needsX64 = process.arch !== 'x64'
 const range = (first: number, count: number) => Array.from({ length: count }, (_, i) => first + i)

@@ -18,7 +18,7 @@ import { scene } from '../support/scratch.js'
 
 beforeAll(checkBuild)
 
-/** Of tests of --for: its time may pass while a busy machine lets no guest run. */
+/** Option of tests of --for, which may expire before a guest gets a core on a busy machine. */
 const again = { retry: 2 }
 
 const counters = [

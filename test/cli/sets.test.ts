@@ -32,7 +32,7 @@ const mapLine = (stdout: string, address: string) =>
   stdout.split('\n').find((line) => line.startsWith(`  ${address} `))
 
 describe('inspect', () => {
-  it('reads trace files, whose pages have no bytes that could be proven or cached', async () => {
+  it('reads trace files, which have no bytes to prove or to cache', async () => {
     const path = newPath('vm.trace')
     await trace([5, 6, 9], [10, 20, 30]).write(path)
     const { code, stdout, stderr } = await run(['inspect', path])

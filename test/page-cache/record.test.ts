@@ -110,7 +110,7 @@ describe('a recording of the page cache', () => {
 
   test.skipIf(needsX64)(
     'is trimmed to what a process mapped, in the order of its touches',
-    // A recorder that gets no core has no looks in between.
+    // On a busy machine the recorder may not look in time.
     { retry: 3 },
     async () => {
       const pages = 16 * 256

@@ -79,7 +79,7 @@ describe('a comparison', () => {
     expect(error).toMatchObject({ code: 'ERR_RECORD_INVALID', check, hint: expect.any(String) })
   })
 
-  it('is looked for by its type', async () => {
+  it('is found by its type', async () => {
     const error = await failureOf(readComparison(await fileOf('{"reapTrace":{}}')))
     expect(error).toMatchObject({ code: 'ERR_RECORD_INVALID', check: 'type' })
     const missing = await failureOf(readComparison(join(await scratchFolder(), 'none')))
@@ -91,7 +91,7 @@ describe('a comparison', () => {
     expect(() => renderReport([{ name: 'a', comparison: wrong }])).toThrow(TypeError)
   })
 
-  it('is named with its wrong field by reap-trace report', async () => {
+  it('is refused by reap-trace report, with the name of the wrong field', async () => {
     const path = await fileOf(changed('warm.0.ms.median', 'fast'))
     const { code, stderr } = await run(['report', path, '-o', `${path}.html`])
     expect(code).toBe(1)
@@ -102,7 +102,7 @@ describe('a comparison', () => {
 describe.skipIf(missingBrowser)('a report of comparisons in Chromium', () => {
   const open = useBrowser()
 
-  it('draws the arms of each state of the page cache, and complains of nothing', async () => {
+  it('draws the arms of each state of the page cache, without an error', async () => {
     const { page, complaints } = await open(renderReport([{ name: 'mine', comparison }]))
     const titles = await page.locator('h2').allTextContents()
     expect(titles).toEqual(['Comparison', 'Cold page cache', 'Warm page cache'])

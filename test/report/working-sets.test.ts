@@ -88,7 +88,7 @@ describe('reap-trace report', () => {
 describe.skipIf(missingBrowser)('a report in Chromium', () => {
   const open = useBrowser()
 
-  it('draws every picture, asks nobody for anything, and complains of nothing', async () => {
+  it('draws every picture, without a request or an error', async () => {
     const { page: shown, complaints } = await open(page(set))
     const shares = await drawnShares(shown)
     expect(shares).toHaveLength(3)

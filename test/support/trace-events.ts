@@ -58,7 +58,7 @@ export function checkTraceEvents(events: readonly TraceEvent[]): void {
   expect(unpaired(events.filter(({ ph }) => ph === 'b' || ph === 'e'))).toEqual([])
 }
 
-/** Those of these times that are known. */
+/** Times that are known. */
 const known = (times: readonly (number | undefined)[]): number[] =>
   times.filter((time) => time !== undefined)
 

@@ -4,7 +4,7 @@ import { recordedSet, scene, serveScene } from '../support/scratch.js'
 
 const monotonicMs = () => Number(process.hrtime.bigint()) / 1e6
 
-/** Holds the JavaScript thread until a step is reached, which takes none, and for a moment more. */
+/** Blocks the JavaScript thread until the engine reaches a step, and a moment longer. */
 function blockUntil(isReached: () => boolean): void {
   const clock = new Int32Array(new SharedArrayBuffer(4))
   const wait = () => Atomics.wait(clock, 0, 0, 5)

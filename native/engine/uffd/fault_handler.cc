@@ -233,7 +233,7 @@ void FaultHandler::note_faults(const std::vector<uint64_t>& faults) {
     if (!removed) trace_.note(page, static_cast<uint64_t>(since_connect));
     FaultClass fault = FaultClass::on_demand;
     if (prefetch_expected_) {
-      // The prefetch may have brought the page, and ended, since this fault was read.
+      // Since this fault was read, the prefetch may have installed the page, and ended.
       const bool is_open = !prefetch_over_.load(std::memory_order_acquire) || installed_.test(page);
       const bool late = expected_.test(page) && is_open && !removed;
       fault = late ? FaultClass::late : FaultClass::residual;

@@ -28,7 +28,7 @@ TEST(a_thread_pool_does_much_short_work_on_a_few_threads) {
     CHECK_EQ(error, 0);
   }
   fixture::eventually([&] { return done == kWork; });
-  // A few more where one of them has to wait for its core while it holds the mutex.
+  // More than the minimum if one waits for a core while it holds the mutex.
   CHECK(threads.size() < kWork / 2);
 }
 

@@ -218,7 +218,7 @@ TEST(a_streaming_read_waits_for_pages_that_are_being_read_and_does_not_read_them
     const reap::PageSource::Result read = source.read_streaming(0, buffer.data(), 256 * kPage);
     CHECK(read.read == Read::done);
     CHECK_EQ(read.waited, unfinished);
-    // Nothing, except for pages of this program that the kernel has dropped.
+    // Zero, except for pages of this program that the kernel has dropped.
     CHECK(bytes_read() - before < file.bytes.size() / 2);
     CHECK_EQ(std::memcmp(buffer.data(), file.bytes.data(), file.bytes.size()), 0);
   }

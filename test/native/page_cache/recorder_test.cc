@@ -52,7 +52,7 @@ class Looks {
     const int before = looks_;
     CHECK(fixture::in_time([&] { return looks_ >= before + 2; }));
   }
-  // At the end of the last look: those that it opens briefly are closed.
+  // Number at the end of the last look, when its temporary ones are closed.
   uint64_t descriptors() const { return descriptors_; }
 
  private:

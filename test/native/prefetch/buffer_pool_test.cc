@@ -93,7 +93,7 @@ TEST(buffers_that_are_freed_while_a_thread_returns_its_memory_are_returned_too) 
   if (!restore.missing().empty()) SKIP(restore.missing());
   const fixture::Set set = write_working_set(restore, fixture::one_page_groups({1, 2, 3}));
   fixture::Hold returned;
-  // Not before it had some, if it had to wait for its first task.
+  // A thread without a first task has no buffers to return.
   reap::hooks::after_release = [&] {
     if (restore.get(fixture::Counter::bytes_read) > 0) returned();
   };

@@ -39,8 +39,8 @@ void prefetch(Prefetcher& prefetcher, const std::shared_ptr<Client>& client, con
 // Groups that a restore fetches before its VM connects: the whole pool if reads block.
 uint64_t fetched_before_the_vm(bool cold) { return cold ? 24 : 8; }
 
-// Whether `expected` of sixty groups are read, and no more, while the worker is about to install
-// the `held`th.
+// Checks that exactly `expected` of sixty groups are read while the worker is about to install the
+// group number `held`.
 void reads_while_installing(Restore& restore, uint64_t held, bool cold, uint64_t expected) {
   fixture::Hooks hooks;
   std::vector<uint32_t> order;

@@ -223,7 +223,7 @@ bool ends_beside_a_hung_install(Crowd& crowd) {
 TEST(a_vm_whose_install_hangs_keeps_no_group_from_others) {
   const std::string missing = Crowd(1).missing();
   if (!missing.empty()) SKIP(missing);
-  // More than once only where the machine has no time for the restore.
+  // Repeated, since a busy machine may delay the restore.
   CHECK(fixture::in_time([] {
     Crowd crowd(2);
     return ends_beside_a_hung_install(crowd);

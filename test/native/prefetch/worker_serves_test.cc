@@ -260,7 +260,7 @@ class HeldWorker {
   void hold_next_event() { hold_events_ = true; }
   void wait_for_event() { event_.wait_until_held(); }
   void release_event() { event_.release(); }
-  // True if nothing happens without a new event, after the consequences of the last fault.
+  // Whether no event comes once those of the last fault are handled.
   bool is_quiet() const {
     return fixture::in_time([this] {
       const int before = events_;

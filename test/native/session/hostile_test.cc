@@ -339,7 +339,7 @@ TEST(a_session_that_may_not_wait_for_a_disk_is_told_when_another_has_waited) {
   EngineRun run;
   const EngineRun::Opened session = run.open(options_of(restore));
   const reap::UniqueFd connection = connect_guest(restore);
-  // Only a session that serves asks for the permission.
+  // The permission is only checked while serving.
   CHECK(restore.has_file_bytes(5));
   reap::Reactor& reactor = run.engine().reactor();
   int waiting = 0;

@@ -183,7 +183,7 @@ TEST(a_residual_fault_that_waits_at_the_end_of_the_prefetch_is_counted_once) {
   CHECK_EQ(restore.get(Counter::residual_faults), 1);
 }
 
-// Its thread may be kept from its core between the read and the count.
+// On a busy machine its thread may lose its core between the read and the count.
 TEST(a_fault_that_its_batch_answers_before_it_is_counted_is_late) {
   fixture::Hooks hooks;
   fixture::Hold hold;
