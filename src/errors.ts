@@ -21,7 +21,7 @@ import { constants } from 'node:os'
  * | `ERR_UNTRUSTED_FILE` | another user may write to a working-set, trace or calibration file |
  * | `ERR_TRACE_INVALID` | a trace file fails a check (magic, version, checksum, bounds) |
  * | `ERR_TRACE_IO` | a trace file cannot be opened, read or written |
- * | `ERR_RECORD_INVALID` | a file is not a record of a restore, or not a comparison; `check` names the field that is wrong |
+ * | `ERR_RECORD_INVALID` | a file is not a record of a restore, or not a comparison; `check` names the wrong field |
  * | `ERR_RECORD_IO` | a record of a restore or a comparison cannot be opened, read or written |
  * | `ERR_REPORT_IO` | a report cannot be written, or its template is missing from the package |
  * | `ERR_SOURCE_READ` | the memory file or a disk image cannot be opened or read, or the memory file is shorter than the guest's memory |

@@ -66,7 +66,7 @@ export interface RestoreRecord {
   readonly statsAtReady?: FaultStats | undefined
   readonly timeline?: Timeline | undefined
   readonly state?: ServeResult['state'] | undefined
-  /** Choice that `'auto'` makes from measurements of this host. */
+  /** Choice that `'auto'` would make from measurements. */
   readonly automatic?:
     | { readonly backend: 'uffd' | 'page-cache'; readonly reason: string }
     | undefined

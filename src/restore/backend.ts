@@ -77,7 +77,7 @@ export function chooseBackend(evidence: Evidence): Choice {
   return { backend, reason: `${cached}; ${reason}` }
 }
 
-/** The choice for no named backend, if measurements of this host make it. */
+/** Choice for no named backend; `undefined` without measurements that support it. */
 export function measuredChoice(evidence: Evidence): Choice | undefined {
   const { residency, calibration, vcpus } = evidence
   const choice = chooseBackend({ ...evidence, named: undefined })

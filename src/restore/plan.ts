@@ -78,8 +78,8 @@ export interface RestorePlan<B extends Backend = Backend> {
    */
   readonly reason: string
   /**
-   * Choice of `'auto'`, whatever the caller named, if measurements make it: of the page cache, or of
-   * this host ({@link calibrateHost}).
+   * Choice that `'auto'` would make from measurements of the page cache or of this host
+   * ({@link calibrateHost}), whatever backend was named; `undefined` without such measurements.
    */
   readonly automatic: Choice | undefined
   readonly snapshot: Snapshot
