@@ -146,7 +146,8 @@ export class FakeVmm {
       })
     })
     createInterface({ input: child.stdout! }).on('line', (line) => {
-      this.#pending.shift()?.resolve(JSON.parse(line))
+      const answer = answerIn(line)
+      if (answer) this.#pending.shift()?.resolve(answer)
     })
     child.stderr!.setEncoding('utf8').on('data', (text: string) => {
       this.#stderr += text
@@ -335,6 +336,15 @@ export class FakeVmm {
 
   #said(): string {
     return this.#stderr === '' ? '' : `; it said: ${this.#stderr.trim()}`
+  }
+}
+
+/** The answer in a line; `undefined` if the line is cut off, as that of a VMM that is killed. */
+function answerIn(line: string): Answer | undefined {
+  try {
+    return JSON.parse(line)
+  } catch {
+    return undefined
   }
 }
 
