@@ -106,13 +106,15 @@ describe('the ready mark', () => {
 })
 
 describe('a line with a time', () => {
-  async function markOf(line: (nowMs: number) => string) {
+  async function markOf(line: (nowMs: number) => string, startsAtOnce = false) {
     const openedMs = monotonicMs()
     let mark: ReadyMark | undefined
     const atMs = await new Promise<number>((resolve, reject) => {
       ReadyMark.open(resolve).then(async (opened) => {
         mark = opened
-        await writeFile(opened.path, line(monotonicMs()))
+        const nowMs = monotonicMs()
+        if (startsAtOnce) opened.startAt(monotonicMs())
+        await writeFile(opened.path, line(nowMs))
       }, reject)
     })
     await mark!.close()
@@ -140,6 +142,16 @@ describe('a line with a time', () => {
     const { openedMs, atMs } = await markOf(line)
     expect(atMs).toBeGreaterThan(openedMs)
     expect(atMs).toBeLessThan(monotonicMs())
+  })
+
+  // Perhaps before the session, which would refuse it.
+  it('counts as of its receipt between the opening and the start of the command', async () => {
+    let writtenMs = 0
+    const { atMs } = await markOf((nowMs) => {
+      writtenMs = nowMs
+      return readyLine(nowMs)
+    }, true)
+    expect(atMs).toBeGreaterThan(writtenMs)
   })
 })
 

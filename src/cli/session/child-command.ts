@@ -70,6 +70,7 @@ export class ChildCommand {
     const { output, memBackend, memoryFile, mark } = options
     const { backend_type: type, backend_path: backendPath } = memBackend
     const startedMs = monotonicMs()
+    mark?.startAt(startedMs)
     const child = spawn(name, args, {
       stdio: stdioFor(output),
       detached: typeof output === 'number',

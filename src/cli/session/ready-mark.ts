@@ -20,7 +20,7 @@ export class ReadyMark {
   readonly #folder: string
   readonly #fd: number
   readonly #socket: Socket
-  readonly #openedMs = monotonicMs()
+  #earliestMs = monotonicMs()
   #onReady: ((atMs: number) => void) | undefined
   #line = ''
 
@@ -62,6 +62,11 @@ export class ReadyMark {
     this.#socket.on('error', () => {})
   }
 
+  /** Tells when the COMMAND starts: an earlier time is not believed. */
+  startAt(ms: number): void {
+    this.#earliestMs = ms
+  }
+
   /** Reads the lines written so far, such as the last one of a COMMAND that has ended. */
   flush(): void {
     const buffer = Buffer.alloc(MAX_LINE)
@@ -87,7 +92,7 @@ export class ReadyMark {
     const onReady = this.#onReady
     this.#onReady = undefined
     const atMs = writtenTime(this.#line)
-    const isPossible = atMs !== undefined && atMs >= this.#openedMs && atMs <= nowMs
+    const isPossible = atMs !== undefined && atMs >= this.#earliestMs && atMs <= nowMs
     onReady(isPossible ? atMs : nowMs)
   }
 }
