@@ -232,7 +232,9 @@ export class Session implements FaultHandler {
         }
         break
       case 'ended':
-        this.#onEnded(event)
+        // A mark that was written before comes first, such as a line of a FIFO, which the next turn
+        // of the event loop reads. The first immediate ends this turn, the second one follows it.
+        setImmediate(() => setImmediate(() => this.#onEnded(event)))
         break
     }
   }

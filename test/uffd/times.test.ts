@@ -1,4 +1,6 @@
-import { describe, expect, test } from 'vitest'
+import { writeFileSync } from 'node:fs'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { markReady, ReadyMark } from '../../src/cli/session/ready-mark.js'
 import type { FaultStats, ServeEvent } from '../../src/index.js'
 import { recordedSet, scene, serveScene } from '../support/scratch.js'
 
@@ -93,6 +95,30 @@ describe('times of a session', () => {
     expect(stats.faults).toBe(5)
     handler.ready()
     expect(marks).toHaveLength(1)
+  })
+
+  test('a mark of a COMMAND counts, though it arrives with the end of the VM', async () => {
+    const s = await scene({ pages: 16 })
+    const marks: number[] = []
+    const pieces: Promise<unknown>[] = []
+    const handler = await serveScene(s, {
+      onEvent: (event) => {
+        if (event.type === 'ready') marks.push(event.atMs)
+        if (event.type !== 'connected') return
+        // The mark and the end of the VM wait for the thread, in this order.
+        writeFileSync(mark.path, '\n')
+        pieces.push(s.vmm.read(1), s.vmm.exit(0))
+        blockUntil(() => handler.times().closed !== undefined)
+      },
+    })
+    const mark = await ReadyMark.open((atMs) => markReady(handler, atMs))
+    onTestFinished(() => mark.close())
+    await s.vmm.handshake(s.socketPath)
+    const { times, statsAtReady } = await handler.closed
+    expect(times.ready).toBeCloseTo(times.closed as number, 3)
+    expect(statsAtReady?.faults).toBe(1)
+    expect(marks).toHaveLength(1)
+    await Promise.all(pieces)
   })
 
   test('a time that is none is refused', async () => {

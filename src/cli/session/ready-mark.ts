@@ -5,6 +5,7 @@ import { Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
+import type { FaultHandler } from '../../index.js'
 import { monotonicMs } from '../terminal/clock.js'
 import type { Terminal } from '../terminal/terminal.js'
 
@@ -95,6 +96,14 @@ export class ReadyMark {
     const isPossible = atMs !== undefined && atMs >= this.#earliestMs && atMs <= nowMs
     onReady(isPossible ? atMs : nowMs)
   }
+}
+
+/**
+ * Marks a session as ready. The line of a COMMAND that then ended its VM may be read only after this
+ * end; it counts as of the end.
+ */
+export function markReady(handler: FaultHandler, atMs: number): void {
+  handler.ready(Math.min(atMs, handler.times().closed ?? atMs))
 }
 
 /** Line of `reap-trace ready`. */

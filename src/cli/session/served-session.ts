@@ -16,7 +16,7 @@ import type { Terminal } from '../terminal/terminal.js'
 import { formatBytes, formatPlural } from '../terminal/units.js'
 import { ChildCommand, type CommandEnd } from './child-command.js'
 import { lateStep } from './late-step.js'
-import { ReadyMark } from './ready-mark.js'
+import { markReady, ReadyMark } from './ready-mark.js'
 import { reportEvent, reportReady } from './serve-events.js'
 import { Signals } from './signals.js'
 
@@ -92,7 +92,7 @@ export class ServedSession {
     })
     const opening = terminal.live(() => 'opening the snapshot')
     let command: ChildCommand | undefined
-    const onReady = (atMs: number) => handler?.ready(atMs)
+    const onReady = (atMs: number) => handler && markReady(handler, atMs)
     const marking = args.command.length > 0 ? ReadyMark.offer(onReady, terminal) : undefined
     try {
       handler = await open({
