@@ -286,6 +286,21 @@ describe('compare', () => {
     expect(existsSync(marker)).toBe(false)
   })
 
+  it('writes no table over a file that it reads, or to no folder', async () => {
+    const size = (await stat(memory)).size
+    for (const [option, path, why] of [
+      ['--export-csv', memory, 'it is the memory file'],
+      ['--export-markdown', workingSet, 'it is the working set'],
+      ['--export-csv', '/nowhere/runs.csv', 'ENOENT'],
+    ] as const) {
+      const { code, stderr } = await run([...words, option, path, '--', 'true'])
+      expect(code).toBe(1)
+      expect(stderr).toContain(why)
+      expect(stderr).toContain(`Choose a different ${option}.`)
+    }
+    expect((await stat(memory)).size).toBe(size)
+  })
+
   it('reports a missing working set before it starts anything', async () => {
     const missing = ['compare', '--memory', memory, '--working-set', '/nowhere']
     const { code, stderr } = await run([...missing, '--', '/bin/true'])

@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs'
-import { stat } from 'node:fs/promises'
+import { link, readFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { renderReport, Trace, WorkingSet } from '../../src/index.js'
@@ -82,6 +82,19 @@ describe('reap-trace report', () => {
     expect(unread.code).toBe(1)
     expect(unread.stderr).toContain(memoryFile)
     expect((await run(['report', workingSet])).code).toBe(2)
+  })
+
+  it('does not write over a file that it reads', async () => {
+    const workingSet = await write(makeMemory(64), [1])
+    const other = join(await scratchFolder(), 'link.html')
+    await link(workingSet, other)
+    const bytes = await readFile(workingSet)
+    for (const output of [workingSet, other]) {
+      const { code, stderr } = await run(['report', workingSet, '-o', output])
+      expect(code).toBe(1)
+      expect(stderr).toMatch(/cannot be written: it is one of the files to read \[ERR_REPORT_IO\]/)
+      expect((await readFile(workingSet)).equals(bytes)).toBe(true)
+    }
   })
 })
 

@@ -11,25 +11,27 @@ async function endOfLinks(path: string, count = 0): Promise<string> {
   return endOfLinks(resolve(folder, link), count + 1)
 }
 
+interface Inputs {
+  readonly memory?: string
+  readonly disks?: readonly string[]
+  readonly workingSet?: string
+  /** Other files that are read. */
+  readonly files?: readonly string[]
+}
+
+interface Output {
+  readonly option: string
+  readonly code: ReapTraceErrorCode
+}
+
 /** Fails early if the output could not be written at the end. */
 export async function checkOutput(
   output: string,
-  inputs: {
-    readonly memory: string
-    readonly disks: readonly string[]
-    readonly workingSet?: string
-  },
-  { option, code }: { option: string; code: ReapTraceErrorCode } = {
-    option: '--output',
-    code: 'ERR_WORKING_SET_IO',
-  },
+  inputs: Inputs,
+  { option, code }: Output = { option: '--output', code: 'ERR_WORKING_SET_IO' },
 ): Promise<void> {
   const folder = dirname(await endOfLinks(resolve(output)))
-  const refuse = (why: string, hint: string) =>
-    new ReapTraceError(code, `${output} cannot be written: ${why}`, {
-      path: output,
-      hint,
-    })
+  const refuse = (why: string, hint: string) => refusal(output, code, why, hint)
   // Not access(), which lets root write to /proc, or to a folder that chattr made immutable.
   const probe = join(folder, `reap-trace-${randomBytes(6).toString('hex')}.tmp`)
   try {
@@ -47,15 +49,30 @@ export async function checkOutput(
   })
   if (!there) return
   if (!there.isFile()) throw refuse('it is not a file', `Choose a different ${option}.`)
-  const { memory, disks, workingSet } = inputs
+  await checkIsNoInput(output, inputs, { option, code })
+}
+
+/** Fails if writing the output would destroy a file that is read. */
+export async function checkIsNoInput(
+  output: string,
+  { memory, disks = [], workingSet, files = [] }: Inputs,
+  { option, code }: Output,
+): Promise<void> {
+  const there = await stat(output, { bigint: true }).catch(() => undefined)
   const named = [
     ['the memory file', memory],
     ...disks.map((path) => ['a disk image', path] as const),
-    ...(workingSet === undefined ? [] : [['the working set', workingSet] as const]),
+    ['the working set', workingSet],
+    ...files.map((path) => ['one of the files to read', path] as const),
   ] as const
   for (const [what, path] of named) {
+    if (!there || path === undefined) continue
     const source = await stat(path, { bigint: true }).catch(() => undefined)
     if (source?.dev !== there.dev || source.ino !== there.ino) continue
-    throw refuse(`it is ${what}`, `Choose a different ${option}.`)
+    throw refusal(output, code, `it is ${what}`, `Choose a different ${option}.`)
   }
 }
+
+/** Failure of an output. */
+export const refusal = (path: string, code: ReapTraceErrorCode, why: string, hint: string) =>
+  new ReapTraceError(code, `${path} cannot be written: ${why}`, { path, hint })

@@ -12,7 +12,7 @@ import { temporaryFolder } from '../session/temporary-folder.js'
 import { CliError, errorFields, Interrupted } from '../terminal/failure.js'
 import type { Terminal } from '../terminal/terminal.js'
 import { formatPlural } from '../terminal/units.js'
-import { checkOutput } from './check-output.js'
+import { checkIsNoInput, checkOutput, refusal } from './check-output.js'
 
 export async function compare(args: CompareArguments, terminal: Terminal): Promise<void> {
   if (args.arms.some((arm) => arm !== 'kernel-file' && arm !== 'page-cache')) requireUserfaultfd()
@@ -66,8 +66,16 @@ async function checkFiles(args: CompareArguments): Promise<void> {
   if (args.report !== undefined) {
     await checkOutput(args.report, args, { option: '--report', code: 'ERR_REPORT_IO' })
   }
-  for (const path of [args.exportCsv, args.exportMarkdown]) {
-    if (path !== undefined) await (await open(path, 'a')).close()
+  for (const [option, path] of [
+    ['--export-csv', args.exportCsv],
+    ['--export-markdown', args.exportMarkdown],
+  ] as const) {
+    if (path === undefined) continue
+    await checkIsNoInput(path, args, { option, code: 'ERR_REPORT_IO' })
+    const file = await open(path, 'a').catch((error: Error) => {
+      throw refusal(path, 'ERR_REPORT_IO', error.message, `Choose a different ${option}.`)
+    })
+    await file.close()
   }
 }
 
