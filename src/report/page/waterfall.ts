@@ -193,7 +193,7 @@ function stepLane(step: Step, course: Course, x: Scale): Lane {
       else if (from - 6 - size >= 0) context.fillText(text, from - 6 - size, height / 2)
       else {
         // On the bar, which has gaps: on a plate.
-        const left = Math.min(to, width) - 6 - size
+        const left = Math.max(3, Math.min(to, width) - 6 - size)
         context.fillStyle = color('surface')
         context.fillRect(left - 3, 5, size + 6, height - 10)
         context.fillStyle = color('text')
