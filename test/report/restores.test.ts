@@ -163,7 +163,7 @@ describe.skipIf(missingBrowser)('a report of restores in Chromium', () => {
     expect(await ticks.count()).toBe(2)
     expect(await ticks.first().innerText()).toBe(await ticks.last().innerText())
     const figures = await page.locator('section').first().innerText()
-    expect(figures).toMatch(/faults\t60\t900 \(× 15\)/)
+    expect(figures).toMatch(/faults\t60\t900 \(×\s15\)/)
     expect(complaints).toEqual([])
   })
 

@@ -73,5 +73,6 @@ function cell(
   if (value === undefined) return '–'
   const text = row.format(value as never)
   if (typeof value !== 'number' || typeof first !== 'number' || value === first) return text
-  return first === 0 || value === 0 ? text : `${text} (× ${Number((value / first).toPrecision(3))})`
+  if (first === 0 || value === 0) return text
+  return `${text} (×\u00a0${Number((value / first).toPrecision(3))})`
 }
