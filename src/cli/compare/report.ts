@@ -228,8 +228,9 @@ function conclusions(cache: Cache, base: Arm | null, rows: readonly ArmFigures[]
         `No arm is clearly faster than ${base}: ${arm} takes ${ratioText(ratio!)} of its time.`,
       )
     } else if (median < 1) {
-      const times = `${(1 / median).toFixed(1)} times as fast as ${base} (${(1 / p75).toFixed(1)} to ${(1 / p25).toFixed(1)})`
-      lines.push(`With a ${cache} page cache, ${arm} is fastest: ${times}.`)
+      const times = (ratio: number) => (1 / ratio).toFixed(median > 0.5 ? 2 : 1)
+      const faster = `${times(median)} times as fast as ${base} (${times(p75)} to ${times(p25)})`
+      lines.push(`With a ${cache} page cache, ${arm} is fastest: ${faster}.`)
     } else {
       lines.push(
         `With a ${cache} page cache, ${base} is fastest: let the VMM map the file if it can.`,
