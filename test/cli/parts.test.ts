@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
+import { afterEach, beforeEach, describe, expect, it, onTestFinished, vi } from 'vitest'
 import { parse } from '../../src/cli/arguments/program.js'
 import { isKernelAtLeast, isNodeSupported } from '../../src/cli/commands/doctor-checks.js'
 import { summarizeOrder } from '../../src/cli/commands/inspect.js'
@@ -349,6 +349,20 @@ describe('the terminal', () => {
     expect(rest).toEqual({ pages: 3, atMs, formatVersion: 1 })
     expect(time).toBe(new Date(time).toISOString())
     expect(Date.now() - Date.parse(time)).toBeCloseTo(monotonicMs() - atMs, -3)
+  })
+
+  it('says that stdout cannot be written, but not that its reader has gone', () => {
+    vi.stubGlobal('process', Object.assign(Object.create(process), { exitCode: undefined }))
+    onTestFinished(() => void vi.unstubAllGlobals())
+    let fail = (_: Error) => {}
+    const stderr = sink(false)
+    const stdout = { ...sink(false), on: (_: string, listener: typeof fail) => (fail = listener) }
+    new Terminal({ json: false, stdout, stderr })
+    fail(Object.assign(new Error('write EPIPE'), { code: 'EPIPE' }))
+    expect(stderr.text).toBe('')
+    fail(Object.assign(new Error('write ENOSPC'), { code: 'ENOSPC' }))
+    expect(stderr.text).toBe('the output cannot be written: write ENOSPC\n')
+    expect(process.exitCode).toBe(1)
   })
 
   it('draws a live line only where somebody watches, and around what else is printed', () => {

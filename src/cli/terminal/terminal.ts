@@ -41,7 +41,9 @@ export class Terminal {
     for (const sink of [this.#stdout, this.#stderr]) {
       // A VM depends on this process: neither a closed pipe (`| head`) nor a full disk may end it.
       sink.on?.('error', (error) => {
-        if (error.code !== 'EPIPE') process.exitCode = 1
+        if (error.code === 'EPIPE') return
+        process.exitCode = 1
+        if (sink === this.#stdout) this.say(`the output cannot be written: ${error.message}`)
       })
     }
   }
