@@ -17,6 +17,7 @@ export interface RestoreTimes extends Partial<SessionTimes> {
 /**
  * Main cause of a restore's duration:
  * - `set-missing`, `set-does-not-fit`, `set-too-large`: the working set,
+ * - `prefetch-failed`: a failure that ended the prefetch,
  * - `disk`: a slow disk; `cold-cache`: a page cache that is usually warm,
  * - `cores`: other work on the cores,
  * - `vmm`: the time before the VMM's handshake,
@@ -28,6 +29,7 @@ export type VerdictKind =
   | 'set-missing'
   | 'set-does-not-fit'
   | 'set-too-large'
+  | 'prefetch-failed'
   | 'disk'
   | 'cold-cache'
   | 'cores'

@@ -96,7 +96,7 @@ function partsOf({ times, stats: atEnd, statsAtReady, workingSet }: Restore): Pa
 const endOf = ({ ready, commandEnded, closed }: Restore['times']) => ready ?? commandEnded ?? closed
 
 /** Faults on pages outside the set, or without a set. */
-function judgeFaults({ workingSet }: Restore, parts: Parts): Verdict | undefined {
+function judgeFaults({ workingSet, prefetch }: Restore, parts: Parts): Verdict | undefined {
   const { all, waits, stats } = parts
   const isResidual = waits.residual > waits['on-demand']
   const wait = isResidual ? waits.residual : waits['on-demand']
@@ -109,6 +109,13 @@ function judgeFaults({ workingSet }: Restore, parts: Parts): Verdict | undefined
       remedy: 'Record a working set ("reap-trace record"), and restore with it.',
     }
   }
+  if (prefetch?.complete === false) {
+    return {
+      kind: 'prefetch-failed',
+      sentence: `The prefetch broke off: ${waited} ${formatPlural(stats.residualFaults, 'fault')}.`,
+      remedy: 'See the warning of this restore for the cause.',
+    }
+  }
   const set = workingSet ? `its ${formatPlural(workingSet.pageCount, 'page')}` : 'it'
   return {
     kind: 'set-does-not-fit',
@@ -119,8 +126,11 @@ function judgeFaults({ workingSet }: Restore, parts: Parts): Verdict | undefined
 }
 
 /** Pages are installed in first-touch order, so those that are still missing were not needed. */
-function judgeSize({ workingSet, times }: Restore, { stats }: Parts): Verdict | undefined {
-  const pageCount = workingSet?.pageCount ?? 0
+function judgeSize(
+  { workingSet, times, prefetch }: Restore,
+  { stats }: Parts,
+): Verdict | undefined {
+  const pageCount = prefetch?.complete === false ? 0 : (workingSet?.pageCount ?? 0)
   if (pageCount === 0 || stats.prefetched >= thresholds.needed * pageCount) return undefined
   const end = times.ready === undefined ? 'at the end' : 'when the application was ready'
   return {

@@ -28,7 +28,7 @@ export interface ServeOptions {
    */
   readonly record?: boolean | undefined
   /**
-   * Whether to keep every fetch, install and fault of the session, for `timeline()`. Takes 4 MiB.
+   * Whether to keep every fetch, install and fault of the session, for `timeline()`. Takes 3.5 MiB.
    * @default false
    */
   readonly timeline?: boolean | undefined

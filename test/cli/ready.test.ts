@@ -176,7 +176,7 @@ describe('reap-trace ready', () => {
     const env = { REAP_TRACE_READY: undefined, ...makeEnv(await scratchFolder()) }
     const { code, stdout, stderr } = await run(['ready'], { env })
     expect({ code, stdout }).toEqual({ code: 1, stdout: '' })
-    expect(stderr).toMatch(/^error: nobody waits for this mark: .* \[ERR_NOBODY_WAITS\]\nhint: /)
+    expect(stderr).toMatch(/^error: nobody waits for this mark: .* \[ERR_NO_LISTENER\]\nhint: /)
     expect(stderr).toMatch(message)
   })
 })

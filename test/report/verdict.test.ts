@@ -85,6 +85,21 @@ describe('the verdict', () => {
     expect(judgeRestore(restoreWith({ waitsMs: { [name]: 14 } }))?.kind).toBe('application')
   })
 
+  it('is the failure of the prefetch if its pages are missing because of it', () => {
+    const prefetch = { ...madeRecord().prefetch!, complete: false }
+    const broken = (residual: number) =>
+      judgeRestore(
+        restoreWith({ waitsMs: { residual }, stats: { prefetched: 10 }, record: { prefetch } }),
+      )
+    expect(broken(40)).toEqual({
+      kind: 'prefetch-failed',
+      sentence: 'The prefetch broke off: the guest waited 40 ms of 100 ms for 1,234 faults.',
+      remedy: 'See the warning of this restore for the cause.',
+    })
+    // It is not known which of its pages were needed.
+    expect(broken(5)?.kind).toBe('application')
+  })
+
   it('calls a set too large of which less than half was installed when the guest was ready', () => {
     const size = (prefetched: number) => judgeRestore(restoreWith({ stats: { prefetched } }))
     expect(size(499)).toMatchObject({

@@ -9,15 +9,15 @@ export function ready(): void {
   // Node needs longer to start than some guests to answer.
   const atMs = monotonicMs() - performance.now()
   const path = process.env.REAP_TRACE_READY
-  if (!path) throw unheard('REAP_TRACE_READY is not set')
+  if (!path) throw noListener('REAP_TRACE_READY is not set')
   let fd: number
   try {
-    if (!statSync(path).isFIFO()) throw unheard(`REAP_TRACE_READY is ${path}, which is no FIFO`)
+    if (!statSync(path).isFIFO()) throw noListener(`REAP_TRACE_READY is ${path}, which is no FIFO`)
     // Fails with ENXIO if nobody reads.
     fd = openSync(path, constants.O_WRONLY | constants.O_NONBLOCK)
   } catch (error) {
     if (error instanceof CliError) throw error
-    throw unheard(`nobody reads ${path} (${(error as NodeJS.ErrnoException).code})`)
+    throw noListener(`nobody reads ${path} (${(error as NodeJS.ErrnoException).code})`)
   }
   try {
     writeSync(fd, readyLine(atMs))
@@ -26,9 +26,9 @@ export function ready(): void {
   }
 }
 
-const unheard = (why: string): CliError =>
+const noListener = (why: string): CliError =>
   new CliError(
-    'ERR_NOBODY_WAITS',
+    'ERR_NO_LISTENER',
     `nobody waits for this mark: ${why}`,
     'Run it in the COMMAND of "reap-trace record", "restore" or "compare", while that runs.',
   )

@@ -9,7 +9,7 @@ export type CliErrorCode =
   | 'ERR_NOT_IDENTICAL'
   | 'ERR_DEMO_FAILED'
   | 'ERR_MACHINE_UNFIT'
-  | 'ERR_NOBODY_WAITS'
+  | 'ERR_NO_LISTENER'
   | 'ERR_USAGE'
 
 /** A failure that ends the program with exit status 1. */
