@@ -218,7 +218,7 @@ export interface FaultStats {
   readonly stalledMs: number
   /** Waits of the faults. With more than 1,024 faults at once, the others are not in it. */
   readonly waits: Readonly<Record<FaultClass, FaultWaits>>
-  /** The faults that waited longest, at most 8, in descending order. */
+  /** The faults that waited longest, at most 8, in descending order; also those that still wait. */
   readonly slowest: readonly SlowFault[]
 }
 

@@ -13,6 +13,15 @@ uint64_t nanoseconds(std::chrono::steady_clock::duration time) {
       std::max<int64_t>(0, std::chrono::duration_cast<std::chrono::nanoseconds>(time).count()));
 }
 
+// Keeps the longest waits, the longest first.
+void add_slow(std::vector<FaultWaits::SlowFault>* slowest, const FaultWaits::SlowFault& fault) {
+  const auto is_longer = [](const FaultWaits::SlowFault& one, const FaultWaits::SlowFault& other) {
+    return one.wait_ns > other.wait_ns;
+  };
+  slowest->insert(std::upper_bound(slowest->begin(), slowest->end(), fault, is_longer), fault);
+  if (slowest->size() > FaultWaits::kSlowest) slowest->pop_back();
+}
+
 }  // namespace
 
 void Timeline::enable() {
@@ -90,15 +99,7 @@ void FaultWaits::count(const Open& fault, Clock::time_point at) {
   distribution.total_ns += wait;
   distribution.max_ns = std::max(distribution.max_ns, wait);
   ++distribution.buckets[bucket_of(wait)];
-  std::vector<SlowFault>& slowest = report_.slowest;
-  if (slowest.size() < kSlowest || wait > slowest.back().wait_ns) {
-    const auto is_shorter = [](uint64_t value, const SlowFault& other) {
-      return value > other.wait_ns;
-    };
-    slowest.insert(std::upper_bound(slowest.begin(), slowest.end(), wait, is_shorter),
-                   {fault.offset, wait, fault.fault});
-    if (slowest.size() > kSlowest) slowest.pop_back();
-  }
+  add_slow(&report_.slowest, {fault.offset, wait, fault.fault});
   Timeline::Span span{SpanKind::fault, fault.since, at};
   span.offset = fault.offset;
   span.fault = fault.fault;
@@ -114,8 +115,11 @@ FaultWaits::Clock::time_point FaultWaits::close() {
 FaultWaits::Report FaultWaits::report() const {
   const std::lock_guard<std::mutex> lock(mutex_);
   Report report = report_;
-  if (!open_.empty()) {
-    report.stalled_ns += nanoseconds(std::min(Clock::now(), closed_at_) - stalled_since_);
+  if (open_.empty()) return report;
+  const auto now = std::min(Clock::now(), closed_at_);
+  report.stalled_ns += nanoseconds(now - stalled_since_);
+  for (const Open& fault : open_) {
+    add_slow(&report.slowest, {fault.offset, nanoseconds(now - fault.since), fault.fault});
   }
   return report;
 }

@@ -123,7 +123,7 @@ class FaultWaits {
   };
   struct Report {
     std::array<Distribution, std::size(kFaultClasses)> classes;
-    std::vector<SlowFault> slowest;  // longest wait first
+    std::vector<SlowFault> slowest;  // longest wait first; also those that still wait
     uint64_t stalled_ns = 0;
   };
 

@@ -191,6 +191,22 @@ TEST(a_timeline_keeps_the_first_spans_and_counts_the_others) {
   CHECK_EQ(missing, 3U);
 }
 
+TEST(a_fault_that_is_not_answered_is_among_the_slowest) {
+  Timeline timeline;
+  FaultWaits waits(timeline);
+  const auto start = FaultWaits::Clock::now();
+  waits.begin(100 * kPage, FaultClass::residual, start - std::chrono::seconds(20));
+  for (uint64_t page = 0; page < 2 * FaultWaits::kSlowest; ++page) {
+    waits.begin(page * kPage, FaultClass::late, start - std::chrono::seconds(page + 1));
+    waits.end(page * kPage, kPage);
+  }
+  const FaultWaits::Report report = waits.report();
+  CHECK_EQ(of(report, FaultClass::residual).count, 0U);
+  CHECK_EQ(report.slowest.size(), FaultWaits::kSlowest);
+  CHECK_EQ(report.slowest[0].offset, 100 * kPage);
+  CHECK_EQ(report.slowest[1].offset, 15 * kPage);
+}
+
 TEST(time_in_which_several_threads_fetch_counts_once) {
   using Spans = std::vector<PrefetchWork::Span>;
   const auto span = [](int began, int ended) {
