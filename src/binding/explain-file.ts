@@ -112,7 +112,7 @@ function explainWorkingSet(
     message: `${path} is not a valid working-set file: ${what} (check ${check}, at byte ${offset})`,
     hint:
       check === 'magic' || check === 'regular-file'
-        ? 'Is it another file, such as the memory file, or that of "restore --trace", which "reap-trace report" reads? If not, record it again.'
+        ? 'Is it another file, such as the memory file, or that of "restore --trace" or "compare --json", which "reap-trace report" reads? If not, record it again.'
         : 'Record it again.',
     path,
   }

@@ -26,7 +26,9 @@ export async function verify({ file, memory }: VerifyArguments, terminal: Termin
     )
     terminal.emit({ path: file, memory, ...result })
     if (result.identical) {
-      const next = result.remembered ? '; restores on this host install its bytes' : ''
+      const next = result.remembered
+        ? '; restores on this host install its bytes'
+        : '; this host cannot remember it, so restores take the bytes from the memory file'
       terminal.print(`identical: all of ${formatPlural(result.pageCount, 'page')}${next}`)
       return
     }

@@ -126,7 +126,7 @@ function describePhases({ times, stats, statsAtReady }: ServeResult): string[] {
     ),
     ready === undefined
       ? `  the guest waited for pages for ${stalled}`
-      : `  the guest waited for pages for ${stalled} of ${formatMs(ready - connected)} until it was ready`,
+      : `  the guest waited for pages for ${stalled} of the ${formatMs(ready - connected)} from the handshake until it was ready`,
   ]
 }
 
