@@ -81,7 +81,9 @@ function partsOf({ times, stats: atEnd, statsAtReady, workingSet }: Restore): Pa
   if (accepted === undefined || connected === undefined || end === undefined || !stats) return
   // Without a command, the user decides how long the socket waits for the connection.
   const start = commandStarted ?? accepted
-  const { waits, stalledMs } = stats
+  const { waits } = stats
+  // The figures are those of the receipt of the mark, which may be dated back.
+  const stalledMs = Math.min(stats.stalledMs, Math.max(0, end - connected))
   const sum = waits['on-demand'].totalUs + waits.late.totalUs + waits.residual.totalUs
   const share = (name: FaultClass) => (sum === 0 ? 0 : (stalledMs * waits[name].totalUs) / sum)
   return {

@@ -85,6 +85,12 @@ describe('the verdict', () => {
     expect(judgeRestore(restoreWith({ waitsMs: { [name]: 14 } }))?.kind).toBe('application')
   })
 
+  it('counts no more waits than there was time', () => {
+    const times = { connected: 20, ready: 50 }
+    const { sentence } = judgeRestore(restoreWith({ times, waitsMs: { residual: 70 } }))!
+    expect(sentence).toContain('the guest waited 30 ms of 50 ms')
+  })
+
   it('is the failure of the prefetch if its pages are missing because of it', () => {
     const prefetch = { ...madeRecord().prefetch!, complete: false }
     const broken = (residual: number) =>

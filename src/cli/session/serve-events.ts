@@ -114,7 +114,10 @@ const phases = [
 function describePhases({ times, stats, statsAtReady }: ServeResult): string[] {
   const { connected, ready, closed = Number.POSITIVE_INFINITY } = times
   if (connected === undefined) return []
-  const stalled = formatMs((statsAtReady ?? stats).stalledMs)
+  const { stalledMs } = statsAtReady ?? stats
+  // The figures are those of the receipt of the mark, which may be dated back.
+  const untilReadyMs = ready === undefined ? Number.POSITIVE_INFINITY : ready - connected
+  const stalled = formatMs(Math.min(stalledMs, untilReadyMs))
   return [
     ...stepTable(
       phases.flatMap(([step, name]) => {
@@ -126,7 +129,7 @@ function describePhases({ times, stats, statsAtReady }: ServeResult): string[] {
     ),
     ready === undefined
       ? `  the guest waited for pages for ${stalled}`
-      : `  the guest waited for pages for ${stalled} of the ${formatMs(ready - connected)} from the handshake until it was ready`,
+      : `  the guest waited for pages for ${stalled} of the ${formatMs(untilReadyMs)} from the handshake until it was ready`,
   ]
 }
 
