@@ -67,8 +67,12 @@ uint64_t FaultWaits::limit_ns(size_t bucket) {
 // counted again for a fault that begins late".
 void FaultWaits::begin(uint64_t offset, FaultClass fault, Clock::time_point at) {
   const std::lock_guard<std::mutex> lock(mutex_);
+  if (is_closed()) {
+    count({offset, fault, closed_at_}, closed_at_);
+    return;
+  }
   if (open_.size() >= kMaxOpen) return;
-  at = std::min(std::max(at, stalled_until_), closed_at_);
+  at = std::max(at, stalled_until_);
   stalled_since_ = open_.empty() ? at : std::min(stalled_since_, at);
   open_.push_back({offset, fault, at});
   open_count_.store(open_.size(), std::memory_order_relaxed);
@@ -78,7 +82,7 @@ void FaultWaits::end_open(uint64_t offset, uint64_t length) {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (open_.empty()) return;
   // With the lock: no fault ends before its begin.
-  const auto at = std::min(Clock::now(), closed_at_);
+  const auto at = Clock::now();
   const auto is_ended = [&](const Open& fault) {
     if (fault.offset < offset || fault.offset - offset >= length) return false;
     count(fault, at);
@@ -108,7 +112,13 @@ void FaultWaits::count(const Open& fault, Clock::time_point at) {
 
 FaultWaits::Clock::time_point FaultWaits::close() {
   const std::lock_guard<std::mutex> lock(mutex_);
-  closed_at_ = std::min(closed_at_, Clock::now());
+  if (is_closed()) return closed_at_;
+  closed_at_ = Clock::now();
+  if (open_.empty()) return closed_at_;
+  for (const Open& fault : open_) count(fault, closed_at_);
+  report_.stalled_ns += nanoseconds(closed_at_ - stalled_since_);
+  open_.clear();
+  open_count_.store(0, std::memory_order_relaxed);
   return closed_at_;
 }
 
@@ -116,7 +126,7 @@ FaultWaits::Report FaultWaits::report() const {
   const std::lock_guard<std::mutex> lock(mutex_);
   Report report = report_;
   if (open_.empty()) return report;
-  const auto now = std::min(Clock::now(), closed_at_);
+  const auto now = Clock::now();
   report.stalled_ns += nanoseconds(now - stalled_since_);
   for (const Open& fault : open_) {
     add_slow(&report.slowest, {fault.offset, nanoseconds(now - fault.since), fault.fault});

@@ -135,9 +135,9 @@ class FaultWaits {
   void end(uint64_t offset, uint64_t length) {
     if (open_count_.load(std::memory_order_relaxed) > 0) end_open(offset, length);
   }
-  // The guest is gone: it waits no longer. A fault that was answered shortly before may still be
-  // ended. Test: "a fault that is answered as the session ends is counted". Returns the time, which
-  // is that of the first call.
+  // The guest is gone: it waits no longer. A fault that was answered shortly before may not have
+  // ended yet. Test: "a fault that is answered as the session ends is counted". Returns the time,
+  // which is that of the first call.
   Clock::time_point close();
   Report report() const;
 
@@ -151,6 +151,7 @@ class FaultWaits {
     FaultClass fault;
     Clock::time_point since;
   };
+  bool is_closed() const { return closed_at_ != Clock::time_point::max(); }
   void end_open(uint64_t offset, uint64_t length);
   void count(const Open& fault, Clock::time_point at);
 
