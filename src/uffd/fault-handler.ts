@@ -146,7 +146,10 @@ export interface PrefetchWork {
   readonly diskBytes: number
   /** Time spent installing, summed over the workers. */
   readonly installMs: number
-  /** CPU time of the installs. For the rest of `installMs` the workers waited for a core or a lock. */
+  /**
+   * CPU time of the installs, estimated from every eighth. For the rest of `installMs` the workers
+   * waited for a core or a lock.
+   */
   readonly installCpuMs: number
 }
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <optional>
 #include <thread>
 
 #include "base/crc32c.h"
@@ -213,9 +214,11 @@ void Prefetcher::lay_out(const Job& job, Task& task, const uint8_t* buffer,
 }
 
 void Prefetcher::install(const Job& job, Task& task, const uint8_t* buffer, WorkerState& state) {
-  const auto start = Clock::now();
-  const auto cpu_start = cpu_time();
   PrefetchClient& client = *job.client;
+  Measurements& measured = client.measurements();
+  const bool samples = measured.prefetch.samples_install();
+  const auto start = Clock::now();
+  const auto cpu_start = samples ? cpu_time() : std::chrono::nanoseconds{};
   const uint64_t page_size = client.handler().memory().page_size();
   std::vector<Piece>& pieces = state.pieces;
   lay_out(job, task, buffer, &pieces);
@@ -239,13 +242,13 @@ void Prefetcher::install(const Job& job, Task& task, const uint8_t* buffer, Work
     }
   }
   client.end_installs();
-  const auto on_core = cpu_time() - cpu_start;
+  std::optional<std::chrono::nanoseconds> on_core;
+  if (samples) on_core = cpu_time() - cpu_start;
   Timeline::Span span{SpanKind::install, start, Clock::now()};
   for (const Piece& piece : pieces) span.bytes += piece.length;
   span.thread = state.number;
-  Measurements& measured = client.measurements();
   measured.timeline.add(span);
-  measured.prefetch.add_install(span.to - span.from, on_core);
+  measured.prefetch.add_install(span.to - span.from, span.bytes, on_core);
 }
 
 // Returns false if the restore cannot continue. Pages that could not be installed are left to

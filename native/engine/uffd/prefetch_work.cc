@@ -13,10 +13,14 @@ void PrefetchWork::add_fetch(const Span& span, uint64_t bytes, bool waited) {
   report_.disk_bytes += bytes;
 }
 
-void PrefetchWork::add_install(Clock::duration time, std::chrono::nanoseconds on_core) {
+void PrefetchWork::add_install(Clock::duration time, uint64_t bytes,
+                               std::optional<std::chrono::nanoseconds> on_core) {
   const std::lock_guard<std::mutex> lock(mutex_);
   report_.installed += time;
-  report_.on_core += on_core;
+  installed_bytes_ += bytes;
+  if (!on_core) return;
+  sampled_bytes_ += bytes;
+  sampled_ += *on_core;
 }
 
 PrefetchWork::Report PrefetchWork::report() const {
@@ -24,6 +28,13 @@ PrefetchWork::Report PrefetchWork::report() const {
   Report report = report_;
   std::vector<Span> fetches = fetches_;
   std::vector<Span> waits = waits_;
+  if (sampled_bytes_ > 0) {
+    const double share =
+        static_cast<double>(installed_bytes_) / static_cast<double>(sampled_bytes_);
+    const auto on_core = std::chrono::duration<double, std::nano>(sampled_) * share;
+    report.on_core =
+        std::min(report.installed, std::chrono::duration_cast<std::chrono::nanoseconds>(on_core));
+  }
   lock.unlock();
   report.fetched = covered(std::move(fetches));
   report.waited = covered(std::move(waits));

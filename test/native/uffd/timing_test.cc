@@ -233,3 +233,19 @@ TEST(time_in_which_several_threads_fetch_counts_once) {
   CHECK_EQ(work.report().waited / std::chrono::microseconds(1), 20);
   CHECK_EQ(work.report().disk_bytes, 8192U);
 }
+
+TEST(the_cpu_time_of_installs_is_that_of_samples_by_their_bytes) {
+  using std::chrono::microseconds;
+  PrefetchWork work;
+  CHECK(work.samples_install());
+  for (int other = 1; other < 8; ++other) CHECK(!work.samples_install());
+  CHECK(work.samples_install());
+  CHECK_EQ(work.report().on_core.count(), 0);
+  work.add_install(microseconds(100), 2 * kPage, microseconds(20));
+  work.add_install(microseconds(500), 6 * kPage, std::nullopt);
+  CHECK_EQ(work.report().installed / microseconds(1), 600);
+  CHECK_EQ(work.report().on_core / microseconds(1), 80);
+  // Not more than the installs took.
+  work.add_install(microseconds(1), 1000 * kPage, std::nullopt);
+  CHECK_EQ(work.report().on_core / microseconds(1), 601);
+}
