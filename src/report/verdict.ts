@@ -21,10 +21,10 @@ const thresholds = {
   /** Minimum share of the prefetch in which it waited for the disk. */
   disk: 0.5,
   /** Minimum ratio of the prefetch to the CPU time of its installs, and share of the difference. */
-  stretch: 4,
+  stretch: 2.5,
   cores: 0.15,
   /** Share of the set below which its installed pages show that it is too large. */
-  needed: 0.5,
+  needed: 0.75,
   /** Minimum share of a prefetch into the page cache. */
   pageCache: 0.25,
   /** Maximum share of the set that a restore with a warm page cache reads from the disk. */

@@ -106,14 +106,14 @@ describe('the verdict', () => {
     expect(broken(5)?.kind).toBe('application')
   })
 
-  it('calls a set too large of which less than half was installed when the guest was ready', () => {
+  it('calls a set too large of which less than three quarters were installed when the guest was ready', () => {
     const size = (prefetched: number) => judgeRestore(restoreWith({ stats: { prefetched } }))
-    expect(size(499)).toMatchObject({
+    expect(size(749)).toMatchObject({
       kind: 'set-too-large',
       sentence:
-        'The working set is too large: only 499 of its 1,000 pages were installed when the application was ready.',
+        'The working set is too large: only 749 of its 1,000 pages were installed when the application was ready.',
     })
-    expect(size(500)?.kind).toBe('application')
+    expect(size(750)?.kind).toBe('application')
     const unmarked = restoreWith({ stats: { prefetched: 499 }, times: { ready: undefined } })
     expect(judgeRestore(unmarked)?.sentence).toContain('pages were installed at the end.')
   })
@@ -162,16 +162,16 @@ describe('the verdict', () => {
     expect(judgeRestore(cold, [cold, warm, cold])?.kind).toBe('disk')
   })
 
-  it('is the cores if the prefetch took four times the CPU time of its installs', () => {
+  it('is the cores if the prefetch took two and a half times the CPU time of its installs', () => {
     const late = (installCpuMs: number) =>
       judgeRestore(restoreWith({ waitsMs: { late: LATE_MS }, prefetch: { installCpuMs } }))
-    expect(late(10)).toEqual({
+    expect(late(16)).toEqual({
       kind: 'cores',
       sentence:
-        'The cores were busy with other work: the prefetch took 40 ms of 100 ms, its installs only 10 ms of CPU time.',
+        'The cores were busy with other work: the prefetch took 40 ms of 100 ms, its installs only 16 ms of CPU time.',
       remedy: 'Keep cores free for restores, or restore fewer VMs at once.',
     })
-    expect(late(11)?.kind).toBe('limit')
+    expect(late(17)?.kind).toBe('limit')
     // Of a long restore it is a small part.
     const prefetch = { installCpuMs: 10 }
     const of = (ready: number) => judgeRestore(restoreWith({ times: { ready }, prefetch }))?.kind
