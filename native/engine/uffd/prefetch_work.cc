@@ -1,15 +1,14 @@
 #include "uffd/prefetch_work.h"
 
 #include <algorithm>
-#include <utility>
 
 namespace reap {
 
 void PrefetchWork::add_fetch(const Span& span, uint64_t bytes, bool waited) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  fetches_.push_back(span);
+  fetches_.add(span);
   if (!waited) return;
-  waits_.push_back(span);
+  waits_.add(span);
   report_.disk_bytes += bytes;
 }
 
@@ -24,10 +23,10 @@ void PrefetchWork::add_install(Clock::duration time, uint64_t bytes,
 }
 
 PrefetchWork::Report PrefetchWork::report() const {
-  std::unique_lock<std::mutex> lock(mutex_);
+  const std::lock_guard<std::mutex> lock(mutex_);
   Report report = report_;
-  std::vector<Span> fetches = fetches_;
-  std::vector<Span> waits = waits_;
+  report.fetched = fetches_.total();
+  report.waited = waits_.total();
   if (sampled_bytes_ > 0) {
     const double share =
         static_cast<double>(installed_bytes_) / static_cast<double>(sampled_bytes_);
@@ -35,23 +34,21 @@ PrefetchWork::Report PrefetchWork::report() const {
     report.on_core =
         std::min(report.installed, std::chrono::duration_cast<std::chrono::nanoseconds>(on_core));
   }
-  lock.unlock();
-  report.fetched = covered(std::move(fetches));
-  report.waited = covered(std::move(waits));
   return report;
 }
 
-PrefetchWork::Clock::duration PrefetchWork::covered(std::vector<Span> spans) {
-  std::sort(spans.begin(), spans.end(),
-            [](const Span& one, const Span& other) { return one.began < other.began; });
-  Clock::duration all{};
-  Clock::time_point until{};
-  for (const Span& span : spans) {
-    if (span.ended <= until) continue;
-    all += span.ended - std::max(span.began, until);
-    until = span.ended;
+void PrefetchWork::Coverage::add(Span span) {
+  const auto first = std::lower_bound(
+      apart_.begin(), apart_.end(), span.began,
+      [](const Span& other, Clock::time_point began) { return other.ended < began; });
+  auto last = first;
+  for (; last != apart_.end() && last->began <= span.ended; ++last) {
+    span.began = std::min(span.began, last->began);
+    span.ended = std::max(span.ended, last->ended);
+    total_ -= last->ended - last->began;
   }
-  return all;
+  total_ += span.ended - span.began;
+  apart_.insert(apart_.erase(first, last), span);
 }
 
 }  // namespace reap

@@ -17,6 +17,16 @@ class PrefetchWork {
     Clock::time_point began;
     Clock::time_point ended;
   };
+  // Time covered by at least one of the spans that were added, in any order.
+  class Coverage {
+   public:
+    void add(Span span);
+    Clock::duration total() const { return total_; }
+
+   private:
+    std::vector<Span> apart_;  // ascending, without a common moment
+    Clock::duration total_{};
+  };
   struct Report {
     Clock::duration fetched{};           // time during which at least one thread fetched
     Clock::duration waited{};            // part of it during which at least one waited for the disk
@@ -34,14 +44,11 @@ class PrefetchWork {
                    std::optional<std::chrono::nanoseconds> on_core);
   Report report() const;
 
-  // Time covered by at least one of the spans.
-  static Clock::duration covered(std::vector<Span> spans);
-
  private:
   std::atomic<uint64_t> installs_{0};
   mutable std::mutex mutex_;  // guards what follows
-  std::vector<Span> fetches_;
-  std::vector<Span> waits_;
+  Coverage fetches_;
+  Coverage waits_;
   Report report_;
   uint64_t installed_bytes_ = 0;
   uint64_t sampled_bytes_ = 0;

@@ -11,6 +11,7 @@
 
 #include <atomic>
 #include <filesystem>
+#include <functional>
 #include <iterator>
 #include <string>
 #include <thread>
@@ -89,6 +90,15 @@ void wait_until_accepted(EngineRun& run, uint64_t session, size_t before) {
   run.find(session)->detach();  // waits for the thread that accepts
 }
 
+// To be called before the engine has threads. The child exits with 0 if `run` returns true.
+pid_t fork_as_nobody(const std::function<bool()>& run) {
+  const pid_t child = ::fork();
+  if (child != 0) return child;
+  if (::setresuid(kNobody, kNobody, kNobody) != 0) ::_exit(1);
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  ::_exit(run() ? 0 : 1);
+}
+
 }  // namespace
 
 TEST(a_connection_that_closes_without_a_word_is_not_the_vmm) {
@@ -137,14 +147,10 @@ TEST(a_look_by_a_process_that_may_not_connect_ends_no_session) {
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
   const fixture::SessionOptions options = options_of(restore, true);
-  // Before the threads of the engine; it connects as soon as it may.
-  const pid_t other = ::fork();
-  if (other == 0) {
-    if (::setresuid(kNobody, kNobody, kNobody) != 0) ::_exit(1);
-    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  const pid_t other = fork_as_nobody([&] {
     connect_to(options.socket_path);
-    ::_exit(0);
-  }
+    return true;
+  });
   fixture::Hooks hooks;
   fixture::Hold hold;
   EngineRun run;
@@ -167,15 +173,11 @@ TEST(a_process_that_may_not_connect_is_not_the_vmm_of_a_session_that_ends) {
   Restore restore;
   if (!restore.missing().empty()) SKIP(restore.missing());
   const fixture::SessionOptions options = options_of(restore, true);
-  // Before the threads of the engine; it connects as soon as it may.
-  const pid_t other = ::fork();
-  if (other == 0) {
-    if (::setresuid(kNobody, kNobody, kNobody) != 0) ::_exit(1);
-    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  const pid_t other = fork_as_nobody([&] {
     const fixture::Guest guest(restore.shape);
     const reap::UniqueFd connection = connect_to(options.socket_path);
-    ::_exit(fixture::send(connection.get(), handshake_text(guest, 4096), {guest.uffd()}) ? 0 : 1);
-  }
+    return fixture::send(connection.get(), handshake_text(guest, 4096), {guest.uffd()});
+  });
   fixture::Hooks hooks;
   fixture::Hold hold;
   EngineRun run;

@@ -80,7 +80,7 @@ void check_timeline(const reap::Measurements& measured) {
   uint64_t installed = 0;
   uint64_t removed = 0;
   Clock::duration install_time{};
-  std::vector<reap::PrefetchWork::Span> waits;
+  reap::PrefetchWork::Coverage waits;
   Clock::time_point last{};
   uint64_t missing = 0;
   for (const auto& span : measured.timeline.spans(&missing)) {
@@ -89,7 +89,7 @@ void check_timeline(const reap::Measurements& measured) {
     if (span.kind == SpanKind::fault) {
       CHECK(span.to >= last);
       last = span.to;
-      waits.push_back({span.from, span.to});
+      waits.add({span.from, span.to});
       ++faults;
     } else if (span.kind == SpanKind::install) {
       install_time += span.to - span.from;
@@ -103,7 +103,7 @@ void check_timeline(const reap::Measurements& measured) {
   CHECK_EQ(faults, measured.counters.get(Counter::faults));
   CHECK_EQ(removed, measured.counters.get(Counter::removed) * fixture::kSmallPage);
   CHECK(installed >= measured.counters.get(Counter::prefetched) * fixture::kSmallPage);
-  CHECK_EQ(nanoseconds(reap::PrefetchWork::covered(waits)), measured.waits.report().stalled_ns);
+  CHECK_EQ(nanoseconds(waits.total()), measured.waits.report().stalled_ns);
 
   const reap::PrefetchWork::Report work = measured.prefetch.report();
   CHECK_EQ(work.installed.count(), install_time.count());

@@ -215,8 +215,10 @@ TEST(time_in_which_several_threads_fetch_counts_once) {
     return PrefetchWork::Span{zero + std::chrono::microseconds(began),
                               zero + std::chrono::microseconds(ended)};
   };
-  const auto covered = [](Spans spans) {
-    return PrefetchWork::covered(std::move(spans)) / std::chrono::microseconds(1);
+  const auto covered = [](const Spans& spans) {
+    PrefetchWork::Coverage coverage;
+    for (const PrefetchWork::Span& one : spans) coverage.add(one);
+    return coverage.total() / std::chrono::microseconds(1);
   };
   CHECK_EQ(covered({}), 0);
   CHECK_EQ(covered({span(5, 9)}), 4);
@@ -225,6 +227,7 @@ TEST(time_in_which_several_threads_fetch_counts_once) {
   CHECK_EQ(covered({span(5, 15), span(0, 10)}), 15);
   CHECK_EQ(covered({span(0, 10), span(2, 4), span(8, 9)}), 10);
   CHECK_EQ(covered({span(10, 12), span(0, 10), span(11, 12)}), 12);
+  CHECK_EQ(covered({span(0, 2), span(8, 9), span(4, 5), span(1, 8)}), 9);
 
   PrefetchWork work;
   work.add_fetch(span(0, 10), 4096, false);
