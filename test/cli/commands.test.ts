@@ -259,6 +259,13 @@ describe('inspect and verify', () => {
     const same = await run(['verify', workingSet, '--memory', here.memoryFile])
     const stdout = 'identical: all of 5 pages; restores on this host install its bytes\n'
     expect(same).toMatchObject({ code: 0, stdout, stderr: '' })
+    const env = { REAP_TRACE_PROOFS: join(here.memoryFile, 'no folder') }
+    const forgotten = await run(['verify', workingSet, '--memory', here.memoryFile], { env })
+    expect(forgotten).toMatchObject({
+      code: 0,
+      stdout:
+        'identical: all of 5 pages; this host cannot remember it, so restores take the bytes from the memory file\n',
+    })
 
     const memory = await readFile(here.memoryFile)
     memory[4 * 4096 + 17]! ^= 1

@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, it } from 'vitest'
 import { lateStep } from '../../src/cli/session/late-step.js'
 
-/** A session whose connection is reported when the test says so. */
+/** A session, and a function that reports its connection. */
 function session(times: { readonly connected?: number }) {
   let report = () => {}
   const event = new Promise<never>((resolve) => {

@@ -353,6 +353,26 @@ describe('restore --backend page-cache', () => {
   })
 })
 
+describe('the verdict on a restore from the page cache', () => {
+  const verdict = async (work: string) => {
+    const s = await recorded()
+    const words = ['restore', ...s.words, ...s.workingSet, '--json', ...shell(s.folder, work)]
+    const { code, stdout } = await run(words)
+    return { code, verdict: events(stdout).find(({ type }) => type === 'closed').verdict }
+  }
+
+  it('is part of its end', async () => {
+    expect(await verdict('sleep 0.5')).toMatchObject({
+      code: 0,
+      verdict: { kind: 'application', sentence: expect.stringContaining('the prefetch took') },
+    })
+  })
+
+  it('is not given on a restore that failed', async () => {
+    expect(await verdict('exit 3')).toEqual({ code: 1, verdict: undefined })
+  })
+})
+
 describe('restore with a socket', () => {
   const socket = (folder: string) => ['--socket', join(folder, 's')]
 

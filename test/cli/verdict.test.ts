@@ -122,6 +122,15 @@ describe('the verdict on a restore that is slow on purpose', { timeout: 120_000 
     await expectVerdict(context, 'set-missing', () => verdictOf(join(folder, 'none.ws'), invoke))
   })
 
+  it('is printed with its remedy below the steps', { retry: 4 }, async () => {
+    const files = ['--memory', memoryFile, '--socket', join(folder, 'uffd.sock')]
+    const words = [...files, '--working-set', join(folder, 'none.ws'), '--backend', 'uffd']
+    const { stdout } = await run(['restore', ...words, '--', await command()])
+    expect(stdout).toMatch(
+      / until it was ready\nNothing was prefetched: .*\nRecord a working set .*\n$/,
+    )
+  })
+
   it('names a command that sleeps before it loads the snapshot', async (context) => {
     const invoke = await command({ before: 'sleep 0.4' })
     await expectVerdict(context, 'vmm', () => verdictOf(workingSet, invoke))
@@ -137,7 +146,7 @@ describe('the verdict on a restore that is slow on purpose', { timeout: 120_000 
     if (disk.missing) context.skip(disk.missing)
     await disk.slow(64)
     const invoke = await command()
-    // A file of its own for each restore: the others are in the page cache then.
+    // Each restore takes another file, since those of earlier ones are in the page cache.
     await expectVerdict(context, 'disk', (i) => verdictOf(workingSet, invoke, disk.file(i)))
   })
 

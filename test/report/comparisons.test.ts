@@ -6,6 +6,7 @@ import { drawnShares, missingBrowser, useBrowser } from '../support/chromium.js'
 import { checkBuild, run } from '../support/cli-process.js'
 import { madeComparison } from '../support/comparisons.js'
 import { scratchFolder } from '../support/scratch.js'
+import { withField } from '../support/with-field.js'
 import { failureOf } from '../support/working-sets.js'
 
 beforeAll(checkBuild)
@@ -17,16 +18,6 @@ async function fileOf(content: string | object): Promise<string> {
   const path = join(await scratchFolder(), 'comparison.json')
   await writeFile(path, typeof content === 'string' ? content : JSON.stringify(content))
   return path
-}
-
-/** The comparison with one field replaced, by its path. */
-function changed(field: string, value: unknown): object {
-  const copy = structuredClone(comparison) as unknown as Record<string, unknown>
-  const names = field.split('.')
-  const last = names.pop()!
-  const owner = names.reduce((at, name) => at[name] as Record<string, unknown>, copy)
-  owner[last] = value
-  return copy
 }
 
 describe('a comparison', () => {
@@ -42,7 +33,7 @@ describe('a comparison', () => {
     expect(await readComparison(await fileOf(JSON.stringify(comparison, null, 2)))).toEqual(
       comparison,
     )
-    const lines = [1, 2, 3].map((seed) => JSON.stringify(changed('seed', seed)))
+    const lines = [1, 2, 3].map((seed) => JSON.stringify(withField(comparison, 'seed', seed)))
     expect(await readComparison(await fileOf(lines.join('\n')))).toMatchObject({ seed: 3 })
   })
 
@@ -62,7 +53,7 @@ describe('a comparison', () => {
     ['runs.1.sample.stats.stalledMs', null],
     ['cpus', 1.5],
   ])('is refused for %s, with the name of the field', async (field, value) => {
-    const path = await fileOf(changed(field, value))
+    const path = await fileOf(withField(comparison, field, value))
     const error = await failureOf(readReportInput(path))
     const check = field.replace(/\.(\d+)/g, '[$1]')
     expect(error).toMatchObject({ code: 'ERR_RECORD_INVALID', path, check })
@@ -87,12 +78,12 @@ describe('a comparison', () => {
   })
 
   it('is checked before it is drawn', () => {
-    const wrong = changed('runs', 'none') as Comparison
+    const wrong = withField(comparison, 'runs', 'none') as Comparison
     expect(() => renderReport([{ name: 'a', comparison: wrong }])).toThrow(TypeError)
   })
 
   it('is refused by reap-trace report, with the name of the wrong field', async () => {
-    const path = await fileOf(changed('warm.0.ms.median', 'fast'))
+    const path = await fileOf(withField(comparison, 'warm.0.ms.median', 'fast'))
     const { code, stderr } = await run(['report', path, '-o', `${path}.html`])
     expect(code).toBe(1)
     expect(stderr).toContain(`${path} is not a comparison: "warm[0].ms.median" should be`)

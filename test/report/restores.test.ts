@@ -6,6 +6,7 @@ import { drawnShares, missingBrowser, useBrowser } from '../support/chromium.js'
 import { checkBuild, run } from '../support/cli-process.js'
 import { madeRecord } from '../support/restore-records.js'
 import { scratchFolder } from '../support/scratch.js'
+import { withField } from '../support/with-field.js'
 import { failureOf } from '../support/working-sets.js'
 
 beforeAll(checkBuild)
@@ -18,16 +19,6 @@ async function fileOf(content: string | object): Promise<string> {
   const whole = { traceEvents: [], displayTimeUnit: 'ms', reapTrace: content }
   await writeFile(path, typeof content === 'string' ? content : JSON.stringify(whole))
   return path
-}
-
-/** The record with one field replaced, by its path. */
-function changed(field: string, value: unknown): object {
-  const copy = structuredClone(record) as unknown as Record<string, unknown>
-  const names = field.split('.')
-  const last = names.pop()!
-  const owner = names.reduce((at, name) => at[name] as Record<string, unknown>, copy)
-  owner[last] = value
-  return copy
 }
 
 describe('a record of a restore', () => {
@@ -44,7 +35,7 @@ describe('a record of a restore', () => {
   })
 
   it('may have fields of a later version', async () => {
-    const path = await fileOf(changed('times.resumed', 17))
+    const path = await fileOf(withField(record, 'times.resumed', 17))
     expect(await readRestoreRecord(path)).toMatchObject({ times: { resumed: 17 } })
   })
 
@@ -70,7 +61,7 @@ describe('a record of a restore', () => {
     ['state', 'gone'],
     ['verdict.sentence', undefined],
   ])('is refused for %s, with the name of the field', async (field, value) => {
-    const path = await fileOf(changed(field, value))
+    const path = await fileOf(withField(record, field, value))
     const error = await failureOf(readRestoreRecord(path))
     expect(error).toMatchObject({ code: 'ERR_RECORD_INVALID', path, hint: expect.any(String) })
     expect(error.check).toMatch(new RegExp(`^reapTrace\\.${field}`))
@@ -96,14 +87,14 @@ describe('a record of a restore', () => {
   })
 
   it('is checked before it is drawn', () => {
-    const restore = changed('timeline.faults', 'none') as typeof record
+    const restore = withField(record, 'timeline.faults', 'none') as typeof record
     expect(() => renderReport([{ name: 'a', restore }])).toThrow(TypeError)
   })
 })
 
 describe('reap-trace report', () => {
   it('names the file and the field of a bad record', async () => {
-    const path = await fileOf(changed('times.started', 'now'))
+    const path = await fileOf(withField(record, 'times.started', 'now'))
     const { code, stderr } = await run(['report', path, '-o', `${path}.html`])
     expect(code).toBe(1)
     expect(stderr).toContain(path)
