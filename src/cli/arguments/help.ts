@@ -234,8 +234,7 @@ Example:
 
 export const readyHelp = `
 Writes a line into the FIFO $REAP_TRACE_READY with the time at which this program was started, so
-that the 50 ms of its own start do not count. Any other line is a mark too, with the time of its
-receipt. Only the first mark counts.
+that the start of Node does not count. Any other line is a mark too, with the time of its receipt. Only the first mark counts.
 
 Examples, in a script that restores a VM and sends it a request:
   curl --fail --retry 100 http://172.16.0.2/ && reap-trace ready
