@@ -1,6 +1,7 @@
 // What is measured of a session, for JavaScript. Times are in milliseconds of CLOCK_MONOTONIC.
 #include "uffd/measurements.h"
 
+#include <cmath>
 #include <iterator>
 #include <memory>
 #include <vector>
@@ -52,8 +53,9 @@ Napi::Value mark_ready(const Napi::CallbackInfo& info) {
   const SessionHandle* handle = session_of(info);
   if (!handle) return info.Env().Undefined();
   SessionSteps& steps = handle->measured->steps;
+  // Rounded: milliseconds as a double are a little above or below the nanosecond that they name.
   const std::chrono::nanoseconds since_boot(
-      static_cast<int64_t>(info[1].As<Napi::Number>().DoubleValue() * 1e6));
+      std::llround(info[1].As<Napi::Number>().DoubleValue() * 1e6));
   steps.reach(SessionStep::ready, SessionSteps::Clock::time_point(since_boot));
   return Napi::Boolean::New(info.Env(), steps.is_reached(SessionStep::ready));
 }

@@ -149,7 +149,7 @@ export class Session implements FaultHandler {
     if (this.#result || this.#statsAtReady) return
     if (!native().markReady(this.#session, atMs)) return
     this.#statsAtReady = this.stats()
-    this.#emit({ type: 'ready', atMs })
+    this.#emit({ type: 'ready', atMs: this.times().ready ?? atMs })
   }
 
   timeline(): Timeline {
