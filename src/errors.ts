@@ -18,12 +18,14 @@ import { constants } from 'node:os'
  * | `ERR_SNAPSHOT_MISMATCH` | the working set was made for another memory file or disk image |
  * | `ERR_WORKING_SET_INVALID` | a working-set file fails a check (magic, version, checksum, bounds) |
  * | `ERR_WORKING_SET_IO` | a working-set file cannot be opened, read or written |
- * | `ERR_UNTRUSTED_FILE` | another user may write to a working-set, trace or calibration file |
+ * | `ERR_UNTRUSTED_FILE` | another user may write to a working-set, trace or calibration file, or to a file of a store |
  * | `ERR_TRACE_INVALID` | a trace file fails a check (magic, version, checksum, bounds) |
  * | `ERR_TRACE_IO` | a trace file cannot be opened, read or written |
  * | `ERR_RECORD_INVALID` | a file is not a record of a restore, or not a comparison; `check` names the wrong field |
  * | `ERR_RECORD_IO` | a record of a restore or a comparison cannot be opened, read or written |
  * | `ERR_REPORT_IO` | a report cannot be written, or its template is missing from the package |
+ * | `ERR_STORE_INVALID` | a file of a store fails a check |
+ * | `ERR_STORE_IO` | a file of a store cannot be opened, read or written |
  * | `ERR_SOURCE_READ` | the memory file or a disk image cannot be opened or read, or the memory file is shorter than the guest's memory |
  * | `ERR_FAULT_UNRESOLVED` | a fault cannot be served: the kernel refused, or the address is in no region |
  * | `ERR_PAGE_CACHE` | the page cache cannot be recorded: hidden from this process, or a file cannot be evicted |
@@ -49,6 +51,8 @@ export type ReapTraceErrorCode =
   | 'ERR_RECORD_INVALID'
   | 'ERR_RECORD_IO'
   | 'ERR_REPORT_IO'
+  | 'ERR_STORE_INVALID'
+  | 'ERR_STORE_IO'
   | 'ERR_SOURCE_READ'
   | 'ERR_FAULT_UNRESOLVED'
   | 'ERR_PAGE_CACHE'

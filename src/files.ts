@@ -172,6 +172,7 @@ const KINDS = {
   report: 'ERR_REPORT_IO',
   'file of findings': 'ERR_WORKING_SET_IO',
   'calibration file': 'ERR_CALIBRATION',
+  'store file': 'ERR_STORE_IO',
 } as const satisfies Record<string, ReapTraceErrorCode>
 export type FileKind = keyof typeof KINDS
 

@@ -287,6 +287,8 @@ test('an error has one of the codes', () => {
     | 'ERR_RECORD_INVALID'
     | 'ERR_RECORD_IO'
     | 'ERR_REPORT_IO'
+    | 'ERR_STORE_INVALID'
+    | 'ERR_STORE_IO'
     | 'ERR_SOURCE_READ'
     | 'ERR_FAULT_UNRESOLVED'
     | 'ERR_PAGE_CACHE'

@@ -72,6 +72,18 @@ Napi::Value make_tagged(Napi::Env env, std::unique_ptr<Value> value, const napi_
   return external;
 }
 
+// The pointer of an external with this tag. Throws and returns null for any other value.
+template <typename Value>
+Value* tagged(Napi::Value value, const napi_type_tag& tag, const char* message) {
+  bool ours = false;
+  if (!value.IsExternal() ||
+      napi_check_object_type_tag(value.Env(), value, &tag, &ours) != napi_ok || !ours) {
+    Napi::TypeError::New(value.Env(), message).ThrowAsJavaScriptException();
+    return nullptr;
+  }
+  return value.As<Napi::External<Value>>().Data();
+}
+
 void add_comparison(Napi::Env env, Napi::Object exports);
 void add_files(Napi::Env env, Napi::Object exports);
 void add_measurements(Napi::Env env, Napi::Object exports);

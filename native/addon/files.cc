@@ -9,6 +9,7 @@
 
 #include "addon/task.h"
 #include "base/crc32c.h"
+#include "files/file_lock.h"
 #include "files/page_samples.h"
 #include "files/page_source.h"
 #include "files/private_file.h"
@@ -116,6 +117,34 @@ Napi::Value start_reading_private_file(const Napi::CallbackInfo& info) {
                                    info[1].As<Napi::String>().Utf8Value());
 }
 
+constexpr napi_type_tag kLockTag = {0x5bd2f0917c34ae86, 0xe19a40c7d6258b3f};
+
+class TakeLock : public Task {
+ public:
+  TakeLock(Napi::Env env, std::string path) : Task(env), path_(std::move(path)) {}
+
+ protected:
+  void execute() override { failure_ = lock_.try_take(path_); }
+  Napi::Value result(Napi::Env env) override {
+    if (!lock_.is_held()) return env.Null();
+    return make_tagged(env, std::make_unique<FileLock>(std::move(lock_)), kLockTag);
+  }
+
+ private:
+  const std::string path_;
+  FileLock lock_;
+};
+
+// tryLock(path) => Promise<failure | lock | null>
+Napi::Value start_locking(const Napi::CallbackInfo& info) {
+  return run_task<TakeLock>(info.Env(), info[0].As<Napi::String>().Utf8Value());
+}
+
+// unlock(lock): without effect on one that was released before
+void unlock(const Napi::CallbackInfo& info) {
+  if (auto* lock = tagged<FileLock>(info[0], kLockTag, "not a lock")) lock->release();
+}
+
 // checkWriters(fd) => failure | null
 Napi::Value check_file_writers(const Napi::CallbackInfo& info) {
   return to_js(info.Env(), check_writers(info[0].As<Napi::Number>().Int32Value()));
@@ -142,6 +171,8 @@ void add_files(Napi::Env env, Napi::Object exports) {
   exports["statFile"] = Napi::Function::New(env, start_stat);
   exports["sampleDiskPages"] = Napi::Function::New(env, start_sampling);
   exports["readPrivateFile"] = Napi::Function::New(env, start_reading_private_file);
+  exports["tryLock"] = Napi::Function::New(env, start_locking);
+  exports["unlock"] = Napi::Function::New(env, unlock);
   exports["checkWriters"] = Napi::Function::New(env, check_file_writers);
   exports["mayHaveWriters"] = Napi::Function::New(env, file_may_have_writers);
   exports["isSettled"] = Napi::Function::New(env, settled);

@@ -18,18 +18,6 @@ constexpr napi_type_tag kFilesTag = {0xd04c1f7e83ba2965, 0x4f9a26b0c8e7d513};
 
 using SharedSet = std::shared_ptr<const WorkingSet>;
 
-// The pointer of an external with this tag. Throws and returns null for any other value.
-template <typename Value>
-Value* tagged(Napi::Value value, const napi_type_tag& tag, const char* message) {
-  bool ours = false;
-  if (!value.IsExternal() ||
-      napi_check_object_type_tag(value.Env(), value, &tag, &ours) != napi_ok || !ours) {
-    Napi::TypeError::New(value.Env(), message).ThrowAsJavaScriptException();
-    return nullptr;
-  }
-  return value.As<Napi::External<Value>>().Data();
-}
-
 Napi::Value numbers(Napi::Env env, const FileStamp& stamp) {
   Napi::BigUint64Array array = Napi::BigUint64Array::New(env, stamp.size());
   fill(array, stamp.data());

@@ -54,6 +54,12 @@ export interface NativeFiles {
   readonly [filesBrand]: true
 }
 
+declare const lockBrand: unique symbol
+/** A lock on a file; released by {@link unlock}, and when it is garbage-collected. */
+export interface NativeLock {
+  readonly [lockBrand]: true
+}
+
 /** Facts about a working-set file, without its tables. */
 export interface WorkingSetFacts {
   readonly fileBytes: number
@@ -169,6 +175,9 @@ interface Addon {
   zeroExtentsOf(set: NativeWorkingSet): Uint32Array
   /** Null if the file is missing or a link; `ERR_UNTRUSTED_FILE` as `checkWriters()`. */
   readPrivateFile(folder: string, name: string): Promise<Uint8Array | NativeFailure | null>
+  /** Null if another process, or this one, holds the lock. */
+  tryLock(path: string): Promise<NativeFailure | NativeLock | null>
+  unlock(lock: NativeLock): void
   /** `ERR_UNTRUSTED_FILE` if another user than this one and root may write to the file. */
   checkWriters(fd: number): NativeFailure | null
   /** For a read-only descriptor; true also if the kernel does not report writers. */

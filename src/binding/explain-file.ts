@@ -118,25 +118,43 @@ function explainWorkingSet(
   }
 }
 
+/** Describes why a file of a store cannot be locked. */
+function explainStore(
+  { check, errno, syscall }: NativeFailure,
+  { storePath: path }: FailureContext,
+): Explanation {
+  if (check === 'regular-file') {
+    return { message: `the store file ${path} is not a regular file`, hint: 'Remove it.', path }
+  }
+  const name = errnoName(errno)
+  return {
+    message: `cannot lock the store file ${path}: ${syscall} failed with ${name}`,
+    hint: hints.write[name],
+    path,
+  }
+}
+
 /** Describes a file that another user may have written. */
 function explainWriters(
   { check, got, errno, syscall }: NativeFailure,
-  { workingSetPath, tracePath, calibrationPath }: FailureContext,
+  { workingSetPath, tracePath, calibrationPath, storePath }: FailureContext,
 ): Explanation {
-  const path = tracePath ?? calibrationPath ?? workingSetPath
+  const path = storePath ?? tracePath ?? calibrationPath ?? workingSetPath
   const trust =
     path === workingSetPath ? 'trustWorkingSet: true (--trust-working-set)' : 'trust: true'
+  const remedy = (first: string, second: string) =>
+    storePath === undefined ? `${first}, or pass ${trust} if ${second}.` : `${first}.`
   switch (check) {
     case 'owner':
       return {
         message: `${path} belongs to uid ${got}, who may write anything into it`,
-        hint: `Only files of this user and of root are used. Copy it, or pass ${trust} if that user is trusted.`,
+        hint: `Only files of this user and of root are used. ${remedy('Copy it', 'that user is trusted')}`,
         path,
       }
     case 'mode':
       return {
         message: `${path} has the mode 0${got.toString(8)}: other users may write anything into it`,
-        hint: `Take that away with chmod go-w, or pass ${trust} if they are all trusted.`,
+        hint: remedy('Take that away with chmod go-w', 'they are all trusted'),
         path,
       }
     default:
@@ -172,7 +190,7 @@ function explainPageCache(
   }
 }
 
-/** What goes wrong with files: memory files, disk images, working sets, traces. */
+/** What goes wrong with files: memory files, disk images, working sets, traces, stores. */
 export const fileExplanations = {
   ERR_SOURCE_READ: (failure, { diskImage, memoryFile }) =>
     diskImage === undefined
@@ -180,6 +198,7 @@ export const fileExplanations = {
       : explainFile(failure, 'the disk image', diskImage),
   ERR_WORKING_SET_INVALID: explainWorkingSet,
   ERR_WORKING_SET_IO: explainWorkingSet,
+  ERR_STORE_IO: explainStore,
   ERR_UNTRUSTED_FILE: explainWriters,
   ERR_PAGE_CACHE: explainPageCache,
 } satisfies Partial<Record<NativeErrorCode, Explain>>

@@ -10,6 +10,7 @@ export type NativeErrorCode = Exclude<
   | 'ERR_RECORD_INVALID'
   | 'ERR_RECORD_IO'
   | 'ERR_REPORT_IO'
+  | 'ERR_STORE_INVALID'
   | 'ERR_CALIBRATION'
   | 'ERR_CLOSED'
 >
@@ -39,6 +40,7 @@ export interface FailureContext {
   readonly workingSetPath?: string | undefined
   readonly tracePath?: string
   readonly calibrationPath?: string
+  readonly storePath?: string
   readonly connectTimeoutMs?: number
   /** Fate of the VM, if the failure ended a session. */
   readonly vm?: { readonly pid: number; readonly state: EndState }

@@ -18,6 +18,7 @@ const errors: Record<NativeErrorCode, true> = {
   ERR_WORKING_SET_INVALID: true,
   ERR_WORKING_SET_IO: true,
   ERR_UNTRUSTED_FILE: true,
+  ERR_STORE_IO: true,
   ERR_FAULT_UNRESOLVED: true,
   ERR_PAGE_CACHE: true,
 }

@@ -22,6 +22,7 @@ namespace reap {
   X(working_set_invalid, "ERR_WORKING_SET_INVALID") \
   X(working_set_io, "ERR_WORKING_SET_IO")           \
   X(untrusted_file, "ERR_UNTRUSTED_FILE")           \
+  X(store_io, "ERR_STORE_IO")                       \
   X(fault_unresolved, "ERR_FAULT_UNRESOLVED")       \
   X(page_cache, "ERR_PAGE_CACHE")
 REAP_NAMED_ENUM(ErrorCode, kErrorCodes, REAP_ERROR_CODES)

@@ -12,6 +12,7 @@ inline std::function<void()> before_replace;    // a stale socket is about to be
 inline std::function<void()> after_accept;      // a peer is accepted and not yet identified
 inline std::function<void()> waits_for_folder;  // another handler replaces a stale socket there
 inline std::function<void()> before_direct_open;  // the second open of a file that is already open
+inline std::function<void()> before_lock;         // a lock file is open and is locked next
 inline std::function<void()> after_release;       // an idle thread has returned its memory
 inline std::function<void()> before_event;    // before an event or timer of a session is handled
 inline std::function<void()> before_drain;    // before a read of the userfaultfd
