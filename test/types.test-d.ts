@@ -130,6 +130,7 @@ test('serve() needs a socket and a snapshot, and nothing else', () => {
     | 'socketPath'
     | 'snapshot'
     | 'workingSet'
+    | 'heldOutPages'
     | 'trustWorkingSet'
     | 'record'
     | 'timeline'
@@ -158,6 +159,7 @@ test('serve() needs a socket and a snapshot, and nothing else', () => {
 test('an option of serve() may be undefined', () => {
   const options: Required<Omit<ServeOptions, 'socketPath' | 'snapshot'>> = {
     workingSet: undefined,
+    heldOutPages: undefined,
     trustWorkingSet: undefined,
     record: undefined,
     timeline: undefined,

@@ -145,8 +145,8 @@ Napi::Value start(const Napi::CallbackInfo& info) {
   return to_js(info.Env(), Environment::of(info).start(info[0].As<Napi::Function>()));
 }
 
-// open(socketPath, files, set | null, isProven, flags, peerUid | -1, vmmPid | 0, connectTimeoutMs)
-//   => failure | [id, session]
+// open(socketPath, files, set | null, isProven, flags, peerUid | -1, vmmPid | 0, connectTimeoutMs,
+//   readTimeoutMs, heldOut: Uint32Array) => failure | [id, session]
 // Takes ownership of the files, whether it succeeds or not. isProven: the memory file holds the
 // bytes of the set's file, each in the state in which it was opened.
 Napi::Value open(const Napi::CallbackInfo& info) {
@@ -169,6 +169,7 @@ Napi::Value open(const Napi::CallbackInfo& info) {
       return env.Undefined();
     }
     options.plan = {set, &set->plan};
+    options.held_out = reap::records<uint32_t>(info[9]);
     if (info[3].As<Napi::Boolean>() && files.working_set) {
       options.proven = std::make_shared<const reap::ProvenFile>(
           reap::ProvenFile{std::move(files.working_set), files.memory_file.stamp()});

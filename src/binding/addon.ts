@@ -121,6 +121,7 @@ interface Addon {
     vmmPid: number,
     connectTimeoutMs: number,
     readTimeoutMs: number,
+    heldOut: Uint32Array,
   ): NativeFailure | [id: number, session: NativeSession]
   close(session: NativeSession, killVm: boolean): void
   detach(session: NativeSession): boolean

@@ -22,6 +22,14 @@ export interface ServeOptions {
    */
   readonly workingSet?: WorkingSet | string | undefined
   /**
+   * Pages of the working set that are left out of the prefetch, so that a fault shows whether the
+   * guest needs them: page numbers as in `Trace.pages`, in any order. Those outside the set are
+   * ignored. Such a page is also not installed ahead of faults, and a fault on it counts as
+   * residual. Without effect on the page cache, where no fault is seen.
+   * @default none
+   */
+  readonly heldOutPages?: Uint32Array | undefined
+  /**
    * Whether to record the pages that the guest touches, for `stopRecording()`. With a working set,
    * only the remaining faults are recorded.
    * @default false
@@ -157,7 +165,7 @@ export interface PrefetchWork {
 export interface PrefetchResult extends PrefetchWork {
   /** Number of 4 KiB pages installed before the guest touched them, zero pages included. */
   readonly pageCount: number
-  /** Number of contiguous runs installed, after cutting into groups. */
+  /** Number of contiguous runs of the working set, after cutting into groups. */
   readonly extentCount: number
   /** Number of bytes read. */
   readonly bytes: number
@@ -187,7 +195,7 @@ export interface FaultStats {
   readonly faults: number
   /** Number of these on working-set pages that the prefetch had not installed yet. */
   readonly lateFaults: number
-  /** Number of these on pages outside the working set; 0 without a working set. */
+  /** Number of these on pages outside the working set or held out; 0 without a working set. */
   readonly residualFaults: number
   /** Number of pages installed with data, by faults, ahead of faults and by the prefetch. */
   readonly installed: number

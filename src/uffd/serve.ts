@@ -25,6 +25,7 @@ export const serveRules: Record<keyof ServeOptions, OptionRule> = {
   snapshot: snapshotRule,
   socketPath: required(rules.socketPath),
   workingSet: workingSetRule,
+  heldOutPages: { expected: 'a Uint32Array', accepts: (value) => value instanceof Uint32Array },
   record: rules.boolean,
   timeline: rules.boolean,
   trustWorkingSet: rules.boolean,
@@ -87,6 +88,8 @@ export async function serve(options: ServeOptions): Promise<FaultHandler> {
     options.startSignal?.throwIfAborted()
   }
   throwIfAborted()
+  // The caller may change it while files are opened.
+  const heldOut = Uint32Array.from(options.heldOutPages ?? [])
   const startedMs = monotonicMs()
   const api = await openTelemetry()
   startEngine()
@@ -154,6 +157,7 @@ export async function serve(options: ServeOptions): Promise<FaultHandler> {
     typeof vmm === 'number' ? vmm : vmm.pid!,
     connectTimeoutMs,
     options.readTimeoutMs ?? 30_000,
+    heldOut,
   )
   if (isFailure(session)) throw toError(session, context)
   watchExit()

@@ -60,6 +60,21 @@ describe.skipIf(skipped)('a guest on pages of 2 MiB', () => {
     expect((await next.vmm.verify(next.memoryFile)).wrong).toEqual([])
   })
 
+  test('finds all pages of its set but those that are held out', async () => {
+    const s = await scene({ pages: PAGES, pageSize: HUGE })
+    const pages = Uint32Array.of(7, 3, 12)
+    const trace = new Trace({ pageSize: HUGE, memoryBytes: PAGES * HUGE, pages, timesUs: pages })
+    const workingSet = await writtenSet(s, trace)
+    const heldOutPages = Uint32Array.of(12, 7, 5, 3 * SMALL_PAGES)
+    const handler = await serveScene(s, { workingSet, heldOutPages, record: true })
+    await s.vmm.handshake(s.socketPath)
+    expect(await handler.prefetched).toMatchObject({ pageCount: SMALL_PAGES, complete: true })
+    await s.vmm.read(7, 3, 12)
+    expect([...handler.stopRecording().pages]).toEqual([7, 12])
+    await expectCounts(handler, { residualFaults: 2, prefetched: SMALL_PAGES })
+    expect((await s.vmm.verify(s.memoryFile)).wrong).toEqual([])
+  })
+
   test('gets the bytes of the memory file, and no set is compared for it', async () => {
     const s = await scene({ pages: PAGES, pageSize: HUGE })
     const pages = Uint32Array.of(7, 3, 12)

@@ -31,6 +31,7 @@ struct SessionOptions {
   PageSource memory_file;
   std::shared_ptr<const Plan> plan;  // null: no prefetch
   std::shared_ptr<const ProvenFile> proven;
+  std::vector<uint32_t> held_out;  // pages of the plan, in units of the guest's page size
   bool record = false;
   bool kill_vm = true;  // if the session fails or the process ends while the VM is alive
   std::optional<uid_t> peer_uid;

@@ -285,7 +285,16 @@ void Session::begin_serving() {
       std::make_unique<FaultHandler>(GuestMemory(std::move(handshake.regions), handshake.page_size),
                                      std::move(uffd), memory_file_, *measured_);
   phase_ = Phase::serving;
-  if (!handler_->ready()) {
+  bool has_memory = handler_->ready();
+  if (has_memory && options_.plan) {
+    handler_->expect_prefetch(
+        [this](uint64_t offset) { environment_.prefetcher.prioritize(this, offset); });
+    for (const PlanExtent& extent : options_.plan->extents) {
+      handler_->expect(extent.first_page * kPage, extent.page_count * kPage);
+    }
+    has_memory = handler_->hold_out(options_.held_out);
+  }
+  if (!has_memory) {
     Failure failure;
     failure.code = ErrorCode::fault_unresolved;
     failure.err = -ENOMEM;
@@ -295,13 +304,6 @@ void Session::begin_serving() {
   }
   const GuestMemory& memory = handler_->memory();
   if (options_.record) measured_->trace.start(memory.page_size(), memory.bytes());
-  if (options_.plan) {
-    handler_->expect_prefetch(
-        [this](uint64_t offset) { environment_.prefetcher.prioritize(this, offset); });
-    for (const PlanExtent& extent : options_.plan->extents) {
-      handler_->expect(extent.first_page * kPage, extent.page_count * kPage);
-    }
-  }
 
   measured_->steps.reach(SessionStep::connected);
   Event event{};

@@ -100,6 +100,19 @@ void FaultHandler::expect(uint64_t offset, uint64_t length) {
   expected_.set(offset / page_size, (offset + length + page_size - 1) / page_size);
 }
 
+bool FaultHandler::hold_out(const std::vector<uint32_t>& pages) {
+  if (pages.empty()) return true;
+  PageBitmap held_out(memory_.pages());
+  if (!held_out) return false;
+  for (const uint32_t page : pages) {
+    if (page >= memory_.pages() || !expected_.test(page)) continue;
+    expected_.clear(page, uint64_t{page} + 1);
+    held_out.set(page);
+  }
+  held_out_ = std::move(held_out);
+  return true;
+}
+
 FaultHandler::Served FaultHandler::serve(ServeBuffers& buffers, std::chrono::nanoseconds spin,
                                          const std::function<bool()>& before_blocking) {
   const auto turn_ends = Clock::now() + kTurn;

@@ -107,6 +107,10 @@ class FaultHandler {
     on_late_ = std::move(on_late);
   }
   void expect(uint64_t offset, uint64_t length);
+  // Leaves expected pages, in units of the guest's page size, to faults, which show whether the
+  // guest needs them: neither a prefetch nor an install ahead of faults brings them. To be called
+  // before either begins. Returns false if there was no memory.
+  bool hold_out(const std::vector<uint32_t>& pages);
   void end_prefetch();
 
   // Unregisters the guest's memory; pages still missing read as zeros. Returns 0 or a negative
@@ -158,7 +162,7 @@ class FaultHandler {
   static const uint8_t* zero_block();
   uffd::Result install_zeros(uint64_t address, uint64_t length);
   bool confirm_present(uint64_t page);
-  uint64_t next_run(uint64_t offset, uint64_t end) const;
+  uint64_t next_run(uint64_t offset, uint64_t end, Purpose purpose) const;
   Step fail(const Failure& failure);
   void put_back(uint64_t fault);
   void requeue_untried(const std::vector<uint64_t>& faults, size_t first);
@@ -182,6 +186,7 @@ class FaultHandler {
   PageBitmap removed_;    // given back by the guest: reads as zeros. Never cleared.
   PageBitmap installed_;  // a hint that saves ioctls; the kernel's EEXIST is authoritative
   PageBitmap expected_;
+  PageBitmap held_out_;  // empty if no page is
   ReadAround read_around_;
   FaultRuns runs_;
   bool prefetch_expected_ = false;

@@ -42,15 +42,18 @@ uffd::Result FaultHandler::install_zeros(uint64_t address, uint64_t length) {
   return uffd::copy(uffd_.get(), address, zero_block(), length);
 }
 
-// Length of the run from `offset` whose pages are missing and not removed; 0 if the first is not.
-uint64_t FaultHandler::next_run(uint64_t offset, uint64_t end) const {
+// Length of the run from `offset` whose pages are missing and neither removed nor left to faults; 0
+// if the first is not.
+uint64_t FaultHandler::next_run(uint64_t offset, uint64_t end, Purpose purpose) const {
   const uint64_t page_size = memory_.page_size();
   const uint64_t longest = std::max(page_size, kMaxInstall);
   const uint64_t limit = std::min({end - offset, memory_.host_range(offset).length, longest});
+  const bool holds_out = held_out_ && purpose != Purpose::detach;
   uint64_t run = 0;
   while (run < limit) {
     const uint64_t page = memory_.page_of(offset + run);
     if (installed_.test(page) || removed_.test(page)) break;
+    if (holds_out && held_out_.test(page)) break;
     run += page_size;
   }
   return run;
@@ -68,7 +71,7 @@ FaultHandler::Filled FaultHandler::fill(uint64_t offset, const uint8_t* bytes, u
     REAP_HOOK(before_prefetch_install);
     {
       std::shared_lock<InstallGate> lock(gate_);
-      uint64_t run = next_run(offset, end);
+      uint64_t run = next_run(offset, end, purpose);
       if (run == 0) {
         offset += page_size;
         continue;

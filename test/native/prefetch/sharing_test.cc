@@ -150,6 +150,38 @@ TEST(restores_of_one_set_read_it_once_from_the_disk) {
   CHECK(crowd.pages_read() < 2 * kGroups);
 }
 
+TEST(restores_that_hold_out_different_pages_share_what_one_of_them_read) {
+  fixture::Hooks hooks;
+  constexpr uint32_t kGroups = 20;
+  Crowd crowd(4, kGroups);
+  if (!crowd.missing().empty()) SKIP(crowd.missing());
+  reap::hooks::is_cold = [] { return true; };
+  std::vector<std::shared_ptr<Client>> clients;
+  Prefetcher prefetcher(2, 2);
+  for (uint32_t i = 0; i < 4; ++i) {
+    for (uint32_t page = 0; page < kGroups; ++page) crowd[i].handler->expect(page * 3 * 4096, 4096);
+    CHECK(crowd[i].handler->hold_out({i * 3, (i + 10) * 3}));
+    clients.push_back(std::make_shared<Client>(crowd[i]));
+    crowd.start(prefetcher, i, clients[i]);
+  }
+  for (const auto& client : clients) prefetcher.connected(client.get());
+  for (uint32_t i = 0; i < 4; ++i) {
+    check::about = "restore " + std::to_string(i);
+    const reap::PrefetchReport& report = clients[i]->wait_for_prefetched();
+    CHECK(report.from_working_set);
+    CHECK_EQ(report.pages, kGroups - 2);
+    for (uint32_t page = 0; page < kGroups; ++page) {
+      CHECK_EQ(crowd[i].guest.is_present(uint64_t{page} * 3), page != i && page != i + 10);
+    }
+    Servers servers(*crowd[i].handler);
+    for (uint32_t page = 0; page < kGroups; ++page) {
+      CHECK(crowd[i].has_file_bytes(uint64_t{page} * 3));
+    }
+  }
+  // A fault reads its page from the memory file.
+  CHECK(crowd.pages_read() - 4 * 2 < 2 * kGroups);
+}
+
 // Two restores; the second one starts when the first one has fetched its share ahead. From then on
 // reads block, and after one per worker they are shared.
 class Pair {
