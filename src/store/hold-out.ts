@@ -1,0 +1,67 @@
+import type { Evidence } from './evidence.js'
+
+/** Share of the modelled stall that holding pages out may add, and of the response. */
+const STALL_SHARE = 0.01
+const RESPONSE_SHARE = 0.01
+
+export interface HoldOutCosts {
+  readonly faultUs: number
+  readonly installUs: number
+  /** Modelled stall of a restore with the set. */
+  readonly stallUs: number
+  /** Mean response, if it is known. */
+  readonly responseUs: number | undefined
+}
+
+/**
+ * Which pages of a set the next restores leave out: more of a cohort the more its estimate is worth
+ * improving (many pages, little evidence, an uncertain share), fewer the more a page costs.
+ */
+export class HoldOutPlan {
+  readonly #cohorts: { readonly slots: readonly number[]; readonly rate: number }[] = []
+
+  constructor(
+    evidence: Evidence,
+    number: number,
+    probabilities: Float32Array,
+    setBit: number,
+    { faultUs, installUs, stallUs, responseUs }: HoldOutCosts,
+  ) {
+    const slotsOf: number[][] = evidence.cohortSizes.map(() => [])
+    const touched = new Float64Array(evidence.cohortSizes.length)
+    for (let slot = 0; slot < evidence.count; slot++) {
+      if ((evidence.sets[slot]! & setBit) === 0) continue
+      const cohort = evidence.cohorts[slot]!
+      slotsOf[cohort]!.push(slot)
+      touched[cohort]! += probabilities[slot]!
+    }
+    const { cohortKnown } = evidence.scopes[number]!
+    const cohorts = slotsOf.flatMap((slots, cohort) => {
+      if (slots.length === 0) return []
+      const share = Math.min(1, touched[cohort]! / slots.length)
+      const costUs = Math.max(installUs, share * faultUs)
+      const known = 1 + cohortKnown[cohort]!
+      const doubt = (slots.length * Math.sqrt(share * (1 - share) + 1 / (known + 1))) / known
+      return [{ slots, costUs, worth: doubt / Math.sqrt(costUs) }]
+    })
+    const budgetUs = Math.min(
+      STALL_SHARE * stallUs,
+      RESPONSE_SHARE * (responseUs ?? Number.POSITIVE_INFINITY),
+    )
+    const wholeUs = cohorts.reduce((sum, { worth, costUs }) => sum + worth * costUs, 0)
+    this.#cohorts = cohorts.map(({ slots, worth }) => ({
+      slots,
+      rate: Math.min((worth * budgetUs) / wholeUs, slots.length / 4),
+    }))
+  }
+
+  /** Slots of pages to leave out, drawn anew for each restore. */
+  draw(random: () => number): number[] {
+    return this.#cohorts.flatMap(({ slots, rate }) => {
+      const count = Math.floor(rate + random())
+      const drawn = new Set<number>()
+      while (drawn.size < count) drawn.add(slots[Math.floor(random() * slots.length)]!)
+      return [...drawn]
+    })
+  }
+}

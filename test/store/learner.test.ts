@@ -1,0 +1,143 @@
+import { describe, expect, test } from 'vitest'
+import { randomNumbers } from '../../src/cli/measure/random.mjs'
+import { Learner, type LearnerOptions, type Observation } from '../../src/store/learner.js'
+
+const facts = { pageSize: 4096, memoryBytes: 2 ** 28 }
+const range = (from: number, to: number) => Array.from({ length: to - from }, (_, i) => from + i)
+const sorted = (pages: Iterable<number>) => [...pages].toSorted((a, b) => a - b)
+const writeCostUs = () => 5000
+
+/** A store in memory: its sets, and what a fault handler would see of a run. */
+function store(options: LearnerOptions = {}, learner = Learner.fresh(facts, options)) {
+  const random = randomNumbers(7)
+  const sets = new Map<string | undefined, readonly number[]>()
+  const setOf = (variant?: string) => sets.get(variant) ?? sets.get(undefined)
+  const write = () => {
+    for (const { variant, pages } of learner.dueSets(writeCostUs)) {
+      sets.set(variant, [...pages])
+      learner.written(variant, pages)
+    }
+  }
+  const observe = (touched: readonly number[], variant?: string): Observation => {
+    const set = setOf(variant)
+    const heldOut = learner.heldOut(variant, random)
+    const prefetched = set?.filter((page) => !heldOut.includes(page))
+    const pages = touched.filter((page) => !prefetched?.includes(page))
+    return {
+      variant,
+      pages: Uint32Array.from(pages),
+      timesUs: Uint32Array.from(pages, (_, i) => 50 * i),
+      prefetched: prefetched && Uint32Array.from(prefetched),
+      heldOut,
+      responseMs: 100,
+    }
+  }
+  const restore = (touched: readonly number[], variant?: string) => {
+    const drifts = learner.observe([observe(touched, variant)])
+    write()
+    return drifts
+  }
+  return { learner, restore, observe, write, sets, setOf }
+}
+
+describe('a learner', () => {
+  test('makes a set of the first restore, in the order of its touches', () => {
+    const { learner } = store()
+    expect(learner.dueSets(writeCostUs)).toEqual([])
+    const pages = Uint32Array.of(30, 10, 20, 11)
+    const timesUs = Uint32Array.of(5, 100, 2000, 9000)
+    learner.observe([
+      {
+        variant: undefined,
+        pages,
+        timesUs,
+        prefetched: undefined,
+        heldOut: new Uint32Array(),
+        responseMs: 10,
+      },
+    ])
+    const [set, ...others] = learner.dueSets(writeCostUs)
+    expect(others).toEqual([])
+    expect(set!.variant).toBeUndefined()
+    expect(set!.pages).toEqual(pages)
+    expect([...set!.timesUs]).toEqual([5, 100, 2000, 9000])
+  })
+
+  test('keeps the pages of a set whose touches it cannot see', () => {
+    const { restore, setOf } = store()
+    for (let i = 0; i < 200; i++) restore(range(0, 500))
+    expect(sorted(setOf()!)).toEqual(range(0, 500))
+  })
+
+  test('adds pages that restores touch and no set has, once they have cost a write', () => {
+    const { restore, setOf } = store()
+    restore(range(0, 500))
+    restore([...range(0, 500), ...range(1000, 1010)])
+    expect(setOf()).not.toContain(1000)
+    for (let i = 0; i < 20; i++) restore([...range(0, 500), ...range(1000, 1010)])
+    expect(sorted(setOf()!)).toEqual([...range(0, 500), ...range(1000, 1010)])
+  })
+
+  test('drops pages that held-out ones show to be waste', () => {
+    const { restore, setOf, learner } = store()
+    restore(range(0, 2000))
+    for (let i = 0; i < 400; i++) restore(range(3000, 3500))
+    expect(setOf()!.filter((page) => page < 2000)).toEqual([])
+    expect(learner.describe().drift?.kind).toBe('waste')
+  })
+
+  test('holds out few pages of the set, and none if told so', () => {
+    const { restore, learner, setOf } = store()
+    for (let i = 0; i < 50; i++) restore(range(0, 1000))
+    const random = randomNumbers(1)
+    const counts = range(0, 100).map(() => {
+      const pages = learner.heldOut(undefined, random)
+      expect([...pages].filter((page) => !setOf()!.includes(page))).toEqual([])
+      expect(new Set(pages).size).toBe(pages.length)
+      return pages.length
+    })
+    const mean = counts.reduce((sum, count) => sum + count) / counts.length
+    expect(mean).toBeGreaterThan(0)
+    expect(mean).toBeLessThan(10)
+
+    const told = store({ holdOut: false })
+    for (let i = 0; i < 5; i++) told.restore(range(0, 1000))
+    expect(told.learner.heldOut(undefined, random)).toEqual(new Uint32Array(0))
+  })
+
+  test('gives an unknown variant the common set, and forgets the least used one of more than 16', () => {
+    const { learner, restore } = store()
+    for (let i = 0; i < 16; i++) restore(range(0, 100), `v${i}`)
+    for (let i = 1; i < 16; i++) restore(range(0, 100), `v${i}`)
+    const description = learner.describe()
+    learner.heldOut('never seen', () => 0)
+    expect(learner.describe()).toEqual(description)
+    restore(range(0, 100), '\0 or any other name')
+    expect(learner.variants).toHaveLength(16)
+    expect(learner.variants).not.toContain('v0')
+    expect(learner.variants).toContain('\0 or any other name')
+  })
+
+  test('learns the same from restores one by one and in a batch', () => {
+    const [one, batch] = [store({ holdOut: false }), store({ holdOut: false })]
+    for (const { restore } of [one, batch]) restore(range(0, 300))
+    const runs = range(0, 20).map((i) => range(i, 320 + i))
+    const observations = runs.map((run) => one.observe(run))
+    for (const observation of observations) one.learner.observe([observation])
+    batch.learner.observe(observations)
+    const pagesOf = ({ learner }: typeof one) => [...learner.dueSets(() => 0)[0]!.pages]
+    expect(pagesOf(batch)).toEqual(pagesOf(one))
+  })
+
+  test('uses the costs that restores have measured', () => {
+    const { learner } = store()
+    const none = { variant: undefined, prefetched: undefined, heldOut: new Uint32Array() }
+    const observation = {
+      ...{ ...none, faultUs: 4, installUs: 2 },
+      pages: Uint32Array.from(range(0, 100)),
+      timesUs: Uint32Array.from(range(0, 100)),
+    }
+    learner.observe([observation])
+    expect(learner.describe().costs).toEqual({ faultUs: 4, installUs: 2 })
+  })
+})
