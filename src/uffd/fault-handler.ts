@@ -30,8 +30,11 @@ export interface ServeOptions {
    */
   readonly heldOutPages?: Uint32Array | undefined
   /**
-   * Whether to record the pages that the guest touches, for `stopRecording()`. With a working set,
-   * only the remaining faults are recorded.
+   * Whether to record the pages that the guest touches, for `stopRecording()`: each page at its
+   * first fault, unless the guest has given it back before. With a working set these are the late,
+   * the residual and the held-out ones: the kernel reports no touch of a page that is already
+   * installed. Until `stopRecording()`, no page is installed ahead of faults (`installedAhead`),
+   * which would hide its touch.
    * @default false
    */
   readonly record?: boolean | undefined
@@ -206,8 +209,8 @@ export interface FaultStats {
   /**
    * Number of both kinds installed ahead of a sequential run of faults, of a guest that touches its
    * memory in order or a VMM that writes a snapshot: after 16 sequential faults, as many pages as
-   * the run has faults, at most 128 KiB per fault. 0 while recording, during a prefetch, and with 2
-   * MiB pages.
+   * the run has faults, at most 128 KiB per fault. 0 until `stopRecording()` in a session that
+   * records, during a prefetch, and with 2 MiB pages.
    */
   readonly installedAhead: number
   /** Number of pages that were already present when installed. */
