@@ -4,6 +4,18 @@ import type { GuestCalibration, HostCalibration, Vcpus } from './calibration.js'
 /** How guest memory is provided: by a fault handler, or by the kernel from a mapped memory file. */
 export type Backend = 'uffd' | 'page-cache'
 
+/** Weighted mean of the times of restores. */
+export interface Mean {
+  readonly ms: number
+  readonly weight: number
+}
+
+/** State of the page cache: at most a quarter of the working set is missing, or more. */
+export type Warmth = 'warm' | 'cold'
+
+/** What earlier restores of a snapshot took on this host. */
+export type Experience = Readonly<Record<Backend, Readonly<Record<Warmth, Mean>>>>
+
 /** Inputs of the choice of a backend. */
 export interface Evidence {
   /** Backend named by the caller. */
@@ -21,6 +33,7 @@ export interface Evidence {
   readonly writtenShare: number | undefined
   readonly vcpus: Vcpus
   readonly calibration: HostCalibration | 'untrusted' | undefined
+  readonly experience?: Experience | undefined
 }
 
 /** A backend and the reason for it, a sentence without a full stop. */
@@ -38,7 +51,13 @@ const MAX_MISSING_SHARE = 0.05
 const MIN_WRITTEN_SHARE = 0.05
 /** A handler must be clearly faster: the page cache needs no process and is shared by VMs. */
 const MARGIN = 0.9
+const MAX_WARM_MISSING_SHARE = 0.25
+/** Minimum weight of a mean that counts. */
+const MIN_WEIGHT = 3
+/** A smaller difference of two means may be chance. */
+const EXPERIENCE_MARGIN = 0.95
 
+const names = { uffd: 'a fault handler', 'page-cache': 'the page cache' } as const
 const without = 'the kernel serves faults faster than a handler'
 const reasons = {
   none: `without a working set ${without}`,
@@ -46,11 +65,31 @@ const reasons = {
   unwritten: 'a working set without a file can be prefetched into the page cache at once',
 } as const
 
+/** State of the page cache for a working set with this residency. */
+export const warmthOf = ({ missingPageCount, pageCount }: Residency): Warmth =>
+  missingPageCount <= MAX_WARM_MISSING_SHARE * pageCount ? 'warm' : 'cold'
+
 /**
- * Chooses a backend by requirements, then by the share of pages missing from the page cache, then
- * by the cost of a page on this host.
+ * Chooses a backend by requirements, then by what earlier restores took, then by the share of pages
+ * missing from the page cache, then by the cost of a page on this host.
  */
 export function chooseBackend(evidence: Evidence): Choice {
+  const required = requiredChoice(evidence)
+  if (required) return required
+  const { pageCount, missingPageCount } = evidence.residency!
+  const percent = pageCount === 0 ? 100 : Math.round(100 - (100 * missingPageCount) / pageCount)
+  const mib = (pageCount / 256).toFixed(pageCount < 2560 ? 1 : 0)
+  const cached = `${percent} % of ${mib} MiB of working set in the page cache`
+  const experienced = fasterSoFar(evidence)
+  if (!experienced && missingPageCount > MAX_MISSING_SHARE * pageCount) {
+    return { backend: 'uffd', reason: `${cached}: a fault handler reads the rest faster` }
+  }
+  const { backend, reason } = experienced ?? cheaperPage(evidence)
+  return { backend, reason: `${cached}; ${reason}` }
+}
+
+/** Choice that no measurement changes; `undefined` only for a set with a residency. */
+function requiredChoice(evidence: Evidence): Choice | undefined {
   const { named, record, pageSize, workingSet, residency } = evidence
   if (named) return { backend: named, reason: 'it was asked for' }
   if (record) {
@@ -63,18 +102,22 @@ export function chooseBackend(evidence: Evidence): Choice {
     const reason = 'the file system of the memory file has no mappings that share its page cache'
     return { backend: 'uffd', reason }
   }
-  if (workingSet !== 'file' || !residency) {
-    return { backend: 'page-cache', reason: reasons[workingSet === 'file' ? 'none' : workingSet] }
+  if (workingSet === 'file' && residency) return undefined
+  return { backend: 'page-cache', reason: reasons[workingSet === 'file' ? 'none' : workingSet] }
+}
+
+/**
+ * The backend that is not chosen, to learn what a restore takes with it; `undefined` where it is
+ * not possible, or has no working set to prefetch.
+ */
+export function trialOf(evidence: Evidence): Choice | undefined {
+  if (requiredChoice(evidence)) return undefined
+  const { backend, reason } = chooseBackend(evidence)
+  const other = backend === 'uffd' ? 'page-cache' : 'uffd'
+  return {
+    backend: other,
+    reason: `a trial of ${names[other]}, although ${names[backend]} would be chosen: ${reason}`,
   }
-  const { pageCount, missingPageCount } = residency
-  const percent = pageCount === 0 ? 100 : Math.round(100 - (100 * missingPageCount) / pageCount)
-  const mib = (pageCount / 256).toFixed(pageCount < 2560 ? 1 : 0)
-  const cached = `${percent} % of ${mib} MiB of working set in the page cache`
-  if (missingPageCount > MAX_MISSING_SHARE * pageCount) {
-    return { backend: 'uffd', reason: `${cached}: a fault handler reads the rest faster` }
-  }
-  const { backend, reason } = cheaperPage(evidence)
-  return { backend, reason: `${cached}; ${reason}` }
 }
 
 /** Choice for no named backend; `undefined` without measurements that support it. */
@@ -83,7 +126,24 @@ export function measuredChoice(evidence: Evidence): Choice | undefined {
   const choice = chooseBackend({ ...evidence, named: undefined })
   const isCold = residency && residency.missingPageCount > MAX_MISSING_SHARE * residency.pageCount
   const isCalibrated = typeof calibration === 'object' && calibration.guests[vcpus] !== undefined
-  return residency && (isCold || isCalibrated) ? choice : undefined
+  const isMeasured = isCold || isCalibrated || fasterSoFar(evidence) !== undefined
+  return residency && isMeasured ? choice : undefined
+}
+
+/** Chooses by what earlier restores took; `undefined` without a clear difference. */
+function fasterSoFar({ experience, residency }: Evidence): Choice | undefined {
+  if (!experience || !residency) return undefined
+  const warmth = warmthOf(residency)
+  const { uffd, 'page-cache': pageCache } = experience
+  const [handled, mapped] = [uffd[warmth], pageCache[warmth]]
+  if (Math.min(handled.weight, mapped.weight) < MIN_WEIGHT) return undefined
+  const [faster, slower] = handled.ms < mapped.ms ? [handled, mapped] : [mapped, handled]
+  if (faster.ms > EXPERIENCE_MARGIN * slower.ms) return undefined
+  const print = ({ ms }: Mean) => `${ms.toFixed(ms < 10 ? 1 : 0)} ms`
+  return {
+    backend: faster === handled ? 'uffd' : 'page-cache',
+    reason: `with a ${warmth} page cache, restores of this snapshot took ${print(handled)} by a fault handler and ${print(mapped)} from the page cache on this host`,
+  }
 }
 
 /** Chooses by the cost of a page when the working set is in the page cache. */

@@ -11,7 +11,11 @@ import {
   type Choice,
   chooseBackend,
   type Evidence,
+  type Experience,
   measuredChoice,
+  trialOf,
+  type Warmth,
+  warmthOf,
 } from './backend.js'
 import {
   calibrationRule,
@@ -138,11 +142,14 @@ const planRules = {
   signal: rules.signal,
 }
 
-function checkTogether({ backend, record, pageSize }: PlanRestoreOptions): void {
+function checkPlan(caller: string, options: PlanRestoreOptions): void {
+  checkOptions(caller, options, planRules)
+  checkSnapshot(caller, options.snapshot)
+  const { backend, record, pageSize } = options
   if (backend !== 'page-cache') return
   if (record) {
     throw new TypeError(
-      'planRestore() needs a fault handler for record: true, not backend "page-cache"; recordPageCache() records without one',
+      `${caller} needs a fault handler for record: true, not backend "page-cache"; recordPageCache() records without one`,
     )
   }
   if (pageSize === 2 * 2 ** 20) {
@@ -180,10 +187,52 @@ function checkTogether({ backend, record, pageSize }: PlanRestoreOptions): void 
 export async function planRestore(
   options: PlanRestoreOptions,
 ): Promise<RestorePlan<'uffd'> | RestorePlan<'page-cache'>> {
+  checkPlan('planRestore()', options)
+  return (await makePlan(options, {})).plan
+}
+
+/** What a store knows about the restores of a snapshot. */
+export interface Learned {
+  readonly experience?: Experience | undefined
+  /** Whether to take the backend that would not be chosen, where there is a choice. */
+  readonly tryOther?: boolean | undefined
+}
+
+/** A plan of {@link planStoreRestore}. */
+export interface StorePlan {
+  /** Its `record` is true with a fault handler, also if `options.record` is not. */
+  readonly plan: RestorePlan<'uffd'> | RestorePlan<'page-cache'>
+  /** Whether the backend is the one that would not be chosen. */
+  readonly isTrial: boolean
+  /** State of the page cache now; `undefined` without the residency of a working set. */
+  readonly warmth: Warmth | undefined
+}
+
+/**
+ * {@link planRestore} for a store, which learns from every restore: its plan records whenever a fault
+ * handler serves the guest, but takes none for the recording alone. `record: true` still requires
+ * one.
+ *
+ * @param caller the function that the user has called, for messages about its options.
+ */
+export async function planStoreRestore(
+  caller: string,
+  options: PlanRestoreOptions,
+  learned: Learned,
+): Promise<StorePlan> {
+  checkPlan(caller, options)
+  return makePlan(options, { ...learned, recordsIfHandled: true })
+}
+
+async function makePlan(
+  options: PlanRestoreOptions,
+  {
+    experience,
+    tryOther = false,
+    recordsIfHandled = false,
+  }: Learned & { readonly recordsIfHandled?: boolean },
+): Promise<StorePlan> {
   const startedAt = performance.now()
-  checkOptions('planRestore()', options, planRules)
-  checkSnapshot('planRestore()', options.snapshot)
-  checkTogether(options)
   const { snapshot, workingSet, trustWorkingSet, record = false, vcpus = 'kvm', signal } = options
   signal?.throwIfAborted()
   const { memoryFile, diskImages = [] } = snapshot
@@ -217,8 +266,10 @@ export async function planRestore(
     writtenShare: set?.writtenShare,
     vcpus,
     calibration,
+    experience,
   }
-  const { backend, reason } = chooseBackend(evidence)
+  const trial = tryOther ? trialOf(evidence) : undefined
+  const { backend, reason } = trial ?? chooseBackend(evidence)
   const diskCount = set ? internalsOf(set).disks.length : 0
   const plan = Object.freeze({
     backend,
@@ -231,11 +282,15 @@ export async function planRestore(
     refusal,
     isWorkingSetMissing,
     residency,
-    record,
+    record: record || (recordsIfHandled && backend === 'uffd'),
     diskImages: diskImages.slice(0, diskCount),
     decidedMs: performance.now() - startedAt,
   })
   const { onBadWorkingSet } = options
   internals.set(plan, { workingSet: set ?? workingSet, trustWorkingSet, onBadWorkingSet })
-  return plan as RestorePlan<'uffd'> | RestorePlan<'page-cache'>
+  return {
+    plan: plan as StorePlan['plan'],
+    isTrial: trial !== undefined,
+    warmth: residency && warmthOf(residency),
+  }
 }

@@ -1,7 +1,14 @@
 import { chmodSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
 import { hostCalibration, planRestore } from '../../src/index.js'
-import { chooseBackend, type Evidence } from '../../src/restore/backend.js'
+import {
+  chooseBackend,
+  type Evidence,
+  type Experience,
+  measuredChoice,
+  trialOf,
+  warmthOf,
+} from '../../src/restore/backend.js'
 import { calibrated, calibration, uncalibrated } from '../support/calibration.js'
 import { readPages } from '../support/page-cache.js'
 import { range, recordedSet, scene } from '../support/scratch.js'
@@ -110,6 +117,95 @@ describe('the backend', () => {
     expect(chooseBackend({ ...warm, residency: none, writtenShare: 0 }).reason).toBe(
       '100 % of 0.0 MiB of working set in the page cache; for a guest that only reads, a mapped page takes 0.4 us on this host, an installed one 2.8 us',
     )
+  })
+})
+
+describe('what earlier restores took', () => {
+  /** Milliseconds by a handler and from the page cache, with a warm and a cold page cache. */
+  const took = (warm: [number, number], cold: [number, number], weight = 3): Experience => ({
+    uffd: { warm: { ms: warm[0], weight }, cold: { ms: cold[0], weight } },
+    'page-cache': { warm: { ms: warm[1], weight }, cold: { ms: cold[1], weight } },
+  })
+  const quarter = { ...warm, ...missing(1000) }
+  const more = { ...warm, ...missing(1001) }
+
+  test('decides at the warmth of now, whatever a page costs and however much is missing', () => {
+    const experience = took([40, 30], [30, 40])
+    for (const calibrated of [calibration, undefined]) {
+      const choose = (evidence: Evidence) =>
+        chooseBackend({ ...evidence, experience, calibration: calibrated }).backend
+      expect([warm, quarter, more, cold].map(choose)).toEqual([
+        'page-cache',
+        'page-cache',
+        'uffd',
+        'uffd',
+      ])
+    }
+    const turned = took([30, 40], [40, 30])
+    const choose = (evidence: Evidence) => chooseBackend({ ...evidence, experience: turned })
+    expect(choose({ ...warm, calibration: undefined }).backend).toBe('uffd')
+    expect(choose(cold).backend).toBe('page-cache')
+    expect([warm, quarter, more, cold].map(({ residency }) => warmthOf(residency!))).toEqual([
+      'warm',
+      'warm',
+      'cold',
+      'cold',
+    ])
+  })
+
+  test('comes with a sentence that has the figures', () => {
+    expect(chooseBackend({ ...quarter, experience: took([9.96, 30.4], [1, 1]) })).toEqual({
+      backend: 'uffd',
+      reason:
+        '75 % of 16 MiB of working set in the page cache; with a warm page cache, restores of this snapshot took 10.0 ms by a fault handler and 30 ms from the page cache on this host',
+    })
+  })
+
+  test.each([
+    ['a difference of less than 5 %', took([40, 38.1], [38.1, 40])],
+    ['a weight below 3', took([40, 10], [10, 40], 2.9)],
+  ])('does not count with %s', (_, experience) => {
+    for (const evidence of [warm, quarter, more, cold]) {
+      expect(chooseBackend({ ...evidence, experience })).toEqual(chooseBackend(evidence))
+    }
+  })
+
+  test('counts from a difference of 5 % on', () => {
+    expect(chooseBackend({ ...warm, experience: took([40, 38], [1, 1]) }).backend).toBe(
+      'page-cache',
+    )
+  })
+
+  test.each([
+    { named: 'uffd' },
+    { record: true },
+    { pageSize: 2 ** 21 },
+    { isMappable: false },
+    { workingSet: 'none', residency: undefined },
+    { workingSet: 'refused', residency: undefined },
+    { workingSet: 'unwritten', residency: undefined },
+  ] as const)('changes nothing with %o, and there is no trial', (more) => {
+    const evidence = { ...warm, ...more }
+    const experience = took([40, 30], [40, 30])
+    expect(chooseBackend({ ...evidence, experience })).toEqual(chooseBackend(evidence))
+    expect(trialOf({ ...evidence, experience })).toBeUndefined()
+  })
+
+  test('is a measurement for the choice that is reported, whatever was named', () => {
+    const evidence = { ...warm, calibration: undefined, named: 'page-cache' } as const
+    expect(measuredChoice(evidence)).toBeUndefined()
+    const experience = took([30, 40], [1, 1])
+    expect(measuredChoice({ ...evidence, experience })).toMatchObject({ backend: 'uffd' })
+  })
+
+  test('is completed by a trial of the other backend', () => {
+    for (const evidence of [warm, cold, { ...warm, experience: took([40, 30], [1, 1]) }]) {
+      const choice = chooseBackend(evidence)
+      const trial = trialOf(evidence)
+      expect(trial?.backend).not.toBe(choice.backend)
+      expect(trial?.reason).toMatch(/^a trial of .* would be chosen: \d+ % of 16 MiB /)
+      expect(trial?.reason).toContain(choice.reason)
+    }
   })
 })
 

@@ -10,6 +10,7 @@ import {
   Trace,
   WorkingSet,
 } from '../../src/index.js'
+import { planStoreRestore } from '../../src/restore/plan.js'
 import { calibrated, uncalibrated } from '../support/calibration.js'
 import { residentPages, unmappableFile, unmappableSet } from '../support/page-cache.js'
 import {
@@ -250,4 +251,71 @@ test('a memory file that is not there is refused, whatever the choice', async ()
     const restore = planAndRestore({ ...s.all, memoryFile, backend })
     expect(await failureOf(restore)).toMatchObject({ code: 'ERR_SOURCE_READ', path: memoryFile })
   }
+})
+
+describe('a plan of a store', () => {
+  const mean = (ms: number) => ({ ms, weight: 3 })
+  const both = (ms: number) => ({ warm: mean(ms), cold: mean(ms) })
+  const experience = { uffd: both(40), 'page-cache': both(30) }
+
+  test('goes by experience, records with a fault handler, and takes none to record', async () => {
+    const s = await snapshot()
+    const { memoryFile, workingSet } = s.all
+    const options = { snapshot: { memoryFile }, workingSet }
+    const planOf = (more: object, learned: object) =>
+      planStoreRestore('store.restore()', { ...options, ...more }, learned)
+    await s.evict()
+    expect(await planOf({}, { experience })).toMatchObject({
+      plan: { backend: 'page-cache', record: false, automatic: { backend: 'page-cache' } },
+      isTrial: false,
+      warmth: 'cold',
+    })
+    expect(await planOf({}, {})).toMatchObject({
+      plan: { backend: 'uffd', record: true },
+      isTrial: false,
+      warmth: 'cold',
+    })
+    expect(await planOf({}, { experience, tryOther: true })).toMatchObject({
+      plan: {
+        backend: 'uffd',
+        record: true,
+        reason: expect.stringMatching(/^a trial of a fault handler, although the page cache /),
+        automatic: { backend: 'page-cache' },
+      },
+      isTrial: true,
+    })
+    expect(await planOf({ record: true }, { experience, tryOther: true })).toMatchObject({
+      plan: {
+        backend: 'uffd',
+        record: true,
+        reason: expect.stringMatching(/^a fault handler rec/),
+      },
+      isTrial: false,
+    })
+    expect(await planOf({ backend: 'page-cache' }, { tryOther: true })).toMatchObject({
+      plan: { backend: 'page-cache', record: false, reason: 'it was asked for' },
+      isTrial: false,
+    })
+    expect(await planOf({ workingSet: undefined }, { experience, tryOther: true })).toMatchObject({
+      plan: { backend: 'page-cache', record: false },
+      isTrial: false,
+      warmth: undefined,
+    })
+    await expect(planOf({ record: true, backend: 'page-cache' }, {})).rejects.toThrow(
+      /^store\.restore\(\) needs a fault handler for record: true/,
+    )
+    await expect(planOf({ snapshot: undefined }, {})).rejects.toThrow(TypeError)
+  })
+
+  test('is carried out like any other, and its handler has a trace', async () => {
+    const s = await snapshot()
+    await s.evict()
+    const { memoryFile, workingSet, socketPath } = s.all
+    const options = { snapshot: { memoryFile }, workingSet }
+    const { plan } = await planStoreRestore('store.restore()', options, {})
+    await using restored = await restore(plan, { socketPath })
+    expect(() => restored.handler?.stopRecording()).toThrow(
+      expect.objectContaining({ code: 'ERR_CLOSED' }),
+    )
+  })
 })
