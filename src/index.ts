@@ -35,7 +35,7 @@ export {
 export { renderReport, writeReport } from './report/render.js'
 export { judgeRestore } from './report/verdict.js'
 export { writeRestoreRecord } from './report/write-record.js'
-export type { Backend, Choice } from './restore/backend.js'
+export type { Backend, Choice, Experience, Mean, Warmth } from './restore/backend.js'
 export { type CalibrateHostOptions, calibrateHost } from './restore/calibrate.js'
 export {
   type GuestCalibration,
@@ -54,6 +54,24 @@ export {
   type UffdRestore,
 } from './restore/restore.js'
 export type { Snapshot } from './snapshot/snapshot.js'
+export type {
+  SetSummary,
+  SnapshotDescription,
+  SnapshotSummary,
+} from './store/describe.js'
+export type { SnapshotKey, StoreSnapshot } from './store/folder.js'
+export type { HistoryLine } from './store/history.js'
+export type { Drift, LearnerDescription, Quality } from './store/learner.js'
+export type { Learned } from './store/learning.js'
+export { openStore } from './store/open.js'
+export type {
+  OpenStoreOptions,
+  Store,
+  StoreEvent,
+  StoreRestore,
+  StoreRestoreExtras,
+  StoreRestoreOptions,
+} from './store/store.js'
 export type {
   FaultHandler,
   FaultStats,

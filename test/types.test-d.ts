@@ -89,6 +89,7 @@ test('the package exports these values, and no others', () => {
     | 'interposerEnvironment'
     | 'judgeRestore'
     | 'mergeWorkingSets'
+    | 'openStore'
     | 'planRestore'
     | 'prefetchPageCache'
     | 'probeUserfaultfd'

@@ -86,7 +86,7 @@ const {
   onBadWorkingSet: _____,
   ...handled
 } = serveRules
-const restoreRules = {
+export const restoreRules = {
   ...handled,
   socketPath: rules.socketPath,
   vmmPath: rules.path,

@@ -1,0 +1,86 @@
+import type { Experience } from '../restore/backend.js'
+import type { SnapshotFolder, SnapshotKey } from './folder.js'
+import { type HistoryLine, parseHistory } from './history.js'
+import { isDamage } from './invalid.js'
+import type { Learner, LearnerDescription } from './learner.js'
+import type { SnapshotManifest } from './manifest.js'
+
+/** Working-set file of a snapshot in a store. */
+export interface SetSummary {
+  /** `undefined` for the common set. */
+  readonly variant: string | undefined
+  readonly path: string
+  /** Number of 4 KiB pages. */
+  readonly pageCount: number
+  /** ISO 8601, UTC. */
+  readonly writtenAt: string
+}
+
+/** Snapshot in a store. Dates are ISO 8601, UTC. */
+export interface SnapshotSummary {
+  readonly key: SnapshotKey
+  /** Path of the memory file at the last restore. */
+  readonly memoryFile: string
+  readonly id?: string | undefined
+  readonly memoryBytes: number
+  readonly pageSize: number
+  readonly parent?: SnapshotKey | undefined
+  readonly createdAt: string
+  readonly lastRestoreAt: string
+  /** Number of restores that taught something. */
+  readonly restoreCount: number
+  readonly sets: readonly SetSummary[]
+  /** Size of its files on the disk, in bytes. */
+  readonly diskBytes: number
+}
+
+/** What a store knows of a snapshot. */
+export interface SnapshotDescription extends SnapshotSummary {
+  /** State of the evidence; absent before the first restore has taught something. */
+  readonly learned?: LearnerDescription | undefined
+  /** Mean responses of earlier restores by each backend, with a warm and a cold page cache. */
+  readonly responses: Experience
+  /** Restores, the oldest first, at most 1,000. */
+  readonly history: readonly HistoryLine[]
+}
+
+/** `undefined` for a snapshot that the store does not have, or whose manifest is damaged. */
+export async function summaryOf(folder: SnapshotFolder): Promise<SnapshotSummary | undefined> {
+  const manifest = await folder.readManifest().catch((error) => {
+    if (isDamage(error)) return undefined
+    throw error
+  })
+  return manifest && summarize(folder, manifest)
+}
+
+async function summarize(
+  folder: SnapshotFolder,
+  { version: _, responses: __, sets, ...facts }: SnapshotManifest,
+): Promise<SnapshotSummary> {
+  return {
+    key: folder.key,
+    ...facts,
+    sets: sets.map(({ variant, file, pageCount, writtenAt }) => ({
+      variant: variant ?? undefined,
+      path: folder.setPath(file),
+      pageCount,
+      writtenAt,
+    })),
+    diskBytes: await folder.bytes(),
+  }
+}
+
+export async function describeSnapshot(
+  folder: SnapshotFolder,
+  learner: Learner | undefined,
+): Promise<SnapshotDescription | undefined> {
+  const manifest = await folder.readManifest()
+  if (!manifest) return undefined
+  const [summary, lines] = await Promise.all([summarize(folder, manifest), folder.readHistory()])
+  return {
+    ...summary,
+    ...(learner && { learned: learner.describe() }),
+    responses: manifest.responses,
+    history: parseHistory(lines),
+  }
+}

@@ -1,0 +1,39 @@
+import type { Backend, Warmth } from '../restore/backend.js'
+
+/** Line of a snapshot's history: one restore. Counts of pages are in units of the page size. */
+export interface HistoryLine {
+  /** Time of the restore: ISO 8601, UTC. */
+  readonly at: string
+  readonly variant?: string | undefined
+  readonly backend: Backend
+  /** Whether it had no set to prefetch, so that every touch was recorded. */
+  readonly recorded: boolean
+  /** Whether the backend was tried for comparison. */
+  readonly trial?: true | undefined
+  /** State of the page cache for its set. */
+  readonly warmth?: Warmth | undefined
+  /** Time from the end of `restore()` to the application's mark, in milliseconds. */
+  readonly responseMs?: number | undefined
+  /** Number of pages prefetched. */
+  readonly prefetchedPageCount?: number | undefined
+  readonly faults?: number | undefined
+  readonly lateFaults?: number | undefined
+  /** Number of faults on pages outside the set, without held-out pages. */
+  readonly residualFaults?: number | undefined
+  readonly heldOutPageCount?: number | undefined
+  /** Number of held-out pages that the guest touched. */
+  readonly heldOutFaults?: number | undefined
+  readonly stalledMs?: number | undefined
+}
+
+/** Lines of a history file that are whole. */
+export function parseHistory(lines: readonly string[]): HistoryLine[] {
+  return lines.flatMap((line) => {
+    try {
+      const value = JSON.parse(line) as HistoryLine
+      return typeof value?.at === 'string' ? [value] : []
+    } catch {
+      return []
+    }
+  })
+}

@@ -1,0 +1,336 @@
+import { resolve } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { type Lock, tryLock } from '../binding/lock.js'
+import { ReapTraceError } from '../errors.js'
+import { WorkingSet } from '../working-set/working-set.js'
+import { type SnapshotFolder, type SnapshotKey, type StoreSnapshot, setFileName } from './folder.js'
+import type { HistoryLine } from './history.js'
+import { invalidFile, isDamage } from './invalid.js'
+import { type Drift, Learner, type LearnerOptions, type Observation } from './learner.js'
+import { noResponses, type SnapshotManifest, withValue } from './manifest.js'
+
+/** What one restore taught. */
+export interface Lesson {
+  readonly snapshot: StoreSnapshot
+  readonly memoryBytes: number
+  readonly pageSize: number
+  /** `undefined` for a restore from the page cache, whose touches nobody sees. */
+  readonly observation: Observation | undefined
+  readonly line: HistoryLine
+}
+
+/** Result of learning from a restore. */
+export interface Learned {
+  /** Sets that were written with this restore's evidence, in this order. */
+  readonly written: readonly { readonly variant: string | undefined; readonly pageCount: number }[]
+  /** Drift that became visible with it, or with others of its batch. */
+  readonly drifts: readonly Drift[]
+  /** The failure to write a set; the evidence is kept. */
+  readonly failure?: ReapTraceError | undefined
+}
+
+interface Pending {
+  readonly lesson: Lesson
+  resolve(learned: Learned): void
+  reject(error: unknown): void
+}
+
+/** Maximum number of lines in a history. */
+const MAX_HISTORY = 1000
+/** Learning waits for 99 times its CPU time, at most this. */
+const MAX_PAUSE_MS = 2000
+const LOCK_RETRY_MS = 50
+/** Share of a write's time that counts as its cost, since it is done in the background. */
+const WRITE_WEIGHT = 0.25
+
+/** Learns from the restores of one snapshot, in the background and in batches. */
+export class Learning {
+  readonly #folder: SnapshotFolder
+  readonly #loadParent: (key: SnapshotKey) => Promise<Learner | undefined>
+  readonly #options: LearnerOptions
+  #pending: Pending[] = []
+  #running: Promise<void> | undefined
+  #resumeAt = 0
+  #hurry: AbortController = new AbortController()
+  /** Evidence as of the last batch of this process, and the bytes that it was saved as. */
+  #known: { readonly learner: Learner; readonly stamp: string } | undefined
+  /** Time to write a page of a set, in microseconds, and of a set without pages. */
+  #writeUs = { page: 5, set: 10_000 }
+
+  constructor(
+    folder: SnapshotFolder,
+    loadParent: (key: SnapshotKey) => Promise<Learner | undefined>,
+    options: LearnerOptions,
+  ) {
+    this.#folder = folder
+    this.#loadParent = loadParent
+    this.#options = options
+  }
+
+  /** Evidence that this process has seen last. */
+  get learner(): Learner | undefined {
+    return this.#known?.learner
+  }
+
+  /** Reads the evidence, so that {@link learner} is known. */
+  async load(): Promise<Learner | undefined> {
+    const stamp = await this.#folder.evidenceStamp()
+    if (stamp === undefined) return undefined
+    if (this.#known?.stamp === stamp) return this.#known.learner
+    const bytes = await this.#folder.readEvidence()
+    if (!bytes) return undefined
+    const learner = decodeEvidence(this.#folder.evidencePath, bytes, this.#options)
+    this.#known = { learner, stamp }
+    return learner
+  }
+
+  /**
+   * Adds a lesson. Settles once it is saved.
+   *
+   * @throws ReapTraceError `ERR_STORE_IO`, `ERR_STORE_INVALID`, `ERR_UNTRUSTED_FILE`.
+   */
+  add(lesson: Lesson): Promise<Learned> {
+    return new Promise((resolve, reject) => {
+      this.#pending.push({ lesson, resolve, reject })
+      this.#running ??= this.#run().finally(() => {
+        this.#running = undefined
+      })
+    })
+  }
+
+  /** Waits until every lesson is saved, without the pauses. */
+  async settle(): Promise<void> {
+    this.#hurry.abort()
+    await this.#running
+    this.#hurry = new AbortController()
+  }
+
+  /** Removes the snapshot with its evidence. Returns whether there was one. */
+  async forget(): Promise<boolean> {
+    if ((await this.#folder.manifestStamp()) === undefined) return false
+    const lock = await this.#lock()
+    try {
+      this.#known = undefined
+      await this.#folder.remove()
+      return true
+    } finally {
+      lock.release()
+    }
+  }
+
+  async #run(): Promise<void> {
+    while (this.#pending.length > 0) {
+      const pause = this.#resumeAt - performance.now()
+      if (pause > 0) await sleep(pause, undefined, this.#hurry).catch(() => {})
+      const batch = this.#pending.splice(0)
+      try {
+        const learned = await this.#learn(batch.map(({ lesson }) => lesson))
+        const last = batch.at(-1)
+        // What concerns the snapshot is reported once.
+        const ofOthers = { ...learned, drifts: [], failure: undefined }
+        for (const each of batch) each.resolve(each === last ? learned : ofOthers)
+      } catch (error) {
+        for (const { reject } of batch) reject(error)
+      }
+    }
+  }
+
+  async #learn(lessons: readonly Lesson[]): Promise<Learned> {
+    const folder = this.#folder
+    const lock = await this.#lock()
+    try {
+      // A damaged file is replaced: its sets go on being used, and evidence is gathered anew.
+      let failure: ReapTraceError | undefined
+      const unlessDamaged = (error: unknown) => {
+        if (!isDamage(error)) throw error
+        failure = error
+        return undefined
+      }
+      const known = await folder.readManifest().catch(unlessDamaged)
+      const last = lessons.at(-1)!
+      const learner = (await this.load().catch(unlessDamaged)) ?? (await this.#begin(last))
+      const startedAt = performance.now()
+      const drifts = learner.observe(lessons.flatMap(({ observation }) => observation ?? []))
+      const cpuMs = performance.now() - startedAt
+      const saved = await this.#save(learner, manifestWith(lessons, known), last.snapshot, cpuMs)
+      await folder.addHistory(
+        lessons.map(({ line }) => JSON.stringify(line)),
+        MAX_HISTORY,
+      )
+      return { ...saved, drifts, failure: failure ?? saved.failure }
+    } catch (error) {
+      // What was observed and not saved must not count twice.
+      this.#known = undefined
+      throw error
+    } finally {
+      lock.release()
+    }
+  }
+
+  /** Starts with the evidence of another host. */
+  async import(learner: Learner, snapshot: StoreSnapshot): Promise<void> {
+    const folder = this.#folder
+    const lock = await this.#lock()
+    try {
+      if (await folder.readManifest()) {
+        const message = `the store already has the snapshot ${folder.key} of ${snapshot.memoryFile}`
+        throw new ReapTraceError('ERR_STORE_INVALID', message, {
+          path: folder.path,
+          check: 'known-snapshot',
+          hint: 'Forget it first: evidence of two hosts is not merged.',
+        })
+      }
+      const at = new Date().toISOString()
+      // The sets are files of the other host.
+      for (const variant of [...learner.variants, undefined])
+        learner.written(variant, new Uint32Array())
+      const { memoryBytes, pageSize } = learner.facts
+      const manifest = newManifest({ snapshot, memoryBytes, pageSize, at })
+      const { failure } = await this.#save(learner, manifest, snapshot, 0)
+      if (failure) throw failure
+    } finally {
+      lock.release()
+    }
+  }
+
+  /** Writes the sets that are due, the evidence and the manifest. */
+  async #save(
+    learner: Learner,
+    before: SnapshotManifest,
+    snapshot: StoreSnapshot,
+    observedMs: number,
+  ): Promise<Pick<Learned, 'written' | 'failure'>> {
+    const folder = this.#folder
+    let manifest = before
+    let startedAt = performance.now()
+    const due = learner.dueSets((pages) => this.#writeCostUs(pages))
+    let cpuMs = observedMs + performance.now() - startedAt
+    const written: { variant: string | undefined; pageCount: number }[] = []
+    let failure: ReapTraceError | undefined
+    for (const { variant, pages, timesUs } of due) {
+      const { pageSize, memoryBytes } = learner.facts
+      const set = WorkingSet.fromTraces([{ pageSize, memoryBytes, pages, timesUs }])
+      try {
+        manifest = withSet(manifest, await this.#writeSet(set, variant, snapshot))
+      } catch (error) {
+        // No space, or a memory file that is gone: the evidence is kept.
+        if (!(error instanceof ReapTraceError)) throw error
+        failure = error
+        break
+      }
+      learner.written(variant, pages)
+      written.push({ variant, pageCount: set.pageCount })
+    }
+    const isKnown = new Set<string | null>([null, ...learner.variants])
+    manifest = {
+      ...manifest,
+      sets: manifest.sets.filter(({ variant }) => isKnown.has(variant)),
+    }
+    startedAt = performance.now()
+    const bytes = learner.encode()
+    cpuMs += performance.now() - startedAt
+    await folder.writeEvidence(bytes)
+    await folder.writeManifest(manifest)
+    await folder.sweep(manifest)
+    this.#known = { learner, stamp: (await folder.evidenceStamp()) ?? '' }
+    this.#resumeAt = performance.now() + Math.min(99 * cpuMs, MAX_PAUSE_MS)
+    return { written, failure }
+  }
+
+  async #lock(): Promise<Lock> {
+    for (;;) {
+      // Again each time: a process that forgets the snapshot removes its folder.
+      await this.#folder.create()
+      const lock = await tryLock(this.#folder.lockPath)
+      if (lock) return lock
+      await sleep(LOCK_RETRY_MS * (0.5 + Math.random()))
+    }
+  }
+
+  async #begin({ snapshot: { parent: key }, pageSize, memoryBytes }: Lesson): Promise<Learner> {
+    const parent = key === undefined ? undefined : await this.#loadParent(key)
+    return parent?.facts.memoryBytes === memoryBytes && parent.facts.pageSize === pageSize
+      ? Learner.ofParent(parent, this.#options)
+      : Learner.fresh({ pageSize, memoryBytes }, this.#options)
+  }
+
+  #writeCostUs(pageCount: number): number {
+    return WRITE_WEIGHT * (this.#writeUs.set + this.#writeUs.page * pageCount)
+  }
+
+  async #writeSet(set: WorkingSet, variant: string | undefined, snapshot: StoreSnapshot) {
+    const file = setFileName(variant)
+    const startedAt = performance.now()
+    const { parent: _, diskImages: __, ...files } = snapshot
+    await set.write(this.#folder.setPath(file), { snapshot: files, label: variant })
+    const us = (performance.now() - startedAt) * 1000
+    this.#writeUs.page = Math.max(1, us - this.#writeUs.set) / Math.max(1, set.pageCount)
+    const { pageCount } = set
+    return { variant: variant ?? null, file, pageCount, writtenAt: new Date().toISOString() }
+  }
+}
+
+/** @throws ReapTraceError `ERR_STORE_INVALID`. */
+export function decodeEvidence(path: string, bytes: Uint8Array, options: LearnerOptions): Learner {
+  try {
+    return Learner.decode(bytes, options)
+  } catch (error) {
+    throw invalidFile(path, 'evidence', (error as Error).message)
+  }
+}
+
+const withSet = (manifest: SnapshotManifest, set: SnapshotManifest['sets'][number]) => ({
+  ...manifest,
+  sets: [...manifest.sets.filter(({ variant }) => variant !== set.variant), set],
+})
+
+/** Manifest of a snapshot without sets and restores. */
+function newManifest({
+  snapshot: { memoryFile, id, parent },
+  memoryBytes,
+  pageSize,
+  at,
+}: {
+  readonly snapshot: StoreSnapshot
+  readonly memoryBytes: number
+  readonly pageSize: number
+  readonly at: string
+}): SnapshotManifest {
+  return {
+    version: 1,
+    memoryFile: resolve(memoryFile),
+    ...(id !== undefined && { id }),
+    memoryBytes,
+    pageSize,
+    ...(parent !== undefined && { parent }),
+    createdAt: at,
+    lastRestoreAt: at,
+    restoreCount: 0,
+    sets: [],
+    responses: noResponses,
+  }
+}
+
+/** The manifest after these restores. */
+function manifestWith(
+  lessons: readonly Lesson[],
+  known: SnapshotManifest | undefined,
+): SnapshotManifest {
+  const last = lessons.at(-1)!
+  const { at } = last.line
+  const before = known ?? newManifest({ ...last, at })
+  const responses = { ...before.responses }
+  for (const { line } of lessons) {
+    const { backend, warmth, responseMs, recorded } = line
+    if (responseMs === undefined || warmth === undefined || recorded) continue
+    const means = responses[backend]
+    responses[backend] = { ...means, [warmth]: withValue(means[warmth], responseMs) }
+  }
+  return {
+    ...before,
+    memoryFile: resolve(last.snapshot.memoryFile),
+    lastRestoreAt: at,
+    restoreCount: before.restoreCount + lessons.length,
+    responses,
+  }
+}

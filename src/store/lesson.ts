@@ -1,0 +1,146 @@
+import { monotonicMs } from '../events.js'
+import { PAGE } from '../page.js'
+import type { Warmth } from '../restore/backend.js'
+import type { RestorePlan } from '../restore/plan.js'
+import type { PageCacheRestore, UffdRestore } from '../restore/restore.js'
+import type { FaultStats } from '../uffd/fault-handler.js'
+import type { Trace, WorkingSet } from '../working-set/working-set.js'
+import type { StoreSnapshot } from './folder.js'
+import type { Observation } from './learner.js'
+import type { Learned, Lesson } from './learning.js'
+
+/** A restore, as far as it is known before its end. */
+export interface Attempt {
+  readonly snapshot: StoreSnapshot
+  readonly memoryBytes: number
+  readonly variant: string | undefined
+  readonly plan: RestorePlan
+  /** The set that was prefetched. */
+  readonly set: WorkingSet | undefined
+  readonly heldOut: Uint32Array
+  readonly isTrial: boolean
+  readonly warmth: Warmth | undefined
+}
+
+/** Lesson of a restore by a fault handler. */
+function lessonOfHandler(
+  attempt: Attempt,
+  trace: Trace,
+  stats: FaultStats,
+  responseMs: number | undefined,
+): Lesson {
+  const { variant, set, heldOut } = attempt
+  const { stalledMs, waits, prefetch, prefetched } = stats
+  const unit = trace.pageSize / PAGE
+  const isHeldOut = new Set(heldOut)
+  const heldOutFaults = trace.pages.reduce((sum, page) => sum + (isHeldOut.has(page) ? 1 : 0), 0)
+  const onDemand = { count: 0, totalUs: 0 }
+  for (const { count, totalUs } of [waits['on-demand'], waits.residual]) {
+    onDemand.count += count
+    onDemand.totalUs += totalUs
+  }
+  const observation: Observation = {
+    variant,
+    pages: trace.pages,
+    timesUs: trace.timesUs,
+    prefetched: set && without(set.order.pages, isHeldOut),
+    heldOut,
+    faultUs: onDemand.count > 0 ? onDemand.totalUs / onDemand.count : undefined,
+    installUs: prefetched > 0 ? (1000 * prefetch.installMs * unit) / prefetched : undefined,
+    responseMs,
+    stalledMs,
+  }
+  return {
+    ...lessonOf(attempt, trace.pageSize),
+    observation,
+    line: {
+      ...lineOf(attempt, responseMs),
+      prefetchedPageCount: prefetched / unit,
+      faults: stats.faults,
+      lateFaults: stats.lateFaults,
+      residualFaults: Math.max(0, stats.residualFaults - heldOutFaults),
+      heldOutPageCount: heldOut.length,
+      heldOutFaults,
+      stalledMs,
+    },
+  }
+}
+
+/** Lesson of a restore from the page cache: only its response. */
+const lessonOfPageCache = (attempt: Attempt, responseMs: number): Lesson => ({
+  ...lessonOf(attempt, attempt.set?.pageSize ?? PAGE),
+  observation: undefined,
+  line: lineOf(attempt, responseMs),
+})
+
+const lessonOf = ({ snapshot, memoryBytes }: Attempt, pageSize: number) => ({
+  snapshot,
+  memoryBytes,
+  pageSize,
+})
+
+function lineOf(
+  { variant, plan: { backend }, set, isTrial, warmth }: Attempt,
+  responseMs: number | undefined,
+) {
+  return {
+    at: new Date().toISOString(),
+    ...(variant !== undefined && { variant }),
+    backend,
+    recorded: set === undefined,
+    ...(isTrial && { trial: true as const }),
+    ...(warmth && { warmth }),
+    ...(responseMs !== undefined && { responseMs: Math.round(responseMs * 1000) / 1000 }),
+  }
+}
+
+function without(pages: Uint32Array, left: ReadonlySet<number>): Uint32Array {
+  return left.size === 0 ? pages : pages.filter((page) => !left.has(page))
+}
+
+/** What the store adds to a restore, except its key. `learn` never rejects. */
+export function observe(
+  restored: UffdRestore | PageCacheRestore,
+  attempt: Attempt,
+  learn: (lesson: Lesson) => Promise<Learned | undefined>,
+) {
+  const startedMs = monotonicMs()
+  let settle: (learned: Promise<Learned | undefined> | undefined) => void = () => {}
+  const learned = new Promise<Learned | undefined>((resolve) => {
+    settle = resolve
+  })
+  let isOver = false
+  const end = (lesson: () => Lesson | undefined) => {
+    if (isOver) return
+    isOver = true
+    const found = lesson()
+    settle(found && learn(found))
+  }
+  const nothing = () => undefined
+  const close: UffdRestore['close'] = async (options) => {
+    await restored.close(options)
+    end(nothing)
+  }
+  const common = { learned, close, [Symbol.asyncDispose]: close }
+  if (restored.backend === 'page-cache') {
+    const ready = async (atMs = monotonicMs()): Promise<void> =>
+      end(() => lessonOfPageCache(attempt, atMs - startedMs))
+    return { ...common, ready }
+  }
+  const { handler } = restored
+  const lesson = (responseMs: number | undefined) => (): Lesson | undefined => {
+    // Without a VM, there is nothing to learn.
+    if (handler.times().connected === undefined) return undefined
+    return lessonOfHandler(attempt, handler.stopRecording(), handler.stats(), responseMs)
+  }
+  // What a VM touched whose session failed is not a working set.
+  handler.closed.then(
+    () => end(lesson(undefined)),
+    () => end(nothing),
+  )
+  const ready = async (atMs = monotonicMs()): Promise<void> => {
+    handler.ready(atMs)
+    end(lesson(atMs - startedMs))
+  }
+  return { ...common, ready }
+}

@@ -1,0 +1,366 @@
+import { readFile } from 'node:fs/promises'
+import { resolve } from 'node:path'
+import { LRUCache } from 'lru-cache'
+import { ReapTraceError } from '../errors.js'
+import { monotonicMs, report, warning } from '../events.js'
+import { ioError, replaceFile, writeWhole } from '../files.js'
+import { checkOptions, oneOf, required, rules } from '../options.js'
+import { PAGE } from '../page.js'
+import type { Experience } from '../restore/backend.js'
+import { planInternalsOf, planStoreRestore } from '../restore/plan.js'
+import { restore, restoreRules } from '../restore/restore.js'
+import { checkSize } from '../snapshot/disk-image.js'
+import { checkSnapshot, type Snapshot, snapshotRule } from '../snapshot/snapshot.js'
+import { WorkingSet } from '../working-set/working-set.js'
+import {
+  describeSnapshot,
+  type SnapshotDescription,
+  type SnapshotSummary,
+  summaryOf,
+} from './describe.js'
+import {
+  identify,
+  isSnapshotKey,
+  openFolder,
+  type SnapshotFolder,
+  type SnapshotKey,
+  type StoreFolder,
+} from './folder.js'
+import { decodeEvidence, type Learned, Learning, type Lesson } from './learning.js'
+import { type Attempt, observe } from './lesson.js'
+import type { SnapshotManifest } from './manifest.js'
+
+import type { OpenStoreOptions, Store, StoreRestore, StoreRestoreOptions } from './store.js'
+
+const storeRules = {
+  readOnly: rules.boolean,
+  maxBytes: rules.count,
+  memoryPrice: {
+    expected: 'a number of microseconds of at least 0',
+    accepts: (value: unknown) => Number.isFinite(value) && (value as number) >= 0,
+  },
+  holdOut: rules.boolean,
+}
+
+const { onStaleWorkingSet: _, heldOutPages: __, ...served } = restoreRules
+const optionRules = {
+  ...served,
+  snapshot: snapshotRule,
+  variant: rules.name,
+  record: rules.boolean,
+  backend: oneOf('auto', 'uffd', 'page-cache'),
+  vcpus: oneOf('kvm', 'threads'),
+  pageSize: rules.count,
+  calibration: { expected: 'a calibration', accepts: () => true },
+}
+
+const DEFAULT_MAX_BYTES = 16 * 2 ** 30
+const SIZE_KNOWN_MS = 60_000
+/** Probability of a restore by the other backend, and maximum share of the time that this costs. */
+const TRIAL_SHARE = 1 / 64
+const TRIAL_COST = 0.005
+
+/**
+ * Opens the store in a folder, which is created with mode 0700 unless the store is read-only.
+ * Several processes may use one store at once.
+ *
+ * @throws TypeError for invalid options.
+ * @throws ReapTraceError
+ * - `ERR_STORE_IO`: the folder or a file of it cannot be opened, read or written,
+ * - `ERR_STORE_INVALID`: the folder is not a store, or one of another version,
+ * - `ERR_UNTRUSTED_FILE`: another user may write to it.
+ *
+ * @example
+ * const store = await openStore('/var/lib/reap-trace')
+ * const restored = await store.restore({ snapshot: { memoryFile }, socketPath })
+ * await firecracker.put('/snapshot/load', {
+ *   snapshot_path, mem_backend: restored.memBackend, resume_vm: true,
+ * })
+ * await firstRequest()
+ * await restored.ready()
+ */
+export async function openStore(folder: string, options: OpenStoreOptions = {}): Promise<Store> {
+  checkOptions('openStore()', { folder }, { folder: required(rules.path) }, 'argument')
+  checkOptions('openStore()', options, storeRules)
+  return new FolderStore(await openFolder(folder, options.readOnly ?? false), options)
+}
+
+/** Reports a failure that costs a restore its set or its evidence; throws any other. */
+type Warn = (error: unknown) => undefined
+
+/** A snapshot of the store, as this process knows it. */
+interface Entry {
+  readonly folder: SnapshotFolder
+  readonly learning: Learning
+  manifest: SnapshotManifest | undefined
+  stamp: string | undefined
+}
+
+class FolderStore implements Store {
+  readonly folder: string
+  readonly readOnly: boolean
+  readonly #folder: StoreFolder
+  readonly #options: OpenStoreOptions
+  /** Bounded, since chains of children can be long; the others are read again. */
+  readonly #entries = new LRUCache<SnapshotKey, Entry>({ max: 256 })
+  /** One for each lesson that is not saved yet. */
+  readonly #active = new Set<{ readonly learning: Learning }>()
+  /** Key of the last restore by memory file or id. */
+  readonly #keys = new LRUCache<string, SnapshotKey>({ max: 4096 })
+
+  /** Size of the store when it was looked at, with what was written since; how long it holds. */
+  #size = { bytes: 0, until: 0 }
+
+  constructor(folder: StoreFolder, options: OpenStoreOptions) {
+    this.folder = folder.path
+    this.readOnly = options.readOnly ?? false
+    this.#folder = folder
+    this.#options = options
+  }
+
+  async restore(options: StoreRestoreOptions): Promise<StoreRestore> {
+    checkOptions('restore()', options, optionRules)
+    const {
+      snapshot: given,
+      variant,
+      record,
+      backend,
+      vcpus,
+      pageSize,
+      calibration,
+      ...rest
+    } = options
+    const { parent, ...snapshot } = given
+    checkSnapshot('restore()', snapshot)
+    checkOptions('the snapshot of restore()', { parent }, { parent: keyRule }, 'field')
+    const warn: Warn = (error) => {
+      if (!(error instanceof ReapTraceError)) throw error
+      report(options, warning(error))
+    }
+    const { key, memoryBytes, entry } = await this.#find(snapshot, warn)
+    const set = record ? undefined : await this.#setFor(entry, variant, parent, warn).catch(warn)
+    const { learning } = entry
+    const { responses } = entry.manifest ?? {}
+    const isTried = responses !== undefined && Math.random() < trialShare(responses)
+    const { plan, isTrial, warmth } = await planStoreRestore(
+      'restore()',
+      {
+        snapshot,
+        workingSet: set,
+        backend: backend ?? 'auto',
+        // Without a set, every restore that can be seen teaches one.
+        record: record ?? (!this.readOnly && set === undefined && backend !== 'page-cache'),
+        vcpus,
+        pageSize,
+        calibration,
+        signal: options.signal,
+      },
+      { experience: responses, tryOther: isTried },
+    )
+    const used = planInternalsOf(plan).workingSet
+    const attempt: Attempt = {
+      snapshot: given,
+      memoryBytes,
+      variant,
+      plan,
+      set: used instanceof WorkingSet ? used : undefined,
+      heldOut:
+        (plan.backend === 'uffd' && used && learning.learner?.heldOut(variant, Math.random)) ||
+        new Uint32Array(),
+      isTrial,
+      warmth,
+    }
+    const restored = await restore(plan, {
+      ...rest,
+      ...(attempt.heldOut.length > 0 && { heldOutPages: attempt.heldOut }),
+    })
+    if (!learning.learner) learning.load().catch(() => {})
+    const learn = (lesson: Lesson) =>
+      this.readOnly ? Promise.resolve(undefined) : this.#learn(entry, lesson, options)
+    return { ...restored, snapshotKey: key, ...observe(restored, attempt, learn) } as StoreRestore
+  }
+
+  async snapshots(): Promise<SnapshotSummary[]> {
+    const keys = await this.#folder.keys()
+    const found = await Promise.all(keys.map((key) => summaryOf(this.#folder.snapshot(key))))
+    return found
+      .flatMap((summary) => summary ?? [])
+      .sort((a, b) => b.lastRestoreAt.localeCompare(a.lastRestoreAt))
+  }
+
+  async describe(snapshot: Snapshot | SnapshotKey): Promise<SnapshotDescription | undefined> {
+    const key = await this.#keyOf('describe()', snapshot)
+    const { folder, learning } = this.#entry(key)
+    return describeSnapshot(folder, await learning.load())
+  }
+
+  async forget(snapshot: Snapshot | SnapshotKey): Promise<boolean> {
+    const key = await this.#keyOf('forget()', snapshot)
+    const { learning } = this.#entry(key)
+    await learning.settle()
+    this.#entries.delete(key)
+    return learning.forget()
+  }
+
+  async export(snapshot: Snapshot | SnapshotKey, path: string): Promise<void> {
+    checkOptions('export()', { path }, { path: required(rules.path) }, 'argument')
+    const key = await this.#keyOf('export()', snapshot)
+    const bytes = await this.#folder.snapshot(key).readEvidence()
+    if (!bytes) {
+      const message = `the store ${this.folder} has no snapshot ${key}`
+      throw new ReapTraceError('ERR_STORE_INVALID', message, {
+        path: this.folder,
+        check: 'unknown-snapshot',
+        hint: 'store.snapshots() and "reap-trace store ls" list its snapshots.',
+      })
+    }
+    await replaceFile('store file', path, (file) => writeWhole(file, bytes, 0))
+  }
+
+  async import(path: string, snapshot: Snapshot): Promise<SnapshotKey> {
+    checkOptions('import()', { path }, { path: required(rules.path) }, 'argument')
+    checkSnapshot('import()', snapshot)
+    if (this.readOnly) throw new TypeError('import() needs a store that is not read-only')
+    const { key, memoryBytes } = await identify(snapshot)
+    const bytes = await readFile(path).catch((error) => {
+      throw ioError('store file', 'read', path, error)
+    })
+    const { memoryPrice, holdOut } = this.#options
+    const learner = decodeEvidence(path, bytes, { memoryPrice, holdOut })
+    checkSize(snapshot.memoryFile, memoryBytes, learner.facts.memoryBytes)
+    await this.#entry(key).learning.import(learner, { ...snapshot })
+    return key
+  }
+
+  async settled(): Promise<void> {
+    await Promise.all([...this.#active].map(({ learning }) => learning.settle()))
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.settled()
+  }
+
+  async #keyOf(caller: string, snapshot: Snapshot | SnapshotKey): Promise<SnapshotKey> {
+    if (typeof snapshot !== 'string') {
+      checkSnapshot(caller, snapshot)
+      return (await identify(snapshot)).key
+    }
+    checkOptions(caller, { snapshot }, { snapshot: keyRule }, 'argument')
+    return snapshot
+  }
+
+  #entry(key: SnapshotKey): Entry {
+    let entry = this.#entries.get(key)
+    if (entry) return entry
+    const folder = this.#folder.snapshot(key)
+    const load = (parent: SnapshotKey) => this.#entry(parent).learning.load()
+    const { memoryPrice, holdOut } = this.#options
+    const learning = new Learning(folder, load, { memoryPrice, holdOut })
+    entry = { folder, learning, manifest: undefined, stamp: undefined }
+    this.#entries.set(key, entry)
+    return entry
+  }
+
+  /** The snapshot's key and entry, found at once where the memory file is the one of last time. */
+  async #find(snapshot: Snapshot, warn: Warn) {
+    const name = snapshot.id ?? resolve(snapshot.memoryFile)
+    const last = this.#keys.get(name)
+    const [identity, entryOfLast] = await Promise.all([
+      identify(snapshot),
+      last === undefined ? undefined : this.#refresh(last, warn),
+    ])
+    this.#keys.set(name, identity.key)
+    const entry =
+      identity.key === last && entryOfLast ? entryOfLast : await this.#refresh(identity.key, warn)
+    return { ...identity, entry }
+  }
+
+  /** The entry with its current manifest, or without one that cannot be read. */
+  async #refresh(key: SnapshotKey, warn: Warn): Promise<Entry> {
+    const entry = this.#entry(key)
+    const stamp = await entry.folder.manifestStamp()
+    if (stamp !== entry.stamp) {
+      entry.manifest =
+        stamp === undefined ? undefined : await entry.folder.readManifest().catch(warn)
+      entry.stamp = stamp
+    }
+    return entry
+  }
+
+  /** The variant's set, the common one, or that of the parent without its bytes. */
+  async #setFor(
+    { folder, manifest }: Entry,
+    variant: string | undefined,
+    parent: SnapshotKey | undefined,
+    warn: Warn,
+  ): Promise<WorkingSet | string | undefined> {
+    const sets = manifest?.sets ?? []
+    const stored =
+      sets.find((set) => set.variant === (variant ?? null)) ??
+      sets.find((set) => set.variant === null)
+    if (stored) return folder.setPath(stored.file)
+    if (parent === undefined || manifest) return undefined
+    const ofParent = await this.#refresh(parent, warn)
+    const path = await this.#setFor(ofParent, variant, undefined, warn)
+    if (typeof path !== 'string') return undefined
+    const { order } = await WorkingSet.read(path)
+    return WorkingSet.fromTraces([order])
+  }
+
+  async #learn(
+    { folder, learning }: Entry,
+    lesson: Lesson,
+    options: StoreRestoreOptions,
+  ): Promise<Learned | undefined> {
+    const active = { learning }
+    this.#active.add(active)
+    try {
+      const learned = await learning.add(lesson)
+      const { written, drifts, failure } = learned
+      const atMs = monotonicMs()
+      for (const drift of drifts) report(options, { type: 'drift', atMs, ...drift })
+      if (failure) report(options, warning(failure))
+      report(options, { type: 'learned', atMs, written })
+      if (written.length > 0) await this.#evict(folder.key, written)
+      return learned
+    } catch (error) {
+      if (!(error instanceof ReapTraceError)) throw error
+      report(options, warning(error))
+      return undefined
+    } finally {
+      this.#active.delete(active)
+    }
+  }
+
+  /**
+   * Removes the snapshots restored least recently until the rest fits. Looks at all of them only
+   * where they may not fit, or after a minute, since other processes write too.
+   */
+  async #evict(kept: SnapshotKey, written: Learned['written']): Promise<void> {
+    const { maxBytes = DEFAULT_MAX_BYTES } = this.#options
+    const writtenBytes = written.reduce((sum, { pageCount }) => sum + pageCount * PAGE, 0)
+    this.#size.bytes += writtenBytes
+    if (this.#size.bytes <= maxBytes && performance.now() < this.#size.until) return
+    const all = await this.snapshots()
+    let bytes = all.reduce((sum, { diskBytes }) => sum + diskBytes, 0)
+    for (const { key, diskBytes } of all.reverse()) {
+      if (bytes <= maxBytes) break
+      if (key !== kept && (await this.forget(key))) bytes -= diskBytes
+    }
+    this.#size = { bytes, until: performance.now() + SIZE_KNOWN_MS }
+  }
+}
+
+/** The slower a backend has been, the more seldom it is tried. */
+function trialShare({ uffd, 'page-cache': pageCache }: Experience): number {
+  const ratios = (['warm', 'cold'] as const).map((warmth) => {
+    const [a, b] = [uffd[warmth], pageCache[warmth]]
+    return a.weight > 0 && b.weight > 0 ? Math.max(a.ms / b.ms, b.ms / a.ms) : 1
+  })
+  return Math.min(TRIAL_SHARE, TRIAL_COST / (Math.max(...ratios) - 1))
+}
+
+const keyRule = {
+  expected: 'the key of a snapshot: 16 hexadecimal digits',
+  accepts: (value: unknown) => typeof value === 'string' && isSnapshotKey(value),
+}

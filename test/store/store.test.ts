@@ -1,0 +1,210 @@
+import { copyFile, readdir, stat, utimes, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { describe, expect, test } from 'vitest'
+import { openStore, type StoreEvent } from '../../src/index.js'
+import { range } from '../support/scratch.js'
+import { restoreOnce, storeScene } from '../support/stores.js'
+import { newPath } from '../support/working-sets.js'
+
+const touched = [...range(100, 60), ...range(500, 40)]
+
+describe('a snapshot in a store', () => {
+  test('is recorded by its first restore, and prefetched by the next one', async () => {
+    const s = await storeScene()
+    const first = await restoreOnce(s, touched)
+    expect(first.plan.workingSet).toBeUndefined()
+    expect(await first.learned).toMatchObject({ written: [{ pageCount: 100 }], drifts: [] })
+    const second = await restoreOnce(s, touched)
+    expect(await second.prefetched).toMatchObject({ complete: true, source: 'working-set' })
+    const { residualFaults, prefetched } = second.handler.stats()
+    expect(prefetched + residualFaults).toBeGreaterThanOrEqual(100)
+    expect(prefetched).toBeGreaterThanOrEqual(95)
+    const known = await s.store.describe({ memoryFile: s.memoryFile })
+    expect(known).toMatchObject({
+      key: first.snapshotKey,
+      memoryFile: s.memoryFile,
+      memoryBytes: s.memoryPages * 4096,
+      restoreCount: 2,
+      sets: [{ variant: undefined, pageCount: 100 }],
+      history: [{ recorded: true, faults: 100 }, { recorded: false }],
+    })
+    expect(second.snapshotKey).toBe(first.snapshotKey)
+  })
+
+  test('learns pages that its set lacks, once their faults cost more than another set', async () => {
+    const s = await storeScene()
+    await restoreOnce(s, touched)
+    const more = [...touched, ...range(700, 50)]
+    const events: StoreEvent[] = []
+    const onEvent = (event: StoreEvent) => void events.push(event)
+    const written = () => events.flatMap((each) => (each.type === 'learned' ? each.written : []))
+    for (let i = 0; i < 200 && written().length === 0; i++) await restoreOnce(s, more, { onEvent })
+    expect(written()).toEqual([{ variant: undefined, pageCount: 150 }])
+    const last = await restoreOnce(s, more)
+    expect((await last.handler.closed).statsAtReady?.residualFaults).toBeLessThan(5)
+  })
+
+  test('is found again by another process, and where its file was linked or moved', async () => {
+    const s = await storeScene()
+    const { snapshotKey } = await restoreOnce(s, touched)
+    const { link, rename } = await import('node:fs/promises')
+    const linked = newPath('linked')
+    await link(s.memoryFile, linked)
+    const store = await openStore(s.folder)
+    expect((await store.describe({ memoryFile: linked }))?.key).toBe(snapshotKey)
+    const moved = newPath('moved')
+    await rename(s.memoryFile, moved)
+    const restored = await restoreOnce({ ...s, store, memoryFile: moved }, touched)
+    expect(restored.handler.stats().prefetched).toBeGreaterThan(90)
+  })
+
+  test('is another one after a change of its file, unless it has an id', async () => {
+    const s = await storeScene()
+    await restoreOnce(s, touched)
+    await utimes(s.memoryFile, 1, 1)
+    expect(await s.store.describe({ memoryFile: s.memoryFile })).toBeUndefined()
+    const named = { snapshot: { memoryFile: s.memoryFile, id: 'build 7' } }
+    const first = await restoreOnce(s, touched, named)
+    const copy = newPath('copy')
+    await copyFile(s.memoryFile, copy)
+    const second = await restoreOnce({ ...s, memoryFile: copy }, touched, {
+      snapshot: { memoryFile: copy, id: 'build 7' },
+    })
+    expect(second.snapshotKey).toBe(first.snapshotKey)
+    expect(second.handler.stats().prefetched).toBeGreaterThan(90)
+  })
+
+  test('leaves the store when it is forgotten', async () => {
+    const s = await storeScene()
+    const { snapshotKey } = await restoreOnce(s, touched)
+    expect(await s.store.snapshots()).toMatchObject([{ key: snapshotKey, restoreCount: 1 }])
+    expect(await s.store.forget(snapshotKey)).toBe(true)
+    expect(await s.store.forget({ memoryFile: s.memoryFile })).toBe(false)
+    expect(await s.store.snapshots()).toEqual([])
+    expect(await readdir(join(s.folder, 'snapshots'))).toEqual([])
+    const again = await restoreOnce(s, touched)
+    expect(again.plan.workingSet).toBeUndefined()
+    expect(await s.store.snapshots()).toHaveLength(1)
+  })
+
+  test('passes on its pages to a child at once, with the bytes of the child', async () => {
+    const s = await storeScene()
+    const { snapshotKey } = await restoreOnce(s, touched)
+    const child = await storeScene()
+    const scene = { ...s, memoryFile: child.memoryFile }
+    const snapshot = { memoryFile: child.memoryFile, parent: snapshotKey }
+    const first = await restoreOnce(scene, touched, { snapshot })
+    expect(await first.prefetched).toMatchObject({ pageCount: 100, source: 'memory-file' })
+    expect(first.snapshotKey).not.toBe(snapshotKey)
+    expect(await s.store.describe(first.snapshotKey)).toMatchObject({ parent: snapshotKey })
+    const second = await restoreOnce(scene, touched, { snapshot })
+    expect(second.handler.stats().prefetched).toBeGreaterThan(90)
+  })
+
+  test('keeps its evidence on its way to another host', async () => {
+    const s = await storeScene()
+    await restoreOnce(s, touched)
+    const file = newPath('evidence')
+    await s.store.export({ memoryFile: s.memoryFile }, file)
+    const memoryFile = newPath('copy')
+    await copyFile(s.memoryFile, memoryFile)
+    const store = await openStore(newPath('store'))
+    const key = await store.import(file, { memoryFile })
+    expect(await store.describe(key)).toMatchObject({ sets: [{ pageCount: 100 }] })
+    const restored = await restoreOnce({ ...s, store, memoryFile }, touched)
+    expect(restored.handler.stats().prefetched).toBeGreaterThan(90)
+    await expect(store.import(file, { memoryFile })).rejects.toMatchObject({
+      code: 'ERR_STORE_INVALID',
+      check: 'known-snapshot',
+    })
+    await expect(s.store.export('0123456789abcdef', file)).rejects.toMatchObject({
+      check: 'unknown-snapshot',
+    })
+  })
+})
+
+describe('a store', () => {
+  test('belongs to its owner alone', async () => {
+    const s = await storeScene()
+    await restoreOnce(s, touched)
+    const names = await readdir(s.folder, { recursive: true })
+    for (const name of ['', ...names]) {
+      const { mode } = await stat(join(s.folder, name))
+      expect([name, (mode & 0o777).toString(8)]).toEqual([name, mode & 0o40000 ? '700' : '600'])
+    }
+  })
+
+  test('that is read-only serves and stays as it is', async () => {
+    const s = await storeScene()
+    await restoreOnce(s, touched)
+    const store = await openStore(s.folder, { readOnly: true })
+    const restored = await restoreOnce({ ...s, store }, [...touched, 800])
+    expect(restored.handler.stats().prefetched).toBeGreaterThan(90)
+    expect(await restored.learned).toBeUndefined()
+    expect(await store.describe(restored.snapshotKey)).toMatchObject({ restoreCount: 1 })
+    await expect(openStore(newPath('none'), { readOnly: true })).rejects.toMatchObject({
+      code: 'ERR_STORE_IO',
+    })
+  })
+
+  test('keeps to its size by dropping what was restored least recently', async () => {
+    const s = await storeScene()
+    await restoreOnce(s, touched)
+    const { diskBytes, key } = (await s.store.snapshots())[0]!
+    const other = await storeScene()
+    const store = await openStore(s.folder, { maxBytes: Math.ceil(diskBytes * 1.5) })
+    const second = await restoreOnce({ ...other, store }, touched)
+    expect((await store.snapshots()).map((each) => each.key)).toEqual([second.snapshotKey])
+    expect(second.snapshotKey).not.toBe(key)
+  })
+
+  test('is not made of a folder with other files', async () => {
+    const s = await storeScene()
+    await writeFile(join(s.memoryFile, '..', 'other'), '')
+    await expect(openStore(join(s.memoryFile, '..'))).rejects.toMatchObject({
+      code: 'ERR_STORE_INVALID',
+      check: 'store',
+    })
+  })
+
+  test('goes on with its sets where its evidence is damaged', async () => {
+    const s = await storeScene()
+    const { snapshotKey } = await restoreOnce(s, touched)
+    const folder = join(s.folder, 'snapshots', snapshotKey)
+    const store = await openStore(s.folder)
+    for (const name of ['evidence', 'snapshot.json', 'history.jsonl']) {
+      await writeFile(join(folder, name), 'damaged')
+    }
+    const events: StoreEvent[] = []
+    const onEvent = (event: StoreEvent) => void events.push(event)
+    await restoreOnce({ ...s, store }, touched, { onEvent })
+    const codes = events.flatMap((event) => (event.type === 'warning' ? event.error.code : []))
+    expect(new Set(codes)).toEqual(new Set(['ERR_STORE_INVALID']))
+    const last = await restoreOnce({ ...s, store }, touched)
+    expect(last.handler.stats().prefetched).toBeGreaterThan(90)
+  })
+
+  test('has one good set after twenty first restores at once', async () => {
+    const s = await storeScene()
+    const restores = await Promise.all(
+      range(0, 20).map((i) => restoreOnce(s, [...touched, 600 + i])),
+    )
+    expect(new Set(restores.map(({ snapshotKey }) => snapshotKey)).size).toBe(1)
+    const known = await s.store.describe(restores[0]!.snapshotKey)
+    expect(known).toMatchObject({ restoreCount: 20, sets: [{ variant: undefined }] })
+    const last = await restoreOnce(s, touched)
+    expect(last.handler.stats().prefetched).toBeGreaterThan(90)
+  })
+
+  test('misuse is a TypeError before anything is written', async () => {
+    const s = await storeScene()
+    // @ts-expect-error
+    await expect(openStore(7)).rejects.toThrow(TypeError)
+    await expect(openStore(s.folder, { memoryPrice: -1 })).rejects.toThrow(TypeError)
+    const socketPath = newPath('socket')
+    const wrong = { snapshot: { memoryFile: s.memoryFile, parent: 'x' }, socketPath }
+    await expect(s.store.restore(wrong)).rejects.toThrow(/"parent".*16 hexadecimal digits/)
+    await expect(s.store.describe('x')).rejects.toThrow(TypeError)
+    expect(await readdir(s.folder)).toEqual(['store.json'])
+  })
+})
