@@ -5,17 +5,15 @@
 //
 // Each run is a restore of a Linux guest's snapshot (native/guest/linux) on demand, with one request.
 // Scenarios of snapshots that a snapshot comes from, or is compared with, are recorded with it.
-import { execFile } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { interposerEnvironment, serve } from '../../dist/index.js'
-import { guestFolder } from '../../native/guest/linux/functions.mjs'
 import { defaultCacheFolder, prepareGuests } from '../../native/guest/linux/index.mjs'
-import { findParts } from '../../native/guest/linux/packages.mjs'
 import { abortOnInterrupt } from '../lib/interrupt.mjs'
 import { Progress } from '../lib/progress.mjs'
+import { answersTo, ask } from './answers.mjs'
 import { makePlans } from './scenarios.mjs'
 import { writeScenario } from './traces.mjs'
 
@@ -51,69 +49,6 @@ function parseOptions() {
     if (related) wanted.add(related.of)
   }
   return plans.filter(({ name }) => wanted.has(name))
-}
-
-const answerLines = `
-import importlib, json, sys
-sys.path.insert(0, sys.argv[1])
-function = importlib.import_module(sys.argv[2])
-for line in sys.stdin:
-    print(json.dumps(function.handle(json.loads(line))))
-`
-
-/**
- * The host's answers, from the same code.
- * @param {string} name
- * @param {any[]} requests
- * @returns {Promise<any[]>}
- */
-async function askHost(name, requests) {
-  const folder = join(guestFolder, 'functions')
-  if (name === 'nodejs') {
-    const { handle } = await import(join(folder, `${name}.mjs`))
-    return requests.map((request) => handle(request))
-  }
-  const words = ['-I', '-S', '-B', '-c', answerLines, folder, name]
-  const printed = await new Promise((resolve, reject) => {
-    const options = { maxBuffer: 2 ** 26 }
-    const child = execFile(findParts().python, words, options, (error, stdout) =>
-      error ? reject(error) : resolve(stdout),
-    )
-    child.stdin?.end(requests.map((request) => `${JSON.stringify(request)}\n`).join(''))
-  })
-  return printed
-    .trimEnd()
-    .split('\n')
-    .map((/** @type {string} */ line) => JSON.parse(line))
-}
-
-/**
- * @param {string} name
- * @param {readonly Drawn[]} requests
- */
-async function answersTo(name, requests) {
-  const answered = requests.filter(({ outlier }) => outlier !== 'failed')
-  const answers = await askHost(
-    name,
-    answered.map(({ request }) => request),
-  )
-  return new Map(answered.map((drawn, index) => [drawn, answers[index]]))
-}
-
-/**
- * Asks a guest, and throws unless it answers as the host, or fails as it must.
- * @param {GuestVm} vm
- * @param {Drawn} drawn
- * @param {any} expected
- */
-async function ask(vm, { request, outlier }, expected) {
-  if (outlier === 'failed') {
-    const failure = await vm.invoke(request).catch((error) => error.message)
-    if (!/failed in the guest/.test(failure)) throw new Error(`no failure: ${failure}`)
-    return
-  }
-  const { answer } = await vm.invoke(request)
-  if (JSON.stringify(answer) !== JSON.stringify(expected)) throw new Error('a wrong answer')
 }
 
 /**
