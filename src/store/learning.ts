@@ -19,10 +19,20 @@ export interface Lesson {
   readonly line: HistoryLine
 }
 
+/** A set that was written. */
+export interface WrittenSet {
+  /** `undefined` for the common set. */
+  readonly variant: string | undefined
+  /** Number of 4 KiB pages. */
+  readonly pageCount: number
+  /** Number of pages of the set that it replaced; `undefined` for the first one. */
+  readonly previousPageCount: number | undefined
+}
+
 /** Result of learning from a restore. */
 export interface Learned {
   /** Sets that were written with this restore's evidence, in this order. */
-  readonly written: readonly { readonly variant: string | undefined; readonly pageCount: number }[]
+  readonly written: readonly WrittenSet[]
   /** Drift that became visible with it, or with others of its batch. */
   readonly drifts: readonly Drift[]
   /** The failure to write a set; the evidence is kept. */
@@ -205,7 +215,7 @@ export class Learning {
     let startedAt = performance.now()
     const due = learner.dueSets((pages) => this.#writeCostUs(pages))
     let cpuMs = observedMs + performance.now() - startedAt
-    const written: { variant: string | undefined; pageCount: number }[] = []
+    const written: WrittenSet[] = []
     let failure: ReapTraceError | undefined
     for (const { variant, pages, timesUs } of due) {
       const { pageSize, memoryBytes } = learner.facts
@@ -219,7 +229,12 @@ export class Learning {
         break
       }
       learner.written(variant, pages)
-      written.push({ variant, pageCount: set.pageCount })
+      const replaced = before.sets.find((each) => each.variant === (variant ?? null))
+      written.push({
+        variant,
+        pageCount: set.pageCount,
+        previousPageCount: replaced?.pageCount,
+      })
     }
     const isKnown = new Set<string | null>([null, ...learner.variants])
     manifest = {

@@ -19,6 +19,8 @@ export interface Attempt {
   readonly set: WorkingSet | undefined
   readonly heldOut: Uint32Array
   readonly isTrial: boolean
+  /** Whether only its mark makes it a lesson. */
+  readonly waitsForReady: boolean
   readonly warmth: Warmth | undefined
 }
 
@@ -135,7 +137,7 @@ export function observe(
   }
   // What a VM touched whose session failed is not a working set.
   handler.closed.then(
-    () => end(lesson(undefined)),
+    () => attempt.waitsForReady || end(lesson(undefined)),
     () => end(nothing),
   )
   const ready = async (atMs = monotonicMs()): Promise<void> => {

@@ -48,6 +48,7 @@ const optionRules = {
   snapshot: snapshotRule,
   variant: rules.name,
   record: rules.boolean,
+  waitForReady: rules.boolean,
   backend: oneOf('auto', 'uffd', 'page-cache'),
   vcpus: oneOf('kvm', 'threads'),
   pageSize: rules.count,
@@ -124,6 +125,7 @@ class FolderStore implements Store {
       snapshot: given,
       variant,
       record,
+      waitForReady = false,
       backend,
       vcpus,
       pageSize,
@@ -168,6 +170,7 @@ class FolderStore implements Store {
         (plan.backend === 'uffd' && used && learning.learner?.heldOut(variant, Math.random)) ||
         new Uint32Array(),
       isTrial,
+      waitsForReady: waitForReady,
       warmth,
     }
     const restored = await restore(plan, {

@@ -63,6 +63,12 @@ export interface StoreRestoreOptions
    * @default false
    */
   readonly record?: boolean | undefined
+  /**
+   * Whether only `ready()` makes the store learn. Otherwise the end of the VM counts as its mark,
+   * also after a request that failed.
+   * @default false
+   */
+  readonly waitForReady?: boolean | undefined
   readonly onEvent?: ((event: StoreEvent) => void) | undefined
 }
 
@@ -72,14 +78,15 @@ export interface StoreRestoreExtras {
   readonly snapshotKey: SnapshotKey
   /**
    * Marks the time at which the application has answered its first request. Pages touched later do
-   * not count. Without this mark, the end of the VM counts.
+   * not count. Without this mark, the end of the VM counts, unless `waitForReady` is set.
    *
    * @param atMs time of the mark in milliseconds of CLOCK_MONOTONIC; now by default.
    */
   ready(atMs?: number): Promise<void>
   /**
    * Settles once the restore's evidence is saved, soon after `ready()`; `undefined` if nothing was
-   * learned: the store is read-only, no VM was restored, or a `warning` says why. Never rejects.
+   * learned: the store is read-only, no VM was restored, `close()` came before a mark that was waited
+   * for, or a `warning` says why. Never rejects.
    */
   readonly learned: Promise<Learned | undefined>
 }

@@ -1,8 +1,8 @@
 import { copyFile, readdir, stat, utimes, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { describe, expect, test } from 'vitest'
+import { describe, expect, onTestFinished, test } from 'vitest'
 import { openStore, type StoreEvent } from '../../src/index.js'
-import { range } from '../support/scratch.js'
+import { fakeVmm, range } from '../support/scratch.js'
 import { restoreOnce, storeScene } from '../support/stores.js'
 import { newPath } from '../support/working-sets.js'
 
@@ -39,9 +39,37 @@ describe('a snapshot in a store', () => {
     const onEvent = (event: StoreEvent) => void events.push(event)
     const written = () => events.flatMap((each) => (each.type === 'learned' ? each.written : []))
     for (let i = 0; i < 200 && written().length === 0; i++) await restoreOnce(s, more, { onEvent })
-    expect(written()).toEqual([{ variant: undefined, pageCount: 150 }])
+    expect(written()).toEqual([{ variant: undefined, pageCount: 150, previousPageCount: 100 }])
     const last = await restoreOnce(s, more)
     expect((await last.handler.closed).statsAtReady?.residualFaults).toBeLessThan(5)
+  })
+
+  test('learns at the end of a VM without a mark, unless it waits for one', async () => {
+    const s = await storeScene()
+    const restoreOf = async (waitForReady: boolean) => {
+      const vmm = await fakeVmm()
+      await vmm.map(4096, s.memoryPages * 4096)
+      const socketPath = newPath('socket')
+      const snapshot = { memoryFile: s.memoryFile }
+      const options = { snapshot, socketPath, backend: 'uffd', waitForReady } as const
+      const restored = await s.store.restore(options)
+      onTestFinished(() => restored.close())
+      await vmm.handshake(socketPath)
+      await vmm.read(7, 8, 9)
+      await vmm.exit(0)
+      await restored.handler?.closed
+      return restored
+    }
+    const failed = await restoreOf(true)
+    await failed.close()
+    expect(await failed.learned).toBeUndefined()
+    const late = await restoreOf(true)
+    await late.ready()
+    expect(await late.learned).toMatchObject({
+      written: [{ pageCount: 3, previousPageCount: undefined }],
+    })
+    expect(await (await restoreOf(false)).learned).toMatchObject({ written: [] })
+    expect(await s.store.snapshots()).toMatchObject([{ restoreCount: 2 }])
   })
 
   test('is found again by another process, and where its file was linked or moved', async () => {
