@@ -101,13 +101,22 @@ function help(...words) {
   return stdout.trim()
 }
 
+/** Words of the commands that a help lists, and of those below them. */
+function commandsBelow(text, above = []) {
+  const [, list = ''] = /^Commands:\n((?: .*\n)*)/m.exec(`${text}\n`) ?? []
+  return [...list.matchAll(/^ {2}(\S+)/gm)]
+    .filter(([, name]) => name !== 'help')
+    .flatMap(([, name]) => {
+      const words = [...above, name]
+      return [words, ...commandsBelow(help(...words), words)]
+    })
+}
+
 function cli() {
   const top = help()
-  const commands = /^Commands:\n((?: .*\n)*)/m.exec(top)[1]
-  const names = [...commands.matchAll(/^ {2}(\S+)/gm)].map(([, name]) => name)
-  const sections = names
-    .filter((name) => name !== 'help')
-    .map((name) => `## ${name}\n\n\`\`\`text\n${help(name)}\n\`\`\`\n`)
+  const sections = commandsBelow(top).map(
+    (words) => `## ${words.join(' ')}\n\n\`\`\`text\n${help(...words)}\n\`\`\`\n`,
+  )
   return `${generated}
 # Command line
 

@@ -11,6 +11,8 @@ import { ready } from './commands/ready.js'
 import { AlreadyReported, record } from './commands/record.js'
 import { report } from './commands/report.js'
 import { restore } from './commands/restore.js'
+import { storeExport, storeForget, storeImport, storeList, storeShow } from './commands/store.js'
+import { restoreFromStore } from './commands/store-restore.js'
 import { verify } from './commands/verify.js'
 import { demo } from './demo/demo.js'
 import { CliError, errorFields, Interrupted } from './terminal/failure.js'
@@ -23,6 +25,8 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
       return record(args, terminal)
     case 'restore':
       return restore(args, terminal)
+    case 'restore from store':
+      return restoreFromStore(args, terminal)
     case 'compare':
       return compare(args, terminal)
     case 'advise':
@@ -37,6 +41,16 @@ async function run(args: Arguments, terminal: Terminal): Promise<void> {
       return report(args, terminal)
     case 'verify':
       return verify(args, terminal)
+    case 'store ls':
+      return storeList(args, terminal)
+    case 'store show':
+      return storeShow(args, terminal)
+    case 'store forget':
+      return storeForget(args, terminal)
+    case 'store export':
+      return storeExport(args, terminal)
+    case 'store import':
+      return storeImport(args, terminal)
     case 'ready':
       return ready()
     case 'doctor':

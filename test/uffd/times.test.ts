@@ -124,7 +124,7 @@ describe('times of a session', () => {
         blockUntil(() => handler.times().closed !== undefined)
       },
     })
-    const mark = await ReadyMark.open((atMs) => markReady(handler, atMs))
+    const mark = await ReadyMark.open((atMs) => markReady({ handler }, atMs))
     onTestFinished(() => mark.close())
     await s.vmm.handshake(s.socketPath)
     const { times, statsAtReady } = await handler.closed

@@ -1,3 +1,4 @@
+import type { Snapshot } from '../../index.js'
 import type { Arm } from '../compare/arms.js'
 import type { Cache } from '../measure/page-cache.js'
 
@@ -43,6 +44,23 @@ export interface RestoreArguments extends ServeArguments {
   /** File for the record of the restore. */
   readonly trace: string | undefined
   readonly snapshotId: string | undefined
+}
+
+/** `record --store` and `restore --store`. */
+export interface StoreRestoreArguments extends ServeArguments {
+  readonly name: 'restore from store'
+  readonly store: string
+  /** Whether to restore on demand, so that every touch is seen. */
+  readonly record: boolean
+  readonly backend: 'auto' | 'uffd' | 'page-cache'
+  readonly vcpus: 'kvm' | 'threads'
+  readonly variant: string | undefined
+  /** Key of the parent snapshot. */
+  readonly parent: string | undefined
+  readonly snapshotId: string | undefined
+  readonly forMs: number | undefined
+  /** File for the record of the restore. */
+  readonly trace: string | undefined
 }
 
 export interface CompareArguments {
@@ -122,6 +140,42 @@ export interface VerifyArguments {
   readonly json: boolean
 }
 
+/** Arguments of the commands for a store. */
+interface StoreArguments {
+  /** Folder of the store. */
+  readonly store: string
+  readonly json: boolean
+}
+
+export interface StoreListArguments extends StoreArguments {
+  readonly name: 'store ls'
+}
+
+export interface StoreShowArguments extends StoreArguments {
+  readonly name: 'store show'
+  readonly snapshot: NamedSnapshot
+}
+
+export interface StoreForgetArguments extends StoreArguments {
+  readonly name: 'store forget'
+  readonly snapshot: NamedSnapshot
+}
+
+export interface StoreExportArguments extends StoreArguments {
+  readonly name: 'store export'
+  readonly snapshot: NamedSnapshot
+  readonly output: string
+}
+
+export interface StoreImportArguments extends StoreArguments {
+  readonly name: 'store import'
+  readonly file: string
+  readonly snapshot: Snapshot
+}
+
+/** A snapshot of a store, or its key. */
+export type NamedSnapshot = Snapshot | string
+
 export interface DoctorArguments {
   readonly name: 'doctor'
   readonly json: boolean
@@ -145,6 +199,7 @@ export interface DemoArguments {
 export type Arguments =
   | RecordArguments
   | RestoreArguments
+  | StoreRestoreArguments
   | CompareArguments
   | AdviseArguments
   | InspectArguments
@@ -152,6 +207,11 @@ export type Arguments =
   | MergeArguments
   | ReportArguments
   | VerifyArguments
+  | StoreListArguments
+  | StoreShowArguments
+  | StoreForgetArguments
+  | StoreExportArguments
+  | StoreImportArguments
   | ReadyArguments
   | DoctorArguments
   | DemoArguments

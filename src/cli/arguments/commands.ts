@@ -14,6 +14,7 @@ import {
 } from './help.js'
 import {
   addAll,
+  checkStore,
   commandTimeout,
   disk,
   interpose,
@@ -27,11 +28,14 @@ import {
   serveArguments,
   serveOptions,
   socket,
+  storeArguments,
+  storeOptions,
   trustWorkingSet,
   vcpus,
   workingSet,
 } from './options.js'
 import { setCommands } from './set-commands.js'
+import { storeCommand } from './store-commands.js'
 import { armList, guestMemory, integer, path, socketPath, timeSpan } from './values.js'
 
 /** Checks --socket and --interpose against the backend. */
@@ -51,11 +55,19 @@ function recordCommand(command: readonly string[], onParsed: OnParsed): Command 
     .description(
       'Records which pages of its memory a restored VM touches, and in which order, in a working-set file:\nas a handler of its page faults, or, with --backend page-cache, by watching the page cache.',
     )
-    .usage('--memory FILE [--socket PATH] --output FILE [options] [-- COMMAND …]')
+    .usage('--memory FILE (--output FILE | --store DIR) [options] [-- COMMAND …]')
     .addHelpText('after', recordHelp)
     .action((options) => {
       const { backend, output, label, snapshotId } = options
       checkBackend(self, options)
+      checkStore(self, options, 'output')
+      if (options.store !== undefined) {
+        if (backend === 'page-cache') {
+          self.error('error: --store needs a fault handler to record, not --backend page-cache')
+        }
+        const ways = { record: true, backend: 'uffd', vcpus: 'kvm', trace: undefined } as const
+        return onParsed({ ...storeArguments(options, command), ...ways, forMs: options.for })
+      }
       if (options.disk.length > 0 && backend === 'uffd') {
         self.error('error: --disk needs --backend page-cache, which records reads of disk images')
       }
@@ -70,6 +82,7 @@ function recordCommand(command: readonly string[], onParsed: OnParsed): Command 
     socket(),
     disk(),
     output(),
+    ...storeOptions('output', 'label', 'disk'),
     option('--for <time>', 'duration of the recording, such as 2s', timeSpan),
     ...names(),
     ...serveOptions(),
@@ -82,11 +95,17 @@ function restoreCommand(command: readonly string[], onParsed: OnParsed): Command
     .description(
       'Prefetches the pages of a working set for a VM: as a handler of its page faults, or, with\n--backend page-cache, into the page cache.',
     )
-    .usage('--memory FILE [--socket PATH] --working-set FILE [options] [-- COMMAND …]')
+    .usage('--memory FILE (--working-set FILE | --store DIR) [options] [-- COMMAND …]')
     .addHelpText('after', restoreHelp)
     .action((options) => {
       const { backend, vcpus, workingSet, onBadWorkingSet, onStaleWorkingSet, ...more } = options
       checkBackend(self, options)
+      checkStore(self, options, 'workingSet')
+      if (options.store !== undefined) {
+        const { trace } = options
+        const ways = { record: false, backend, vcpus, trace, forMs: undefined }
+        return onParsed({ ...storeArguments(options, command), ...ways })
+      }
       const args = serveArguments(options, command)
       onParsed({
         name: 'restore',
@@ -110,6 +129,13 @@ function restoreCommand(command: readonly string[], onParsed: OnParsed): Command
     disk(),
     vcpus(),
     workingSet(),
+    ...storeOptions(
+      'workingSet',
+      'trustWorkingSet',
+      'onBadWorkingSet',
+      'onStaleWorkingSet',
+      'disk',
+    ),
     trustWorkingSet(),
     new Option(
       '--on-bad-working-set <what>',
@@ -158,7 +184,7 @@ function compareCommand(command: readonly string[], onParsed: OnParsed): Command
     })
   return addAll(self, [
     memory(),
-    workingSet(),
+    workingSet().makeOptionMandatory(),
     disk(),
     option('--rounds <n>', 'number of restores by each arm', integer(1, 1000)).default(10),
     option('--arms <list>', 'ways to restore, see below', armList).default(arms, arms.join(',')),
@@ -244,6 +270,7 @@ export const commandsOf = (command: readonly string[], onParsed: OnParsed): Comm
   compareCommand(command, onParsed),
   adviseCommand(onParsed),
   ...setCommands(onParsed),
+  storeCommand(onParsed),
   readyCommand(onParsed),
   doctorCommand(onParsed),
   demoCommand(onParsed),

@@ -35,7 +35,7 @@ Firecracker's mem_backend in REAP_TRACE_BACKEND_TYPE (File or Uffd) and REAP_TRA
 
 export const recordHelp = `${servingHelp}
 listening, connected, ready, recorded, warning and closed; with --backend page-cache: recording,
-ready, recorded and warning.
+ready, recorded and warning. --store adds planned, learned and drift.
 
 The recording ends
   with COMMAND     at its exit, --for or Ctrl-C. If COMMAND fails, nothing is written, the session
@@ -59,6 +59,11 @@ it mapped are recorded. The record of a disk image (--disk) includes read-ahead.
 the start; when it expires, and at Ctrl-C, the file is written and COMMAND is stopped. After SIGTERM
 nothing is written.
 
+With --store, the VM is restored on demand, and the store learns from this run as from any other:
+its pages are added to the evidence of earlier ones. If COMMAND makes a ready mark, later pages do
+not count. "restore --store" records where the store has no set, so this is for one more run in
+which every touch is seen.
+
 Examples:
   A script that loads the snapshot and calls the function once:
     $ reap-trace record --memory vm.mem --socket /run/vm.sock --output vm.ws -- ./invoke-once.sh
@@ -75,13 +80,18 @@ Examples:
     $ reap-trace record --memory vm.mem --socket vm.sock --output vm.ws --for 5s --interpose \\
         -- ./start-qemu.sh
 
+  One more run for the store:
+    $ reap-trace record --memory vm.mem --socket /run/vm.sock --store /var/lib/reap-trace \\
+        -- ./invoke-once.sh
+
   A VMM that maps its memory file, with the function's reads of its disk:
     $ reap-trace record --backend page-cache --memory vm.mem --disk rootfs.img --output vm.ws \\
         -- ./invoke-once.sh`
 
 export const restoreHelp = `${servingHelp}
 listening, connected, prefetched, ready, warning, closed and compared; with --backend page-cache:
-restoring, prefetched, ready, warning and closed. --backend auto adds planned, and --trace traced.
+restoring, prefetched, ready, warning and closed. --backend auto adds planned, --trace traced, and
+--store planned, learned and drift.
 
 The working set is read while the VMM starts, and installed as soon as it connects; other pages are
 served on demand. A socket serves one restore.
@@ -94,6 +104,14 @@ after the prefetch with idle priority, as a proof for the next restore. A stale 
 the number of pages that differ; with --on-stale-working-set rewrite it is also rewritten, and with
 fail it is compared before the socket listens. At the end, restore waits for the comparison; Ctrl-C
 stops it.
+
+With --store, the set is the one that the store has made of earlier restores, and the store learns
+from this one too: which pages were missing, and which were prefetched in vain. The first restore of
+a snapshot prefetches nothing and records. Pages count until the ready mark (see below), or without
+one until the end of COMMAND or of the VM. A run whose COMMAND fails teaches nothing. --variant
+names the class of the request: classes that differ get sets of their own. --parent names the
+snapshot that this one was made from, whose pages it starts with. At the end, restore waits until
+everything is saved; Ctrl-C ends that too. "reap-trace store" looks into a store.
 
 COMMAND may load the snapshot; it finds the socket in REAP_TRACE_SOCKET and the memory file in
 REAP_TRACE_MEMORY. If COMMAND fails, the session ends, and the exit status is 1. It is also 1 if the
@@ -110,6 +128,10 @@ are prefetched into the page cache with every backend.
 
 Examples:
   $ reap-trace restore --memory vm.mem --socket /run/vm.sock --working-set vm.ws
+
+  Learn from each restore, in a store; the script calls "reap-trace ready" when it has its answer:
+    $ reap-trace restore --memory vm.mem --socket /run/vm.sock --store /var/lib/reap-trace \\
+        --variant 'POST /resize' -- ./invoke-once.sh
 
   Fail with a damaged or stale working set, instead of restoring without its bytes:
     $ reap-trace restore --memory vm.mem --socket /run/vm.sock --working-set vm.ws \\
@@ -275,6 +297,10 @@ Then, with your snapshot:
   $ reap-trace record  --memory vm.mem --socket /run/vm.sock --output vm.ws -- ./invoke-once.sh
   $ reap-trace inspect vm.ws
   $ reap-trace restore --memory vm.mem --socket /run/vm.sock --working-set vm.ws
+
+Or keep sets in a store, which records, and learns from every restore:
+  $ reap-trace restore --memory vm.mem --socket /run/vm.sock --store DIR -- ./invoke-once.sh
+  $ reap-trace store ls DIR
 
 If the VMM maps its memory file, no handler is needed (see "reap-trace record --help"):
   $ reap-trace record  --backend page-cache --memory vm.mem --output vm.ws -- ./invoke-once.sh

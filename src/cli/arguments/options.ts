@@ -1,5 +1,14 @@
 import { type Command, Option } from 'commander'
-import { collect, duration, integer, label, path, snapshotId, socketPath } from './values.js'
+import {
+  collect,
+  duration,
+  integer,
+  label,
+  path,
+  snapshotId,
+  snapshotKey,
+  socketPath,
+} from './values.js'
 
 // Options of more than one command.
 
@@ -35,7 +44,7 @@ export const disk = () =>
     .default([], 'none')
 export const trustWorkingSet = () =>
   new Option('--trust-working-set', 'use a working-set file that other users may write to')
-export const output = () => required('-o, --output <file>', 'working-set file to write', path)
+export const output = () => option('-o, --output <file>', 'working-set file to write', path)
 export const names = () => [
   option('--label <text>', 'description to store in the file', label),
   option('--snapshot-id <id>', 'unique id of the snapshot', snapshotId),
@@ -46,7 +55,31 @@ export const vcpus = () =>
     .default('kvm')
 
 export const workingSet = () =>
-  required('--working-set <file>', 'working-set file, written by "record"', path)
+  option('--working-set <file>', 'working-set file, written by "record"', path)
+/** Options of a restore from a store; `without` are the options that it has no use for. */
+export const storeOptions = (...without: string[]): Option[] => [
+  option('--store <dir>', 'store of sets that learn from each restore; made if missing', path)
+    // The options of a set that is named.
+    .conflicts(without),
+  option('--variant <name>', 'class of the request, such as a route, for the store', label),
+  option('--parent <key>', 'with --store: snapshot that this one was made from', snapshotKey),
+]
+
+/** Checks that a working set is named or a store, and that `--variant` and `--parent` have one. */
+export function checkStore(
+  self: Command,
+  { store, variant, parent, ...options }: Record<string, unknown>,
+  file: 'workingSet' | 'output',
+): void {
+  if (store !== undefined) return
+  if (options[file] === undefined) {
+    const flags = self.options.find((each) => each.attributeName() === file)?.flags
+    self.error(`error: required option '${flags}' or '--store <dir>' not specified`)
+  }
+  const given = variant !== undefined ? '--variant' : parent !== undefined ? '--parent' : undefined
+  if (given) self.error(`error: ${given} needs --store`)
+}
+
 export const sameId = () =>
   option(
     '--snapshot-id <id>',
@@ -101,4 +134,13 @@ export const serveArguments = (options: Record<string, unknown>, command: readon
   peerUid: options.peerUid as number | undefined,
   command,
   interpose: options.interpose === true,
+})
+
+export const storeArguments = (options: Record<string, unknown>, command: readonly string[]) => ({
+  name: 'restore from store' as const,
+  ...serveArguments(options, command),
+  store: options.store as string,
+  variant: options.variant as string | undefined,
+  parent: options.parent as string | undefined,
+  snapshotId: options.snapshotId as string | undefined,
 })

@@ -28,6 +28,15 @@ function program(command: readonly string[], onParsed: OnParsed): Command {
   return root
 }
 
+/** A command with all below it. */
+const allOf = (command: Command): Command[] => [command, ...command.commands.flatMap(allOf)]
+
+/** Name of the command that the arguments begin with, such as "store ls"; empty for none. */
+function nameOf(command: Command, [first, ...rest]: readonly string[]): string {
+  const found = command.commands.find((each) => each.name() === first)
+  return found ? `${found.name()} ${nameOf(found, rest)}`.trimEnd() : ''
+}
+
 /** Parses a command line, without the program's name. Has no side effects. */
 export function parse(argv: readonly string[]): Parsed {
   const dashes = argv.indexOf('--')
@@ -39,7 +48,7 @@ export function parse(argv: readonly string[]): Parsed {
   const root = program(command, (parsed) => {
     result = parsed
   })
-  for (const each of [root, ...root.commands]) {
+  for (const each of allOf(root)) {
     each.exitOverride().configureOutput({
       writeOut: (text) => {
         stdout += text
@@ -53,7 +62,7 @@ export function parse(argv: readonly string[]): Parsed {
   }
   const fail = (): Parsed => {
     if (!stderr.startsWith('error:')) return { exitCode: 2, stdout, stderr }
-    const name = root.commands.find((each) => each.name() === args[0])?.name()
+    const name = nameOf(root, args)
     const hint = /^error: too many arguments for '(record|restore|compare)'/.test(stderr)
       ? 'a command goes after --: -- ./invoke-once.sh'
       : `see "reap-trace ${name ? `${name} ` : ''}--help"`

@@ -75,7 +75,7 @@ function mergeCommand(onParsed: OnParsed): Command {
   return addAll(self, [
     memory(),
     disk(),
-    output(),
+    output().makeOptionMandatory(),
     option(
       '--min-sets <n>',
       'number of files that must have a page to keep it (default: all of them)',

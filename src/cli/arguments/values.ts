@@ -61,6 +61,11 @@ export const label = (text: string): string => {
 
 export const snapshotId = (text: string): string => label(path(text))
 
+export const snapshotKey = (text: string): string => {
+  if (/^[0-9a-f]{16}$/.test(text)) return text
+  throw new InvalidArgumentError('A key has 16 hexadecimal digits: see "reap-trace store ls".')
+}
+
 export const socketPath = (text: string): string => {
   if (Buffer.byteLength(path(text)) <= 107) return text
   throw new InvalidArgumentError('The path of a Unix socket has at most 107 bytes.')

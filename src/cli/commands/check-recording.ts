@@ -9,14 +9,17 @@ import { formatPlural } from '../terminal/units.js'
 const minPages = ({ memoryBytes, pageSize }: Trace): number =>
   Math.max(1, Math.min(64, Math.floor(memoryBytes / pageSize / 256)))
 
-/** @throws CliError `ERR_NOTHING_RECORDED` for the recording of a VM that did not run. */
-export function checkRecording(trace: Trace, output: string): void {
+/**
+ * @param consequence what a recording of nothing leads to, such as "vm.ws is not written".
+ * @throws CliError `ERR_NOTHING_RECORDED` for the recording of a VM that did not run.
+ */
+export function checkRecording(trace: Trace, consequence: string): void {
   const count = trace.pages.length
   if (count >= minPages(trace)) return
   const touched = count === 0 ? 'no page' : `only ${formatPlural(count, 'page')}`
   throw new CliError(
     'ERR_NOTHING_RECORDED',
-    `the guest touched ${touched} during the recording: ${output} is not written`,
+    `the guest touched ${touched} during the recording: ${consequence}`,
     'Was the snapshot loaded (curl needs --fail to tell) and resumed ("resume_vm": true), and did it answer a request?',
   )
 }

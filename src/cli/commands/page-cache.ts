@@ -6,11 +6,12 @@ import {
   judgeRestore,
   type PageCachePrefetchResult,
   type PageCacheRecord,
+  type PageCacheRestore,
   type RestorePlan,
   type RestoreRecord,
   type RestoreTimes,
   recordPageCache,
-  restore,
+  type ServeEvent,
   type Snapshot,
   type Verdict,
   WorkingSet,
@@ -19,7 +20,8 @@ import type { RecordArguments, RestoreArguments, ServeArguments } from '../argum
 import { ChildCommand } from '../session/child-command.js'
 import { ReadyMark } from '../session/ready-mark.js'
 import { reportReady, reportVerdict } from '../session/serve-events.js'
-import { stopwatch } from '../session/served-session.js'
+import type { Lesson } from '../session/served.js'
+import { stopwatch, untilLearned } from '../session/served-session.js'
 import { Signals } from '../session/signals.js'
 import { stepTable } from '../session/step-table.js'
 import { writeTrace } from '../session/write-trace.js'
@@ -139,7 +141,7 @@ async function write(
     )
   }
   // Without a mapper, the trace includes read-ahead, whatever the guest did.
-  if (mapper) checkRecording(trace, output)
+  if (mapper) checkRecording(trace, `${output} is not written`)
   const set = WorkingSet.fromTraces([trace], { disks: disks.map((disk) => [disk]) })
   await writeSet(set, output, { snapshot, label }, signals, terminal)
   const { pageCount, bytes } = set
@@ -165,9 +167,19 @@ async function write(
   )
 }
 
+/** Listener for a restore from the page cache. */
+export const warnOfPrefetch =
+  (terminal: Terminal) =>
+  (event: ServeEvent): void => {
+    if (event.type !== 'warning') return
+    terminal.emit({ type: 'warning', error: errorFields(event.error) }, event.atMs)
+    terminal.warn(event.error, 'the guest reads missing pages on demand')
+  }
+
+/** Loads the snapshot by COMMAND during the prefetch. `started` is the time of the request. */
 export async function restoreFromPageCache(
-  plan: RestorePlan<'page-cache'>,
-  args: RestoreArguments,
+  opened: PageCacheRestore & Lesson,
+  args: ServeArguments & Pick<RestoreArguments, 'trace'>,
   started: number,
   terminal: Terminal,
 ): Promise<void> {
@@ -176,20 +188,16 @@ export async function restoreFromPageCache(
   let ready: number | undefined
   let prefetch: PageCachePrefetchResult | undefined
   let prefetched: number | undefined
-  let isRestored = false
+  /** End of a restore that has not failed. */
+  let closed: number | undefined
   const onReady = (atMs: number) => {
     ready = atMs
+    opened.ready?.(atMs)
     reportReady(atMs, command!, terminal)
   }
   const marking = args.command.length > 0 ? ReadyMark.offer(onReady, terminal) : undefined
   try {
-    await using restored = await restore(plan, {
-      onEvent: (event) => {
-        if (event.type !== 'warning') return
-        terminal.emit({ type: 'warning', error: errorFields(event.error) }, event.atMs)
-        terminal.warn(event.error, 'the guest reads missing pages on demand')
-      },
-    })
+    await using restored = opened
     const backend = restored.memBackend
     terminal.emit({ type: 'restoring', memBackend: backend })
     if (args.command.length === 0)
@@ -213,7 +221,9 @@ export async function restoreFromPageCache(
     const signal = await Promise.race([done, signals.next()])
     if (signal) throw new Interrupted(signal, `ended by ${signal}`)
     await checkCommand(command, signals, 'the restore failed')
-    isRestored = true
+    closed = monotonicMs()
+    if (command) opened.ready?.(command.endedMs ?? closed)
+    await untilLearned(opened.learned?.(), signals)
   } finally {
     await command?.stop()
     await (await marking)?.close()
@@ -225,10 +235,10 @@ export async function restoreFromPageCache(
       commandStarted: command?.startedMs,
       ready,
       commandEnded: command?.endedMs,
-      closed: monotonicMs(),
+      closed: closed ?? monotonicMs(),
     }
-    const record = await recordOf(times, prefetch, plan, args)
-    const verdict = isRestored ? judgeRestore(record) : undefined
+    const record = await recordOf(times, prefetch, opened.plan, args)
+    const verdict = closed === undefined ? undefined : judgeRestore(record)
     reportTimes(times, verdict, terminal)
     if (args.trace !== undefined) await writeTrace(args.trace, { ...record, verdict }, terminal)
   }
@@ -252,8 +262,8 @@ function reportTimes(times: RestoreTimes, verdict: Verdict | undefined, terminal
 async function recordOf(
   times: RestoreTimes,
   prefetch: PageCachePrefetchResult | undefined,
-  { automatic }: RestorePlan,
-  { memory, workingSet }: RestoreArguments,
+  { workingSet, automatic }: RestorePlan,
+  { memory }: ServeArguments,
 ): Promise<Omit<RestoreRecord, 'version' | 'date'>> {
   return {
     backend: 'page-cache',
@@ -262,9 +272,10 @@ async function recordOf(
       memoryBytes: (await stat(memory)).size,
       pageSize: 4096,
     },
-    ...(prefetch?.pageCount && {
-      workingSet: { path: resolve(workingSet), pageCount: prefetch.pageCount },
-    }),
+    ...(prefetch?.pageCount &&
+      typeof workingSet === 'string' && {
+        workingSet: { path: resolve(workingSet), pageCount: prefetch.pageCount },
+      }),
     times,
     prefetch,
     automatic,

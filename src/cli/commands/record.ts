@@ -19,10 +19,11 @@ export async function record(args: RecordArguments, terminal: Terminal): Promise
   await checkOutput(args.output, args)
   if (args.backend === 'page-cache') return recordByPageCache(args, terminal)
   let failure: unknown
-  const open = (options: SessionOptions) =>
-    serve({ ...options, snapshot: { memoryFile: args.memory }, record: true })
+  const open = async (options: SessionOptions) => ({
+    handler: await serve({ ...options, snapshot: { memoryFile: args.memory }, record: true }),
+  })
   await ServedSession.run(args, open, terminal, async (session) => {
-    await untilRecorded(session, args, terminal)
+    await untilRecorded(session, args, terminal, 'the recording is not written')
     let share: number | undefined = 0
     const live = terminal.live(() =>
       share === undefined
@@ -65,10 +66,12 @@ export class AlreadyReported extends Error {
   }
 }
 
-async function untilRecorded(
+/** Waits for the end of a recording: that of COMMAND or of the VM, --for or Ctrl-C. */
+export async function untilRecorded(
   session: ServedSession,
-  { forMs }: RecordArguments,
+  { forMs }: Pick<RecordArguments, 'forMs'>,
   terminal: Terminal,
+  consequence: string,
 ): Promise<void> {
   let time = stopwatch()
   session.handler.connected.then(
@@ -89,7 +92,7 @@ async function untilRecorded(
     if (turn.on === 'vm' && session.command) {
       turn = { on: 'command', end: await endOfCommand(session) }
     }
-    if (turn.on === 'command') await session.checkCommand(turn.end, 'the recording is not written')
+    if (turn.on === 'command') await session.checkCommand(turn.end, consequence)
     if (turn.on === 'terminated') session.abandon(turn.signal)
     if (turn.on === 'interrupt' && !session.isConnected) session.abandon('SIGINT')
   } finally {
@@ -109,7 +112,7 @@ async function writeTrace(
   control: { signal: AbortSignal; onProgress: (progress: Progress) => void },
 ): Promise<void> {
   const trace = session.handler.stopRecording()
-  checkRecording(trace, output)
+  checkRecording(trace, `${output} is not written`)
   const set = WorkingSet.fromTraces([trace])
   await set.write(output, { snapshot: { memoryFile: memory, id: snapshotId }, label, ...control })
   const { pageCount, bytes } = set

@@ -9,6 +9,7 @@ import {
   type RestorePlan,
   type RestoreRecord,
   restore as restorePlanned,
+  type Verdict,
 } from '../../index.js'
 import type { RestoreArguments } from '../arguments/arguments.js'
 import { progress, ServedSession } from '../session/served-session.js'
@@ -17,7 +18,7 @@ import { monotonicMs } from '../terminal/clock.js'
 import { CliError, errorFields } from '../terminal/failure.js'
 import type { Terminal } from '../terminal/terminal.js'
 import { checkOutput } from './check-output.js'
-import { restoreFromPageCache } from './page-cache.js'
+import { restoreFromPageCache, warnOfPrefetch } from './page-cache.js'
 
 export async function restore(args: RestoreArguments, terminal: Terminal): Promise<void> {
   const { memory, disks, workingSet, trustWorkingSet, backend, vcpus, onBadWorkingSet } = args
@@ -44,7 +45,12 @@ export async function restore(args: RestoreArguments, terminal: Terminal): Promi
   }
   return plan.backend === 'uffd'
     ? restoreByHandler(plan, args, started, terminal)
-    : restoreFromPageCache(plan, args, started, terminal)
+    : restoreFromPageCache(
+        await restorePlanned(plan, { onEvent: warnOfPrefetch(terminal) }),
+        args,
+        started,
+        terminal,
+      )
 }
 
 /** Unlike a caller of the API, this command records nothing: a missing set is a wrong path. */
@@ -84,27 +90,42 @@ async function restoreByHandler(
           terminal.warn(event.error, 'the guest reads that image on demand')
         },
       })
-      return restored.handler
+      return { handler: restored.handler }
     },
     terminal,
-    async (session) => {
-      const live = terminal.live(() =>
-        session.isConnected
-          ? `serving · ${progress(session.handler.stats())} · Ctrl-C detaches the VM`
-          : 'waiting for a VMM',
-      )
-      let record: Omit<RestoreRecord, 'version' | 'date'>
-      try {
-        await session.serveOn()
-      } finally {
-        live.stop()
-        record = await recordOf(session, plan, started, args)
-        if (args.trace !== undefined) await writeTrace(args.trace, record, terminal)
-      }
-      await checkRestore(session)
-      return record.verdict
-    },
+    (session) => serveRestored(session, plan, { ...args, started }, terminal),
   )
+}
+
+/** A restore that is served, with the time of its request. */
+type Restored = Pick<RestoreArguments, 'memory' | 'trace'> & { readonly started: number }
+
+/**
+ * Serves a restored VM until its end, and judges the restore.
+ *
+ * @throws CliError `ERR_VM_DID_NOT_RUN`
+ */
+export async function serveRestored(
+  session: ServedSession,
+  plan: RestorePlan,
+  args: Restored,
+  terminal: Terminal,
+): Promise<Verdict | undefined> {
+  const live = terminal.live(() =>
+    session.isConnected
+      ? `serving · ${progress(session.handler.stats())} · Ctrl-C detaches the VM`
+      : 'waiting for a VMM',
+  )
+  let record: Omit<RestoreRecord, 'version' | 'date'>
+  try {
+    await session.serveOn()
+  } finally {
+    live.stop()
+    record = await recordOf(session, plan, args)
+    if (args.trace !== undefined) await writeTrace(args.trace, record, terminal)
+  }
+  await checkRestore(session)
+  return record.verdict
 }
 
 /** The value of a promise; `undefined` if it is pending or has rejected. */
@@ -114,13 +135,12 @@ const soFar = <T>(promise: Promise<T>): Promise<T | undefined> =>
 /** Record of the restore so far, also of one that has failed. */
 async function recordOf(
   { handler, command, guest }: ServedSession,
-  plan: RestorePlan<'uffd'>,
-  started: number,
-  args: Pick<RestoreArguments, 'memory' | 'workingSet' | 'trace'>,
+  { residency, workingSet, automatic }: RestorePlan,
+  args: Restored,
 ): Promise<Omit<RestoreRecord, 'version' | 'date'>> {
   const prefetch = await soFar(handler.prefetched)
   const end = await soFar(handler.closed)
-  const pageCount = plan.residency?.pageCount
+  const pageCount = residency?.pageCount
   const record = {
     backend: 'uffd',
     snapshot: {
@@ -128,9 +148,12 @@ async function recordOf(
       memoryBytes: guest?.memoryBytes ?? (await stat(args.memory)).size,
       pageSize: guest?.pageSize ?? 4096,
     },
-    ...(pageCount !== undefined && { workingSet: { path: resolve(args.workingSet), pageCount } }),
+    ...(pageCount !== undefined &&
+      typeof workingSet === 'string' && {
+        workingSet: { path: resolve(workingSet), pageCount },
+      }),
     times: {
-      started,
+      started: args.started,
       ...handler.times(),
       commandStarted: command?.startedMs,
       commandEnded: command?.endedMs,
@@ -141,7 +164,7 @@ async function recordOf(
     statsAtReady: end?.statsAtReady,
     timeline: args.trace === undefined ? undefined : handler.timeline(),
     state: end?.state,
-    automatic: plan.automatic,
+    automatic,
   } as const
   return { ...record, verdict: judgeRestore(record) }
 }

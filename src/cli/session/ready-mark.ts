@@ -5,9 +5,9 @@ import { Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
-import type { FaultHandler } from '../../index.js'
 import { monotonicMs } from '../terminal/clock.js'
 import type { Terminal } from '../terminal/terminal.js'
+import type { Served } from './served.js'
 
 /** Number of bytes read at once, and maximum length of a line with a time. */
 const MAX_LINE = 4096
@@ -102,8 +102,10 @@ export class ReadyMark {
  * Marks a session as ready. The line of a COMMAND that then ended its VM may be read only after this
  * end; it counts as of the end.
  */
-export function markReady(handler: FaultHandler, atMs: number): void {
-  handler.ready(Math.min(atMs, handler.times().closed ?? atMs))
+export function markReady({ handler, ready }: Served, atMs: number): void {
+  const readyMs = Math.min(atMs, handler.times().closed ?? atMs)
+  if (ready) ready(readyMs)
+  else handler.ready(readyMs)
 }
 
 /** Line of `reap-trace ready`. */

@@ -11,6 +11,7 @@ import type {
   Verdict,
 } from '../../index.js'
 import type { ServeArguments } from '../arguments/arguments.js'
+import { monotonicMs } from '../terminal/clock.js'
 import { CliError, Interrupted } from '../terminal/failure.js'
 import type { Terminal } from '../terminal/terminal.js'
 import { formatBytes, formatPlural } from '../terminal/units.js'
@@ -18,6 +19,7 @@ import { ChildCommand, type CommandEnd } from './child-command.js'
 import { lateStep } from './late-step.js'
 import { markReady, ReadyMark } from './ready-mark.js'
 import { reportEvent, reportReady } from './serve-events.js'
+import type { Served } from './served.js'
 import { Signals } from './signals.js'
 
 const INTERPOSED_MS = 10_000
@@ -60,6 +62,7 @@ export class ServedSession {
   readonly handler: FaultHandler
   readonly signals: Signals
   readonly command: ChildCommand | undefined
+  readonly #served: Served
   readonly #terminal: Terminal
   readonly #arguments: ServeArguments
   #guest: GuestInfo | undefined
@@ -68,15 +71,16 @@ export class ServedSession {
   /** The error that ends the session; the fate of its VM is added to its message. */
   #ending: Error | undefined
 
+  /** Serves what `open` returns; ends at once if that is nothing. */
   static async run(
     args: ServeArguments,
-    open: (options: SessionOptions) => Promise<FaultHandler>,
+    open: (options: SessionOptions) => Promise<Served | undefined>,
     terminal: Terminal,
     body: (session: ServedSession) => Promise<Verdict | undefined>,
   ): Promise<void> {
     const signals = new Signals()
     let session: ServedSession | undefined
-    let handler: FaultHandler | undefined
+    let served: Served | undefined
     let end: ServeEvent | undefined
     // A warning after the prefetch concerns the comparison.
     let isPrefetched = false
@@ -88,14 +92,14 @@ export class ServedSession {
     }
     // A signal aborts the opening of the handler, which may compare a whole set.
     signals.next().then((signal) => {
-      if (!handler) comparing.abort(new Interrupted(signal, 'nothing was served'))
+      if (!served) comparing.abort(new Interrupted(signal, 'nothing was served'))
     })
     const opening = terminal.live(() => 'opening the snapshot')
     let command: ChildCommand | undefined
-    const onReady = (atMs: number) => handler && markReady(handler, atMs)
+    const onReady = (atMs: number) => served && markReady(served, atMs)
     const marking = args.command.length > 0 ? ReadyMark.offer(onReady, terminal) : undefined
     try {
-      handler = await open({
+      served = await open({
         socketPath: args.socket,
         connectTimeoutMs: args.connectTimeoutMs,
         readTimeoutMs: args.readTimeoutMs,
@@ -111,6 +115,7 @@ export class ServedSession {
         signal: comparing.signal,
       })
       opening.stop()
+      if (!served) return
       if (args.command.length > 0) {
         command = await ChildCommand.start(args.command, {
           output: args.json ? 'stderr' : 'terminal',
@@ -121,14 +126,16 @@ export class ServedSession {
           timeoutMs: args.commandTimeoutMs,
         })
       }
-      session = new ServedSession(handler, signals, command, args, terminal)
+      session = new ServedSession(served, signals, command, args, terminal)
       reportEnd(await body(session))
       await session.#untilCommandEnds()
+      await session.#markEnd()
       await session.#untilCompared()
+      await session.#untilLearned()
     } finally {
       opening.stop()
       // Without effect after a regular end.
-      const result = await handler?.close({ vm: args.leaveVm ? 'leave' : 'kill' })
+      const result = await served?.handler.close({ vm: args.leaveVm ? 'leave' : 'kill' })
       if (session && result) session.#addFate(result)
       comparing.abort()
       reportEnd()
@@ -139,12 +146,14 @@ export class ServedSession {
   }
 
   private constructor(
-    handler: FaultHandler,
+    served: Served,
     signals: Signals,
     command: ChildCommand | undefined,
     args: ServeArguments,
     terminal: Terminal,
   ) {
+    const { handler } = served
+    this.#served = served
     this.handler = handler
     this.signals = signals
     this.command = command
@@ -236,6 +245,7 @@ export class ServedSession {
     let turn = await this.next({ command: true })
     while (turn.on === 'command') {
       await this.checkCommand(turn.end, 'the session ends')
+      await this.#markEnd()
       turn = await this.next()
     }
     if (turn.on === 'terminated') this.abandon(turn.signal)
@@ -257,6 +267,16 @@ export class ServedSession {
     if (failure) throw new CliError('ERR_COMMAND_FAILED', `${failure}, after the session`)
   }
 
+  /** Lets the end of COMMAND or of the VM be the mark, if there was none. */
+  async #markEnd(): Promise<void> {
+    const { command } = this
+    const { closed = monotonicMs() } = this.handler.times()
+    const atMs = command ? command.endedMs : closed
+    // A run that has not ended, or has failed, is no run of the application.
+    if (atMs === undefined || command?.failure(await command.ended)) return
+    this.#served.ready?.(Math.min(atMs, closed))
+  }
+
   /** Waits for the comparison, which makes the next restore faster; a signal stops it. */
   async #untilCompared(): Promise<void> {
     const live = this.#terminal.live(
@@ -269,6 +289,16 @@ export class ServedSession {
         this.signals.terminated,
       ])
       if (signal) throw new Interrupted(signal, 'the working set was not compared')
+    } finally {
+      live.stop()
+    }
+  }
+
+  /** Waits until the store has saved what this restore taught. A signal ends the process instead. */
+  async #untilLearned(): Promise<void> {
+    const live = this.#terminal.live(() => 'saving what this restore taught · Ctrl-C stops it')
+    try {
+      await untilLearned(this.#served.learned?.(), this.signals)
     } finally {
       live.stop()
     }
@@ -317,6 +347,19 @@ export class ServedSession {
     const vm = this.#guest?.pid ? `the VM (pid ${this.#guest.pid})` : 'the VM'
     if (this.#ending && fate) this.#ending.message += `; ${vm} ${fate}`
   }
+}
+
+/**
+ * Waits until a store has saved what a restore taught, also for a restore from the page cache.
+ *
+ * @throws Interrupted at a signal: the process must end, since the store would write on.
+ */
+export async function untilLearned(
+  learned: Promise<unknown> | undefined,
+  signals: Signals,
+): Promise<void> {
+  const signal = await Promise.race([learned?.then(() => undefined), signals.next()])
+  if (signal) throw new Interrupted(signal, 'what this restore taught is not saved')
 }
 
 /** Counters for a live line. */

@@ -50,6 +50,20 @@ export function formatMs(ms: number): string {
   return ms < 100_000 ? `${(ms / 1000).toFixed(2)} s` : `${formatCount(ms / 1000)} s`
 }
 
+const ages = [
+  [86_400_000, 'day'],
+  [3_600_000, 'hour'],
+  [60_000, 'minute'],
+  [1000, 'second'],
+] as const
+
+/** "3 minutes" since a date in ISO 8601; "0 seconds" for one to come. */
+export function formatAge(date: string, nowMs = Date.now()): string {
+  const ms = Math.max(0, nowMs - Date.parse(date))
+  const [unit, name] = ages.find(([unit]) => ms >= unit) ?? ages[3]
+  return formatPlural(Math.floor(ms / unit), name)
+}
+
 /** "1.9 %" of a share between 0 and 1. */
 export const formatShare = (share: number): string => `${(100 * share).toFixed(1)} %`
 
