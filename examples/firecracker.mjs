@@ -1,14 +1,14 @@
 // @ts-check
 // The whole life of a snapshot with stock Firecracker and reap-trace: boot, pause, snapshot; a restore
-// that records the working set; a restore with it. Files of an earlier run are used again, so the first
-// run does all three, and every later one the last.
+// that the store records; a restore that prefetches what it learned. Files of an earlier run are used
+// again, so the first run does all three, and every later one the last.
 //
 //   node examples/firecracker.mjs FIRECRACKER FOLDER [options] [-- COMMAND …]
 //
-// FIRECRACKER is the binary. FOLDER gets the files `vmstate`, `memory` and `working-set`. To boot
-// takes --kernel FILE, and --initrd FILE or --rootfs FILE; the snapshot is taken after --boot-seconds
-// (5). COMMAND sends the request that the working set is recorded for; without one, the guest runs
-// for two seconds. Types are in comments, so that every Node runs it; `npx tsc` checks them.
+// FIRECRACKER is the binary. FOLDER gets the files `vmstate` and `memory`, and the folder `store`. To
+// boot takes --kernel FILE, and --initrd FILE or --rootfs FILE; the snapshot is taken after
+// --boot-seconds (5). COMMAND sends the request whose pages the store learns; without one, the guest
+// runs for two seconds. Types are in comments, so that every Node runs it; `npx tsc` checks them.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
@@ -19,7 +19,7 @@ import { join, resolve } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
-import { ReapTraceError, serve, WorkingSet } from 'reap-trace'
+import { openStore, ReapTraceError } from 'reap-trace'
 
 const START_TIMEOUT_MS = 10_000
 const BOOT_ARGS = 'console=ttyS0 reboot=k panic=1 pci=off'
@@ -47,7 +47,6 @@ function phase(name, details = '') {
  * @typedef {object} Snapshot
  * @property {string} vmstate
  * @property {string} memoryFile
- * @property {string} workingSet
  */
 
 /**
@@ -69,7 +68,9 @@ async function send(socketPath, signal, ...[method, path, body]) {
 /**
  * Runs `body` with a new Firecracker process, which is gone afterwards.
  * @param {string} binary
- * @param {(vm: Vm) => Promise<void>} body
+ * @template T
+ * @param {(vm: Vm) => Promise<T>} body
+ * @returns {Promise<T>}
  */
 async function withFirecracker(binary, body) {
   startedAt = performance.now()
@@ -98,7 +99,7 @@ async function withFirecracker(binary, body) {
     }
   }
   try {
-    await body({ api, folder, signal })
+    return await body({ api, folder, signal })
   } catch (error) {
     throw error instanceof Error && error.name === 'AbortError' ? signal.reason : error
   } finally {
@@ -151,43 +152,51 @@ async function callFunction(command, signal) {
 /**
  * @param {Vm} vm
  * @param {Snapshot} snapshot
+ * @param {import('reap-trace').Store} store
  * @param {readonly string[]} command
+ * @returns {Promise<boolean>} Whether there was a set to prefetch.
  */
-async function restore(vm, snapshot, command) {
-  const { vmstate, memoryFile, workingSet } = snapshot
-  const records = !existsSync(workingSet)
-  const socketPath = join(vm.folder, 'uffd.sock')
+async function restore(vm, snapshot, store, command) {
+  const { vmstate, memoryFile } = snapshot
   // The VMM starts while the working set is read; only the load needs the handler's socket.
-  const handler = await serve({
-    socketPath,
+  const restored = await store.restore({
     snapshot: { memoryFile },
-    ...(records ? { record: true } : { workingSet }),
+    socketPath: join(vm.folder, 'uffd.sock'),
+    backend: 'uffd',
+    // A restore whose command fails teaches nothing.
+    waitForReady: true,
     onEvent: (event) => {
-      if (event.type === 'listening') phase('listening', records ? 'to record' : 'to prefetch')
       if (event.type === 'connected') phase('connected', `pid ${event.pid}`)
-      if (event.type === 'prefetched' && !records) phase('prefetched', `${event.pageCount} pages`)
+      if (event.type === 'prefetched') phase('prefetched', `${event.pageCount} pages`)
       if (event.type === 'warning') phase('warning', event.error.message)
+      if (event.type === 'drift') phase('drift', event.kind)
     },
   })
+  const isKnown = restored.plan.workingSet !== undefined
   try {
-    const backend = { backend_type: 'Uffd', backend_path: socketPath }
-    await vm.api('PUT', '/snapshot/load', { snapshot_path: vmstate, mem_backend: backend })
+    phase('listening', isKnown ? 'to prefetch' : 'to record')
+    const load = { snapshot_path: vmstate, mem_backend: restored.memBackend }
+    await vm.api('PUT', '/snapshot/load', load)
     phase('loaded')
     await vm.api('PATCH', '/vm', { state: 'Resumed' })
     phase('resumed')
     await callFunction(command, vm.signal)
-    const { faults, lateFaults, residualFaults } = handler.stats()
-    phase('answered', `${faults} faults (${lateFaults} late, ${residualFaults} residual)`)
-    if (!records) return
-    const set = WorkingSet.fromTraces([handler.stopRecording()])
-    await set.write(workingSet, { snapshot: { memoryFile } })
-    phase('written', `${set.pageCount} pages in ${set.extents.length} extents to ${workingSet}`)
+    const stats = restored.handler?.stats()
+    phase(
+      'answered',
+      `${stats?.faults} faults (${stats?.lateFaults} late, ${stats?.residualFaults} residual)`,
+    )
+    await restored.ready()
   } finally {
     // A restored VM needs its handler for as long as it lives: both end here.
-    await handler.close()
+    await restored.close()
     // Rejects with what ended the session, where it ended by itself.
-    await handler.closed
+    await restored.handler?.closed
   }
+  const learned = await restored.learned
+  for (const { pageCount } of learned?.written ?? [])
+    phase('written', `a set of ${pageCount} pages`)
+  return isKnown
 }
 
 const { values, positionals } = parseArgs({
@@ -208,16 +217,17 @@ if (values.help || !firecracker || !folder) {
 const snapshot = {
   vmstate: resolve(folder, 'vmstate'),
   memoryFile: resolve(folder, 'memory'),
-  workingSet: resolve(folder, 'working-set'),
 }
-const restoreOnce = () => withFirecracker(firecracker, (vm) => restore(vm, snapshot, command))
 try {
   await mkdir(folder, { recursive: true })
   if (!existsSync(snapshot.vmstate)) {
     await withFirecracker(firecracker, (vm) => makeSnapshot(vm, snapshot, values))
   }
-  if (!existsSync(snapshot.workingSet)) await restoreOnce()
-  await restoreOnce()
+  const store = await openStore(resolve(folder, 'store'))
+  const restoreOnce = () =>
+    withFirecracker(firecracker, (vm) => restore(vm, snapshot, store, command))
+  const isKnown = await restoreOnce()
+  if (!isKnown) await restoreOnce()
 } catch (error) {
   const code = error instanceof ReapTraceError ? ` [${error.code}]` : ''
   console.error(`error: ${error instanceof Error ? error.message : error}${code}`)
