@@ -48,7 +48,11 @@ function lessonOfHandler(
     prefetched: set && without(set.order.pages, isHeldOut),
     heldOut,
     faultUs: onDemand.count > 0 ? onDemand.totalUs / onDemand.count : undefined,
-    installUs: prefetched > 0 ? (1000 * prefetch.installMs * unit) / prefetched : undefined,
+    // Not their duration, which other work on the cores lengthens.
+    installUs:
+      prefetched > 0 && prefetch.installCpuMs > 0
+        ? (1000 * prefetch.installCpuMs * unit) / prefetched
+        : undefined,
     responseMs,
     stalledMs,
   }

@@ -44,6 +44,17 @@ describe('a snapshot in a store', () => {
     expect((await last.handler.closed).statsAtReady?.residualFaults).toBeLessThan(5)
   })
 
+  test('takes the cost of an install from its CPU time, which a busy host does not lengthen', async () => {
+    const s = await storeScene()
+    await restoreOnce(s, touched)
+    const { handler, snapshotKey } = await restoreOnce(s, touched)
+    const { prefetch, prefetched } = handler.stats()
+    const { learned } = (await s.store.describe(snapshotKey))!
+    const cpuUs = (1000 * prefetch.installCpuMs) / prefetched
+    expect(cpuUs).toBeGreaterThan(0)
+    expect(learned?.costs.installUs).toBeCloseTo(cpuUs, 3)
+  })
+
   test('learns at the end of a VM without a mark, unless it waits for one', async () => {
     const s = await storeScene()
     const restoreOf = async (waitForReady: boolean) => {
