@@ -156,6 +156,7 @@ export class StoreFolder {
 const MANIFEST = 'snapshot.json'
 const EVIDENCE = 'evidence'
 const HISTORY = 'history.jsonl'
+const MIN_LINE_BYTES = 64
 
 /** Folder of a snapshot in a store. Only the owner of its lock writes to it. */
 export class SnapshotFolder {
@@ -225,10 +226,30 @@ export class SnapshotFolder {
     return text.split('\n').slice(0, -1)
   }
 
-  /** Keeps the last `max` lines. */
+  /** Adds lines; of twice as many as `max`, the last `max` stay. */
   async addHistory(lines: readonly string[], max: number): Promise<void> {
-    const all = [...(await this.readHistory()), ...lines].slice(-max)
-    await writeOwn(this.path, HISTORY, Buffer.from(all.map((line) => `${line}\n`).join('')))
+    const text = (all: readonly string[]) => all.map((line) => `${line}\n`).join('')
+    const path = join(this.path, HISTORY)
+    const flags = constants.O_RDWR | constants.O_APPEND | constants.O_CREAT | constants.O_NOFOLLOW
+    try {
+      const file = await open(path, flags, 0o600)
+      try {
+        checkWriters(file.fd, path)
+        const { size } = await file.stat()
+        // Ends a line that a crash has cut.
+        const isCut =
+          size > 0 && (await file.read(Buffer.alloc(1), 0, 1, size - 1)).buffer[0] !== 10
+        await file.appendFile(`${isCut ? '\n' : ''}${text(lines)}`)
+        if (size < 2 * max * MIN_LINE_BYTES) return
+      } finally {
+        await file.close()
+      }
+      const all = await this.readHistory()
+      if (all.length > 2 * max)
+        await writeOwn(this.path, HISTORY, Buffer.from(text(all.slice(-max))))
+    } catch (error) {
+      throw ioError('store file', 'write', path, error)
+    }
   }
 
   /** Size of all files on the disk, in bytes. */

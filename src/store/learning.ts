@@ -47,8 +47,11 @@ interface Pending {
 
 /** Maximum number of lines in a history. */
 const MAX_HISTORY = 1000
-/** Learning waits for 99 times its CPU time, at most this. */
-const MAX_PAUSE_MS = 2000
+/** Maximum share of the time that learning takes, except for a burst of as much as this. */
+const MAX_SHARE = 0.01
+const BURST_MS = 1000
+/** Maximum time that a lesson waits for others, to be learned with them. */
+const MAX_PAUSE_MS = 5000
 const LOCK_RETRY_MS = 50
 /** Share of a write's time that counts as its cost, since it is done in the background. */
 const WRITE_WEIGHT = 0.25
@@ -61,6 +64,8 @@ export class Learning {
   #pending: Pending[] = []
   #running: Promise<void> | undefined
   #resumeAt = 0
+  /** Time that learning may still take, as of a moment. */
+  #budget = { ms: BURST_MS, at: performance.now() }
   #hurry: AbortController = new AbortController()
   /** Evidence as of the last batch of this process, and the bytes that it was saved as. */
   #known: { readonly learner: Learner; readonly stamp: string } | undefined
@@ -148,6 +153,7 @@ export class Learning {
   async #learn(lessons: readonly Lesson[]): Promise<Learned> {
     const folder = this.#folder
     const lock = await this.#lock()
+    const startedAt = performance.now()
     try {
       // A damaged file is replaced: its sets go on being used, and evidence is gathered anew.
       let failure: ReapTraceError | undefined
@@ -159,15 +165,15 @@ export class Learning {
       const known = await folder.readManifest().catch(unlessDamaged)
       const last = lessons.at(-1)!
       const learner = (await this.load().catch(unlessDamaged)) ?? (await this.#begin(last))
-      const startedAt = performance.now()
       const drifts = learner.observe(lessons.flatMap(({ observation }) => observation ?? []))
-      const cpuMs = performance.now() - startedAt
-      const saved = await this.#save(learner, manifestWith(lessons, known), last.snapshot, cpuMs)
+      const saved = await this.#save(learner, manifestWith(lessons, known), last.snapshot)
       await folder.addHistory(
         lessons.map(({ line }) => JSON.stringify(line)),
         MAX_HISTORY,
       )
-      return { ...saved, drifts, failure: failure ?? saved.failure }
+      const takenMs = performance.now() - startedAt - saved.writingMs
+      this.#spend(takenMs)
+      return { written: saved.written, drifts, failure: failure ?? saved.failure }
     } catch (error) {
       // What was observed and not saved must not count twice.
       this.#known = undefined
@@ -196,7 +202,7 @@ export class Learning {
         learner.written(variant, new Uint32Array())
       const { memoryBytes, pageSize } = learner.facts
       const manifest = newManifest({ snapshot, memoryBytes, pageSize, at })
-      const { failure } = await this.#save(learner, manifest, snapshot, 0)
+      const { failure } = await this.#save(learner, manifest, snapshot)
       if (failure) throw failure
     } finally {
       lock.release()
@@ -208,13 +214,11 @@ export class Learning {
     learner: Learner,
     before: SnapshotManifest,
     snapshot: StoreSnapshot,
-    observedMs: number,
-  ): Promise<Pick<Learned, 'written' | 'failure'>> {
+  ): Promise<Pick<Learned, 'written' | 'failure'> & { readonly writingMs: number }> {
     const folder = this.#folder
     let manifest = before
-    let startedAt = performance.now()
     const due = learner.dueSets((pages) => this.#writeCostUs(pages))
-    let cpuMs = observedMs + performance.now() - startedAt
+    const startedAt = performance.now()
     const written: WrittenSet[] = []
     let failure: ReapTraceError | undefined
     for (const { variant, pages, timesUs } of due) {
@@ -236,20 +240,25 @@ export class Learning {
         previousPageCount: replaced?.pageCount,
       })
     }
+    const writingMs = performance.now() - startedAt
     const isKnown = new Set<string | null>([null, ...learner.variants])
     manifest = {
       ...manifest,
       sets: manifest.sets.filter(({ variant }) => isKnown.has(variant)),
     }
-    startedAt = performance.now()
-    const bytes = learner.encode()
-    cpuMs += performance.now() - startedAt
-    await folder.writeEvidence(bytes)
+    await folder.writeEvidence(learner.encode())
     await folder.writeManifest(manifest)
     await folder.sweep(manifest)
     this.#known = { learner, stamp: (await folder.evidenceStamp()) ?? '' }
-    this.#resumeAt = performance.now() + Math.min(99 * cpuMs, MAX_PAUSE_MS)
-    return { written, failure }
+    return { written, failure, writingMs }
+  }
+
+  #spend(ms: number): void {
+    const now = performance.now()
+    const earned = MAX_SHARE * (now - this.#budget.at)
+    const left = Math.min(BURST_MS, this.#budget.ms + earned) - ms
+    this.#budget = { ms: left, at: now }
+    this.#resumeAt = now + Math.min(MAX_PAUSE_MS, Math.max(0, -left / MAX_SHARE))
   }
 
   async #lock(): Promise<Lock> {

@@ -38,6 +38,7 @@ for (let i = 0; ; i++) {
   await restored.ready()
   await restored.close({ vm: 'leave' })
   await run('drop')
+  // After the first, the store has the snapshot.
   if (i === 0 || random(2) > 0) await restored.learned
   process.stdout.write('restored\n')
 }
