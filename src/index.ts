@@ -33,7 +33,7 @@ export {
   type VerdictKind,
 } from './report/record.js'
 export { renderReport, writeReport } from './report/render.js'
-export { judgeRestore } from './report/verdict.js'
+export { type EarlierRestore, judgeRestore } from './report/verdict.js'
 export { writeRestoreRecord } from './report/write-record.js'
 export type { Backend, Choice, Experience, Mean, Warmth } from './restore/backend.js'
 export { type CalibrateHostOptions, calibrateHost } from './restore/calibrate.js'

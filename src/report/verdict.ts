@@ -31,6 +31,14 @@ const thresholds = {
   usuallyRead: 0.1,
 } as const
 
+/** A prefetch in an earlier restore. */
+export interface EarlierRestore {
+  /** Number of pages prefetched, in 4 KiB. */
+  readonly prefetchedPageCount?: number | undefined
+  /** Number of bytes that it read from the disk. */
+  readonly diskBytes?: number | undefined
+}
+
 /** Parts of a restore, in milliseconds. */
 interface Parts {
   /** Time from the start of the command, or without one from the connection, to the end. */
@@ -49,13 +57,14 @@ interface Parts {
  * Names the main cause of a restore's duration, with a remedy. Only the time until the
  * application's mark counts; without a mark, until the end of the command, or of the VM.
  *
- * @param earlier restores of the same snapshot, which show whether its page cache is usually warm.
+ * @param earlier restores of the same snapshot, which show whether its page cache is usually warm,
+ * such as the history of a store.
  * @returns `undefined` if no VM was served, or if a restore from the page cache had neither a
  * command nor a mark.
  */
 export function judgeRestore(
   restore: Omit<RestoreRecord, 'version' | 'date' | 'verdict'>,
-  earlier: readonly Omit<RestoreRecord, 'version' | 'date' | 'verdict'>[] = [],
+  earlier: readonly EarlierRestore[] = [],
 ): Verdict | undefined {
   if (restore.backend === 'page-cache') return judgePageCache(restore)
   const parts = partsOf(restore)
@@ -157,7 +166,7 @@ function judgeLoad({ all, load }: Parts): Verdict | undefined {
 function judgeDisk(
   restore: Restore,
   parts: Parts,
-  earlier: readonly Restore[],
+  earlier: readonly EarlierRestore[],
 ): Verdict | undefined {
   const { all, waits, stats } = parts
   const { late } = waits
@@ -216,12 +225,13 @@ function remedyForDisk({ prefetch, workingSet }: Restore): string {
   return `Keep ${set} on a faster disk, or in the page cache.`
 }
 
-function isUsuallyCached(earlier: readonly Restore[]): boolean {
-  const warm = earlier.filter(({ stats, workingSet }) => {
-    const bytes = (workingSet?.pageCount ?? 0) * PAGE
-    return stats !== undefined && stats.prefetch.diskBytes <= thresholds.usuallyRead * bytes
-  })
-  return warm.length > 0 && warm.length > earlier.length / 2
+function isUsuallyCached(earlier: readonly EarlierRestore[]): boolean {
+  const prefetches = earlier.filter(({ prefetchedPageCount = 0 }) => prefetchedPageCount > 0)
+  const warm = prefetches.filter(
+    ({ prefetchedPageCount = 0, diskBytes = 0 }) =>
+      diskBytes <= thresholds.usuallyRead * prefetchedPageCount * PAGE,
+  )
+  return warm.length > prefetches.length / 2
 }
 
 /** The other backend, if this host's measurements speak for it. */

@@ -1,6 +1,6 @@
 import type { Backend, Warmth } from '../restore/backend.js'
 
-/** Line of a snapshot's history: one restore. Counts of pages are in units of the page size. */
+/** Line of a snapshot's history: one restore. Counts of pages are in 4 KiB. */
 export interface HistoryLine {
   /** Time of the restore: ISO 8601, UTC. */
   readonly at: string
@@ -16,6 +16,8 @@ export interface HistoryLine {
   readonly responseMs?: number | undefined
   /** Number of pages prefetched. */
   readonly prefetchedPageCount?: number | undefined
+  /** Number of bytes that the prefetch read from the disk. */
+  readonly diskBytes?: number | undefined
   readonly faults?: number | undefined
   readonly lateFaults?: number | undefined
   /** Number of faults on pages outside the set, without held-out pages. */

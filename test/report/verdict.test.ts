@@ -152,14 +152,16 @@ describe('the verdict', () => {
   it('is a cold page cache if earlier restores found it warm', () => {
     const disk = { diskMs: 20, diskBytes: 4 * 2 ** 20 }
     const cold = restoreWith({ waitsMs: { late: LATE_MS }, prefetch: disk })
-    const warm = restoreWith({})
-    expect(judgeRestore(cold, [warm, cold, warm])).toMatchObject({
+    const ofWarm = { prefetchedPageCount: 2560, diskBytes: 2 ** 20 }
+    const ofCold = { prefetchedPageCount: 2560, diskBytes: 4 * 2 ** 20 }
+    const recorded = { diskBytes: 0 }
+    expect(judgeRestore(cold, [ofWarm, ofCold, ofWarm])).toMatchObject({
       kind: 'cold-cache',
       sentence: expect.stringContaining(
         'The page cache was cold, unlike in most earlier restores: 4 MiB',
       ),
     })
-    expect(judgeRestore(cold, [cold, warm, cold])?.kind).toBe('disk')
+    expect(judgeRestore(cold, [ofCold, ofWarm, ofCold, recorded])?.kind).toBe('disk')
   })
 
   it('is the cores if the prefetch took two and a half times the CPU time of its installs', () => {
