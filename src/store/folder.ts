@@ -87,7 +87,11 @@ function checkMarker(path: string, bytes: Buffer): void {
     throw invalidFile(path, 'json', 'it is not JSON')
   }
   if (version === VERSION) return
-  throw invalidFile(path, 'version', `it is of version ${String(version)}, not ${VERSION}`)
+  throw new ReapTraceError(
+    'ERR_STORE_INVALID',
+    `${path} is of version ${String(version)}, and this reap-trace uses version ${VERSION}`,
+    { path, check: 'version', hint: 'Update reap-trace, or use another folder.' },
+  )
 }
 
 const notAStore = (path: string) =>
@@ -100,7 +104,7 @@ const notAStore = (path: string) =>
 /** @throws ReapTraceError `ERR_UNTRUSTED_FILE` if another user may write to the open file. */
 function checkWriters(fd: number, path: string): void {
   const failure = native().checkWriters(fd)
-  if (failure) throw toError(failure, { workingSetPath: path })
+  if (failure) throw toError(failure, { storePath: path })
 }
 
 async function checkFolder(path: string): Promise<void> {

@@ -167,7 +167,10 @@ class FolderStore implements Store {
       plan,
       set: used instanceof WorkingSet ? used : undefined,
       heldOut:
-        (plan.backend === 'uffd' && used && learning.learner?.heldOut(variant, Math.random)) ||
+        (plan.backend === 'uffd' &&
+          used &&
+          !this.readOnly &&
+          learning.learner?.heldOut(variant, Math.random)) ||
         new Uint32Array(),
       isTrial,
       waitsForReady: waitForReady,
@@ -198,6 +201,7 @@ class FolderStore implements Store {
   }
 
   async forget(snapshot: Snapshot | SnapshotKey): Promise<boolean> {
+    if (this.readOnly) throw new TypeError('forget() needs a store that is not read-only')
     const key = await this.#keyOf('forget()', snapshot)
     const { learning } = this.#entry(key)
     await learning.settle()

@@ -1,4 +1,4 @@
-import { copyFile, readdir, stat, utimes, writeFile } from 'node:fs/promises'
+import { chmod, copyFile, readdir, stat, utimes, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { openStore, type StoreEvent } from '../../src/index.js'
@@ -178,8 +178,9 @@ describe('a store', () => {
     await restoreOnce(s, touched)
     const store = await openStore(s.folder, { readOnly: true })
     const restored = await restoreOnce({ ...s, store }, [...touched, 800])
-    expect(restored.handler.stats().prefetched).toBeGreaterThan(90)
+    expect(restored.handler.stats().prefetched).toBe(100)
     expect(await restored.learned).toBeUndefined()
+    await expect(store.forget(restored.snapshotKey)).rejects.toThrow(TypeError)
     expect(await store.describe(restored.snapshotKey)).toMatchObject({ restoreCount: 1 })
     await expect(openStore(newPath('none'), { readOnly: true })).rejects.toMatchObject({
       code: 'ERR_STORE_IO',
@@ -195,6 +196,20 @@ describe('a store', () => {
     const second = await restoreOnce({ ...other, store }, touched)
     expect((await store.snapshots()).map((each) => each.key)).toEqual([second.snapshotKey])
     expect(second.snapshotKey).not.toBe(key)
+  })
+
+  test('is refused if others may write to it, or a later version has written it', async () => {
+    const s = await storeScene()
+    await chmod(s.folder, 0o777)
+    const refusal = await openStore(s.folder).catch((error) => error)
+    expect(refusal).toMatchObject({ code: 'ERR_UNTRUSTED_FILE', check: 'mode', path: s.folder })
+    // Nothing makes a store trusted.
+    expect(refusal.hint).toMatch(/chmod go-w\.$/)
+    await chmod(s.folder, 0o700)
+    await writeFile(join(s.folder, 'store.json'), '{ "reapTraceStore": 2 }')
+    const later = await openStore(s.folder).catch((error) => error)
+    expect(later).toMatchObject({ code: 'ERR_STORE_INVALID', check: 'version' })
+    expect(later.hint).toMatch(/^Update/)
   })
 
   test('is not made of a folder with other files', async () => {
