@@ -286,7 +286,7 @@ describe('store', () => {
     const listed = await run(['store', 'ls', s.folder])
     expect(listed.stdout).toMatch(
       new RegExp(
-        `^key .*\n${snapshotKey} +4 MiB +1 +60 .* 2 +\\d+ \\w+ +${s.memoryFile}\n\n1 snap`,
+        `^key .*\n${snapshotKey} +4 MiB +1 +60 .* 2 +\\d+ \\w+ ago +${s.memoryFile}\n\n1 snap`,
       ),
     )
     const [line] = events((await run(['store', 'ls', s.folder, '--json'])).stdout)

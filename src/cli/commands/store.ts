@@ -54,7 +54,7 @@ export async function storeList(
         formatCount(pageCount),
         formatBytes(diskBytes),
         formatCount(restoreCount),
-        formatAge(lastRestoreAt),
+        `${formatAge(lastRestoreAt)} ago`,
       ],
       memoryFile: printable(memoryFile),
     }
