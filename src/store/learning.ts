@@ -56,6 +56,14 @@ const LOCK_RETRY_MS = 50
 /** Share of a write's time that counts as its cost, since it is done in the background. */
 const WRITE_WEIGHT = 0.25
 
+/** Write of a set, after those that this process has begun: they take memory and the disk. */
+let lastWrite: Promise<unknown> = Promise.resolve()
+function oneAtATime<T>(write: () => Promise<T>): Promise<T> {
+  const written = lastWrite.then(write)
+  lastWrite = written.catch(() => {})
+  return written
+}
+
 /** Learns from the restores of one snapshot, in the background and in batches. */
 export class Learning {
   readonly #folder: SnapshotFolder
@@ -225,7 +233,7 @@ export class Learning {
       const { pageSize, memoryBytes } = learner.facts
       const set = WorkingSet.fromTraces([{ pageSize, memoryBytes, pages, timesUs }])
       try {
-        manifest = withSet(manifest, await this.#writeSet(set, variant, snapshot))
+        manifest = withSet(manifest, await oneAtATime(() => this.#writeSet(set, variant, snapshot)))
       } catch (error) {
         // No space, or a memory file that is gone: the evidence is kept.
         if (!(error instanceof ReapTraceError)) throw error
