@@ -21,6 +21,8 @@ export interface StoreSnapshot extends Snapshot {
    * Key of the snapshot that this one was made from: a VM that was restored from it has run, and was
    * snapshotted again. The first restore prefetches the parent's pages, with the bytes of this
    * memory file, and learning continues from the parent's evidence.
+   * @default the last snapshot that was restored from this path, if it has the same size: a snapshot
+   * that was made again
    */
   readonly parent?: SnapshotKey | undefined
 }
@@ -68,7 +70,10 @@ export async function openFolder(path: string, readOnly: boolean): Promise<Store
       checkMarker(join(folder.path, MARKER), marker)
     } else {
       const others = await readdir(folder.path)
-      if (readOnly || others.some((name) => name !== 'snapshots' && !name.endsWith('.tmp'))) {
+      if (
+        readOnly ||
+        others.some((name) => !['snapshots', 'paths'].includes(name) && !name.endsWith('.tmp'))
+      ) {
         throw notAStore(folder.path)
       }
       await writeOwn(folder.path, MARKER, Buffer.from(`{ "reapTraceStore": ${VERSION} }\n`))
@@ -145,6 +150,24 @@ export class StoreFolder {
 
   snapshot(key: SnapshotKey): SnapshotFolder {
     return new SnapshotFolder(join(this.path, 'snapshots', key), key)
+  }
+
+  /** Key of the snapshot that was restored from this memory file last. */
+  async lastFrom(memoryFile: string): Promise<SnapshotKey | undefined> {
+    const key = (await readOwn(this.#paths, digest(resolve(memoryFile))))?.toString('utf8') ?? ''
+    return isSnapshotKey(key) ? key : undefined
+  }
+
+  async setLastFrom(memoryFile: string, key: SnapshotKey): Promise<void> {
+    await makeFolder(this.#paths).catch((error: NodeJS.ErrnoException) => {
+      if (error.code !== 'EEXIST') throw ioError('store file', 'write', this.#paths, error)
+    })
+    await writeOwn(this.#paths, digest(resolve(memoryFile)), Buffer.from(key))
+  }
+
+  /** Folder of files that are named by the digest of a memory file's path. */
+  get #paths(): string {
+    return join(this.path, 'paths')
   }
 
   /** Keys of all snapshots. */

@@ -132,14 +132,16 @@ class FolderStore implements Store {
       calibration,
       ...rest
     } = options
-    const { parent, ...snapshot } = given
+    const { parent: named, ...snapshot } = given
     checkSnapshot('restore()', snapshot)
-    checkOptions('the snapshot of restore()', { parent }, { parent: keyRule }, 'field')
+    checkOptions('the snapshot of restore()', { parent: named }, { parent: keyRule }, 'field')
     const warn: Warn = (error) => {
       if (!(error instanceof ReapTraceError)) throw error
       report(options, warning(error))
     }
     const { key, memoryBytes, entry } = await this.#find(snapshot, warn)
+    const parent =
+      named ?? (await this.#predecessor(entry, snapshot, memoryBytes, warn).catch(warn))
     const set = record ? undefined : await this.#setFor(entry, variant, parent, warn).catch(warn)
     const { learning } = entry
     const { responses } = entry.manifest ?? {}
@@ -161,7 +163,7 @@ class FolderStore implements Store {
     )
     const used = planInternalsOf(plan).workingSet
     const attempt: Attempt = {
-      snapshot: given,
+      snapshot: { ...snapshot, parent },
       memoryBytes,
       variant,
       plan,
@@ -294,6 +296,20 @@ class FolderStore implements Store {
     return entry
   }
 
+  /** The snapshot that was restored from the same path last, for one that is new. */
+  async #predecessor(
+    { folder, manifest }: Entry,
+    { memoryFile }: Snapshot,
+    memoryBytes: number,
+    warn: Warn,
+  ): Promise<SnapshotKey | undefined> {
+    if (manifest) return undefined
+    const key = await this.#folder.lastFrom(memoryFile)
+    if (key === undefined || key === folder.key) return undefined
+    const last = await this.#refresh(key, warn)
+    return last.manifest?.memoryBytes === memoryBytes ? key : undefined
+  }
+
   /** The variant's set, the common one, or that of the parent without its bytes. */
   async #setFor(
     { folder, manifest }: Entry,
@@ -328,7 +344,10 @@ class FolderStore implements Store {
       for (const drift of drifts) report(options, { type: 'drift', atMs, ...drift })
       if (failure) report(options, warning(failure))
       report(options, { type: 'learned', atMs, written })
-      if (written.length > 0) await this.#evict(folder.key, written)
+      if (written.length > 0) {
+        await this.#folder.setLastFrom(lesson.snapshot.memoryFile, folder.key)
+        await this.#evict(folder.key, written)
+      }
       return learned
     } catch (error) {
       if (!(error instanceof ReapTraceError)) throw error

@@ -140,6 +140,23 @@ describe('a snapshot in a store', () => {
     expect(second.handler.stats().prefetched).toBeGreaterThan(90)
   })
 
+  test('passes on its pages to a snapshot that was made again in its place', async () => {
+    const s = await storeScene()
+    const { snapshotKey } = await restoreOnce(s, touched)
+    const again = await storeScene()
+    await copyFile(again.memoryFile, s.memoryFile)
+    const store = await openStore(s.folder)
+    const first = await restoreOnce({ ...s, store }, touched)
+    expect(await first.prefetched).toMatchObject({ pageCount: 100, source: 'memory-file' })
+    expect(first.snapshotKey).not.toBe(snapshotKey)
+    expect(await store.describe(first.snapshotKey)).toMatchObject({ parent: snapshotKey })
+    // One of another size has nothing to do with it.
+    const larger = await storeScene(2048)
+    await copyFile(larger.memoryFile, s.memoryFile)
+    const other = await restoreOnce({ ...larger, store, memoryFile: s.memoryFile }, touched)
+    expect(other.plan.workingSet).toBeUndefined()
+  })
+
   test('keeps its evidence on its way to another host', async () => {
     const s = await storeScene()
     await restoreOnce(s, touched)
