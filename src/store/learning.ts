@@ -7,7 +7,7 @@ import { type SnapshotFolder, type SnapshotKey, type StoreSnapshot, setFileName 
 import type { HistoryLine } from './history.js'
 import { invalidFile, isDamage } from './invalid.js'
 import { type Drift, Learner, type LearnerOptions, type Observation } from './learner.js'
-import { noResponses, type SnapshotManifest, withValue } from './manifest.js'
+import { noResponses, type SnapshotManifest, type StoredSet, withValue } from './manifest.js'
 
 /** What one restore taught. */
 export interface Lesson {
@@ -17,6 +17,8 @@ export interface Lesson {
   /** `undefined` for a restore from the page cache, whose touches nobody sees. */
   readonly observation: Observation | undefined
   readonly line: HistoryLine
+  /** The set that it would have used, if that was missing, damaged or stale. */
+  readonly badSet: StoredSet | undefined
 }
 
 /** A set that was written. */
@@ -205,9 +207,6 @@ export class Learning {
         })
       }
       const at = new Date().toISOString()
-      // The sets are files of the other host.
-      for (const variant of [...learner.variants, undefined])
-        learner.written(variant, new Uint32Array())
       const { memoryBytes, pageSize } = learner.facts
       const manifest = newManifest({ snapshot, memoryBytes, pageSize, at })
       const { failure } = await this.#save(learner, manifest, snapshot)
@@ -225,6 +224,7 @@ export class Learning {
   ): Promise<Pick<Learned, 'written' | 'failure'> & { readonly writingMs: number }> {
     const folder = this.#folder
     let manifest = before
+    forgetLost(learner, manifest)
     const due = learner.dueSets((pages) => this.#writeCostUs(pages))
     const startedAt = performance.now()
     const written: WrittenSet[] = []
@@ -311,6 +311,15 @@ export function decodeEvidence(path: string, bytes: Uint8Array, options: Learner
   }
 }
 
+/** Makes sets due again that are gone. */
+function forgetLost(learner: Learner, { sets }: SnapshotManifest): void {
+  const { setPages, variants } = learner.describe()
+  for (const { name, setPages: pageCount } of [{ name: undefined, setPages }, ...variants]) {
+    const isThere = sets.some(({ variant }) => variant === (name ?? null))
+    if (pageCount > 0 && !isThere) learner.written(name, new Uint32Array())
+  }
+}
+
 const withSet = (manifest: SnapshotManifest, set: SnapshotManifest['sets'][number]) => ({
   ...manifest,
   sets: [...manifest.sets.filter(({ variant }) => variant !== set.variant), set],
@@ -363,6 +372,11 @@ function manifestWith(
     memoryFile: resolve(last.snapshot.memoryFile),
     lastRestoreAt: at,
     restoreCount: before.restoreCount + lessons.length,
+    // Unless it has been written again since.
+    sets: before.sets.filter(
+      ({ file, writtenAt }) =>
+        !lessons.some(({ badSet }) => badSet?.file === file && badSet.writtenAt === writtenAt),
+    ),
     responses,
   }
 }

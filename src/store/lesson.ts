@@ -8,6 +8,7 @@ import type { Trace, WorkingSet } from '../working-set/working-set.js'
 import type { StoreSnapshot } from './folder.js'
 import type { Observation } from './learner.js'
 import type { Learned, Lesson } from './learning.js'
+import type { StoredSet } from './manifest.js'
 
 /** A restore, as far as it is known before its end. */
 export interface Attempt {
@@ -22,6 +23,8 @@ export interface Attempt {
   /** Whether only its mark makes it a lesson. */
   readonly waitsForReady: boolean
   readonly warmth: Warmth | undefined
+  /** The set, if it turned out to be missing, damaged or stale. */
+  readonly badSet: () => StoredSet | undefined
 }
 
 /** Lesson of a restore by a fault handler. */
@@ -80,10 +83,11 @@ const lessonOfPageCache = (attempt: Attempt, responseMs: number): Lesson => ({
   line: lineOf(attempt, responseMs),
 })
 
-const lessonOf = ({ snapshot, memoryBytes }: Attempt, pageSize: number) => ({
+const lessonOf = ({ snapshot, memoryBytes, badSet }: Attempt, pageSize: number) => ({
   snapshot,
   memoryBytes,
   pageSize,
+  badSet: badSet(),
 })
 
 function lineOf(

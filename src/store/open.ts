@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import { resolve } from 'node:path'
 import { LRUCache } from 'lru-cache'
-import { ReapTraceError } from '../errors.js'
+import { isWorkingSetError, ReapTraceError } from '../errors.js'
 import { monotonicMs, report, warning } from '../events.js'
 import { ioError, replaceFile, writeWhole } from '../files.js'
 import { checkOptions, oneOf, required, rules } from '../options.js'
@@ -30,7 +30,13 @@ import { decodeEvidence, type Learned, Learning, type Lesson } from './learning.
 import { type Attempt, observe } from './lesson.js'
 import type { SnapshotManifest } from './manifest.js'
 
-import type { OpenStoreOptions, Store, StoreRestore, StoreRestoreOptions } from './store.js'
+import type {
+  OpenStoreOptions,
+  Store,
+  StoreEvent,
+  StoreRestore,
+  StoreRestoreOptions,
+} from './store.js'
 
 const storeRules = {
   readOnly: rules.boolean,
@@ -162,6 +168,12 @@ class FolderStore implements Store {
       { experience: responses, tryOther: isTried },
     )
     const used = planInternalsOf(plan).workingSet
+    let isSetBad = plan.isWorkingSetMissing
+    const onEvent = (event: StoreEvent) => {
+      if (event.type === 'warning' && isWorkingSetError(event.error)) isSetBad = true
+      options.onEvent?.(event)
+    }
+    const stored = entry.manifest?.sets.find(({ file }) => entry.folder.setPath(file) === set)
     const attempt: Attempt = {
       snapshot: { ...snapshot, parent },
       memoryBytes,
@@ -177,9 +189,11 @@ class FolderStore implements Store {
       isTrial,
       waitsForReady: waitForReady,
       warmth,
+      badSet: () => (isSetBad ? stored : undefined),
     }
     const restored = await restore(plan, {
       ...rest,
+      onEvent,
       ...(attempt.heldOut.length > 0 && { heldOutPages: attempt.heldOut }),
     })
     if (!learning.learner) learning.load().catch(() => {})

@@ -1,4 +1,13 @@
-import { chmod, copyFile, readdir, stat, utimes, writeFile } from 'node:fs/promises'
+import {
+  chmod,
+  copyFile,
+  readdir,
+  stat,
+  truncate,
+  unlink,
+  utimes,
+  writeFile,
+} from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { openStore, type StoreEvent } from '../../src/index.js'
@@ -253,6 +262,23 @@ describe('a store', () => {
     expect(new Set(codes)).toEqual(new Set(['ERR_STORE_INVALID']))
     const last = await restoreOnce({ ...s, store }, touched)
     expect(last.handler.stats().prefetched).toBeGreaterThan(90)
+  })
+
+  test.each([
+    ['its set is removed', (folder: string) => unlink(join(folder, 'common.ws'))],
+    ['its set is damaged', (folder: string) => truncate(join(folder, 'common.ws'), 5000)],
+    ['its list of sets is lost', (folder: string) => writeFile(join(folder, 'snapshot.json'), '')],
+    ['its evidence is lost', (folder: string) => unlink(join(folder, 'evidence'))],
+  ])('makes a set again where %s', async (_, harm) => {
+    const s = await storeScene()
+    const { snapshotKey } = await restoreOnce(s, touched)
+    await harm(join(s.folder, 'snapshots', snapshotKey))
+    const store = await openStore(s.folder)
+    await restoreOnce({ ...s, store }, touched)
+    const healed = await restoreOnce({ ...s, store }, touched)
+    expect(await healed.prefetched).toMatchObject({ complete: true, source: 'working-set' })
+    expect(healed.handler.stats().prefetched).toBeGreaterThan(90)
+    expect(await store.describe(snapshotKey)).toMatchObject({ sets: [{ pageCount: 100 }] })
   })
 
   test('has one good set after twenty first restores at once', async () => {
