@@ -98,7 +98,11 @@ async function restoreByHandler(
 }
 
 /** A restore that is served, with the time of its request. */
-type Restored = Pick<RestoreArguments, 'memory' | 'trace'> & { readonly started: number }
+interface Restored extends Pick<RestoreArguments, 'memory' | 'trace'> {
+  readonly started: number
+  /** @default {@link judgeRestore} */
+  readonly judge?: (record: Parameters<typeof judgeRestore>[0]) => Promise<Verdict | undefined>
+}
 
 /**
  * Serves a restored VM until its end, and judges the restore.
@@ -166,7 +170,8 @@ async function recordOf(
     state: end?.state,
     automatic,
   } as const
-  return { ...record, verdict: judgeRestore(record) }
+  const { judge = judgeRestore } = args
+  return { ...record, verdict: await judge(record) }
 }
 
 /**

@@ -1,4 +1,5 @@
 import {
+  judgeRestore,
   openStore,
   type Store,
   type StoreEvent,
@@ -42,7 +43,8 @@ export async function restoreFromStore(
       (session) => {
         const { restored, ready } = lesson!
         if (args.record) return serveRecorded(session, ready, args, terminal)
-        return serveRestored(session, restored.plan, { ...args, started }, terminal).then(adapted)
+        const judge = judgeIn(store, lesson!)
+        return serveRestored(session, restored.plan, { ...args, started, judge }, terminal)
       },
     )
   }
@@ -59,6 +61,8 @@ export async function restoreFromStore(
 /** A restore from a store, and whether it is marked. */
 class Lesson {
   readonly restored: StoreRestore
+  /** ISO 8601, UTC. */
+  readonly startedAt = new Date().toISOString()
   #isMarked = false
 
   static async begin(
@@ -138,6 +142,12 @@ const remedies: Partial<Record<Verdict['kind'], string>> = {
   'set-too-large': 'The store drops pages that are not needed, over some restores.',
 }
 
-/** A verdict with the remedies of a store. */
-const adapted = (verdict: Verdict | undefined): Verdict | undefined =>
-  verdict && { ...verdict, remedy: remedies[verdict.kind] ?? verdict.remedy }
+/** Judges by the earlier restores of the store, with its remedies. */
+const judgeIn =
+  (store: Store, { restored, startedAt }: Lesson) =>
+  async (record: Parameters<typeof judgeRestore>[0]): Promise<Verdict | undefined> => {
+    const known = await store.describe(restored.snapshotKey).catch(() => undefined)
+    const earlier = known?.history.filter(({ at }) => at < startedAt)
+    const verdict = judgeRestore(record, earlier)
+    return verdict && { ...verdict, remedy: remedies[verdict.kind] ?? verdict.remedy }
+  }
