@@ -152,7 +152,11 @@ class FolderStore implements Store {
     const { learning } = entry
     const { responses } = entry.manifest ?? {}
     const isTried = responses !== undefined && Math.random() < trialShare(responses)
-    const { plan, isTrial, warmth } = await planStoreRestore(
+    // Read once in a process, to know which pages to hold out. What is damaged is reported when the
+    // store learns.
+    const loading =
+      learning.learner || set === undefined ? undefined : learning.load().catch(() => {})
+    const planning = planStoreRestore(
       'restore()',
       {
         snapshot,
@@ -167,6 +171,7 @@ class FolderStore implements Store {
       },
       { experience: responses, tryOther: isTried },
     )
+    const [{ plan, isTrial, warmth }] = await Promise.all([planning, loading])
     const used = planInternalsOf(plan).workingSet
     let isSetBad = plan.isWorkingSetMissing
     const onEvent = (event: StoreEvent) => {
@@ -196,7 +201,6 @@ class FolderStore implements Store {
       onEvent,
       ...(attempt.heldOut.length > 0 && { heldOutPages: attempt.heldOut }),
     })
-    if (!learning.learner) learning.load().catch(() => {})
     const learn = (lesson: Lesson) =>
       this.readOnly ? Promise.resolve(undefined) : this.#learn(entry, lesson, options)
     return { ...restored, snapshotKey: key, ...observe(restored, attempt, learn) } as StoreRestore
