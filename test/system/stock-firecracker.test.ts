@@ -175,6 +175,28 @@ cat '${fifo}'
       expect(stats!.residualFaults).toBeGreaterThan(0)
       expect(prefetch).toMatchObject({ complete: true })
     })
+
+    test('restores twice from a store, which learns when the script ends', async () => {
+      const snapshot = await cachedSnapshot('plain')
+      const store = join(await scratchFolder(), 'store')
+      const first = await run('restore', snapshot, '--store', store)
+      const { written } = await first.cli.event<{ written: [{ pageCount: number }] }>('learned')
+      await first.vm.kill()
+      expect(await first.cli.ended).toMatchObject({ code: 0 })
+
+      const second = await run('restore', snapshot, '--store', store)
+      expect(second.answer).toEqual({ requests: 3 })
+      const prefetched = await second.cli.event<{ pageCount: number }>('prefetched')
+      // Without the pages that are held out.
+      expect(prefetched.pageCount).toBeGreaterThan(0.7 * written[0].pageCount)
+      expect(prefetched).toMatchObject({ complete: true, source: 'working-set' })
+      await second.cli.event('learned')
+      await second.vm.kill()
+      const { code, stdout } = await second.cli.ended
+      expect(code).toBe(0)
+      const { statsAtReady } = events(stdout).find(({ type }) => type === 'closed')
+      expect(statsAtReady.residualFaults).toBeLessThan(0.05 * written[0].pageCount)
+    })
   })
 
   test('the example makes a snapshot once, and restores with what the store learned', async () => {
