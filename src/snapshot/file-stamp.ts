@@ -30,6 +30,15 @@ export async function statFile(path: string): Promise<FileStats> {
 export const stampOf = ({ dev, ino, size, mtimeNs, ctimeNs }: FileStats): FileStamp =>
   BigUint64Array.of(dev, ino, size, mtimeNs, ctimeNs)
 
+/** What a link or a rename leaves of a stamp, as a string: device, inode, size and mtime. */
+export const contentKey = ({
+  dev,
+  ino,
+  size,
+  mtimeNs,
+}: Pick<FileStats, 'dev' | 'ino' | 'size' | 'mtimeNs'>): string =>
+  [dev, ino, size, mtimeNs].join(':')
+
 /** A stamp as a string. */
 export const keyOfStamp = (stamp: FileStamp): string => stamp.join(':')
 export const stampKey = (stats: FileStats): string => keyOfStamp(stampOf(stats))

@@ -3,7 +3,14 @@ import { type FileHandle, open, stat } from 'node:fs/promises'
 import { ReapTraceError } from '../errors.js'
 import { describeCall, readWhole } from '../files.js'
 import { PAGE } from '../page.js'
-import { type FileStamp, keepsTimes, stampKey, stampOf, untilSettled } from './file-stamp.js'
+import {
+  contentKey,
+  type FileStamp,
+  keepsTimes,
+  stampKey,
+  stampOf,
+  untilSettled,
+} from './file-stamp.js'
 
 /** A memory file open for reading. */
 export class MemoryFile {
@@ -70,6 +77,11 @@ export class MemoryFile {
       `the memory file ${this.path} ends at byte ${end}, inside its ${this.bytes} bytes`,
       { path: this.path, check: 'short-read', offset: end, hint: 'It was truncated while in use.' },
     )
+  }
+
+  /** See `contentKey()`. */
+  get contentKey(): string {
+    return contentKey(this.#before)
   }
 
   /** Whether `path` names this file. */

@@ -7,7 +7,7 @@ import { toError } from '../binding/explain.js'
 import { ReapTraceError } from '../errors.js'
 import { ioError, makeFolder, replaceFile, writeWhole } from '../files.js'
 import { statMemoryFile } from '../snapshot/disk-image.js'
-import { stampKey } from '../snapshot/file-stamp.js'
+import { contentKey, stampKey } from '../snapshot/file-stamp.js'
 import type { Snapshot } from '../snapshot/snapshot.js'
 import { invalidFile } from './invalid.js'
 import { checkManifest, type SnapshotManifest } from './manifest.js'
@@ -36,19 +36,25 @@ export const isSnapshotKey = (value: string): boolean => KEY.test(value)
 const digest = (text: string): string =>
   createHash('sha256').update(text).digest('hex').slice(0, 16)
 
+/** A snapshot, as its memory file is now. */
+export interface Identity {
+  readonly key: SnapshotKey
+  readonly memoryBytes: number
+  /** The memory file, by `contentKey()`. */
+  readonly memory: string
+}
+
 /**
  * Finds the key of a snapshot: of its `id`, or of the memory file's device, inode, size and mtime.
  * Not of the ctime, which a hard link changes, as a jailer makes one for each VM.
  *
  * @throws ReapTraceError `ERR_SOURCE_READ` if the memory file is not one.
  */
-export async function identify({
-  id,
-  memoryFile,
-}: Snapshot): Promise<{ readonly key: SnapshotKey; readonly memoryBytes: number }> {
-  const { dev, ino, size, mtimeNs } = await statMemoryFile(memoryFile)
-  const name = id === undefined ? `file:${dev}:${ino}:${size}:${mtimeNs}` : `id:${id}`
-  return { key: digest(name), memoryBytes: Number(size) }
+export async function identify({ id, memoryFile }: Snapshot): Promise<Identity> {
+  const stats = await statMemoryFile(memoryFile)
+  const memory = contentKey(stats)
+  const key = digest(id === undefined ? `file:${memory}` : `id:${id}`)
+  return { key, memoryBytes: Number(stats.size), memory }
 }
 
 /** Name of the file of a variant's set. */

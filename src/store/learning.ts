@@ -2,6 +2,7 @@ import { resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Lock, tryLock } from '../binding/lock.js'
 import { ReapTraceError } from '../errors.js'
+import { writeWorkingSetFile } from '../working-set/file/write.js'
 import { WorkingSet } from '../working-set/working-set.js'
 import { type SnapshotFolder, type SnapshotKey, type StoreSnapshot, setFileName } from './folder.js'
 import type { HistoryLine } from './history.js'
@@ -13,6 +14,8 @@ import { noResponses, type SnapshotManifest, type StoredSet, withValue } from '.
 export interface Lesson {
   readonly snapshot: StoreSnapshot
   readonly memoryBytes: number
+  /** The memory file that was restored, by `contentKey()`. */
+  readonly memory: string
   readonly pageSize: number
   /** `undefined` for a restore from the page cache, whose touches nobody sees. */
   readonly observation: Observation | undefined
@@ -20,6 +23,9 @@ export interface Lesson {
   /** The set that it would have used, if that was missing, damaged or stale. */
   readonly badSet: StoredSet | undefined
 }
+
+/** What sets are written from. */
+type Source = Pick<Lesson, 'snapshot' | 'memory'>
 
 /** A set that was written. */
 export interface WrittenSet {
@@ -176,7 +182,7 @@ export class Learning {
       const last = lessons.at(-1)!
       const learner = (await this.load().catch(unlessDamaged)) ?? (await this.#begin(last))
       const drifts = learner.observe(lessons.flatMap(({ observation }) => observation ?? []))
-      const saved = await this.#save(learner, manifestWith(lessons, known), last.snapshot)
+      const saved = await this.#save(learner, manifestWith(lessons, known), last)
       await folder.addHistory(
         lessons.map(({ line }) => JSON.stringify(line)),
         MAX_HISTORY,
@@ -194,7 +200,7 @@ export class Learning {
   }
 
   /** Starts with the evidence of another host. */
-  async import(learner: Learner, snapshot: StoreSnapshot): Promise<void> {
+  async import(learner: Learner, snapshot: StoreSnapshot, memory: string): Promise<void> {
     const folder = this.#folder
     const lock = await this.#lock()
     try {
@@ -209,7 +215,7 @@ export class Learning {
       const at = new Date().toISOString()
       const { memoryBytes, pageSize } = learner.facts
       const manifest = newManifest({ snapshot, memoryBytes, pageSize, at })
-      const { failure } = await this.#save(learner, manifest, snapshot)
+      const { failure } = await this.#save(learner, manifest, { snapshot, memory })
       if (failure) throw failure
     } finally {
       lock.release()
@@ -220,7 +226,7 @@ export class Learning {
   async #save(
     learner: Learner,
     before: SnapshotManifest,
-    snapshot: StoreSnapshot,
+    source: Source,
   ): Promise<Pick<Learned, 'written' | 'failure'> & { readonly writingMs: number }> {
     const folder = this.#folder
     let manifest = before
@@ -233,7 +239,7 @@ export class Learning {
       const { pageSize, memoryBytes } = learner.facts
       const set = WorkingSet.fromTraces([{ pageSize, memoryBytes, pages, timesUs }])
       try {
-        manifest = withSet(manifest, await oneAtATime(() => this.#writeSet(set, variant, snapshot)))
+        manifest = withSet(manifest, await oneAtATime(() => this.#writeSet(set, variant, source)))
       } catch (error) {
         // No space, or a memory file that is gone: the evidence is kept.
         if (!(error instanceof ReapTraceError)) throw error
@@ -290,11 +296,21 @@ export class Learning {
     return WRITE_WEIGHT * (this.#writeUs.set + this.#writeUs.page * pageCount)
   }
 
-  async #writeSet(set: WorkingSet, variant: string | undefined, snapshot: StoreSnapshot) {
+  async #writeSet(set: WorkingSet, variant: string | undefined, { snapshot, memory }: Source) {
     const file = setFileName(variant)
     const startedAt = performance.now()
-    const { parent: _, diskImages: __, ...files } = snapshot
-    await set.write(this.#folder.setPath(file), { snapshot: files, label: variant })
+    await writeWorkingSetFile(this.#folder.setPath(file), {
+      order: set.order,
+      runs: set.runCount,
+      snapshot,
+      memory,
+      disks: [],
+      diskTouches: new Uint32Array(),
+      replaces: undefined,
+      label: variant,
+      signal: undefined,
+      onProgress: undefined,
+    })
     const us = (performance.now() - startedAt) * 1000
     this.#writeUs.page = Math.max(1, us - this.#writeUs.set) / Math.max(1, set.pageCount)
     const { pageCount } = set

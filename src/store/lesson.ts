@@ -14,6 +14,8 @@ import type { StoredSet } from './manifest.js'
 export interface Attempt {
   readonly snapshot: StoreSnapshot
   readonly memoryBytes: number
+  /** The memory file, by `contentKey()`. */
+  readonly memory: string
   readonly variant: string | undefined
   readonly plan: RestorePlan
   /** The set that was prefetched. */
@@ -83,9 +85,10 @@ const lessonOfPageCache = (attempt: Attempt, responseMs: number): Lesson => ({
   line: lineOf(attempt, responseMs),
 })
 
-const lessonOf = ({ snapshot, memoryBytes, badSet }: Attempt, pageSize: number) => ({
+const lessonOf = ({ snapshot, memoryBytes, memory, badSet }: Attempt, pageSize: number) => ({
   snapshot,
   memoryBytes,
+  memory,
   pageSize,
   badSet: badSet(),
 })

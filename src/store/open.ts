@@ -145,7 +145,7 @@ class FolderStore implements Store {
       if (!(error instanceof ReapTraceError)) throw error
       report(options, warning(error))
     }
-    const { key, memoryBytes, entry } = await this.#find(snapshot, warn)
+    const { key, memoryBytes, memory, entry } = await this.#find(snapshot, warn)
     const parent =
       named ?? (await this.#predecessor(entry, snapshot, memoryBytes, warn).catch(warn))
     const set = record ? undefined : await this.#setFor(entry, variant, parent, warn).catch(warn)
@@ -176,12 +176,13 @@ class FolderStore implements Store {
     let isSetBad = plan.isWorkingSetMissing
     const onEvent = (event: StoreEvent) => {
       if (event.type === 'warning' && isWorkingSetError(event.error)) isSetBad = true
-      options.onEvent?.(event)
+      return options.onEvent?.(event)
     }
     const stored = entry.manifest?.sets.find(({ file }) => entry.folder.setPath(file) === set)
     const attempt: Attempt = {
-      snapshot: { ...snapshot, parent },
+      snapshot: { ...snapshot, memoryFile: resolve(snapshot.memoryFile), parent },
       memoryBytes,
+      memory,
       variant,
       plan,
       set: used instanceof WorkingSet ? used : undefined,
@@ -248,14 +249,14 @@ class FolderStore implements Store {
     checkOptions('import()', { path }, { path: required(rules.path) }, 'argument')
     checkSnapshot('import()', snapshot)
     if (this.readOnly) throw new TypeError('import() needs a store that is not read-only')
-    const { key, memoryBytes } = await identify(snapshot)
+    const { key, memoryBytes, memory } = await identify(snapshot)
     const bytes = await readFile(path).catch((error) => {
       throw ioError('store file', 'read', path, error)
     })
     const { memoryPrice, holdOut } = this.#options
     const learner = decodeEvidence(path, bytes, { memoryPrice, holdOut })
     checkSize(snapshot.memoryFile, memoryBytes, learner.facts.memoryBytes)
-    await this.#entry(key).learning.import(learner, { ...snapshot })
+    await this.#entry(key).learning.import(learner, { ...snapshot }, memory)
     return key
   }
 

@@ -41,6 +41,8 @@ export interface WriteJob {
   readonly disks: readonly StoredDisk[]
   /** Touches of {@link disks}. */
   readonly diskTouches: Uint32Array
+  /** The memory file that was restored, by `contentKey()`; `undefined` for any. */
+  readonly memory?: string | undefined
   /** State of the file that may be replaced; `undefined` for any. */
   readonly replaces: FileStamp | undefined
   readonly label: string | undefined
@@ -73,6 +75,7 @@ export async function writeWorkingSetFile(path: string, job: WriteJob): Promise<
   const memory = await MemoryFile.open(memoryFile)
   try {
     checkSize(memoryFile, memory.bytes, order.memoryBytes)
+    checkRestored(memory, job.memory)
     if (await memory.isAt(path)) {
       throw new TypeError(`The working set would replace the memory file, ${path}`)
     }
@@ -152,6 +155,16 @@ export async function writeWorkingSetFile(path: string, job: WriteJob): Promise<
   } finally {
     await memory.close()
   }
+}
+
+/** Checks that the path still leads to the memory file that was restored. */
+function checkRestored({ path, contentKey }: MemoryFile, restored: string | undefined): void {
+  if (restored === undefined || contentKey === restored) return
+  throw new ReapTraceError(
+    'ERR_SOURCE_READ',
+    `the memory file ${path} is no longer the one that was restored`,
+    { path, check: 'replaced', hint: 'The next restore of the snapshot writes its set.' },
+  )
 }
 
 /** Checks that the file to be replaced has not been replaced by another writer. */
