@@ -1,13 +1,14 @@
 import { HUGE_PAGE, MAX_MEMORY, PAGE } from '../page.js'
 import { Reader, Writer } from './bytes.js'
-import { Evidence, MAX_COHORTS, MAX_VARIANTS, newScope, type Scope } from './evidence.js'
+import { Evidence, MAX_VARIANTS } from './evidence.js'
 import { type LearnerState, type Means, meanNames } from './learner-state.js'
+import { MAX_COHORTS, Scope } from './scope.js'
 
 // The bytes are specified in docs/store.md; the names here are the ones used there.
 const MAGIC = [0x5041_4552, 0x4449_5645] // "REAPEVID"
 const VERSION = 1
 /** Weights of pages are below this. */
-const MAX_WEIGHT = 32
+const MAX_WEIGHT = 128
 const MAX_PLACE = 2 ** 16 - 1
 const DRIFTS = [undefined, 'touches', 'waste'] as const
 
@@ -23,7 +24,7 @@ export function encodeEvidence({ facts, evidence, ledgers, means, drift }: Learn
   scopes.forEach((scope, number) => {
     const { setPages = 0, regretUs = 0 } = ledgers[number] ?? {}
     writer.text(scope.name)
-    writer.f64(scope.restores, scope.weight / scope.unit, scope.use / common.unit)
+    writer.f64(scope.restores, scope.known, scope.use / common.unit)
     writer.f64(setPages, regretUs)
     cohortSizes.forEach((_, cohort) => {
       writer.f64(scope.cohortTouched[cohort]!, scope.cohortKnown[cohort]!)
@@ -39,7 +40,7 @@ export function encodeEvidence({ facts, evidence, ledgers, means, drift }: Learn
     const code = (weight: number) =>
       Math.sqrt(Math.min(1, Math.max(0, weight / scope.unit / MAX_WEIGHT))) * most
     writer.column(scope.touched.subarray(0, count), bytes, code)
-    writer.column(scope.hidden.subarray(0, count), bytes, code)
+    writer.column(scope.expected.subarray(0, count), bytes, code)
   }
   return writer.finish()
 }
@@ -87,10 +88,10 @@ export function decodeEvidence(bytes: Uint8Array): LearnerState {
     const name = reader.text()
     const isNew = evidence.scopes.every((scope) => scope.name !== name)
     reader.rule((name === undefined) === (number === 0) && isNew, 'variant', 'a variant is invalid')
-    const scope = newScope(name, 0)
+    const scope = new Scope(name, 0)
     evidence.scopes.push(scope)
     scope.restores = reader.f64()
-    scope.weight = reader.f64()
+    scope.known = reader.f64()
     scope.use = reader.f64()
     ledgers.push({ setPages: reader.f64(), regretUs: reader.f64() })
     for (let cohort = 0; cohort < cohortCount; cohort++) {
@@ -127,7 +128,7 @@ function readPages(reader: Reader, evidence: Evidence, count: number, pageLimit:
   }
   for (const scope of evidence.scopes) {
     const { bytes, most } = weightCode(scope)
-    for (const column of [scope.touched, scope.hidden]) {
+    for (const column of [scope.touched, scope.expected]) {
       const codes = reader.column(count, bytes)
       for (let i = 0; i < count; i++) column[i] = (codes[i]! / most) ** 2 * MAX_WEIGHT
     }

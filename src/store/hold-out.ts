@@ -1,8 +1,14 @@
 import type { Evidence } from './evidence.js'
+import { MEMORY } from './scope.js'
 
 /** Share of the modelled stall that holding pages out may add, and of the response. */
 const STALL_SHARE = 0.01
 const RESPONSE_SHARE = 0.01
+
+/** Times that a page is left out until it is known not to be needed. */
+const TRIALS = 4
+/** Part of a cohort that is left out where most of its pages may well not be needed. */
+const SEARCHED = 1 / 32
 
 export interface HoldOutCosts {
   readonly faultUs: number
@@ -41,17 +47,20 @@ export class HoldOutPlan {
       const share = Math.min(1, touched[cohort]! / slots.length)
       const costUs = Math.max(installUs, share * faultUs)
       const known = 1 + cohortKnown[cohort]!
-      const doubt = (slots.length * Math.sqrt(share * (1 - share) + 1 / (known + 1))) / known
-      return [{ slots, costUs, worth: doubt / Math.sqrt(costUs) }]
+      const doubt =
+        (slots.length * Math.sqrt(share * (1 - share) + 1 / (known + 1))) / Math.sqrt(known)
+      const gainUs = (1 - share) * installUs * MEMORY
+      const searched = gainUs > TRIALS * share * faultUs ? slots.length * SEARCHED : 0
+      return [{ slots, searched, costUs, worth: doubt / Math.sqrt(costUs) }]
     })
     const budgetUs = Math.min(
       STALL_SHARE * stallUs,
       RESPONSE_SHARE * (responseUs ?? Number.POSITIVE_INFINITY),
     )
     const wholeUs = cohorts.reduce((sum, { worth, costUs }) => sum + worth * costUs, 0)
-    this.#cohorts = cohorts.map(({ slots, worth }) => ({
+    this.#cohorts = cohorts.map(({ slots, searched, worth }) => ({
       slots,
-      rate: Math.min((worth * budgetUs) / wholeUs, slots.length / 4),
+      rate: Math.min(searched + (worth * budgetUs) / wholeUs, slots.length / 4),
     }))
   }
 

@@ -1,19 +1,32 @@
-import { Evidence, HALF_LIFE, MEMORY, type Observation, type Seen } from './evidence.js'
+import { Evidence } from './evidence.js'
 import { decodeEvidence, encodeEvidence } from './evidence-file.js'
 import { HoldOutPlan } from './hold-out.js'
 import {
   type Drift,
   emptyMeans,
+  type LearnerDescription,
   type LearnerFacts,
+  type LearnerOptions,
   type LearnerState,
   type MeanName,
   type Means,
   meanNames,
+  type ProposedSet,
 } from './learner-state.js'
+import type { Observation, Seen } from './observation.js'
+import { HALF_LIFE, MEMORY } from './scope.js'
+import { Surprise } from './surprise.js'
 
 export { EvidenceError } from './bytes.js'
-export type { Observation } from './evidence.js'
-export type { Drift, LearnerFacts } from './learner-state.js'
+export type {
+  Drift,
+  LearnerDescription,
+  LearnerFacts,
+  LearnerOptions,
+  ProposedSet,
+  Quality,
+} from './learner-state.js'
+export type { Observation } from './observation.js'
 
 /** Costs in use until restores have measured them. */
 const FAULT_US = 50
@@ -25,54 +38,6 @@ const ROUND = 64
 /** Half-lives in restores of the quality of late, and of the past that it is compared with. */
 const LATE = 5
 const PAST = 40
-/** Standard deviations of held-out pages from what was expected of them that are a drift. */
-const SURPRISE = 4
-
-export interface LearnerOptions {
-  /**
-   * What an installed page costs beyond its install, in microseconds, for the memory it takes.
-   * @default 0
-   */
-  readonly memoryPrice?: number | undefined
-  /**
-   * Whether restores leave out a few pages of their set, to see whether they are needed.
-   * @default true
-   */
-  readonly holdOut?: boolean | undefined
-}
-
-export interface ProposedSet {
-  readonly variant: string | undefined
-  /** In the order of their expected first touch. */
-  readonly pages: Uint32Array
-  readonly timesUs: Uint32Array
-  /** Expected gain a restore over the set in use. */
-  readonly gainUs: number
-}
-
-/** Decayed means of restores with a set; `undefined` before the first one. */
-export interface Quality {
-  /** Pages that were touched and not prefetched, of all that were touched. */
-  readonly residualShare: number | undefined
-  /** Pages that are prefetched and not touched, of the set, as held-out pages tell. */
-  readonly wasteShare: number | undefined
-  readonly stalledMs: number | undefined
-}
-
-export interface LearnerDescription {
-  readonly restores: number
-  readonly pages: number
-  readonly variants: readonly {
-    readonly name: string
-    readonly restores: number
-    /** Pages of its own set, 0 if it uses the common one. */
-    readonly setPages: number
-  }[]
-  readonly setPages: number
-  readonly quality: Quality & { readonly past: Quality }
-  readonly costs: { readonly faultUs: number; readonly installUs: number }
-  readonly drift: Drift | undefined
-}
 
 /** What is known of the set that restores of a scope use. */
 interface Ledger {
@@ -80,8 +45,9 @@ interface Ledger {
   setPages: number
   /** What another set would have gained since the last one was written. */
   regretUs: number
-  /** What it would gain in the next restore. */
+  /** What it would gain in the next restore, and what of that by pages that are missing. */
   gainUs: number
+  missingUs: number
   /** Of each slot, as of the last revision. */
   probabilities: Float32Array | undefined
   plan: HoldOutPlan | undefined
@@ -91,6 +57,7 @@ const newLedger = (): Ledger => ({
   setPages: 0,
   regretUs: 0,
   gainUs: 0,
+  missingUs: 0,
   probabilities: undefined,
   plan: undefined,
 })
@@ -104,6 +71,14 @@ interface Batch {
 
 const qualities: readonly MeanName[] = ['residualCount', 'residualShare', 'stalledMs', 'wasteShare']
 
+/**
+ * Whether a new set pays: if the pages that it adds are expected to save its cost as long as what is
+ * known of them lasts, or if the old one has already cost as much, which is never worse than twice
+ * the best.
+ */
+const isWorth = ({ regretUs, gainUs, missingUs }: Ledger, costUs: number): boolean =>
+  missingUs * MEMORY >= costUs || (regretUs >= costUs && gainUs > 0)
+
 /** Learns from restores of one snapshot which pages to prefetch. Pure: no clock, no files. */
 export class Learner {
   readonly facts: LearnerFacts
@@ -111,7 +86,7 @@ export class Learner {
   readonly #ledgers: (Ledger | undefined)[] = []
   readonly #means: Means
   #drift: Drift | undefined
-  #surprise = { excess: 0, variance: 0, touched: 0 }
+  readonly #surprise = new Surprise()
   readonly #memoryPrice: number
   readonly #holdOut: boolean
 
@@ -133,7 +108,7 @@ export class Learner {
     return new Learner({ facts, evidence, ledgers, means: emptyMeans(), drift: undefined }, options)
   }
 
-  /** Begins with the evidence of the parent's snapshot by place, which weighs little. */
+  /** Begins with the pages, by place, that nearly all restores of the parent's snapshot needed. */
   static ofParent(parent: Learner, options: LearnerOptions = {}): Learner {
     const { facts, evidence, means } = decodeEvidence(parent.encode())
     evidence.inherit()
@@ -169,9 +144,8 @@ export class Learner {
     }
     const drifts: Drift[] = []
     const batches = new Map<number, Batch>()
-    for (const observation of observations) {
-      const seen = this.#evidence.observe(observation)
-      this.#measure(observation, seen)
+    for (const [i, seen] of this.#evidence.observe(observations).entries()) {
+      this.#measure(observations[i]!, seen)
       const drift = this.#surprised(seen)
       if (drift) drifts.push(drift)
       const number = seen.scope
@@ -200,7 +174,7 @@ export class Learner {
     ledger.plan = undefined
     const setBit = this.#setBit(number)
     const { faultUs, installUs } = this.#costs()
-    let [gainUs, wasteUs, expected, setPages] = [0, 0, 0, 0]
+    let [gainUs, missingUs, wasteUs, expected, setPages] = [0, 0, 0, 0, 0]
     for (let slot = 0; slot < evidence.count; slot++) {
       const probability = probabilities[slot]!
       const worthUs = probability * faultUs - installUs
@@ -210,14 +184,15 @@ export class Learner {
         if (worthUs < 0) gainUs -= worthUs
         if (worthUs < 0) wasteUs -= worthUs
       } else if (worthUs > 0) {
-        gainUs += worthUs
+        missingUs += worthUs
         wasteUs -= installUs
       }
     }
     const missed = residual.filter(
       (slot) => (evidence.sets[slot]! & setBit) === 0 && probabilities[slot]! * faultUs > installUs,
     )
-    ledger.gainUs = gainUs
+    ledger.gainUs = gainUs + missingUs
+    ledger.missingUs = missingUs
     const regretUs = ledger.regretUs + restores * wasteUs + missed.length * faultUs
     ledger.regretUs = Math.max(0, regretUs)
     if (setPages > 0) {
@@ -242,11 +217,9 @@ export class Learner {
       // A new common set is what variants without one of their own use from then on.
       const isCommonDue = due.some(({ variant }) => variant === undefined)
       if (isCommonDue && !this.#hasOwnSet(number)) continue
-      const least = writeCostUs(ledger.setPages)
-      if (ledger.regretUs < least || ledger.gainUs * MEMORY < least) continue
+      if (!isWorth(ledger, writeCostUs(ledger.setPages))) continue
       const proposed = this.#propose(number)
-      const costUs = writeCostUs(proposed.pages.length)
-      if (ledger.regretUs < costUs || ledger.gainUs * MEMORY < costUs) continue
+      if (!isWorth(ledger, writeCostUs(proposed.pages.length))) continue
       due.push(proposed)
     }
     return due
@@ -287,6 +260,7 @@ export class Learner {
       else if (ledger.setPages > 0) continue
       ledger.regretUs = 0
       ledger.gainUs = 0
+      ledger.missingUs = 0
       ledger.plan = undefined
     }
   }
@@ -357,33 +331,15 @@ export class Learner {
     if (stalledMs !== undefined) this.#note('stalledMs', stalledMs)
   }
 
-  /** Whether held-out pages of the last restores were touched far more or less than expected. */
+  /** Whether the held-out pages of the last restores are a surprise, which is a drift. */
   #surprised({ scope, heldOut, heldOutTouched }: Seen): Drift | undefined {
-    const surprise = this.#surprise
-    const decay = 2 ** (-1 / LATE)
-    surprise.excess *= decay
-    surprise.variance *= decay
-    surprise.touched *= decay
     const probabilities = this.#ledgers[scope]?.probabilities
     if (!probabilities) return undefined
-    const touched = new Set(heldOutTouched)
-    for (const slot of heldOut) {
-      const expected = Math.min(0.97, Math.max(0.03, probabilities[slot] ?? 0.5))
-      const difference = (touched.has(slot) ? 1 : 0) - expected
-      const variance = expected * (1 - expected)
-      surprise.excess += difference ** 2 - variance
-      surprise.variance += variance * (1 - 2 * expected) ** 2
-      surprise.touched += difference
-    }
-    if (surprise.excess < SURPRISE * Math.sqrt(surprise.variance)) return undefined
-    if (surprise.excess < 1.5) return undefined
+    const kind = this.#surprise.add(probabilities, heldOut, heldOutTouched)
+    if (!kind) return undefined
     this.#evidence.discount()
-    this.#drift = {
-      kind: surprise.touched < 0 ? 'waste' : 'touches',
-      variant: this.#evidence.scopes[scope]!.name,
-      restores: this.#evidence.common.restores,
-    }
-    this.#surprise = { excess: 0, variance: 0, touched: 0 }
+    const { scopes, common } = this.#evidence
+    this.#drift = { kind, variant: scopes[scope]!.name, restores: common.restores }
     return this.#drift
   }
 

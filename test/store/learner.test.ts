@@ -69,13 +69,15 @@ describe('a learner', () => {
     expect(sorted(setOf()!)).toEqual(range(0, 500))
   })
 
-  test('adds pages that restores touch and no set has, once they have cost a write', () => {
+  test('adds pages that restores touch as soon as they are expected to save a write', () => {
     const { restore, setOf } = store()
     restore(range(0, 500))
-    restore([...range(0, 500), ...range(1000, 1010)])
-    expect(setOf()).not.toContain(1000)
-    for (let i = 0; i < 20; i++) restore([...range(0, 500), ...range(1000, 1010)])
-    expect(sorted(setOf()!)).toEqual([...range(0, 500), ...range(1000, 1010)])
+    restore([...range(0, 500), ...range(1000, 1100)])
+    expect(sorted(setOf()!)).toEqual([...range(0, 500), ...range(1000, 1100)])
+    restore([...range(0, 500), ...range(1000, 1100), ...range(2000, 2003)])
+    expect(setOf()).not.toContain(2000)
+    for (let i = 0; i < 40; i++) restore([...range(0, 500), ...range(2000, 2003)])
+    expect(setOf()).toContain(2000)
   })
 
   test('drops pages that held-out ones show to be waste', () => {
@@ -84,6 +86,14 @@ describe('a learner', () => {
     for (let i = 0; i < 400; i++) restore(range(3000, 3500))
     expect(setOf()!.filter((page) => page < 2000)).toEqual([])
     expect(learner.describe().drift?.kind).toBe('waste')
+  })
+
+  test('leaves no trace of one huge restore after two half-lives', () => {
+    const { restore, setOf } = store()
+    for (let i = 0; i < 30; i++) restore(range(0, 500))
+    restore(range(0, 4000))
+    for (let i = 0; i < 40; i++) restore(range(0, 500))
+    expect(sorted(setOf()!)).toEqual(range(0, 500))
   })
 
   test('holds out few pages of the set, and none if told so', () => {
@@ -103,6 +113,18 @@ describe('a learner', () => {
     const told = store({ holdOut: false })
     for (let i = 0; i < 5; i++) told.restore(range(0, 1000))
     expect(told.learner.heldOut(undefined, random)).toEqual(new Uint32Array(0))
+  })
+
+  test('makes a variant a set of its own where it needs other pages', () => {
+    const { restore, setOf, learner } = store()
+    for (let i = 0; i < 300; i++) {
+      restore(range(0, 1000), 'a')
+      restore(range(0, 100), 'b')
+    }
+    expect(setOf('a')!.length).toBeGreaterThanOrEqual(1000)
+    expect(setOf('b')!.length).toBeLessThan(500)
+    expect(sorted(setOf('b')!).slice(0, 100)).toEqual(range(0, 100))
+    expect(learner.variants).toEqual(['a', 'b'])
   })
 
   test('gives an unknown variant the common set, and forgets the least used one of more than 16', () => {
@@ -127,6 +149,30 @@ describe('a learner', () => {
     batch.learner.observe(observations)
     const pagesOf = ({ learner }: typeof one) => [...learner.dueSets(() => 0)[0]!.pages]
     expect(pagesOf(batch)).toEqual(pagesOf(one))
+  })
+
+  test('starts a child of the snapshot with what nearly all restores of the parent needed', () => {
+    const { learner, restore } = store()
+    for (let i = 0; i < 30; i++) {
+      restore(i === 7 ? [...range(0, 500), ...range(900, 999)] : range(0, 500))
+    }
+    const child = store({}, Learner.ofParent(learner))
+    child.write()
+    expect(sorted(child.setOf()!)).toEqual(range(0, 500))
+    expect(child.learner.describe()).toMatchObject({ restores: 0, variants: [], pages: 500 })
+    for (let i = 0; i < 20; i++) child.restore(range(400, 600))
+    expect(sorted(child.setOf()!)).toEqual(expect.arrayContaining(range(400, 600)))
+  })
+
+  test('sees a sudden change within few restores, and follows it', () => {
+    const { learner, restore, setOf } = store()
+    for (let i = 0; i < 40; i++) restore(range(0, 1000))
+    expect(learner.describe().drift).toBeUndefined()
+    const drifts = range(0, 10).flatMap(() => restore(range(800, 1800)))
+    expect(drifts.length).toBeGreaterThan(0)
+    expect(learner.describe().drift).toEqual(drifts.at(-1))
+    expect(drifts[0]!.restores).toBeLessThanOrEqual(46)
+    expect(sorted(setOf()!)).toEqual(expect.arrayContaining(range(800, 1800)))
   })
 
   test('uses the costs that restores have measured', () => {
