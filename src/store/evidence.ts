@@ -21,8 +21,8 @@ const LEAST_SAMPLE = 0.5
 const FORGOTTEN = 2 ** -7
 /** How much less everything weighs after a sudden change. */
 const SUDDEN = 4
-/** A child of the snapshot begins with the pages that are at least as probable. */
-const INHERITED = 0.9
+/** A child of the snapshot begins with pages that are at least as probable. */
+const INHERITED = 0.5
 
 /**
  * What all restores showed of each page: touched, not touched, or unknown because the page was there

@@ -108,7 +108,7 @@ export class Learner {
     return new Learner({ facts, evidence, ledgers, means: emptyMeans(), drift: undefined }, options)
   }
 
-  /** Begins with the pages, by place, that nearly all restores of the parent's snapshot needed. */
+  /** Begins with the pages, by place, that most restores of the parent's snapshot needed. */
   static ofParent(parent: Learner, options: LearnerOptions = {}): Learner {
     const { facts, evidence, means } = decodeEvidence(parent.encode())
     evidence.inherit()

@@ -151,7 +151,7 @@ describe('a learner', () => {
     expect(pagesOf(batch)).toEqual(pagesOf(one))
   })
 
-  test('starts a child of the snapshot with what nearly all restores of the parent needed', () => {
+  test('starts a child of the snapshot with what most restores of the parent needed', () => {
     const { learner, restore } = store()
     for (let i = 0; i < 30; i++) {
       restore(i === 7 ? [...range(0, 500), ...range(900, 999)] : range(0, 500))
