@@ -203,6 +203,14 @@ describe('restore --store', () => {
     expect(history[1]).toMatchObject({ backend: 'page-cache', responseMs: expect.any(Number) })
   })
 
+  it('says that the page cache teaches no set', async () => {
+    const here = await scene({ pages: 64 })
+    const words = ['--memory', here.memoryFile, '--backend', 'page-cache', '--store', storeOf(here)]
+    const { code, stdout } = await run(['restore', ...words, '--', 'true'])
+    expect(code).toBe(0)
+    expect(stdout).toMatch(/no set of this snapshot .*; only .*--backend uffd/)
+  })
+
   it('carries out the plan of the backend "auto"', async () => {
     const here = await scene({ pages: 256 })
     await restored(here, '7 3')

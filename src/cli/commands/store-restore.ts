@@ -90,7 +90,9 @@ class Lesson {
     terminal.emit({ type: 'planned', backend: plan.backend, reason, snapshotKey })
     if (backend === 'auto') terminal.print(`planned: ${plan.backend} (${reason})`)
     if (!record && plan.workingSet === undefined) {
-      terminal.print(`the store has no set of this snapshot (${snapshotKey}) yet`)
+      const none = `the store has no set of this snapshot (${snapshotKey}) yet`
+      const never = '; only a restore by a fault handler (--backend uffd) makes one'
+      terminal.print(plan.backend === 'uffd' ? none : none + never)
     }
     return new Lesson(restored)
   }
