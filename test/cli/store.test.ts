@@ -303,7 +303,9 @@ describe('store', () => {
     const byKey = await run(['store', 'show', s.folder, snapshotKey])
     expect(byKey).toMatchObject({ code: 0, stderr: '' })
     expect(byKey.stdout).toMatch(/^snapshot {2}[0-9a-f]{16}$/m)
-    expect(byKey.stdout).toMatch(/^\(common\) +60 +240 KiB +\d+ seconds?$/m)
+    expect(byKey.stdout).toMatch(/^\(common\) +60 +240 KiB +\d+ seconds? +2$/m)
+    // A variant without a set of its own.
+    expect(byKey.stdout).toMatch(/^GET \/\\x1b\[31m +– +– +– +1$/m)
     expect(byKey.stdout).toMatch(/^now +[\d.–]+( %)? +/m)
     expect(byKey.stdout).toMatch(/ago +recorded +– +60 +– +– +[\d.]+ ms +[\d.]+ ms$/m)
     expect(byKey.stdout).toContain('GET /\\x1b[31m')

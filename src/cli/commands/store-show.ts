@@ -49,22 +49,25 @@ function printFacts(snapshot: SnapshotDescription, terminal: Terminal): void {
   }
 }
 
-function printSets({ sets }: SnapshotDescription, terminal: Terminal): void {
+function printSets({ sets, learned }: SnapshotDescription, terminal: Terminal): void {
   terminal.print()
-  if (sets.length === 0) {
-    terminal.print('no sets yet')
-    return
+  const restores = new Map<string | undefined, number>([[undefined, learned?.restores ?? 0]])
+  for (const { name, restores: count } of learned?.variants ?? []) restores.set(name, count)
+  const rows = sets.map(({ variant, pageCount, writtenAt }) => [
+    variant === undefined ? '(common)' : printable(variant),
+    formatCount(pageCount),
+    formatBytes(pageCount * PAGE),
+    formatAge(writtenAt),
+    count(restores.get(variant)),
+  ])
+  // Variants that have not earned a set of their own.
+  const own = new Set(sets.map(({ variant }) => variant))
+  for (const [variant, restoreCount] of restores) {
+    if (variant === undefined || own.has(variant)) continue
+    rows.push([printable(variant), UNKNOWN, UNKNOWN, UNKNOWN, count(restoreCount)])
   }
-  printTable(
-    ['sets', 'pages', 'size', 'age'],
-    sets.map(({ variant, pageCount, writtenAt }) => [
-      variant === undefined ? '(common)' : printable(variant),
-      formatCount(pageCount),
-      formatBytes(pageCount * PAGE),
-      formatAge(writtenAt),
-    ]),
-    terminal,
-  )
+  if (rows.length === 0) terminal.print('no sets yet')
+  else printTable(['sets', 'pages', 'size', 'age', 'restores'], rows, terminal)
 }
 
 function printQuality({ learned }: SnapshotDescription, terminal: Terminal): void {
