@@ -29,7 +29,7 @@ import { readScenario } from './traces.mjs'
  * @property {number} estimate    the same as the learner sees it
  * @property {number} trace       share of an outlier's own pages in the set one half-life later
  */
-/** @typedef {{ name: string, shiftAt?: number, outcomes: Record<string, Outcome>, learned: Learned }} Result */
+/** @typedef {{ name: string, shiftAt?: number, hasParent: boolean, outcomes: Record<string, Outcome>, learned: Learned }} Result */
 
 const halfLife = 20
 
@@ -58,7 +58,7 @@ function replay(runs, policy, { faultUs, installUs }) {
   return { stallMs, missed: missed / later, wasted: wasted / later, costs }
 }
 
-/** Replays scenarios, the parent of each child before it. */
+/** Replays scenarios, the parent of each child, and what was made again, before it. */
 export class Replay {
   /** @type {Map<string, Promise<{ learner: Learner, outcome: Outcome, learned: Learned }>>} */
   #learned = new Map()
@@ -78,7 +78,7 @@ export class Replay {
    * @returns {Promise<Result>}
    */
   async scenario(name) {
-    const { runs, shiftAt } = await readScenario(name)
+    const { runs, shiftAt, child, remade } = await readScenario(name)
     const policies = { ...simplePolicies, floor, oracle }
     const outcomes = Object.fromEntries(
       Object.entries(policies).map(([key, make]) => [key, replay(runs, make(), this.#costs)]),
@@ -87,6 +87,7 @@ export class Replay {
     return {
       name,
       ...(shiftAt && { shiftAt }),
+      hasParent: (child ?? remade) !== undefined,
       outcomes: { ...outcomes, learned: outcome },
       learned,
     }
@@ -104,9 +105,11 @@ export class Replay {
 
   /** @param {string} name */
   async #learn(name) {
-    const { runs, child, memoryBytes, pageSize } = await readScenario(name)
+    const { runs, child, remade, memoryBytes, pageSize } = await readScenario(name)
     const { memoryPrice, ...costs } = this.#costs
-    const parent = child && (await this.learned(child.of)).learner
+    // As in the store, where a snapshot that was made again takes the place of the old one.
+    const parentName = (child ?? remade)?.of
+    const parent = parentName && (await this.learned(parentName)).learner
     const learner = parent
       ? this.#Learner.ofParent(parent, { memoryPrice })
       : this.#Learner.fresh({ memoryBytes, pageSize }, { memoryPrice })

@@ -31,9 +31,21 @@ export function healedAfter({ shiftAt, outcomes }) {
   return [...costs.keys()].find(isHealed) ?? costs.length
 }
 
+/**
+ * Stall of a scenario's first restore, of which only a learner with a parent knows a page.
+ * @param {string} name
+ * @returns {(result: Result) => number}
+ */
+const firstStall =
+  (name) =>
+  ({ outcomes }) =>
+    outcomes[name]?.costs[0] ?? Number.NaN
+
+/** @param {readonly Result[]} results @param {(result: Result) => number} of */
+const sumOf = (results, of) => results.reduce((sum, result) => sum + of(result), 0)
+
 /** @param {readonly Result[]} results @param {string} name */
-const total = (results, name) =>
-  results.reduce((sum, { outcomes }) => sum + stall(outcomes, name), 0)
+const total = (results, name) => sumOf(results, ({ outcomes }) => stall(outcomes, name))
 
 /**
  * @param {readonly (readonly Result[])[]} seeds  the same scenarios with other random numbers
@@ -47,6 +59,7 @@ export function ratiosOf(seeds) {
   const names = first.map(({ name }) => name)
   const shifts = first.filter(({ shiftAt }) => shiftAt).map(({ name }) => name)
   const outliers = names.filter((name) => name.endsWith('-outliers'))
+  const children = all.filter(({ hasParent }) => hasParent)
   const learnedTotal = mean(seeds.map((results) => total(results, 'learned')))
   const bestTotal = Math.min(...simpleNames.map((name) => total(first, name)))
   const wasteErrors = names.map((name) =>
@@ -69,6 +82,11 @@ export function ratiosOf(seeds) {
         Math.max(...shifts.map((name) => ofScenario(name, healedAfter))),
         10,
       ),
+    }),
+    ...(children.length > 0 && {
+      firstOfChildOverOnDemand: {
+        value: sumOf(children, firstStall('learned')) / sumOf(children, firstStall('first run')),
+      },
     }),
     wasteErrorPoints: atMost(mean(wasteErrors), 5),
     wasteErrorPointsWorst: { value: Math.max(...wasteErrors) },
