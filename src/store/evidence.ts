@@ -92,6 +92,7 @@ export class Evidence {
     const hidden = this.#mark(prefetched ?? new Uint32Array(0), this.#hiddenBy)
     const held = this.#mark(heldOut, this.#heldOutBy)
     const known = this.count
+    if (prefetched) this.#addUnknown(prefetched)
     const span = Math.max(1000 * (responseMs ?? 0), (timesUs.at(-1) ?? 0) + 1)
     const touched = new Uint8Array(known)
     const residual: number[] = []
@@ -126,6 +127,19 @@ export class Evidence {
     this.#found(known, scopes)
     const isOnDemand = prefetched === undefined
     return { scope: number, residual: isOnDemand ? [] : residual, heldOut: held, heldOutTouched }
+  }
+
+  /**
+   * Adds prefetched pages without evidence, which is then younger than their set. They are taken to
+   * be touched, as they were when the set was made.
+   */
+  #addUnknown(prefetched: Uint32Array): void {
+    for (let i = 0; i < prefetched.length; i++) {
+      const page = prefetched[i]!
+      if (page >= this.#pageLimit || this.#index.get(page) >= 0) continue
+      const slot = this.#add(page, i / prefetched.length)
+      this.#hiddenBy[slot] = this.#observations
+    }
   }
 
   /** Slots below `end` whose touches can be seen. */

@@ -302,7 +302,7 @@ export class SnapshotFolder {
   /** Removes what a crash left, and sets that the manifest does not list. */
   async sweep({ sets }: Pick<SnapshotManifest, 'sets'>): Promise<void> {
     const isKept = new Set(sets.map(({ file }) => file))
-    const names = await readdir(this.path)
+    const names = await readdir(this.path).catch(() => [])
     const rest = names.filter((name) => name.endsWith('.tmp') || name.endsWith('.ws'))
     await Promise.all(
       rest.filter((name) => !isKept.has(name)).map((name) => unlink(join(this.path, name))),

@@ -7,7 +7,13 @@ import { WorkingSet } from '../working-set/working-set.js'
 import { type SnapshotFolder, type SnapshotKey, type StoreSnapshot, setFileName } from './folder.js'
 import type { HistoryLine } from './history.js'
 import { invalidFile, isDamage } from './invalid.js'
-import { type Drift, Learner, type LearnerOptions, type Observation } from './learner.js'
+import {
+  type Drift,
+  Learner,
+  type LearnerFacts,
+  type LearnerOptions,
+  type Observation,
+} from './learner.js'
 import { noResponses, type SnapshotManifest, type StoredSet, withValue } from './manifest.js'
 
 /** What one restore taught. */
@@ -166,7 +172,11 @@ export class Learning {
     }
   }
 
-  async #learn(lessons: readonly Lesson[]): Promise<Learned> {
+  async #learn(given: readonly Lesson[]): Promise<Learned> {
+    const last = given.at(-1)!
+    // An id may have come to another memory, which has nothing in common with the one before.
+    const isOfLast = isOf(last)
+    const lessons = given.filter(isOfLast)
     const folder = this.#folder
     const lock = await this.#lock()
     const startedAt = performance.now()
@@ -178,9 +188,10 @@ export class Learning {
         failure = error
         return undefined
       }
-      const known = await folder.readManifest().catch(unlessDamaged)
-      const last = lessons.at(-1)!
-      const learner = (await this.load().catch(unlessDamaged)) ?? (await this.#begin(last))
+      const manifest = await folder.readManifest().catch(unlessDamaged)
+      const known = manifest && isOfLast(manifest) ? manifest : undefined
+      const loaded = await this.load().catch(unlessDamaged)
+      const learner = loaded && isOfLast(loaded.facts) ? loaded : await this.#begin(last)
       const drifts = learner.observe(lessons.flatMap(({ observation }) => observation ?? []))
       const saved = await this.#save(learner, manifestWith(lessons, known), last)
       await folder.addHistory(
@@ -285,9 +296,12 @@ export class Learning {
     }
   }
 
-  async #begin({ snapshot: { parent: key }, pageSize, memoryBytes }: Lesson): Promise<Learner> {
-    const parent = key === undefined ? undefined : await this.#loadParent(key)
-    return parent?.facts.memoryBytes === memoryBytes && parent.facts.pageSize === pageSize
+  async #begin(lesson: Lesson): Promise<Learner> {
+    const { snapshot, pageSize, memoryBytes } = lesson
+    const { parent: key } = snapshot
+    const isOwn = key === undefined || key === this.#folder.key
+    const parent = isOwn ? undefined : await this.#loadParent(key).catch(() => undefined)
+    return parent && isOf(lesson)(parent.facts)
       ? Learner.ofParent(parent, this.#options)
       : Learner.fresh({ pageSize, memoryBytes }, this.#options)
   }
@@ -326,6 +340,12 @@ export function decodeEvidence(path: string, bytes: Uint8Array, options: Learner
     throw invalidFile(path, 'evidence', (error as Error).message)
   }
 }
+
+/** Whether something is of a memory of the same size and pages. */
+const isOf =
+  (memory: LearnerFacts) =>
+  ({ memoryBytes, pageSize }: LearnerFacts): boolean =>
+    memoryBytes === memory.memoryBytes && pageSize === memory.pageSize
 
 /** Makes sets due again that are gone. */
 function forgetLost(learner: Learner, { sets }: SnapshotManifest): void {

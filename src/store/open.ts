@@ -28,7 +28,7 @@ import {
 } from './folder.js'
 import { decodeEvidence, type Learned, Learning, type Lesson } from './learning.js'
 import { type Attempt, observe } from './lesson.js'
-import type { SnapshotManifest } from './manifest.js'
+import type { SnapshotManifest, StoredSet } from './manifest.js'
 
 import type {
   OpenStoreOptions,
@@ -101,6 +101,8 @@ interface Entry {
   readonly learning: Learning
   manifest: SnapshotManifest | undefined
   stamp: string | undefined
+  /** A set that turned out to be missing, damaged or stale, also in the comparison afterwards. */
+  badSet: StoredSet | undefined
 }
 
 class FolderStore implements Store {
@@ -111,7 +113,10 @@ class FolderStore implements Store {
   /** Bounded, since chains of children can be long; the others are read again. */
   readonly #entries = new LRUCache<SnapshotKey, Entry>({ max: 256 })
   /** One for each lesson that is not saved yet. */
-  readonly #active = new Set<{ readonly learning: Learning }>()
+  readonly #active = new Set<{
+    readonly learning: Learning
+    readonly learned: Promise<Learned | undefined>
+  }>()
   /** Key of the last restore by memory file or id. */
   readonly #keys = new LRUCache<string, SnapshotKey>({ max: 4096 })
 
@@ -148,7 +153,9 @@ class FolderStore implements Store {
     const { key, memoryBytes, memory, entry } = await this.#find(snapshot, warn)
     const parent =
       named ?? (await this.#predecessor(entry, snapshot, memoryBytes, warn).catch(warn))
-    const set = record ? undefined : await this.#setFor(entry, variant, parent, warn).catch(warn)
+    const set = record
+      ? undefined
+      : await this.#setFor(entry, variant, memoryBytes, parent, warn).catch(warn)
     const { learning } = entry
     const { responses } = entry.manifest ?? {}
     const isTried = responses !== undefined && Math.random() < trialShare(responses)
@@ -172,30 +179,31 @@ class FolderStore implements Store {
       { experience: responses, tryOther: isTried },
     )
     const [{ plan, isTrial, warmth }] = await Promise.all([planning, loading])
-    const used = planInternalsOf(plan).workingSet
-    let isSetBad = plan.isWorkingSetMissing
+    const used = plan.refusal ? undefined : planInternalsOf(plan).workingSet
+    const usedSet = used instanceof WorkingSet ? used : undefined
+    const stored = entry.manifest?.sets.find(({ file }) => entry.folder.setPath(file) === set)
+    if (plan.isWorkingSetMissing) entry.badSet = stored
     const onEvent = (event: StoreEvent) => {
-      if (event.type === 'warning' && isWorkingSetError(event.error)) isSetBad = true
+      if (event.type === 'warning' && isWorkingSetError(event.error)) entry.badSet = stored
       return options.onEvent?.(event)
     }
-    const stored = entry.manifest?.sets.find(({ file }) => entry.folder.setPath(file) === set)
     const attempt: Attempt = {
       snapshot: { ...snapshot, memoryFile: resolve(snapshot.memoryFile), parent },
       memoryBytes,
       memory,
       variant,
       plan,
-      set: used instanceof WorkingSet ? used : undefined,
+      set: usedSet,
       heldOut:
         (plan.backend === 'uffd' &&
-          used &&
+          usedSet &&
           !this.readOnly &&
           learning.learner?.heldOut(variant, Math.random)) ||
         new Uint32Array(),
       isTrial,
       waitsForReady: waitForReady,
       warmth,
-      badSet: () => (isSetBad ? stored : undefined),
+      badSet: () => entry.badSet,
     }
     const restored = await restore(plan, {
       ...rest,
@@ -261,7 +269,9 @@ class FolderStore implements Store {
   }
 
   async settled(): Promise<void> {
-    await Promise.all([...this.#active].map(({ learning }) => learning.settle()))
+    const active = [...this.#active]
+    await Promise.all(active.map(({ learning }) => learning.settle()))
+    await Promise.all(active.map(({ learned }) => learned))
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -284,7 +294,7 @@ class FolderStore implements Store {
     const load = (parent: SnapshotKey) => this.#entry(parent).learning.load()
     const { memoryPrice, holdOut } = this.#options
     const learning = new Learning(folder, load, { memoryPrice, holdOut })
-    entry = { folder, learning, manifest: undefined, stamp: undefined }
+    entry = { folder, learning, manifest: undefined, stamp: undefined, badSet: undefined }
     this.#entries.set(key, entry)
     return entry
   }
@@ -333,6 +343,7 @@ class FolderStore implements Store {
   async #setFor(
     { folder, manifest }: Entry,
     variant: string | undefined,
+    memoryBytes: number,
     parent: SnapshotKey | undefined,
     warn: Warn,
   ): Promise<WorkingSet | string | undefined> {
@@ -343,20 +354,24 @@ class FolderStore implements Store {
     if (stored) return folder.setPath(stored.file)
     if (parent === undefined || manifest) return undefined
     const ofParent = await this.#refresh(parent, warn)
-    const path = await this.#setFor(ofParent, variant, undefined, warn)
+    if (ofParent.manifest?.memoryBytes !== memoryBytes) return undefined
+    const path = await this.#setFor(ofParent, variant, memoryBytes, undefined, warn)
     if (typeof path !== 'string') return undefined
     const { order } = await WorkingSet.read(path)
     return WorkingSet.fromTraces([order])
   }
 
-  async #learn(
+  #learn(
     { folder, learning }: Entry,
     lesson: Lesson,
     options: StoreRestoreOptions,
   ): Promise<Learned | undefined> {
-    const active = { learning }
-    this.#active.add(active)
-    try {
+    // Whatever goes wrong, the restore is over, and nobody may wait for the promise.
+    const warn = (error: unknown) => {
+      report(options, warning(failureOf(folder.path, error)))
+      return undefined
+    }
+    const teach = async (): Promise<Learned> => {
       const learned = await learning.add(lesson)
       const { written, drifts, failure } = learned
       const atMs = monotonicMs()
@@ -364,17 +379,15 @@ class FolderStore implements Store {
       if (failure) report(options, warning(failure))
       report(options, { type: 'learned', atMs, written })
       if (written.length > 0) {
-        await this.#folder.setLastFrom(lesson.snapshot.memoryFile, folder.key)
-        await this.#evict(folder.key, written)
+        const { memoryFile } = lesson.snapshot
+        await this.#folder.setLastFrom(memoryFile, folder.key).catch(warn)
+        await this.#evict(folder.key, written).catch(warn)
       }
       return learned
-    } catch (error) {
-      if (!(error instanceof ReapTraceError)) throw error
-      report(options, warning(error))
-      return undefined
-    } finally {
-      this.#active.delete(active)
     }
+    const active = { learning, learned: teach().catch(warn) }
+    this.#active.add(active)
+    return active.learned.finally(() => this.#active.delete(active))
   }
 
   /**
@@ -394,6 +407,14 @@ class FolderStore implements Store {
     }
     this.#size = { bytes, until: performance.now() + SIZE_KNOWN_MS }
   }
+}
+
+/** A failure to learn, as an error that a warning can have. */
+function failureOf(path: string, error: unknown): ReapTraceError {
+  const known = ioError('store file', 'write', path, error)
+  if (known instanceof ReapTraceError) return known
+  const message = `cannot learn in ${path}: ${String(error)}`
+  return new ReapTraceError('ERR_STORE_IO', message, { path, cause: error })
 }
 
 /** The slower a backend has been, the more seldom it is tried. */

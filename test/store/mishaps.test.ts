@@ -1,7 +1,8 @@
 import { once } from 'node:events'
-import { copyFile, rename } from 'node:fs/promises'
-import { expect, onTestFinished, test } from 'vitest'
-import type { StoreEvent, StoreRestoreOptions } from '../../src/index.js'
+import { copyFile, readFile, rename, rm, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { openStore, type StoreEvent, type StoreRestoreOptions } from '../../src/index.js'
 import { makeMemoryFile } from '../support/fake-vmm.js'
 import { fakeVmm, range } from '../support/scratch.js'
 import { restoreOnce, type StoreScene, storeScene } from '../support/stores.js'
@@ -67,4 +68,103 @@ test('a listener that rejects becomes a warning of the process', async () => {
   }
   await restoreOnce(s, touched, { onEvent })
   expect((await warned)[0].message).toMatch('the listener failed')
+})
+
+const folderOf = ({ folder }: StoreScene, key: string) => join(folder, 'snapshots', key)
+
+describe('a set', () => {
+  test('keeps its pages when its evidence is damaged and a page faults', async () => {
+    const s = await storeScene()
+    const { snapshotKey } = await restoreOnce(s, touched)
+    await writeFile(join(folderOf(s, snapshotKey), 'evidence'), 'damaged')
+    const scene = { ...s, store: await openStore(s.folder) }
+    await restoreOnce(scene, [...touched, 700])
+    const last = await restoreOnce(scene, touched)
+    expect(last.handler.stats().prefetched).toBeGreaterThan(90)
+    expect((await scene.store.describe(snapshotKey))?.learned?.pages).toBe(101)
+  })
+
+  test('comes back with all its pages when its snapshot is removed during a restore', async () => {
+    for (const remove of [
+      (scene: StoreScene, key: string) => scene.store.forget(key),
+      (scene: StoreScene, key: string) => rm(folderOf(scene, key), { recursive: true }),
+    ]) {
+      const s = await storeScene()
+      await restoreOnce(s, touched)
+      const restored = await unmarked(s, [...touched, 700])
+      await remove(s, restored.snapshotKey)
+      await restored.ready()
+      expect(await restored.learned).toMatchObject({ written: [{ variant: undefined }] })
+      const last = await restoreOnce(s, touched)
+      expect(last.handler.stats().prefetched).toBeGreaterThan(90)
+    }
+  })
+
+  test('whose bytes turn out to be damaged after a restore is written again', async () => {
+    const s = await storeScene()
+    const { snapshotKey } = await restoreOnce(s, touched)
+    const path = join(folderOf(s, snapshotKey), 'common.ws')
+    const bytes = await readFile(path)
+    await writeFile(path, bytes.fill(7, bytes.length - 4096))
+    const found = await restoreOnce(s, touched)
+    await found.handler.compared
+    await restoreOnce(s, touched)
+    const last = await restoreOnce(s, touched)
+    expect(await last.prefetched).toMatchObject({ source: 'working-set', provenBy: 'written' })
+  })
+
+  test('is begun anew when the id of its snapshot comes to a memory of another size', async () => {
+    const s = await storeScene()
+    const id = 'build 7'
+    await restoreOnce(s, touched, { snapshot: { memoryFile: s.memoryFile, id } })
+    const { memoryFile } = await storeScene(512)
+    const scene = { ...s, memoryFile, memoryPages: 512 }
+    const pages = range(100, 60)
+    await restoreOnce(scene, pages, { snapshot: { memoryFile, id } })
+    const last = await restoreOnce(scene, pages, { snapshot: { memoryFile, id } })
+    expect(last.handler.stats().prefetched).toBeGreaterThan(50)
+    expect(await s.store.describe(last.snapshotKey)).toMatchObject({
+      memoryBytes: 512 * 4096,
+      restoreCount: 2,
+      sets: [{ pageCount: 60 }],
+    })
+  })
+})
+
+describe('a child', () => {
+  const childOf = async (s: StoreScene, snapshotKey: string, memoryPages = s.memoryPages) => {
+    const { memoryFile } = await storeScene(memoryPages)
+    const snapshot = { memoryFile, parent: snapshotKey }
+    return { scene: { ...s, memoryFile, memoryPages }, snapshot }
+  }
+
+  test('learns although the evidence of its parent is damaged', async () => {
+    const s = await storeScene()
+    const { snapshotKey } = await restoreOnce(s, touched)
+    await writeFile(join(folderOf(s, snapshotKey), 'evidence'), 'damaged')
+    const store = await openStore(s.folder)
+    const { scene, snapshot } = await childOf({ ...s, store }, snapshotKey)
+    expect(await (await restoreOnce(scene, touched, { snapshot })).learned).toMatchObject({
+      written: [{ pageCount: 100 }],
+    })
+  })
+
+  test('of a parent with another size of memory is recorded', async () => {
+    const s = await storeScene()
+    const { snapshotKey } = await restoreOnce(s, touched)
+    const { scene, snapshot } = await childOf(s, snapshotKey, 2048)
+    const first = await restoreOnce(scene, touched, { snapshot })
+    expect((await s.store.describe(first.snapshotKey))?.history).toMatchObject([{ recorded: true }])
+  })
+
+  test('of itself is recorded', async () => {
+    const s = await storeScene()
+    const id = 'build 7'
+    const first = await restoreOnce(s, touched, { snapshot: { memoryFile: s.memoryFile, id } })
+    await s.store.forget(first.snapshotKey)
+    const snapshot = { memoryFile: s.memoryFile, id, parent: first.snapshotKey }
+    expect(await (await restoreOnce(s, touched, { snapshot })).learned).toMatchObject({
+      written: [{ pageCount: 100 }],
+    })
+  })
 })
