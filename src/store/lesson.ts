@@ -137,8 +137,15 @@ export function observe(
   }
   const common = { learned, close, [Symbol.asyncDispose]: close }
   if (restored.backend === 'page-cache') {
-    const ready = async (atMs = monotonicMs()): Promise<void> =>
+    const ready = async (atMs = monotonicMs()): Promise<void> => {
+      const nowMs = monotonicMs()
+      if (!(atMs >= startedMs && atMs <= nowMs)) {
+        throw new TypeError(
+          `ready() expects milliseconds of CLOCK_MONOTONIC between the restore (${startedMs}) and now (${nowMs}), got ${atMs}`,
+        )
+      }
       end(() => lessonOfPageCache(attempt, atMs - startedMs))
+    }
     return { ...common, ready }
   }
   const { handler } = restored
@@ -154,7 +161,8 @@ export function observe(
   )
   const ready = async (atMs = monotonicMs()): Promise<void> => {
     handler.ready(atMs)
-    end(lesson(atMs - startedMs))
+    // The handler listened before restore() returned.
+    end(lesson(Math.max(0, atMs - startedMs)))
   }
   return { ...common, ready }
 }

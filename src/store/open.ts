@@ -134,7 +134,7 @@ class FolderStore implements Store {
     checkOptions('restore()', options, optionRules)
     const {
       snapshot: given,
-      variant,
+      variant: name,
       record,
       waitForReady = false,
       backend,
@@ -150,6 +150,8 @@ class FolderStore implements Store {
       if (!(error instanceof ReapTraceError)) throw error
       report(options, warning(error))
     }
+    // In evidence and file names it is UTF-8, which has no lone surrogates.
+    const variant = name === undefined ? undefined : Buffer.from(name).toString()
     const { key, memoryBytes, memory, entry } = await this.#find(snapshot, warn)
     const parent =
       named ?? (await this.#predecessor(entry, snapshot, memoryBytes, warn).catch(warn))

@@ -54,7 +54,8 @@ export interface StoreRestoreOptions
   readonly snapshot: StoreSnapshot
   /**
    * Class of the request, such as a route: its evidence has a set of its own once it differs enough
-   * from the others. At most 16 are kept, and an unknown one gets the common set.
+   * from the others. At most 16 are kept, and an unknown one gets the common set. As UTF-8, so a
+   * lone surrogate is the character U+FFFD.
    * @default none
    */
   readonly variant?: string | undefined
@@ -81,6 +82,7 @@ export interface StoreRestoreExtras {
    * not count. Without this mark, the end of the VM counts, unless `waitForReady` is set.
    *
    * @param atMs time of the mark in milliseconds of CLOCK_MONOTONIC; now by default.
+   * @throws TypeError for a time before the restore, or one that is to come.
    */
   ready(atMs?: number): Promise<void>
   /**

@@ -168,3 +168,42 @@ describe('a child', () => {
     })
   })
 })
+
+describe('evidence', () => {
+  test('survives a mark before the VM came', async () => {
+    const s = await storeScene()
+    const restored = await unmarked(s, touched)
+    await restored.ready(restored.handler!.times().listening)
+    await restored.learned
+    const store = await openStore(s.folder)
+    expect(await store.describe(restored.snapshotKey)).toMatchObject({ restoreCount: 1 })
+  })
+
+  test('takes no mark of the page cache from another time', async () => {
+    const s = await storeScene()
+    await restoreOnce(s, touched)
+    const snapshot = { memoryFile: s.memoryFile }
+    const restored = await s.store.restore({ snapshot, backend: 'page-cache' })
+    for (const atMs of [Number.NaN, -5, 1, Number.POSITIVE_INFINITY, 'now']) {
+      await expect(restored.ready(atMs as number)).rejects.toThrow(TypeError)
+    }
+    await restored.ready()
+    await restored.learned
+    const store = await openStore(s.folder)
+    expect(await store.describe(restored.snapshotKey)).toMatchObject({ restoreCount: 2 })
+  })
+
+  test('keeps variants of any name apart', async () => {
+    const s = await storeScene()
+    const smile = '\u{1f600}'
+    const snapshot = { memoryFile: s.memoryFile, id: smile.repeat(512) }
+    const names = ['__proto__', 'constructor', '../x', '\0'.repeat(1024), smile.repeat(512)]
+    for (const variant of [...names, '\ud800', '\ud801']) {
+      await restoreOnce(s, touched, { variant, snapshot })
+    }
+    const store = await openStore(s.folder)
+    const known = await store.describe(snapshot)
+    // UTF-8 has no lone surrogates: both are U+FFFD.
+    expect(known?.learned?.variants.map(({ name }) => name)).toEqual([...names, '\ufffd'])
+  })
+})
