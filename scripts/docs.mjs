@@ -33,6 +33,18 @@ function contents(page) {
   return groups.map(({ text, links }) => `**${text}**: ${links.join(', ')}`).join('\n\n')
 }
 
+/**
+ * The page with links to headings as GitHub names them. TypeDoc numbers a type that is spelled like
+ * a method with its interface: `StoreRestore` beside `Store.restore`.
+ */
+function withLinks(page) {
+  const slugger = new GithubSlugger()
+  const slugs = new Set([...page.matchAll(/^#+ (.*)$/gm)].map(([, text]) => slugger.slug(text)))
+  return page.replace(/\(#(([\w-]+)-\d+)\)/g, (link, slug, name) =>
+    slugs.has(slug) || !slugs.has(name) ? link : `(#${name})`,
+  )
+}
+
 async function api() {
   const out = mkdtempSync(join(tmpdir(), 'reap-trace-docs-'))
   try {
@@ -77,7 +89,7 @@ async function api() {
     application.validate(project)
     if (application.logger.hasWarnings()) fail('TypeDoc has warnings')
     await application.generateOutputs(project)
-    const page = readFileSync(join(out, 'api.md'), 'utf8')
+    const page = withLinks(readFileSync(join(out, 'api.md'), 'utf8'))
     return `${generated}
 # API
 
