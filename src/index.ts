@@ -35,7 +35,7 @@ export {
 export { renderReport, writeReport } from './report/render.js'
 export { type EarlierRestore, judgeRestore } from './report/verdict.js'
 export { writeRestoreRecord } from './report/write-record.js'
-export type { Backend, Choice, Experience, Mean, Warmth } from './restore/backend.js'
+export type { Backend, Choice, MeanTime, ResponseTimes, Warmth } from './restore/backend.js'
 export { type CalibrateHostOptions, calibrateHost } from './restore/calibrate.js'
 export {
   type GuestCalibration,

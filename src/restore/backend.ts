@@ -4,20 +4,20 @@ import type { GuestCalibration, HostCalibration, Vcpus } from './calibration.js'
 /** How guest memory is provided: by a fault handler, or by the kernel from a mapped memory file. */
 export type Backend = 'uffd' | 'page-cache'
 
-/** Weighted mean of the times of restores. */
-export interface Mean {
+/** Weighted mean of the times of restores, in milliseconds; `weight` is 0 before the first one. */
+export interface MeanTime {
   readonly ms: number
   readonly weight: number
 }
 
-/** State of the page cache: at most a quarter of the working set is missing, or more. */
+/** State of the page cache: `warm` if at most a quarter of the working set is missing, else `cold`. */
 export type Warmth = 'warm' | 'cold'
 
-/** What earlier restores of a snapshot took on this host. */
-export type Experience = Readonly<Record<Backend, Readonly<Record<Warmth, Mean>>>>
+/** Mean response times of a snapshot's restores on this host, by backend and page cache. */
+export type ResponseTimes = Readonly<Record<Backend, Readonly<Record<Warmth, MeanTime>>>>
 
 /** Inputs of the choice of a backend. */
-export interface Evidence {
+export interface ChoiceInputs {
   /** Backend named by the caller. */
   readonly named: Backend | undefined
   readonly record: boolean
@@ -33,7 +33,7 @@ export interface Evidence {
   readonly writtenShare: number | undefined
   readonly vcpus: Vcpus
   readonly calibration: HostCalibration | 'untrusted' | undefined
-  readonly experience?: Experience | undefined
+  readonly responses?: ResponseTimes | undefined
 }
 
 /** A backend and the reason for it, a sentence without a full stop. */
@@ -73,24 +73,24 @@ export const warmthOf = ({ missingPageCount, pageCount }: Residency): Warmth =>
  * Chooses a backend by requirements, then by what earlier restores took, then by the share of pages
  * missing from the page cache, then by the cost of a page on this host.
  */
-export function chooseBackend(evidence: Evidence): Choice {
-  const required = requiredChoice(evidence)
+export function chooseBackend(inputs: ChoiceInputs): Choice {
+  const required = requiredChoice(inputs)
   if (required) return required
-  const { pageCount, missingPageCount } = evidence.residency!
+  const { pageCount, missingPageCount } = inputs.residency!
   const percent = pageCount === 0 ? 100 : Math.round(100 - (100 * missingPageCount) / pageCount)
   const mib = (pageCount / 256).toFixed(pageCount < 2560 ? 1 : 0)
   const cached = `${percent} % of ${mib} MiB of working set in the page cache`
-  const experienced = fasterSoFar(evidence)
-  if (!experienced && missingPageCount > MAX_MISSING_SHARE * pageCount) {
+  const faster = fasterSoFar(inputs)
+  if (!faster && missingPageCount > MAX_MISSING_SHARE * pageCount) {
     return { backend: 'uffd', reason: `${cached}: a fault handler reads the rest faster` }
   }
-  const { backend, reason } = experienced ?? cheaperPage(evidence)
+  const { backend, reason } = faster ?? cheaperPage(inputs)
   return { backend, reason: `${cached}; ${reason}` }
 }
 
 /** Choice that no measurement changes; `undefined` only for a set with a residency. */
-function requiredChoice(evidence: Evidence): Choice | undefined {
-  const { named, record, pageSize, workingSet, residency } = evidence
+function requiredChoice(inputs: ChoiceInputs): Choice | undefined {
+  const { named, record, pageSize, workingSet, residency } = inputs
   if (named) return { backend: named, reason: 'it was asked for' }
   if (record) {
     return { backend: 'uffd', reason: 'a fault handler records each page as it is touched' }
@@ -98,7 +98,7 @@ function requiredChoice(evidence: Evidence): Choice | undefined {
   if (pageSize === 2 * 2 ** 20) {
     return { backend: 'uffd', reason: 'only a fault handler can restore a guest with 2 MiB pages' }
   }
-  if (!evidence.isMappable) {
+  if (!inputs.isMappable) {
     const reason = 'the file system of the memory file has no mappings that share its page cache'
     return { backend: 'uffd', reason }
   }
@@ -110,9 +110,9 @@ function requiredChoice(evidence: Evidence): Choice | undefined {
  * The backend that is not chosen, to learn what a restore takes with it; `undefined` where it is
  * not possible, or has no working set to prefetch.
  */
-export function trialOf(evidence: Evidence): Choice | undefined {
-  if (requiredChoice(evidence)) return undefined
-  const { backend, reason } = chooseBackend(evidence)
+export function trialOf(inputs: ChoiceInputs): Choice | undefined {
+  if (requiredChoice(inputs)) return undefined
+  const { backend, reason } = chooseBackend(inputs)
   const other = backend === 'uffd' ? 'page-cache' : 'uffd'
   return {
     backend: other,
@@ -121,25 +121,25 @@ export function trialOf(evidence: Evidence): Choice | undefined {
 }
 
 /** Choice for no named backend; `undefined` without measurements that support it. */
-export function measuredChoice(evidence: Evidence): Choice | undefined {
-  const { residency, calibration, vcpus } = evidence
-  const choice = chooseBackend({ ...evidence, named: undefined })
+export function measuredChoice(inputs: ChoiceInputs): Choice | undefined {
+  const { residency, calibration, vcpus } = inputs
+  const choice = chooseBackend({ ...inputs, named: undefined })
   const isCold = residency && residency.missingPageCount > MAX_MISSING_SHARE * residency.pageCount
   const isCalibrated = typeof calibration === 'object' && calibration.guests[vcpus] !== undefined
-  const isMeasured = isCold || isCalibrated || fasterSoFar(evidence) !== undefined
+  const isMeasured = isCold || isCalibrated || fasterSoFar(inputs) !== undefined
   return residency && isMeasured ? choice : undefined
 }
 
 /** Chooses by what earlier restores took; `undefined` without a clear difference. */
-function fasterSoFar({ experience, residency }: Evidence): Choice | undefined {
-  if (!experience || !residency) return undefined
+function fasterSoFar({ responses, residency }: ChoiceInputs): Choice | undefined {
+  if (!responses || !residency) return undefined
   const warmth = warmthOf(residency)
-  const { uffd, 'page-cache': pageCache } = experience
+  const { uffd, 'page-cache': pageCache } = responses
   const [handled, mapped] = [uffd[warmth], pageCache[warmth]]
   if (Math.min(handled.weight, mapped.weight) < MIN_WEIGHT) return undefined
   const [faster, slower] = handled.ms < mapped.ms ? [handled, mapped] : [mapped, handled]
   if (faster.ms > EXPERIENCE_MARGIN * slower.ms) return undefined
-  const print = ({ ms }: Mean) => `${ms.toFixed(ms < 10 ? 1 : 0)} ms`
+  const print = ({ ms }: MeanTime) => `${ms.toFixed(ms < 10 ? 1 : 0)} ms`
   return {
     backend: faster === handled ? 'uffd' : 'page-cache',
     reason: `with a ${warmth} page cache, restores of this snapshot took ${print(handled)} by a fault handler and ${print(mapped)} from the page cache on this host`,
@@ -147,7 +147,7 @@ function fasterSoFar({ experience, residency }: Evidence): Choice | undefined {
 }
 
 /** Chooses by the cost of a page when the working set is in the page cache. */
-function cheaperPage({ writtenShare, vcpus, calibration }: Evidence): Choice {
+function cheaperPage({ writtenShare, vcpus, calibration }: ChoiceInputs): Choice {
   if (calibration === 'untrusted') {
     const reason = 'other users may write to the calibration of this host (hostCalibration())'
     return { backend: 'page-cache', reason }

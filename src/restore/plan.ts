@@ -9,10 +9,10 @@ import { type WorkingSet, workingSetRule } from '../working-set/working-set.js'
 import {
   type Backend,
   type Choice,
+  type ChoiceInputs,
   chooseBackend,
-  type Evidence,
-  type Experience,
   measuredChoice,
+  type ResponseTimes,
   trialOf,
   type Warmth,
   warmthOf,
@@ -191,9 +191,9 @@ export async function planRestore(
   return (await makePlan(options, {})).plan
 }
 
-/** What a store knows about the restores of a snapshot. */
-export interface Learned {
-  readonly experience?: Experience | undefined
+/** What a store adds to the inputs of a plan. */
+export interface StoreInputs {
+  readonly responses?: ResponseTimes | undefined
   /** Whether to take the backend that would not be chosen, where there is a choice. */
   readonly tryOther?: boolean | undefined
 }
@@ -210,27 +210,26 @@ export interface StorePlan {
 
 /**
  * {@link planRestore} for a store, which learns from every restore: its plan records whenever a fault
- * handler serves the guest, but takes none for the recording alone. `record: true` still requires
- * one.
+ * handler serves the guest, but does not choose one only to record. `record: true` still does.
  *
  * @param caller the function that the user has called, for messages about its options.
  */
 export async function planStoreRestore(
   caller: string,
   options: PlanRestoreOptions,
-  learned: Learned,
+  store: StoreInputs,
 ): Promise<StorePlan> {
   checkPlan(caller, options)
-  return makePlan(options, { ...learned, recordsIfHandled: true })
+  return makePlan(options, { ...store, recordsIfHandled: true })
 }
 
 async function makePlan(
   options: PlanRestoreOptions,
   {
-    experience,
+    responses,
     tryOther = false,
     recordsIfHandled = false,
-  }: Learned & { readonly recordsIfHandled?: boolean },
+  }: StoreInputs & { readonly recordsIfHandled?: boolean },
 ): Promise<StorePlan> {
   const startedAt = performance.now()
   const { snapshot, workingSet, trustWorkingSet, record = false, vcpus = 'kvm', signal } = options
@@ -256,7 +255,7 @@ async function makePlan(
     unlessAborted(openOrRefuse(), [signal], () => {}),
   ])
   signal?.throwIfAborted()
-  const evidence: Evidence = {
+  const inputs: ChoiceInputs = {
     named: options.backend === 'auto' ? undefined : options.backend,
     record,
     pageSize: Math.max(options.pageSize ?? 0, set?.pageSize ?? 0),
@@ -266,10 +265,10 @@ async function makePlan(
     writtenShare: set?.writtenShare,
     vcpus,
     calibration,
-    experience,
+    responses,
   }
-  const trial = tryOther ? trialOf(evidence) : undefined
-  const { backend, reason } = trial ?? chooseBackend(evidence)
+  const trial = tryOther ? trialOf(inputs) : undefined
+  const { backend, reason } = trial ?? chooseBackend(inputs)
   const diskCount = set ? internalsOf(set).disks.length : 0
   const plan = Object.freeze({
     backend,
@@ -277,7 +276,7 @@ async function makePlan(
       ? `${reason}; there is no working-set file ${workingSet} yet`
       : reason,
     snapshot: { ...snapshot },
-    automatic: measuredChoice(evidence),
+    automatic: measuredChoice(inputs),
     workingSet,
     refusal,
     isWorkingSetMissing,

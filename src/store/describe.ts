@@ -1,4 +1,4 @@
-import type { Experience } from '../restore/backend.js'
+import type { ResponseTimes } from '../restore/backend.js'
 import type { SnapshotFolder, SnapshotKey } from './folder.js'
 import { type HistoryLine, parseHistory } from './history.js'
 import { isDamage } from './invalid.js'
@@ -39,7 +39,7 @@ export interface SnapshotDescription extends SnapshotSummary {
   /** State of the evidence; absent before the first restore has taught something. */
   readonly learned?: LearnerDescription | undefined
   /** Mean responses of earlier restores by each backend, with a warm and a cold page cache. */
-  readonly responses: Experience
+  readonly responses: ResponseTimes
   /** Restores, the oldest first, at most 1,000. */
   readonly history: readonly HistoryLine[]
 }

@@ -1,5 +1,5 @@
 import { checkOptions, type OptionRule, required, rules } from '../options.js'
-import type { Experience, Mean } from '../restore/backend.js'
+import type { MeanTime, ResponseTimes } from '../restore/backend.js'
 import { invalidFile } from './invalid.js'
 
 /** A working-set file of a snapshot. */
@@ -29,7 +29,7 @@ export interface SnapshotManifest {
   readonly restoreCount: number
   readonly sets: readonly StoredSet[]
   /** Mean responses of earlier restores on this host. */
-  readonly responses: Experience
+  readonly responses: ResponseTimes
 }
 
 const list: OptionRule = { expected: 'an array', accepts: Array.isArray }
@@ -95,7 +95,7 @@ export function checkManifest(path: string, bytes: Buffer): SnapshotManifest {
   }
 }
 
-export const noResponses: Experience = {
+export const noResponses: ResponseTimes = {
   uffd: { warm: { ms: 0, weight: 0 }, cold: { ms: 0, weight: 0 } },
   'page-cache': { warm: { ms: 0, weight: 0 }, cold: { ms: 0, weight: 0 } },
 }
@@ -104,7 +104,7 @@ export const noResponses: Experience = {
 const HALF_LIFE = 16
 
 /** A mean with one more value. */
-export function withValue({ ms, weight }: Mean, value: number): Mean {
+export function withValue({ ms, weight }: MeanTime, value: number): MeanTime {
   const old = weight * 2 ** (-1 / HALF_LIFE)
   return { ms: (ms * old + value) / (old + 1), weight: old + 1 }
 }

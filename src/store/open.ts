@@ -6,7 +6,7 @@ import { monotonicMs, report, warning } from '../events.js'
 import { ioError, replaceFile, writeWhole } from '../files.js'
 import { checkOptions, oneOf, required, rules } from '../options.js'
 import { PAGE } from '../page.js'
-import type { Experience } from '../restore/backend.js'
+import type { ResponseTimes } from '../restore/backend.js'
 import { planInternalsOf, planStoreRestore } from '../restore/plan.js'
 import { restore, restoreRules } from '../restore/restore.js'
 import { checkSize } from '../snapshot/disk-image.js'
@@ -178,7 +178,7 @@ class FolderStore implements Store {
         calibration,
         signal: options.signal,
       },
-      { experience: responses, tryOther: isTried },
+      { responses, tryOther: isTried },
     )
     const [{ plan, isTrial, warmth }] = await Promise.all([planning, loading])
     const used = plan.refusal ? undefined : planInternalsOf(plan).workingSet
@@ -420,7 +420,7 @@ function failureOf(path: string, error: unknown): ReapTraceError {
 }
 
 /** The slower a backend has been, the more seldom it is tried. */
-function trialShare({ uffd, 'page-cache': pageCache }: Experience): number {
+function trialShare({ uffd, 'page-cache': pageCache }: ResponseTimes): number {
   const ratios = (['warm', 'cold'] as const).map((warmth) => {
     const [a, b] = [uffd[warmth], pageCache[warmth]]
     return a.weight > 0 && b.weight > 0 ? Math.max(a.ms / b.ms, b.ms / a.ms) : 1

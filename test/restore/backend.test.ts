@@ -2,10 +2,10 @@ import { chmodSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
 import { hostCalibration, planRestore } from '../../src/index.js'
 import {
+  type ChoiceInputs,
   chooseBackend,
-  type Evidence,
-  type Experience,
   measuredChoice,
+  type ResponseTimes,
   trialOf,
   warmthOf,
 } from '../../src/restore/backend.js'
@@ -16,7 +16,7 @@ import { range, recordedSet, scene } from '../support/scratch.js'
 uncalibrated()
 
 const cached = { pageCount: 4000, missingPageCount: 0, isVisible: true }
-const warm: Evidence = {
+const warm: ChoiceInputs = {
   named: undefined,
   record: false,
   pageSize: 4096,
@@ -57,8 +57,8 @@ describe('the backend', () => {
       /without a file/,
     ],
   ] as const)('%s, whatever a page costs and whatever is missing', (_, more, backend, reason) => {
-    for (const evidence of [warm, cold, { ...cold, calibration: undefined }]) {
-      const choice = chooseBackend({ ...evidence, ...more })
+    for (const inputs of [warm, cold, { ...cold, calibration: undefined }]) {
+      const choice = chooseBackend({ ...inputs, ...more })
       expect(choice).toEqual({ backend, reason: expect.stringMatching(reason) })
     }
   })
@@ -122,7 +122,7 @@ describe('the backend', () => {
 
 describe('what earlier restores took', () => {
   /** Milliseconds by a handler and from the page cache, with a warm and a cold page cache. */
-  const took = (warm: [number, number], cold: [number, number], weight = 3): Experience => ({
+  const took = (warm: [number, number], cold: [number, number], weight = 3): ResponseTimes => ({
     uffd: { warm: { ms: warm[0], weight }, cold: { ms: cold[0], weight } },
     'page-cache': { warm: { ms: warm[1], weight }, cold: { ms: cold[1], weight } },
   })
@@ -130,10 +130,10 @@ describe('what earlier restores took', () => {
   const more = { ...warm, ...missing(1001) }
 
   test('decides at the warmth of now, whatever a page costs and however much is missing', () => {
-    const experience = took([40, 30], [30, 40])
+    const responses = took([40, 30], [30, 40])
     for (const calibrated of [calibration, undefined]) {
-      const choose = (evidence: Evidence) =>
-        chooseBackend({ ...evidence, experience, calibration: calibrated }).backend
+      const choose = (inputs: ChoiceInputs) =>
+        chooseBackend({ ...inputs, responses, calibration: calibrated }).backend
       expect([warm, quarter, more, cold].map(choose)).toEqual([
         'page-cache',
         'page-cache',
@@ -142,7 +142,7 @@ describe('what earlier restores took', () => {
       ])
     }
     const turned = took([30, 40], [40, 30])
-    const choose = (evidence: Evidence) => chooseBackend({ ...evidence, experience: turned })
+    const choose = (inputs: ChoiceInputs) => chooseBackend({ ...inputs, responses: turned })
     expect(choose({ ...warm, calibration: undefined }).backend).toBe('uffd')
     expect(choose(cold).backend).toBe('page-cache')
     expect([warm, quarter, more, cold].map(({ residency }) => warmthOf(residency!))).toEqual([
@@ -154,7 +154,7 @@ describe('what earlier restores took', () => {
   })
 
   test('comes with a sentence that has the figures', () => {
-    expect(chooseBackend({ ...quarter, experience: took([9.96, 30.4], [1, 1]) })).toEqual({
+    expect(chooseBackend({ ...quarter, responses: took([9.96, 30.4], [1, 1]) })).toEqual({
       backend: 'uffd',
       reason:
         '75 % of 16 MiB of working set in the page cache; with a warm page cache, restores of this snapshot took 10.0 ms by a fault handler and 30 ms from the page cache on this host',
@@ -164,16 +164,14 @@ describe('what earlier restores took', () => {
   test.each([
     ['a difference of less than 5 %', took([40, 38.1], [38.1, 40])],
     ['a weight below 3', took([40, 10], [10, 40], 2.9)],
-  ])('does not count with %s', (_, experience) => {
-    for (const evidence of [warm, quarter, more, cold]) {
-      expect(chooseBackend({ ...evidence, experience })).toEqual(chooseBackend(evidence))
+  ])('does not count with %s', (_, responses) => {
+    for (const inputs of [warm, quarter, more, cold]) {
+      expect(chooseBackend({ ...inputs, responses })).toEqual(chooseBackend(inputs))
     }
   })
 
   test('counts from a difference of 5 % on', () => {
-    expect(chooseBackend({ ...warm, experience: took([40, 38], [1, 1]) }).backend).toBe(
-      'page-cache',
-    )
+    expect(chooseBackend({ ...warm, responses: took([40, 38], [1, 1]) }).backend).toBe('page-cache')
   })
 
   test.each([
@@ -185,23 +183,23 @@ describe('what earlier restores took', () => {
     { workingSet: 'refused', residency: undefined },
     { workingSet: 'unwritten', residency: undefined },
   ] as const)('changes nothing with %o, and there is no trial', (more) => {
-    const evidence = { ...warm, ...more }
-    const experience = took([40, 30], [40, 30])
-    expect(chooseBackend({ ...evidence, experience })).toEqual(chooseBackend(evidence))
-    expect(trialOf({ ...evidence, experience })).toBeUndefined()
+    const inputs = { ...warm, ...more }
+    const responses = took([40, 30], [40, 30])
+    expect(chooseBackend({ ...inputs, responses })).toEqual(chooseBackend(inputs))
+    expect(trialOf({ ...inputs, responses })).toBeUndefined()
   })
 
   test('is a measurement for the choice that is reported, whatever was named', () => {
-    const evidence = { ...warm, calibration: undefined, named: 'page-cache' } as const
-    expect(measuredChoice(evidence)).toBeUndefined()
-    const experience = took([30, 40], [1, 1])
-    expect(measuredChoice({ ...evidence, experience })).toMatchObject({ backend: 'uffd' })
+    const inputs = { ...warm, calibration: undefined, named: 'page-cache' } as const
+    expect(measuredChoice(inputs)).toBeUndefined()
+    const responses = took([30, 40], [1, 1])
+    expect(measuredChoice({ ...inputs, responses })).toMatchObject({ backend: 'uffd' })
   })
 
   test('is completed by a trial of the other backend', () => {
-    for (const evidence of [warm, cold, { ...warm, experience: took([40, 30], [1, 1]) }]) {
-      const choice = chooseBackend(evidence)
-      const trial = trialOf(evidence)
+    for (const inputs of [warm, cold, { ...warm, responses: took([40, 30], [1, 1]) }]) {
+      const choice = chooseBackend(inputs)
+      const trial = trialOf(inputs)
       expect(trial?.backend).not.toBe(choice.backend)
       expect(trial?.reason).toMatch(/^a trial of .* would be chosen: \d+ % of 16 MiB /)
       expect(trial?.reason).toContain(choice.reason)

@@ -256,16 +256,16 @@ test('a memory file that is not there is refused, whatever the choice', async ()
 describe('a plan of a store', () => {
   const mean = (ms: number) => ({ ms, weight: 3 })
   const both = (ms: number) => ({ warm: mean(ms), cold: mean(ms) })
-  const experience = { uffd: both(40), 'page-cache': both(30) }
+  const responses = { uffd: both(40), 'page-cache': both(30) }
 
-  test('goes by experience, records with a fault handler, and takes none to record', async () => {
+  test('goes by earlier responses, and records only where a fault handler serves anyway', async () => {
     const s = await snapshot()
     const { memoryFile, workingSet } = s.all
     const options = { snapshot: { memoryFile }, workingSet }
     const planOf = (more: object, learned: object) =>
       planStoreRestore('store.restore()', { ...options, ...more }, learned)
     await s.evict()
-    expect(await planOf({}, { experience })).toMatchObject({
+    expect(await planOf({}, { responses })).toMatchObject({
       plan: { backend: 'page-cache', record: false, automatic: { backend: 'page-cache' } },
       isTrial: false,
       warmth: 'cold',
@@ -275,7 +275,7 @@ describe('a plan of a store', () => {
       isTrial: false,
       warmth: 'cold',
     })
-    expect(await planOf({}, { experience, tryOther: true })).toMatchObject({
+    expect(await planOf({}, { responses, tryOther: true })).toMatchObject({
       plan: {
         backend: 'uffd',
         record: true,
@@ -284,7 +284,7 @@ describe('a plan of a store', () => {
       },
       isTrial: true,
     })
-    expect(await planOf({ record: true }, { experience, tryOther: true })).toMatchObject({
+    expect(await planOf({ record: true }, { responses, tryOther: true })).toMatchObject({
       plan: {
         backend: 'uffd',
         record: true,
@@ -296,7 +296,7 @@ describe('a plan of a store', () => {
       plan: { backend: 'page-cache', record: false, reason: 'it was asked for' },
       isTrial: false,
     })
-    expect(await planOf({ workingSet: undefined }, { experience, tryOther: true })).toMatchObject({
+    expect(await planOf({ workingSet: undefined }, { responses, tryOther: true })).toMatchObject({
       plan: { backend: 'page-cache', record: false },
       isTrial: false,
       warmth: undefined,
