@@ -74,7 +74,9 @@ export async function makeFolder(path: string): Promise<void> {
   const make = () => mkdir(path, { mode: 0o700 })
   await make().catch(async (error: NodeJS.ErrnoException) => {
     if (error.code !== 'ENOENT' || dirname(path) === path) throw error
-    await makeFolder(dirname(path)).catch(() => {})
+    await makeFolder(dirname(path)).catch((error: NodeJS.ErrnoException) => {
+      if (error.code !== 'EEXIST') throw error
+    })
     await make()
   })
 }
@@ -173,6 +175,7 @@ const KINDS = {
   'file of findings': 'ERR_WORKING_SET_IO',
   'calibration file': 'ERR_CALIBRATION',
   'store file': 'ERR_STORE_IO',
+  'exported file': 'ERR_STORE_IO',
 } as const satisfies Record<string, ReapTraceErrorCode>
 export type FileKind = keyof typeof KINDS
 
@@ -182,6 +185,7 @@ const OUTPUTS: ReadonlySet<FileKind> = new Set([
   'trace file',
   'restore record',
   'report',
+  'exported file',
 ])
 
 /** Remedies for a failed system call, by the name of the error. */

@@ -134,6 +134,9 @@ function explainStore(
   }
 }
 
+/** Mode bit of a folder that many users write to, such as /tmp. */
+const STICKY = 0o1000n
+
 /** Describes a file that another user may have written. */
 function explainWriters(
   { check, got, errno, syscall }: NativeFailure,
@@ -142,19 +145,25 @@ function explainWriters(
   const path = storePath ?? tracePath ?? calibrationPath ?? workingSetPath
   const trust =
     path === workingSetPath ? 'trustWorkingSet: true (--trust-working-set)' : 'trust: true'
+  const isStore = storePath !== undefined
   const remedy = (first: string, second: string) =>
-    storePath === undefined ? `${first}, or pass ${trust} if ${second}.` : `${first}.`
+    isStore ? `${first}.` : `${first}, or pass ${trust} if ${second}.`
   switch (check) {
     case 'owner':
       return {
         message: `${path} belongs to uid ${got}, who may write anything into it`,
-        hint: `Only files of this user and of root are used. ${remedy('Copy it', 'that user is trusted')}`,
+        hint: isStore
+          ? 'A store is used by its owner: run as that user, or choose another folder.'
+          : `Only files of this user and of root are used. ${remedy('Copy it', 'that user is trusted')}`,
         path,
       }
     case 'mode':
       return {
         message: `${path} has the mode 0${got.toString(8)}: other users may write anything into it`,
-        hint: remedy('Take that away with chmod go-w', 'they are all trusted'),
+        hint:
+          isStore && got & STICKY
+            ? 'It is a shared folder: choose a folder inside it.'
+            : remedy('Take that away with chmod go-w', 'they are all trusted'),
         path,
       }
     default:

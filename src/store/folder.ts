@@ -5,7 +5,7 @@ import { join, resolve } from 'node:path'
 import { native } from '../binding/addon.js'
 import { toError } from '../binding/explain.js'
 import { ReapTraceError } from '../errors.js'
-import { ioError, makeFolder, replaceFile, writeWhole } from '../files.js'
+import { describeCall, ioError, makeFolder, replaceFile, writeWhole } from '../files.js'
 import { statMemoryFile } from '../snapshot/disk-image.js'
 import { contentKey, stampKey } from '../snapshot/file-stamp.js'
 import type { Snapshot } from '../snapshot/snapshot.js'
@@ -80,14 +80,34 @@ export async function openFolder(path: string, readOnly: boolean): Promise<Store
         readOnly ||
         others.some((name) => !['snapshots', 'paths'].includes(name) && !name.endsWith('.tmp'))
       ) {
-        throw notAStore(folder.path)
+        throw notAStore(folder.path, readOnly)
       }
       await writeOwn(folder.path, MARKER, Buffer.from(`{ "reapTraceStore": ${VERSION} }\n`))
     }
     return folder
   } catch (error) {
-    throw ioError('store file', 'read', folder.path, error)
+    throw openError(folder.path, error)
   }
+}
+
+/** Remedies for a folder that cannot be opened. */
+const hints: Readonly<Record<string, string>> = {
+  ENOENT: 'Check the path. "reap-trace restore --store" and openStore() create a store.',
+  ENOTDIR: 'Pass the path of a folder.',
+  EACCES: 'A store is used by its owner: run as that user, or choose another folder.',
+}
+
+function openError(path: string, error: unknown): unknown {
+  if (error instanceof ReapTraceError || !(error instanceof Error)) return error
+  const { code = '', errno, syscall } = error as NodeJS.ErrnoException
+  if (syscall === undefined) return error
+  const isNew = syscall === 'mkdir'
+  const { cause, hint } = describeCall(error, isNew ? 'write' : 'read')
+  const message = `cannot ${isNew ? 'create' : 'open'} the store ${path}: ${cause}`
+  return new ReapTraceError('ERR_STORE_IO', message, {
+    ...{ path, errno, syscall, cause: error },
+    hint: (isNew ? undefined : hints[code]) ?? hint,
+  })
 }
 
 function checkMarker(path: string, bytes: Buffer): void {
@@ -105,11 +125,13 @@ function checkMarker(path: string, bytes: Buffer): void {
   )
 }
 
-const notAStore = (path: string) =>
+const notAStore = (path: string, readOnly: boolean) =>
   new ReapTraceError('ERR_STORE_INVALID', `${path} is not a store: it has no ${MARKER}`, {
     path,
     check: 'store',
-    hint: 'Choose an empty folder or one that does not exist; openStore() creates the store.',
+    hint: readOnly
+      ? 'Check the path. "reap-trace restore --store" and openStore() create a store.'
+      : 'Choose a folder that is empty or does not exist.',
   })
 
 /** @throws ReapTraceError `ERR_UNTRUSTED_FILE` if another user may write to the open file. */

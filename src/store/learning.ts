@@ -4,9 +4,10 @@ import { type Lock, tryLock } from '../binding/lock.js'
 import { ReapTraceError } from '../errors.js'
 import { writeWorkingSetFile } from '../working-set/file/write.js'
 import { WorkingSet } from '../working-set/working-set.js'
+import { decodeEvidence } from './decode.js'
 import { type SnapshotFolder, type SnapshotKey, type StoreSnapshot, setFileName } from './folder.js'
 import type { HistoryLine } from './history.js'
-import { invalidFile, isDamage } from './invalid.js'
+import { isDamage } from './invalid.js'
 import {
   type Drift,
   Learner,
@@ -329,15 +330,6 @@ export class Learning {
     this.#writeUs.page = Math.max(1, us - this.#writeUs.set) / Math.max(1, set.pageCount)
     const { pageCount } = set
     return { variant: variant ?? null, file, pageCount, writtenAt: new Date().toISOString() }
-  }
-}
-
-/** @throws ReapTraceError `ERR_STORE_INVALID`. */
-export function decodeEvidence(path: string, bytes: Uint8Array, options: LearnerOptions): Learner {
-  try {
-    return Learner.decode(bytes, options)
-  } catch (error) {
-    throw invalidFile(path, 'evidence', (error as Error).message)
   }
 }
 

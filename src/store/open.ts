@@ -12,6 +12,7 @@ import { restore, restoreRules } from '../restore/restore.js'
 import { checkSize } from '../snapshot/disk-image.js'
 import { checkSnapshot, type Snapshot, snapshotRule } from '../snapshot/snapshot.js'
 import { WorkingSet } from '../working-set/working-set.js'
+import { decodeExport } from './decode.js'
 import {
   describeSnapshot,
   type SnapshotDescription,
@@ -26,7 +27,7 @@ import {
   type SnapshotKey,
   type StoreFolder,
 } from './folder.js'
-import { decodeEvidence, type Learned, Learning, type Lesson } from './learning.js'
+import { type Learned, Learning, type Lesson } from './learning.js'
 import { type Attempt, observe } from './lesson.js'
 import type { SnapshotManifest, StoredSet } from './manifest.js'
 
@@ -252,7 +253,7 @@ class FolderStore implements Store {
         hint: 'store.snapshots() and "reap-trace store ls" list its snapshots.',
       })
     }
-    await replaceFile('store file', path, (file) => writeWhole(file, bytes, 0))
+    await replaceFile('exported file', path, (file) => writeWhole(file, bytes, 0))
   }
 
   async import(path: string, snapshot: Snapshot): Promise<SnapshotKey> {
@@ -261,12 +262,13 @@ class FolderStore implements Store {
     if (this.readOnly) throw new TypeError('import() needs a store that is not read-only')
     const { key, memoryBytes, memory } = await identify(snapshot)
     const bytes = await readFile(path).catch((error) => {
-      throw ioError('store file', 'read', path, error)
+      throw ioError('exported file', 'read', path, error)
     })
     const { memoryPrice, holdOut } = this.#options
-    const learner = decodeEvidence(path, bytes, { memoryPrice, holdOut })
+    const learner = decodeExport(path, bytes, { memoryPrice, holdOut })
     checkSize(snapshot.memoryFile, memoryBytes, learner.facts.memoryBytes)
     await this.#entry(key).learning.import(learner, { ...snapshot }, memory)
+    await this.#folder.setLastFrom(snapshot.memoryFile, key)
     return key
   }
 

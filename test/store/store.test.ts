@@ -8,7 +8,7 @@ import {
   utimes,
   writeFile,
 } from 'node:fs/promises'
-import { join } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { openStore, type StoreEvent } from '../../src/index.js'
 import { fakeVmm, range } from '../support/scratch.js'
@@ -182,9 +182,29 @@ describe('a snapshot in a store', () => {
       code: 'ERR_STORE_INVALID',
       check: 'known-snapshot',
     })
+    // Not as a part of the store: nothing is to be forgotten.
+    await expect(store.import(memoryFile, { memoryFile })).rejects.toMatchObject({
+      message: expect.stringMatching(/^\S+ cannot be imported: it does not begin with/),
+      hint: expect.stringMatching(/store export/),
+    })
     await expect(s.store.export('0123456789abcdef', file)).rejects.toMatchObject({
       check: 'unknown-snapshot',
     })
+  })
+
+  test('passes on its pages also if it was imported and is made again before a restore', async () => {
+    const s = await storeScene()
+    await restoreOnce(s, touched)
+    const file = newPath('evidence')
+    await s.store.export({ memoryFile: s.memoryFile }, file)
+    const memoryFile = newPath('copy')
+    await copyFile(s.memoryFile, memoryFile)
+    const store = await openStore(newPath('store'))
+    await store.import(file, { memoryFile })
+    await unlink(memoryFile)
+    await copyFile(s.memoryFile, memoryFile)
+    const restored = await restoreOnce({ ...s, store, memoryFile }, touched)
+    expect(await restored.prefetched).toMatchObject({ pageCount: 100, source: 'memory-file' })
   })
 })
 
@@ -236,6 +256,22 @@ describe('a store', () => {
     const later = await openStore(s.folder).catch((error) => error)
     expect(later).toMatchObject({ code: 'ERR_STORE_INVALID', check: 'version' })
     expect(later.hint).toMatch(/^Update/)
+  })
+
+  test.each([
+    ['does not exist', 'none', true, /^cannot open the store .*ENOENT$/, /^Check the path/],
+    ['has no store', '.', true, /is not a store/, /^Check the path/],
+    ['has other files', '.', false, /is not a store/, /^Choose a folder that is empty/],
+    ['is a file', 'memory', false, /^cannot open the store .*ENOTDIR$/, /path of a folder/],
+    ['cannot be made', 'memory/store', false, /^cannot create the store .*ENOTDIR$/, undefined],
+    ['is shared', '/tmp', false, /01777/, /folder inside it/],
+  ])('tells what to do with a folder that %s', async (_, name, readOnly, message, hint) => {
+    const s = await storeScene()
+    const path = resolve(dirname(s.memoryFile), name)
+    const error = await openStore(path, { readOnly }).catch((error) => error)
+    expect(error).toMatchObject({ name: 'ReapTraceError', path })
+    expect(error.message).toMatch(message)
+    expect(error.hint ?? '').toMatch(hint ?? /^$/)
   })
 
   test('is not made of a folder with other files', async () => {
