@@ -31,6 +31,10 @@ export type { Observation } from './observation.js'
 /** Costs in use until restores have measured them. */
 const FAULT_US = 50
 const INSTALL_US = 1.2
+/** A fault at least: a trap, a message, and the wake of the guest. */
+const LEAST_FAULT_US = 1
+/** An install at most, as a part of a fault. */
+const MOST_INSTALL = 0.5
 /** Faults after which a restore's mean wait of a fault counts in full. */
 const SURE_FAULTS = 32
 /** Restores between two rounds of forgetting. */
@@ -140,7 +144,10 @@ export class Learner {
     const before = this.#evidence.common.restores
     if (Math.floor((before + observations.length) / ROUND) > Math.floor(before / ROUND)) {
       this.#evidence.settle()
-      for (const ledger of this.#ledgers) if (ledger) ledger.probabilities = undefined
+      // Both go by slots, which have moved.
+      for (const ledger of this.#ledgers) {
+        if (ledger) [ledger.probabilities, ledger.plan] = [undefined, undefined]
+      }
     }
     const drifts: Drift[] = []
     const batches = new Map<number, Batch>()
@@ -157,7 +164,7 @@ export class Learner {
         const batch = batches.get(scope) ?? { restores: 0, residual: [] }
         batches.set(scope, batch)
         batch.restores++
-        batch.residual.push(...seen.residual)
+        for (const slot of seen.residual) batch.residual.push(slot)
       }
     }
     for (const [number, batch] of batches) this.#revise(number, batch)
@@ -360,12 +367,14 @@ export class Learner {
     return weight > 0 ? sum / weight : undefined
   }
 
-  /** Costs of a fault and of an install, with its memory. */
+  /**
+   * Costs of a fault and of an install, with its memory. A fault is an install with more around it,
+   * whatever a busy host has measured: a page that every restore touches is worth its install.
+   */
   #costs(): { readonly faultUs: number; readonly installUs: number } {
-    return {
-      faultUs: this.#mean('faultUs') ?? FAULT_US,
-      installUs: (this.#mean('installUs') ?? INSTALL_US) + this.#memoryPrice,
-    }
+    const faultUs = Math.max(LEAST_FAULT_US, this.#mean('faultUs') ?? FAULT_US)
+    const installUs = Math.min(MOST_INSTALL * faultUs, this.#mean('installUs') ?? INSTALL_US)
+    return { faultUs, installUs: installUs + this.#memoryPrice }
   }
 
   #hasOwnSet(number: number): boolean {

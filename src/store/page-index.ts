@@ -39,4 +39,6 @@ export class PageIndex {
   }
 }
 
-const spread = (page: number): number => Math.imul(page, 0x9e3779b1) >>> 12
+/** The high bits are spread best; the rest are enough for all pages of 64 GiB. */
+const SPREAD_SHIFT = 7
+const spread = (page: number): number => Math.imul(page, 0x9e3779b1) >>> SPREAD_SHIFT

@@ -187,3 +187,26 @@ describe('a learner', () => {
     expect(learner.describe().costs).toEqual({ faultUs: 4, installUs: 2 })
   })
 })
+
+describe('a learner of a busy host', () => {
+  test.for([
+    ['faster than an install', { faultUs: 3, installUs: 5 }],
+    ['free', { faultUs: 0, installUs: 0 }],
+    ['cheap beside a preempted install', { faultUs: 40, installUs: 1000 }],
+  ] as const)('keeps what every restore touches where faults seem %s', ([, costs]) => {
+    const { learner, observe, write, sets } = store()
+    const touched = range(0, 1000)
+    for (let i = 0; i < 100; i++) {
+      learner.observe([{ ...observe(touched), ...(i > 0 && costs) }])
+      write()
+      expect(sets.get(undefined)).toHaveLength(1000)
+    }
+  })
+
+  test('learns from a restore with more faults than a call has arguments', () => {
+    const { learner, restore } = store({}, Learner.fresh({ ...facts, memoryBytes: 2 ** 32 }))
+    restore(range(0, 10))
+    restore(range(0, 400_000))
+    expect(learner.describe().pages).toBe(400_000)
+  })
+})
