@@ -62,7 +62,7 @@ export type {
 export type { SnapshotKey, StoreSnapshot } from './store/folder.js'
 export type { HistoryLine } from './store/history.js'
 export type { Drift, LearnerDescription, Quality } from './store/learner.js'
-export type { Learned, WrittenSet } from './store/learning.js'
+export type { Learned, WrittenSet } from './store/lesson.js'
 export { openStore } from './store/open.js'
 export type {
   OpenStoreOptions,

@@ -1,4 +1,3 @@
-import { resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Lock, tryLock } from '../binding/lock.js'
 import { ReapTraceError } from '../errors.js'
@@ -6,53 +5,14 @@ import { writeWorkingSetFile } from '../working-set/file/write.js'
 import { WorkingSet } from '../working-set/working-set.js'
 import { decodeEvidence } from './decode.js'
 import { type SnapshotFolder, type SnapshotKey, type StoreSnapshot, setFileName } from './folder.js'
-import type { HistoryLine } from './history.js'
 import { isDamage } from './invalid.js'
-import {
-  type Drift,
-  Learner,
-  type LearnerFacts,
-  type LearnerOptions,
-  type Observation,
-} from './learner.js'
-import { noResponses, type SnapshotManifest, type StoredSet, withValue } from './manifest.js'
-
-/** What one restore taught. */
-export interface Lesson {
-  readonly snapshot: StoreSnapshot
-  readonly memoryBytes: number
-  /** The memory file that was restored, by `contentKey()`. */
-  readonly memory: string
-  readonly pageSize: number
-  /** `undefined` for a restore from the page cache, whose touches nobody sees. */
-  readonly observation: Observation | undefined
-  readonly line: HistoryLine
-  /** The set that it would have used, if that was missing, damaged or stale. */
-  readonly badSet: StoredSet | undefined
-}
+import { Learner, type LearnerFacts, type LearnerOptions } from './learner.js'
+import type { Learned, Lesson, WrittenSet } from './lesson.js'
+import type { SnapshotManifest } from './manifest.js'
+import { manifestAfter, newManifest, withSet } from './manifest-after.js'
 
 /** What sets are written from. */
 type Source = Pick<Lesson, 'snapshot' | 'memory'>
-
-/** A set that was written. */
-export interface WrittenSet {
-  /** `undefined` for the common set. */
-  readonly variant: string | undefined
-  /** Number of 4 KiB pages. */
-  readonly pageCount: number
-  /** Number of pages of the set that it replaced; `undefined` for the first one. */
-  readonly previousPageCount: number | undefined
-}
-
-/** Result of learning from a restore. */
-export interface Learned {
-  /** Sets that were written with this restore's evidence, in this order. */
-  readonly written: readonly WrittenSet[]
-  /** Drift that became visible with it, or with others of its batch. */
-  readonly drifts: readonly Drift[]
-  /** The failure to write a set; the evidence is kept. */
-  readonly failure?: ReapTraceError | undefined
-}
 
 interface Pending {
   readonly lesson: Lesson
@@ -194,7 +154,7 @@ export class Learning {
       const loaded = await this.load().catch(unlessDamaged)
       const learner = loaded && isOfLast(loaded.facts) ? loaded : await this.#begin(last)
       const drifts = learner.observe(lessons.flatMap(({ observation }) => observation ?? []))
-      const saved = await this.#save(learner, manifestWith(lessons, known), last)
+      const saved = await this.#save(learner, manifestAfter(lessons, known), last)
       await folder.addHistory(
         lessons.map(({ line }) => JSON.stringify(line)),
         MAX_HISTORY,
@@ -345,66 +305,5 @@ function forgetLost(learner: Learner, { sets }: SnapshotManifest): void {
   for (const { name, setPages: pageCount } of [{ name: undefined, setPages }, ...variants]) {
     const isThere = sets.some(({ variant }) => variant === (name ?? null))
     if (pageCount > 0 && !isThere) learner.written(name, new Uint32Array())
-  }
-}
-
-const withSet = (manifest: SnapshotManifest, set: SnapshotManifest['sets'][number]) => ({
-  ...manifest,
-  sets: [...manifest.sets.filter(({ variant }) => variant !== set.variant), set],
-})
-
-/** Manifest of a snapshot without sets and restores. */
-function newManifest({
-  snapshot: { memoryFile, id, parent },
-  memoryBytes,
-  pageSize,
-  at,
-}: {
-  readonly snapshot: StoreSnapshot
-  readonly memoryBytes: number
-  readonly pageSize: number
-  readonly at: string
-}): SnapshotManifest {
-  return {
-    version: 1,
-    memoryFile: resolve(memoryFile),
-    ...(id !== undefined && { id }),
-    memoryBytes,
-    pageSize,
-    ...(parent !== undefined && { parent }),
-    createdAt: at,
-    lastRestoreAt: at,
-    restoreCount: 0,
-    sets: [],
-    responses: noResponses,
-  }
-}
-
-/** The manifest after these restores. */
-function manifestWith(
-  lessons: readonly Lesson[],
-  known: SnapshotManifest | undefined,
-): SnapshotManifest {
-  const last = lessons.at(-1)!
-  const { at } = last.line
-  const before = known ?? newManifest({ ...last, at })
-  const responses = { ...before.responses }
-  for (const { line } of lessons) {
-    const { backend, warmth, responseMs, recorded } = line
-    if (responseMs === undefined || warmth === undefined || recorded) continue
-    const means = responses[backend]
-    responses[backend] = { ...means, [warmth]: withValue(means[warmth], responseMs) }
-  }
-  return {
-    ...before,
-    memoryFile: resolve(last.snapshot.memoryFile),
-    lastRestoreAt: at,
-    restoreCount: before.restoreCount + lessons.length,
-    // Unless it has been written again since.
-    sets: before.sets.filter(
-      ({ file, writtenAt }) =>
-        !lessons.some(({ badSet }) => badSet?.file === file && badSet.writtenAt === writtenAt),
-    ),
-    responses,
   }
 }

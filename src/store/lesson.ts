@@ -1,3 +1,4 @@
+import type { ReapTraceError } from '../errors.js'
 import { monotonicMs } from '../events.js'
 import { PAGE } from '../page.js'
 import type { Warmth } from '../restore/backend.js'
@@ -6,9 +7,43 @@ import type { PageCacheRestore, UffdRestore } from '../restore/restore.js'
 import type { FaultStats } from '../uffd/fault-handler.js'
 import type { Trace, WorkingSet } from '../working-set/working-set.js'
 import type { StoreSnapshot } from './folder.js'
-import type { Observation } from './learner.js'
-import type { Learned, Lesson } from './learning.js'
+import type { HistoryLine } from './history.js'
+import type { Drift, Observation } from './learner.js'
 import type { StoredSet } from './manifest.js'
+
+/** What one restore taught. */
+export interface Lesson {
+  readonly snapshot: StoreSnapshot
+  readonly memoryBytes: number
+  /** The memory file that was restored, by `contentKey()`. */
+  readonly memory: string
+  readonly pageSize: number
+  /** `undefined` for a restore from the page cache, whose touches nobody sees. */
+  readonly observation: Observation | undefined
+  readonly line: HistoryLine
+  /** The set that it would have used, if that was missing, damaged or stale. */
+  readonly badSet: StoredSet | undefined
+}
+
+/** A set that was written. */
+export interface WrittenSet {
+  /** `undefined` for the common set. */
+  readonly variant: string | undefined
+  /** Number of 4 KiB pages. */
+  readonly pageCount: number
+  /** Number of pages of the set that it replaced; `undefined` for the first one. */
+  readonly previousPageCount: number | undefined
+}
+
+/** Result of learning from a restore. */
+export interface Learned {
+  /** Sets that were written with this restore's evidence, in this order. */
+  readonly written: readonly WrittenSet[]
+  /** Drift that became visible with it, or with others of its batch. */
+  readonly drifts: readonly Drift[]
+  /** The failure to write a set; the evidence is kept. */
+  readonly failure?: ReapTraceError | undefined
+}
 
 /** A restore, as far as it is known before its end. */
 export interface Attempt {

@@ -1,6 +1,5 @@
 import { readFile } from 'node:fs/promises'
 import { resolve } from 'node:path'
-import { LRUCache } from 'lru-cache'
 import { isWorkingSetError, ReapTraceError } from '../errors.js'
 import { monotonicMs, report, warning } from '../events.js'
 import { ioError, replaceFile, writeWhole } from '../files.js'
@@ -19,18 +18,16 @@ import {
   type SnapshotSummary,
   summaryOf,
 } from './describe.js'
+import { Entries, type Entry, type Warn } from './entries.js'
 import {
   identify,
   isSnapshotKey,
   openFolder,
-  type SnapshotFolder,
   type SnapshotKey,
   type StoreFolder,
 } from './folder.js'
-import { type Learned, Learning, type Lesson } from './learning.js'
-import { type Attempt, observe } from './lesson.js'
-import type { SnapshotManifest, StoredSet } from './manifest.js'
-
+import type { Learning } from './learning.js'
+import { type Attempt, type Learned, type Lesson, observe } from './lesson.js'
 import type {
   OpenStoreOptions,
   Store,
@@ -93,34 +90,17 @@ export async function openStore(folder: string, options: OpenStoreOptions = {}):
   return new FolderStore(await openFolder(folder, options.readOnly ?? false), options)
 }
 
-/** Reports a failure that costs a restore its set or its evidence; throws any other. */
-type Warn = (error: unknown) => undefined
-
-/** A snapshot of the store, as this process knows it. */
-interface Entry {
-  readonly folder: SnapshotFolder
-  readonly learning: Learning
-  manifest: SnapshotManifest | undefined
-  stamp: string | undefined
-  /** A set that turned out to be missing, damaged or stale, also in the comparison afterwards. */
-  badSet: StoredSet | undefined
-}
-
 class FolderStore implements Store {
   readonly folder: string
   readonly readOnly: boolean
   readonly #folder: StoreFolder
   readonly #options: OpenStoreOptions
-  /** Bounded, since chains of children can be long; the others are read again. */
-  readonly #entries = new LRUCache<SnapshotKey, Entry>({ max: 256 })
+  readonly #entries: Entries
   /** One for each lesson that is not saved yet. */
   readonly #active = new Set<{
     readonly learning: Learning
     readonly learned: Promise<Learned | undefined>
   }>()
-  /** Key of the last restore by memory file or id. */
-  readonly #keys = new LRUCache<string, SnapshotKey>({ max: 4096 })
-
   /** Size of the store when it was looked at, with what was written since; how long it holds. */
   #size = { bytes: 0, until: 0 }
 
@@ -129,6 +109,8 @@ class FolderStore implements Store {
     this.readOnly = options.readOnly ?? false
     this.#folder = folder
     this.#options = options
+    const { memoryPrice, holdOut } = options
+    this.#entries = new Entries(folder, { memoryPrice, holdOut })
   }
 
   async restore(options: StoreRestoreOptions): Promise<StoreRestore> {
@@ -153,12 +135,12 @@ class FolderStore implements Store {
     }
     // In evidence and file names it is UTF-8, which has no lone surrogates.
     const variant = name === undefined ? undefined : Buffer.from(name).toString()
-    const { key, memoryBytes, memory, entry } = await this.#find(snapshot, warn)
+    const { key, memoryBytes, memory, entry } = await this.#entries.find(snapshot, warn)
     const parent =
-      named ?? (await this.#predecessor(entry, snapshot, memoryBytes, warn).catch(warn))
+      named ?? (await this.#entries.predecessor(entry, snapshot, memoryBytes, warn).catch(warn))
     const set = record
       ? undefined
-      : await this.#setFor(entry, variant, memoryBytes, parent, warn).catch(warn)
+      : await this.#entries.setFor(entry, variant, memoryBytes, parent, warn).catch(warn)
     const { learning } = entry
     const { responses } = entry.manifest ?? {}
     const isTried = responses !== undefined && Math.random() < trialShare(responses)
@@ -228,14 +210,14 @@ class FolderStore implements Store {
 
   async describe(snapshot: Snapshot | SnapshotKey): Promise<SnapshotDescription | undefined> {
     const key = await this.#keyOf('describe()', snapshot)
-    const { folder, learning } = this.#entry(key)
+    const { folder, learning } = this.#entries.get(key)
     return describeSnapshot(folder, await learning.load())
   }
 
   async forget(snapshot: Snapshot | SnapshotKey): Promise<boolean> {
     if (this.readOnly) throw new TypeError('forget() needs a store that is not read-only')
     const key = await this.#keyOf('forget()', snapshot)
-    const { learning } = this.#entry(key)
+    const { learning } = this.#entries.get(key)
     await learning.settle()
     this.#entries.delete(key)
     return learning.forget()
@@ -267,7 +249,7 @@ class FolderStore implements Store {
     const { memoryPrice, holdOut } = this.#options
     const learner = decodeExport(path, bytes, { memoryPrice, holdOut })
     checkSize(snapshot.memoryFile, memoryBytes, learner.facts.memoryBytes)
-    await this.#entry(key).learning.import(learner, { ...snapshot }, memory)
+    await this.#entries.get(key).learning.import(learner, { ...snapshot }, memory)
     await this.#folder.setLastFrom(snapshot.memoryFile, key)
     return key
   }
@@ -289,80 +271,6 @@ class FolderStore implements Store {
     }
     checkOptions(caller, { snapshot }, { snapshot: keyRule }, 'argument')
     return snapshot
-  }
-
-  #entry(key: SnapshotKey): Entry {
-    let entry = this.#entries.get(key)
-    if (entry) return entry
-    const folder = this.#folder.snapshot(key)
-    const load = (parent: SnapshotKey) => this.#entry(parent).learning.load()
-    const { memoryPrice, holdOut } = this.#options
-    const learning = new Learning(folder, load, { memoryPrice, holdOut })
-    entry = { folder, learning, manifest: undefined, stamp: undefined, badSet: undefined }
-    this.#entries.set(key, entry)
-    return entry
-  }
-
-  /** The snapshot's key and entry, found at once where the memory file is the one of last time. */
-  async #find(snapshot: Snapshot, warn: Warn) {
-    const name = snapshot.id ?? resolve(snapshot.memoryFile)
-    const last = this.#keys.get(name)
-    const [identity, entryOfLast] = await Promise.all([
-      identify(snapshot),
-      last === undefined ? undefined : this.#refresh(last, warn),
-    ])
-    this.#keys.set(name, identity.key)
-    const entry =
-      identity.key === last && entryOfLast ? entryOfLast : await this.#refresh(identity.key, warn)
-    return { ...identity, entry }
-  }
-
-  /** The entry with its current manifest, or without one that cannot be read. */
-  async #refresh(key: SnapshotKey, warn: Warn): Promise<Entry> {
-    const entry = this.#entry(key)
-    const stamp = await entry.folder.manifestStamp()
-    if (stamp !== entry.stamp) {
-      entry.manifest =
-        stamp === undefined ? undefined : await entry.folder.readManifest().catch(warn)
-      entry.stamp = stamp
-    }
-    return entry
-  }
-
-  /** The snapshot that was restored from the same path last, for one that is new. */
-  async #predecessor(
-    { folder, manifest }: Entry,
-    { memoryFile }: Snapshot,
-    memoryBytes: number,
-    warn: Warn,
-  ): Promise<SnapshotKey | undefined> {
-    if (manifest) return undefined
-    const key = await this.#folder.lastFrom(memoryFile)
-    if (key === undefined || key === folder.key) return undefined
-    const last = await this.#refresh(key, warn)
-    return last.manifest?.memoryBytes === memoryBytes ? key : undefined
-  }
-
-  /** The variant's set, the common one, or that of the parent without its bytes. */
-  async #setFor(
-    { folder, manifest }: Entry,
-    variant: string | undefined,
-    memoryBytes: number,
-    parent: SnapshotKey | undefined,
-    warn: Warn,
-  ): Promise<WorkingSet | string | undefined> {
-    const sets = manifest?.sets ?? []
-    const stored =
-      sets.find((set) => set.variant === (variant ?? null)) ??
-      sets.find((set) => set.variant === null)
-    if (stored) return folder.setPath(stored.file)
-    if (parent === undefined || manifest) return undefined
-    const ofParent = await this.#refresh(parent, warn)
-    if (ofParent.manifest?.memoryBytes !== memoryBytes) return undefined
-    const path = await this.#setFor(ofParent, variant, memoryBytes, undefined, warn)
-    if (typeof path !== 'string') return undefined
-    const { order } = await WorkingSet.read(path)
-    return WorkingSet.fromTraces([order])
   }
 
   #learn(

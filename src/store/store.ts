@@ -5,7 +5,7 @@ import type { ServeEvent } from '../uffd/fault-handler.js'
 import type { SnapshotDescription, SnapshotSummary } from './describe.js'
 import type { SnapshotKey, StoreSnapshot } from './folder.js'
 import type { Drift } from './learner.js'
-import type { Learned } from './learning.js'
+import type { Learned } from './lesson.js'
 
 /** Options of {@link openStore}. */
 export interface OpenStoreOptions {
