@@ -59,11 +59,11 @@ export type {
   SnapshotDescription,
   SnapshotSummary,
 } from './store/describe.js'
-export type { SnapshotKey, StoreSnapshot } from './store/folder.js'
 export type { HistoryLine } from './store/history.js'
 export type { Drift, LearnerDescription, Quality } from './store/learner.js'
 export type { Learned, WrittenSet } from './store/lesson.js'
 export { openStore } from './store/open.js'
+export type { SnapshotKey, StoreSnapshot } from './store/snapshot-key.js'
 export type {
   OpenStoreOptions,
   Store,

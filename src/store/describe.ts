@@ -1,9 +1,10 @@
 import type { ResponseTimes } from '../restore/backend.js'
-import type { SnapshotFolder, SnapshotKey } from './folder.js'
 import { type HistoryLine, parseHistory } from './history.js'
 import { isDamage } from './invalid.js'
 import type { Learner, LearnerDescription } from './learner.js'
 import type { SnapshotManifest } from './manifest.js'
+import type { SnapshotFolder } from './snapshot-folder.js'
+import type { SnapshotKey } from './snapshot-key.js'
 
 /** Working-set file of a snapshot in a store. */
 export interface SetSummary {

@@ -2,16 +2,12 @@ import { resolve } from 'node:path'
 import { LRUCache } from 'lru-cache'
 import type { Snapshot } from '../snapshot/snapshot.js'
 import { WorkingSet } from '../working-set/working-set.js'
-import {
-  type Identity,
-  identify,
-  type SnapshotFolder,
-  type SnapshotKey,
-  type StoreFolder,
-} from './folder.js'
+import type { StoreFolder } from './folder.js'
 import type { LearnerOptions } from './learner.js'
 import { Learning } from './learning.js'
 import type { SnapshotManifest, StoredSet } from './manifest.js'
+import type { SnapshotFolder } from './snapshot-folder.js'
+import { type Identity, identify, type SnapshotKey } from './snapshot-key.js'
 
 /** Reports a failure that costs a restore its set or its evidence; throws any other. */
 export type Warn = (error: unknown) => undefined

@@ -4,12 +4,13 @@ import { ReapTraceError } from '../errors.js'
 import { writeWorkingSetFile } from '../working-set/file/write.js'
 import { WorkingSet } from '../working-set/working-set.js'
 import { decodeEvidence } from './decode.js'
-import { type SnapshotFolder, type SnapshotKey, type StoreSnapshot, setFileName } from './folder.js'
 import { isDamage } from './invalid.js'
 import { Learner, type LearnerFacts, type LearnerOptions } from './learner.js'
 import type { Learned, Lesson, WrittenSet } from './lesson.js'
 import type { SnapshotManifest } from './manifest.js'
 import { manifestAfter, newManifest, withSet } from './manifest-after.js'
+import type { SnapshotFolder } from './snapshot-folder.js'
+import { type SnapshotKey, type StoreSnapshot, setFileName } from './snapshot-key.js'
 
 /** What sets are written from. */
 type Source = Pick<Lesson, 'snapshot' | 'memory'>

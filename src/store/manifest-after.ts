@@ -1,7 +1,7 @@
 import { resolve } from 'node:path'
-import type { StoreSnapshot } from './folder.js'
 import type { Lesson } from './lesson.js'
 import { noResponses, type SnapshotManifest, withValue } from './manifest.js'
+import type { StoreSnapshot } from './snapshot-key.js'
 
 /** The manifest with a set in place of the variant's former one. */
 export const withSet = (manifest: SnapshotManifest, set: SnapshotManifest['sets'][number]) => ({

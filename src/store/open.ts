@@ -19,15 +19,10 @@ import {
   summaryOf,
 } from './describe.js'
 import { Entries, type Entry, type Warn } from './entries.js'
-import {
-  identify,
-  isSnapshotKey,
-  openFolder,
-  type SnapshotKey,
-  type StoreFolder,
-} from './folder.js'
+import { openFolder, type StoreFolder } from './folder.js'
 import type { Learning } from './learning.js'
 import { type Attempt, type Learned, type Lesson, observe } from './lesson.js'
+import { identify, isSnapshotKey, type SnapshotKey } from './snapshot-key.js'
 import type {
   OpenStoreOptions,
   Store,
