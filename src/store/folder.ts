@@ -2,7 +2,6 @@ import { readdir } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { ReapTraceError } from '../errors.js'
 import { describeCall, ioError } from '../files.js'
-import { invalidFile } from './invalid.js'
 import { checkFolder, ensureFolder, readOwn, writeOwn } from './own-file.js'
 import { SnapshotFolder } from './snapshot-folder.js'
 import { digest, isSnapshotKey, type SnapshotKey } from './snapshot-key.js'
@@ -60,7 +59,11 @@ function checkMarker(path: string, bytes: Buffer): void {
   try {
     version = (JSON.parse(bytes.toString('utf8')) as { reapTraceStore?: unknown }).reapTraceStore
   } catch {
-    throw invalidFile(path, 'json', 'it is not JSON')
+    throw new ReapTraceError('ERR_STORE_INVALID', `${path} is damaged: it is not JSON`, {
+      path,
+      check: 'json',
+      hint: 'If the folder is a store, delete this file: openStore() writes it again.',
+    })
   }
   if (version === VERSION) return
   throw new ReapTraceError(

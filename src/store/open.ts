@@ -192,7 +192,9 @@ class FolderStore implements Store {
     })
     const learn = (lesson: Lesson) =>
       this.readOnly ? Promise.resolve(undefined) : this.#learn(entry, lesson, options)
-    return { ...restored, snapshotKey: key, ...observe(restored, attempt, learn) } as StoreRestore
+    const heldOutPageCount = attempt.heldOut.length * ((attempt.set?.pageSize ?? PAGE) / PAGE)
+    const extras = { snapshotKey: key, heldOutPageCount, ...observe(restored, attempt, learn) }
+    return { ...restored, ...extras } as StoreRestore
   }
 
   async snapshots(): Promise<SnapshotSummary[]> {

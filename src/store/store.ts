@@ -78,6 +78,11 @@ export interface StoreRestoreExtras {
   /** Key of the snapshot in the store, for `parent` and {@link Store.describe}. */
   readonly snapshotKey: SnapshotKey
   /**
+   * Number of 4 KiB pages of the set that this restore leaves out, to see whether the guest still
+   * needs them. A fault on one of them is counted as residual.
+   */
+  readonly heldOutPageCount: number
+  /**
    * Marks the time at which the application has answered its first request. Pages touched later do
    * not count. Without this mark, the end of the VM counts, unless `waitForReady` is set.
    *

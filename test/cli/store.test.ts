@@ -63,6 +63,8 @@ describe('restore --store', () => {
     await here.vmm.handshake(here.socketPath)
     const prefetched = await second.event('prefetched')
     expect(prefetched).toMatchObject({ source: 'working-set', provenBy: 'written' })
+    const { heldOutPageCount } = await second.event('planned')
+    expect(Number(heldOutPageCount) + Number(prefetched.pageCount)).toBe(5)
     expect(await here.vmm.verify(here.memoryFile)).toMatchObject({ wrongCount: 0, pages: 256 })
     await here.vmm.exit(0)
     const { code, stdout, stderr } = await second.ended
@@ -348,6 +350,14 @@ describe('store', () => {
     const again = await run([...words, '--json'])
     expect(again.code).toBe(1)
     expect(errorIn(again.stdout)).toMatchObject({ check: 'known-snapshot' })
+    // It was not restored yet.
+    const withId = await run([...words, '--snapshot-id', 'build-417'])
+    expect(withId.code, withId.stderr).toBe(0)
+    const listed = await run(['store', 'ls', other])
+    expect(listed.stdout).toMatch(/ 0 +– +\S+copy\s/)
+    expect(listed.stdout).toMatch(/ 0 +– +\S+copy \(build-417\)$/m)
+    const shown = await run(['store', 'show', other, '--memory', copy])
+    expect(shown.stdout).toMatch(/^restores {2}none yet; imported 20/m)
   })
 
   it.each([

@@ -28,6 +28,8 @@ describe('a snapshot in a store', () => {
     const { residualFaults, prefetched } = second.handler.stats()
     expect(prefetched + residualFaults).toBeGreaterThanOrEqual(100)
     expect(prefetched).toBeGreaterThanOrEqual(95)
+    expect(second.heldOutPageCount).toBe(100 - prefetched)
+    expect(first.heldOutPageCount).toBe(0)
     const known = await s.store.describe({ memoryFile: s.memoryFile })
     expect(known).toMatchObject({
       key: first.snapshotKey,

@@ -13,6 +13,7 @@ import { reportDrift, reportLearned } from '../session/store-events.js'
 import { monotonicMs } from '../terminal/clock.js'
 import { CliError } from '../terminal/failure.js'
 import type { Terminal } from '../terminal/terminal.js'
+import { formatPlural } from '../terminal/units.js'
 import { checkOutput } from './check-output.js'
 import { checkRecording } from './check-recording.js'
 import { restoreFromPageCache, warnOfPrefetch } from './page-cache.js'
@@ -86,13 +87,19 @@ class Lesson {
         else onEvent(event)
       },
     })
-    const { reason, plan, snapshotKey } = restored
-    terminal.emit({ type: 'planned', backend: plan.backend, reason, snapshotKey })
-    if (backend === 'auto') terminal.print(`planned: ${plan.backend} (${reason})`)
+    const { reason, plan, snapshotKey, heldOutPageCount } = restored
+    const { backend: chosen } = plan
+    terminal.emit({ type: 'planned', backend: chosen, reason, snapshotKey, heldOutPageCount })
+    if (backend === 'auto') terminal.print(`planned: ${chosen} (${reason})`)
+    if (heldOutPageCount > 0) {
+      terminal.print(
+        `held out: ${formatPlural(heldOutPageCount, 'page')} of the set, to see whether they are still needed`,
+      )
+    }
     if (!record && plan.workingSet === undefined) {
       const none = `the store has no set of this snapshot (${snapshotKey}) yet`
       const never = '; only a restore by a fault handler (--backend uffd) makes one'
-      terminal.print(plan.backend === 'uffd' ? none : none + never)
+      terminal.print(chosen === 'uffd' ? none : none + never)
     }
     return new Lesson(restored)
   }

@@ -36,10 +36,7 @@ function printFacts(snapshot: SnapshotDescription, terminal: Terminal): void {
     ['id', id],
     ['parent', parent],
     ['of', `${memoryFile}, ${formatBytes(memoryBytes)} in ${formatBytes(pageSize)} pages`],
-    [
-      'restores',
-      `${formatCount(snapshot.restoreCount)} since ${snapshot.createdAt}, the last ${formatAge(snapshot.lastRestoreAt)} ago`,
-    ],
+    ['restores', describeRestores(snapshot)],
     ['on disk', formatBytes(snapshot.diskBytes)],
     ['evidence', learned && `of ${formatPlural(learned.pages, 'page')}`],
     ['drift', drift && describeDrift(drift)],
@@ -47,6 +44,11 @@ function printFacts(snapshot: SnapshotDescription, terminal: Terminal): void {
   for (const [name, value] of rows) {
     if (value) terminal.print(`${terminal.style('bold', name.padEnd(9))} ${printable(value)}`)
   }
+}
+
+function describeRestores({ restoreCount, createdAt, lastRestoreAt }: SnapshotDescription): string {
+  if (restoreCount === 0) return `none yet; imported ${createdAt}`
+  return `${formatCount(restoreCount)} since ${createdAt}, the last ${formatAge(lastRestoreAt)} ago`
 }
 
 function printSets({ sets, learned }: SnapshotDescription, terminal: Terminal): void {

@@ -9,7 +9,7 @@ import type {
 } from '../arguments/arguments.js'
 import { CliError } from '../terminal/failure.js'
 import { printable } from '../terminal/locale.js'
-import { printTable } from '../terminal/table.js'
+import { printTable, UNKNOWN } from '../terminal/table.js'
 import type { Terminal } from '../terminal/terminal.js'
 import { formatAge, formatBytes, formatCount, formatPlural } from '../terminal/units.js'
 import { checkOutput } from './check-output.js'
@@ -44,7 +44,7 @@ export async function storeList(
     return
   }
   const rows = snapshots.map((snapshot) => {
-    const { key, memoryBytes, sets, restoreCount, lastRestoreAt, diskBytes, memoryFile } = snapshot
+    const { key, id, memoryBytes, sets, restoreCount, lastRestoreAt, diskBytes } = snapshot
     const pageCount = Math.max(0, ...sets.map(({ pageCount }) => pageCount))
     return {
       cells: [
@@ -54,9 +54,10 @@ export async function storeList(
         formatCount(pageCount),
         formatBytes(diskBytes),
         formatCount(restoreCount),
-        `${formatAge(lastRestoreAt)} ago`,
+        // An imported snapshot may not have been restored yet.
+        restoreCount === 0 ? UNKNOWN : `${formatAge(lastRestoreAt)} ago`,
       ],
-      memoryFile: printable(memoryFile),
+      memoryFile: printable(`${snapshot.memoryFile}${id === undefined ? '' : ` (${id})`}`),
     }
   })
   const width = Math.max(...rows.map(({ memoryFile }) => memoryFile.length))
