@@ -106,12 +106,14 @@ fail it is compared before the socket listens. At the end, restore waits for the
 stops it.
 
 With --store, the set is the one that the store has made of earlier restores, and the store learns
-from this one too: which pages were missing, and which were prefetched in vain. The first restore of
-a snapshot prefetches nothing and records. Pages count until the ready mark (see below), or without
-one until the end of COMMAND or of the VM. A run whose COMMAND fails teaches nothing. --variant
-names the class of the request: classes that differ get sets of their own. --parent names the
-snapshot that this one was made from, whose pages it starts with. At the end, restore waits until
-everything is saved; Ctrl-C ends that too. "reap-trace store" looks into a store.
+from this one too: which pages were missing, and which were prefetched in vain. For the latter a few
+pages of the set are held out. The first restore of a snapshot prefetches nothing and records. Pages
+count until the ready mark (see below), or without one until the end of COMMAND or of the VM. A run
+whose COMMAND fails before its mark teaches nothing. A restore from the page cache teaches no pages,
+only its time. --variant names the class of the request: classes that differ get sets of their own.
+--parent names the snapshot that this one was made from, whose pages it starts with; for one that
+was made again at the same path it need not be given. At the end, restore waits until everything is
+saved; Ctrl-C ends that too. "reap-trace store" looks into a store.
 
 COMMAND may load the snapshot; it finds the socket in REAP_TRACE_SOCKET and the memory file in
 REAP_TRACE_MEMORY. If COMMAND fails, the session ends, and the exit status is 1. It is also 1 if the

@@ -55,7 +55,10 @@ function printSets({ sets, learned }: SnapshotDescription, terminal: Terminal): 
   terminal.print()
   const restores = new Map<string | undefined, number>([[undefined, learned?.restores ?? 0]])
   for (const { name, restores: count } of learned?.variants ?? []) restores.set(name, count)
-  const rows = sets.map(({ variant, pageCount, writtenAt }) => [
+  // In the manifest, the set written last is the last one.
+  const common = sets.filter(({ variant }) => variant === undefined)
+  const inOrder = new Set([...common, ...sets])
+  const rows = [...inOrder].map(({ variant, pageCount, writtenAt }) => [
     variant === undefined ? '(common)' : printable(variant),
     formatCount(pageCount),
     formatBytes(pageCount * PAGE),
