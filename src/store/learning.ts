@@ -1,3 +1,4 @@
+import { constants } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Lock, tryLock } from '../binding/lock.js'
 import { ReapTraceError } from '../errors.js'
@@ -252,7 +253,10 @@ export class Learning {
     for (;;) {
       // Again each time: a process that forgets the snapshot removes its folder.
       await this.#folder.create()
-      const lock = await tryLock(this.#folder.lockPath)
+      const lock = await tryLock(this.#folder.lockPath).catch((error) => {
+        if (error.errno !== -constants.errno.ENOENT) throw error
+        return undefined
+      })
       if (lock) return lock
       await sleep(LOCK_RETRY_MS * (0.5 + Math.random()))
     }

@@ -1,6 +1,7 @@
+import { randomBytes } from 'node:crypto'
 import { constants } from 'node:fs'
-import { open, readdir, rm, stat, unlink } from 'node:fs/promises'
-import { join } from 'node:path'
+import { open, readdir, rename, rm, stat, unlink } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
 import { ioError } from '../files.js'
 import { stampKey } from '../snapshot/file-stamp.js'
 import { checkManifest, type SnapshotManifest } from './manifest.js'
@@ -132,10 +133,14 @@ export class SnapshotFolder {
 
   /** Removes the snapshot; a restore that has its set open reads on. */
   async remove(): Promise<void> {
+    const snapshots = dirname(this.path)
     try {
-      // The manifest first: without it, the snapshot does not exist.
-      await unlink(this.manifestPath).catch(() => {})
-      await rm(this.path, { recursive: true, force: true })
+      // At once, since other processes begin the snapshot anew as soon as its lock is gone.
+      await rename(this.path, join(snapshots, `${this.key}-${randomBytes(6).toString('hex')}.tmp`))
+      // And what a crash left.
+      const removed = (await readdir(snapshots)).filter((name) => name.endsWith('.tmp'))
+      const options = { recursive: true, force: true }
+      await Promise.all(removed.map((name) => rm(join(snapshots, name), options)))
     } catch (error) {
       throw ioError('store file', 'write', this.path, error)
     }

@@ -1,8 +1,9 @@
 import { once } from 'node:events'
-import { copyFile, readFile, rename, rm, writeFile } from 'node:fs/promises'
+import { copyFile, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { openStore, type StoreEvent, type StoreRestoreOptions } from '../../src/index.js'
+import { openFolder } from '../../src/store/folder.js'
 import { makeMemoryFile } from '../support/fake-vmm.js'
 import { fakeVmm, range } from '../support/scratch.js'
 import { restoreOnce, type StoreScene, storeScene } from '../support/stores.js'
@@ -206,4 +207,18 @@ describe('evidence', () => {
     // UTF-8 has no lone surrogates: both are U+FFFD.
     expect(known?.learned?.variants.map(({ name }) => name)).toEqual([...names, '\ufffd'])
   })
+})
+
+test('a snapshot that is forgotten can begin anew before all its files are gone', async () => {
+  const s = await storeScene()
+  const { snapshotKey } = await restoreOnce(s, touched)
+  const folder = (await openFolder(s.folder, false)).snapshot(snapshotKey)
+  await Promise.all(range(0, 500).map((i) => writeFile(join(folder.path, `${i}`), '')))
+  const removed = folder.remove()
+  while ((await folder.manifestStamp()) !== undefined);
+  await folder.create()
+  await writeFile(folder.lockPath, '')
+  await removed
+  expect(await readdir(join(s.folder, 'snapshots'))).toEqual([snapshotKey])
+  expect(await readdir(folder.path)).toEqual(['lock'])
 })
