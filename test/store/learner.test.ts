@@ -186,6 +186,53 @@ describe('a learner', () => {
     learner.observe([observation])
     expect(learner.describe().costs).toEqual({ faultUs: 4, installUs: 2 })
   })
+
+  test('keeps its senses whatever restores show, and after each is read back as it was written', () => {
+    for (const seed of range(1, 12)) {
+      const random = randomNumbers(seed)
+      const draw = (below: number) => Math.floor(random() * below)
+      const drawn = (count: number) => Uint32Array.from({ length: draw(count) }, () => draw(3000))
+      let learner = Learner.fresh({ pageSize: 4096, memoryBytes: 2000 * 4096 })
+      for (let batch = 0; batch < 20; batch++) {
+        const observations = range(0, draw(12)).map((): Observation => {
+          const pages = drawn(600)
+          return {
+            variant: draw(3) === 0 ? undefined : `variant ${draw(20)}`,
+            pages,
+            timesUs: Uint32Array.from(pages, (_, i) => i * draw(100)).sort(),
+            prefetched: draw(4) === 0 ? undefined : drawn(800),
+            heldOut: drawn(30),
+            ...(draw(2) === 0 && {
+              faultUs: 1 + draw(100),
+              installUs: random(),
+              stalledMs: draw(50),
+            }),
+            ...(draw(2) === 0 && { responseMs: draw(100) }),
+          }
+        })
+        learner.observe(observations)
+        for (const { variant, pages, timesUs, gainUs } of learner.dueSets(() => draw(9000))) {
+          expect(Math.max(0, ...pages)).toBeLessThan(2000)
+          expect(new Set(pages).size).toBe(pages.length)
+          expect(timesUs.every((us, i) => i === 0 || us >= timesUs[i - 1]!)).toBe(true)
+          expect(gainUs).toBeGreaterThanOrEqual(0)
+          learner.written(variant, pages)
+        }
+        expect(learner.variants.length).toBeLessThanOrEqual(16)
+        for (const variant of [undefined, ...learner.variants]) learner.heldOut(variant, random)
+        const description = learner.describe()
+        for (const share of [description.quality.residualShare, description.quality.wasteShare]) {
+          expect(share ?? 0).toBeGreaterThanOrEqual(0)
+          expect(share ?? 0).toBeLessThanOrEqual(1)
+        }
+        const bytes = learner.encode()
+        learner = Learner.decode(bytes)
+        expect(learner.describe()).toEqual(description)
+        expect(Buffer.compare(learner.encode(), bytes)).toBe(0)
+        if (draw(12) === 0) learner = Learner.ofParent(learner)
+      }
+    }
+  })
 })
 
 describe('a learner of a busy host', () => {
