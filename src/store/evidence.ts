@@ -21,8 +21,13 @@ const LEAST_SAMPLE = 0.5
 const FORGOTTEN = 2 ** -7
 /** How much less everything weighs after a sudden change. */
 const SUDDEN = 4
-/** A child of the snapshot begins with pages that are at least as probable. */
-const INHERITED = 0.5
+/**
+ * A child of the snapshot begins with pages that are at least as probable; with less certain ones
+ * while little is known. What a parent has long had in vain ends with it.
+ */
+const INHERITED = 0.9
+const INHERITED_EARLY = 0.5
+const EARLY = 4
 
 /**
  * What all restores showed of each page: touched, not touched, or unknown because the page was there
@@ -321,9 +326,10 @@ export class Evidence {
       scope.touched.fill(0)
       scope.expected.fill(0)
     }
+    const least = this.common.known < EARLY ? INHERITED_EARLY : INHERITED
     let [sum, count] = [0, 0]
     probabilities.forEach((probability, slot) => {
-      const stays = probability >= INHERITED
+      const stays = probability >= least
       // #forget() keeps what was touched.
       this.common.touched[slot] = stays ? this.common.unit : 0
       if (stays) sum += probability

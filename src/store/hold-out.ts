@@ -6,7 +6,7 @@ const STALL_SHARE = 0.01
 const RESPONSE_SHARE = 0.01
 
 /** Times that a page is left out until it is known not to be needed. */
-const TRIALS = 4
+const TRIALS = 8
 /** Part of a cohort that is left out where most of its pages may well not be needed. */
 const SEARCHED = 1 / 32
 
