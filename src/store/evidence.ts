@@ -21,13 +21,6 @@ const LEAST_SAMPLE = 0.5
 const FORGOTTEN = 2 ** -7
 /** How much less everything weighs after a sudden change. */
 const SUDDEN = 4
-/**
- * A child of the snapshot begins with pages that are at least as probable; with less certain ones
- * while little is known. What a parent has long had in vain ends with it.
- */
-const INHERITED = 0.9
-const INHERITED_EARLY = 0.5
-const EARLY = 4
 
 /**
  * What all restores showed of each page: touched, not touched, or unknown because the page was there
@@ -318,15 +311,14 @@ export class Evidence {
     return number
   }
 
-  /** Evidence for a child of the snapshot: the pages that most restores needed, as one cohort. */
-  inherit(): void {
+  /** Evidence for a child of the snapshot: pages that are at least as probable, as one cohort. */
+  inherit(least: number): void {
     const probabilities = this.probabilities(0)
     this.sets.fill(0)
     for (const scope of this.scopes) {
       scope.touched.fill(0)
       scope.expected.fill(0)
     }
-    const least = this.common.known < EARLY ? INHERITED_EARLY : INHERITED
     let [sum, count] = [0, 0]
     probabilities.forEach((probability, slot) => {
       const stays = probability >= least

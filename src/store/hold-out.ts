@@ -4,6 +4,8 @@ import { MEMORY } from './scope.js'
 /** Share of the modelled stall that holding pages out may add, and of the response. */
 const STALL_SHARE = 0.01
 const RESPONSE_SHARE = 0.01
+/** The share of the stall is up to twice as much at first, and falls halfway in so many restores. */
+const EARLY = 8
 
 /** Times that a page is left out until it is known not to be needed. */
 const TRIALS = 8
@@ -54,7 +56,7 @@ export class HoldOutPlan {
       return [{ slots, searched, costUs, worth: doubt / Math.sqrt(costUs) }]
     })
     const budgetUs = Math.min(
-      STALL_SHARE * stallUs,
+      STALL_SHARE * (1 + EARLY / (EARLY + evidence.scopes[number]!.known)) * stallUs,
       RESPONSE_SHARE * (responseUs ?? Number.POSITIVE_INFINITY),
     )
     const wholeUs = cohorts.reduce((sum, { worth, costUs }) => sum + worth * costUs, 0)

@@ -112,14 +112,20 @@ export class Learner {
     return new Learner({ facts, evidence, ledgers, means: emptyMeans(), drift: undefined }, options)
   }
 
-  /** Begins with the pages, by place, that most restores of the parent's snapshot needed. */
+  /**
+   * Begins with pages, by place, of the parent's snapshot: those that save more in the first restore,
+   * which records otherwise, than they cost in the next ones if they are never needed.
+   */
   static ofParent(parent: Learner, options: LearnerOptions = {}): Learner {
     const { facts, evidence, means } = decodeEvidence(parent.encode())
-    evidence.inherit()
     const { faultUs, installUs, responseUs, spanUs } = means
     const kept = { ...emptyMeans(), faultUs, installUs, responseUs, spanUs }
-    const ledgers = [newLedger()]
-    return new Learner({ facts, evidence, ledgers, means: kept, drift: undefined }, options)
+    const state = { facts, evidence, ledgers: [newLedger()], means: kept, drift: undefined }
+    const child = new Learner(state, options)
+    const costs = child.#costs()
+    const vainUs = 2 * MEMORY * costs.installUs
+    evidence.inherit(vainUs / (costs.faultUs + vainUs))
+    return child
   }
 
   /**
