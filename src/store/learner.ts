@@ -13,6 +13,7 @@ import {
   meanNames,
   type ProposedSet,
 } from './learner-state.js'
+import { isWorth, type Ledger, newLedger } from './ledger.js'
 import type { Observation, Seen } from './observation.js'
 import { HALF_LIFE, MEMORY } from './scope.js'
 import { Surprise } from './surprise.js'
@@ -39,32 +40,11 @@ const MOST_INSTALL = 0.5
 const SURE_FAULTS = 32
 /** Restores between two rounds of forgetting. */
 const ROUND = 64
+/** Probability from which a child has a page of its parent, whatever it may cost in vain. */
+const SURE = 0.8
 /** Half-lives in restores of the quality of late, and of the past that it is compared with. */
 const LATE = 5
 const PAST = 40
-
-/** What is known of the set that restores of a scope use. */
-interface Ledger {
-  /** Pages of the scope's own set, 0 without one. */
-  setPages: number
-  /** What another set would have gained since the last one was written. */
-  regretUs: number
-  /** What it would gain in the next restore, and what of that by pages that are missing. */
-  gainUs: number
-  missingUs: number
-  /** Of each slot, as of the last revision. */
-  probabilities: Float32Array | undefined
-  plan: HoldOutPlan | undefined
-}
-
-const newLedger = (): Ledger => ({
-  setPages: 0,
-  regretUs: 0,
-  gainUs: 0,
-  missingUs: 0,
-  probabilities: undefined,
-  plan: undefined,
-})
 
 /** Restores of a scope since its last revision. */
 interface Batch {
@@ -74,14 +54,6 @@ interface Batch {
 }
 
 const qualities: readonly MeanName[] = ['residualCount', 'residualShare', 'stalledMs', 'wasteShare']
-
-/**
- * Whether a new set pays: if the pages that it adds are expected to save its cost as long as what is
- * known of them lasts, or if the old one has already cost as much, which is never worse than twice
- * the best.
- */
-const isWorth = ({ regretUs, gainUs, missingUs }: Ledger, costUs: number): boolean =>
-  missingUs * MEMORY >= costUs || (regretUs >= costUs && gainUs > 0)
 
 /** Learns from restores of one snapshot which pages to prefetch. Pure: no clock, no files. */
 export class Learner {
@@ -124,7 +96,7 @@ export class Learner {
     const child = new Learner(state, options)
     const costs = child.#costs()
     const vainUs = 2 * MEMORY * costs.installUs
-    evidence.inherit(vainUs / (costs.faultUs + vainUs))
+    evidence.inherit(Math.min(SURE, vainUs / (costs.faultUs + vainUs)))
     return child
   }
 
