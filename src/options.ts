@@ -5,10 +5,14 @@ export interface OptionRule {
   readonly required?: boolean
 }
 
+const MAX_PRINTED = 200
+
 /** A value, as messages name it. */
 export const print = (value: unknown): string =>
   typeof value === 'string'
-    ? JSON.stringify(value)
+    ? value.length > MAX_PRINTED
+      ? `${JSON.stringify(value.slice(0, MAX_PRINTED))}… of ${value.length} characters`
+      : JSON.stringify(value)
     : typeof value === 'object' && value !== null
       ? (value.constructor?.name ?? 'an object')
       : String(value)

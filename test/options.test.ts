@@ -37,6 +37,7 @@ describe('misuse is a TypeError that names the option', () => {
     ['an empty path', { ...good, socketPath: '' }, /"socketPath" .* got ""/],
     ['a path with a NUL', { ...good, socketPath: 'a\0b' }, /"socketPath"/],
     ['a number for a path', { ...good, socketPath: 5 }, /"socketPath" .* got 5/],
+    ['a long text', { ...good, vm: 'x'.repeat(5000) }, /got "x{200}"… of 5000 characters$/],
     [
       'an unknown option',
       { ...good, verbose: true },

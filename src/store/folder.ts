@@ -1,4 +1,4 @@
-import { readdir } from 'node:fs/promises'
+import { readdir, unlink } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { ReapTraceError } from '../errors.js'
 import { describeCall, ioError } from '../files.js'
@@ -106,6 +106,12 @@ export class StoreFolder {
       throw ioError('store file', 'write', this.#paths, error)
     })
     await writeOwn(this.#paths, digest(resolve(memoryFile)), Buffer.from(key))
+  }
+
+  /** Undoes {@link setLastFrom}, unless another snapshot has taken the place since. */
+  async clearLastFrom(memoryFile: string, key: SnapshotKey): Promise<void> {
+    if ((await this.lastFrom(memoryFile)) !== key) return
+    await unlink(join(this.#paths, digest(resolve(memoryFile))))
   }
 
   /** Folder of files that are named by the digest of a memory file's path. */

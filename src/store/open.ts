@@ -214,10 +214,14 @@ class FolderStore implements Store {
   async forget(snapshot: Snapshot | SnapshotKey): Promise<boolean> {
     if (this.readOnly) throw new TypeError('forget() needs a store that is not read-only')
     const key = await this.#keyOf('forget()', snapshot)
-    const { learning } = this.#entries.get(key)
+    const { learning, folder } = this.#entries.get(key)
     await learning.settle()
     this.#entries.delete(key)
-    return learning.forget()
+    const manifest = await folder.readManifest().catch(() => undefined)
+    const isKnown = await learning.forget()
+    // Its place in the list of paths is not worth a failure.
+    if (manifest) await this.#folder.clearLastFrom(manifest.memoryFile, key).catch(() => {})
+    return isKnown
   }
 
   async export(snapshot: Snapshot | SnapshotKey, path: string): Promise<void> {

@@ -132,6 +132,7 @@ describe('a snapshot in a store', () => {
     expect(await s.store.forget({ memoryFile: s.memoryFile })).toBe(false)
     expect(await s.store.snapshots()).toEqual([])
     expect(await readdir(join(s.folder, 'snapshots'))).toEqual([])
+    expect(await readdir(join(s.folder, 'paths'))).toEqual([])
     const again = await restoreOnce(s, touched)
     expect(again.plan.workingSet).toBeUndefined()
     expect(await s.store.snapshots()).toHaveLength(1)
