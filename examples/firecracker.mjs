@@ -80,7 +80,8 @@ async function withFirecracker(binary, body) {
   const { signal } = ended
   const interrupt = () => ended.abort(new Error('interrupted'))
   process.on('SIGINT', interrupt)
-  const vmm = spawn(binary, ['--api-sock', socketPath], { stdio: ['ignore', 'inherit', 'inherit'] })
+  const args = ['--api-sock', socketPath, '--level', 'Error']
+  const vmm = spawn(binary, args, { stdio: ['ignore', 'inherit', 'inherit'] })
   const exited = once(vmm, 'exit').then(([code, name]) => {
     ended.abort(new Error(`${binary} ended early with ${name ?? `exit code ${code}`}`))
   }, ended.abort.bind(ended))
