@@ -55,12 +55,14 @@ export {
 } from './restore/restore.js'
 export type { Snapshot } from './snapshot/snapshot.js'
 export type {
+  EvidenceSummary,
   SetSummary,
   SnapshotDescription,
   SnapshotSummary,
+  VariantSummary,
 } from './store/describe.js'
 export type { HistoryLine } from './store/history.js'
-export type { Drift, LearnerDescription, Quality } from './store/learner.js'
+export type { Drift, Quality } from './store/learner.js'
 export type { Learned, WrittenSet } from './store/lesson.js'
 export { openStore } from './store/open.js'
 export type { SnapshotKey, StoreSnapshot } from './store/snapshot-key.js'

@@ -1,7 +1,8 @@
+import { PAGE } from '../page.js'
 import type { ResponseTimes } from '../restore/backend.js'
 import { type HistoryLine, parseHistory } from './history.js'
 import { isDamage } from './invalid.js'
-import type { Learner, LearnerDescription } from './learner.js'
+import type { Drift, Learner, Quality } from './learner.js'
 import type { SnapshotManifest } from './manifest.js'
 import type { SnapshotFolder } from './snapshot-folder.js'
 import type { SnapshotKey } from './snapshot-key.js'
@@ -35,10 +36,36 @@ export interface SnapshotSummary {
   readonly diskBytes: number
 }
 
+/** Class of requests that restores have named. */
+export interface VariantSummary {
+  readonly name: string
+  /** Number of its restores with evidence. */
+  readonly restoreCount: number
+}
+
+/** What restores have shown of the pages of a snapshot. */
+export interface EvidenceSummary {
+  /** Number of restores with evidence: those by a fault handler that taught something. */
+  readonly restoreCount: number
+  /** Number of 4 KiB pages with evidence, in a set or not. */
+  readonly pageCount: number
+  /** Variants with evidence, at most 16; `sets` tells which of them have a set of their own. */
+  readonly variants: readonly VariantSummary[]
+  /** Quality of the sets in the last few restores, and over many before. */
+  readonly quality: Quality & { readonly past: Quality }
+  /**
+   * Mean wait of a fault and mean cost of installing a page, in microseconds, as restores on this
+   * host measured them; typical values until then.
+   */
+  readonly costs: { readonly faultUs: number; readonly installUs: number }
+  /** The last drift; `undefined` if there was none. */
+  readonly drift: Drift | undefined
+}
+
 /** What a store knows of a snapshot. */
 export interface SnapshotDescription extends SnapshotSummary {
-  /** State of the evidence; absent before the first restore has taught something. */
-  readonly learned?: LearnerDescription | undefined
+  /** Absent before the first restore has taught something. */
+  readonly learned?: EvidenceSummary | undefined
   /** Mean responses of earlier restores by each backend, with a warm and a cold page cache. */
   readonly responses: ResponseTimes
   /** Restores, the oldest first, at most 1,000. */
@@ -71,6 +98,19 @@ async function summarize(
   }
 }
 
+function summarizeEvidence(learner: Learner): EvidenceSummary {
+  const { restores, pages, variants, quality, costs, drift } = learner.describe()
+  return {
+    restoreCount: restores,
+    pageCount: pages * (learner.facts.pageSize / PAGE),
+    variants: variants.map(({ name, restores: restoreCount }) => ({ name, restoreCount })),
+    quality,
+    costs,
+    drift,
+  }
+}
+
+/** `undefined` for a snapshot that the store does not have. */
 export async function describeSnapshot(
   folder: SnapshotFolder,
   learner: Learner | undefined,
@@ -80,7 +120,7 @@ export async function describeSnapshot(
   const [summary, lines] = await Promise.all([summarize(folder, manifest), folder.readHistory()])
   return {
     ...summary,
-    ...(learner && { learned: learner.describe() }),
+    ...(learner && { learned: summarizeEvidence(learner) }),
     responses: manifest.responses,
     history: parseHistory(lines),
   }

@@ -1,14 +1,15 @@
 import type { Backend, Warmth } from '../restore/backend.js'
 
-/** Line of a snapshot's history: one restore. Counts of pages are in 4 KiB. */
+/** Restore in the history of a snapshot. Counts of pages are in 4 KiB. */
 export interface HistoryLine {
   /** Time of the restore: ISO 8601, UTC. */
   readonly at: string
+  /** Class of the request; absent if the restore named none. */
   readonly variant?: string | undefined
   readonly backend: Backend
   /** Whether it had no set to prefetch, so that every touch was recorded. */
   readonly recorded: boolean
-  /** Whether the backend was tried for comparison. */
+  /** Whether the backend was tried only to compare both. */
   readonly trial?: true | undefined
   /** State of the page cache for its set. */
   readonly warmth?: Warmth | undefined
@@ -18,13 +19,17 @@ export interface HistoryLine {
   readonly prefetchedPageCount?: number | undefined
   /** Number of bytes that the prefetch read from the disk. */
   readonly diskBytes?: number | undefined
+  /** Number of page faults until the mark. */
   readonly faults?: number | undefined
+  /** Number of faults on pages that the prefetch was yet to install. */
   readonly lateFaults?: number | undefined
   /** Number of faults on pages outside the set, without held-out pages. */
   readonly residualFaults?: number | undefined
+  /** Number of pages of the set that were left out to see whether they are needed. */
   readonly heldOutPageCount?: number | undefined
   /** Number of held-out pages that the guest touched. */
   readonly heldOutFaults?: number | undefined
+  /** Time during which the guest waited for pages, in milliseconds. */
   readonly stalledMs?: number | undefined
 }
 

@@ -1,5 +1,6 @@
 import type { Evidence } from './evidence.js'
 
+/** Options of a learner. */
 export interface LearnerOptions {
   /**
    * What an installed page costs beyond its install, in microseconds, for the memory it takes.
@@ -13,6 +14,7 @@ export interface LearnerOptions {
   readonly holdOut?: boolean | undefined
 }
 
+/** Memory of the guest that a learner learns about, in bytes. */
 export interface LearnerFacts {
   readonly pageSize: number
   readonly memoryBytes: number
@@ -20,31 +22,38 @@ export interface LearnerFacts {
 
 /** A change of what restores touch. */
 export interface Drift {
-  /** `touches`: restores touch many pages that no set has; `waste`: they no longer touch those it has. */
+  /**
+   * `touches`: restores touch pages that they hardly touched before; `waste`: they no longer touch
+   * pages of their set.
+   */
   readonly kind: 'touches' | 'waste'
+  /** Variant of the restores that showed it. */
   readonly variant: string | undefined
-  /** Number of restores ever when it was seen. */
+  /** Number of restores with evidence when it was seen. */
   readonly restores: number
 }
 
+/** A set that is worth writing. */
 export interface ProposedSet {
   readonly variant: string | undefined
   /** In the order of their expected first touch. */
   readonly pages: Uint32Array
   readonly timesUs: Uint32Array
-  /** Expected gain a restore over the set in use. */
+  /** Expected gain of a restore over the set in use, in microseconds. */
   readonly gainUs: number
 }
 
-/** Decayed means of restores with a set; `undefined` before the first one. */
+/** Decayed means over restores with a set, each `undefined` before the first one. */
 export interface Quality {
-  /** Pages that were touched and not prefetched, of all that were touched. */
+  /** Share of the touched pages that the set did not have, from 0 to 1. */
   readonly residualShare: number | undefined
-  /** Pages that are prefetched and not touched, of the set, as held-out pages tell. */
+  /** Share of the set that was not touched, from 0 to 1: an estimate from held-out pages. */
   readonly wasteShare: number | undefined
+  /** Time during which the guest waited for pages, in milliseconds. */
   readonly stalledMs: number | undefined
 }
 
+/** What a learner knows. Counts of pages are in pages of the guest. */
 export interface LearnerDescription {
   readonly restores: number
   readonly pages: number

@@ -10,13 +10,13 @@ import type { SnapshotKey, StoreSnapshot } from './snapshot-key.js'
 /** Options of {@link openStore}. */
 export interface OpenStoreOptions {
   /**
-   * Whether to use the store and leave it as it is: restores prefetch and learn nothing.
+   * Whether to leave the store as it is: restores prefetch, and teach nothing.
    * @default false
    */
   readonly readOnly?: boolean | undefined
   /**
-   * Maximum size of the store in bytes. The snapshots that were restored least recently leave it
-   * after a set was written; the one just restored stays.
+   * Maximum size of the store in bytes. Once a set is written, the snapshots restored least recently
+   * are dropped until the rest fits; the one just restored stays.
    * @default 17_179_869_184 (16 GiB)
    */
   readonly maxBytes?: number | undefined

@@ -103,7 +103,9 @@ describe('the arguments for a store', () => {
 })
 
 it('a drift is told as a sentence', () => {
-  expect(describeDrift({ kind: 'touches', variant: undefined })).toMatch(/^restores touch many/)
+  expect(describeDrift({ kind: 'touches', variant: undefined })).toMatch(
+    /^restores touch pages that/,
+  )
   expect(describeDrift({ kind: 'waste', variant: 'GET /' })).toMatch(/^restores of "GET \/" no/)
 })
 

@@ -313,7 +313,7 @@ describe('store', () => {
     expect(byKey.stdout).toContain('GET /\\x1b[31m')
     const byFile = await run(['store', 'show', s.folder, '--memory', s.memoryFile, '--json'])
     const [shown] = events(byFile.stdout)
-    expect(shown).toMatchObject({ key: snapshotKey, learned: { restores: 2 } })
+    expect(shown).toMatchObject({ key: snapshotKey, learned: { restoreCount: 2 } })
     expect(shown.history).toHaveLength(2)
   })
 

@@ -82,7 +82,7 @@ describe('a set', () => {
     await restoreOnce(scene, [...touched, 700])
     const last = await restoreOnce(scene, touched)
     expect(last.handler.stats().prefetched).toBeGreaterThan(90)
-    expect((await scene.store.describe(snapshotKey))?.learned?.pages).toBe(101)
+    expect((await scene.store.describe(snapshotKey))?.learned?.pageCount).toBe(101)
   })
 
   test('comes back with all its pages when its snapshot is removed during a restore', async () => {

@@ -38,7 +38,7 @@ function printFacts(snapshot: SnapshotDescription, terminal: Terminal): void {
     ['of', `${memoryFile}, ${formatBytes(memoryBytes)} in ${formatBytes(pageSize)} pages`],
     ['restores', describeRestores(snapshot)],
     ['on disk', formatBytes(snapshot.diskBytes)],
-    ['evidence', learned && `of ${formatPlural(learned.pages, 'page')}`],
+    ['evidence', learned && `of ${formatPlural(learned.pageCount, 'page')}`],
     ['drift', drift && describeDrift(drift)],
   ]
   for (const [name, value] of rows) {
@@ -53,8 +53,8 @@ function describeRestores({ restoreCount, createdAt, lastRestoreAt }: SnapshotDe
 
 function printSets({ sets, learned }: SnapshotDescription, terminal: Terminal): void {
   terminal.print()
-  const restores = new Map<string | undefined, number>([[undefined, learned?.restores ?? 0]])
-  for (const { name, restores: count } of learned?.variants ?? []) restores.set(name, count)
+  const restores = new Map<string | undefined, number>([[undefined, learned?.restoreCount ?? 0]])
+  for (const { name, restoreCount } of learned?.variants ?? []) restores.set(name, restoreCount)
   // In the manifest, the set written last is the last one.
   const common = sets.filter(({ variant }) => variant === undefined)
   const inOrder = new Set([...common, ...sets])

@@ -32,8 +32,8 @@ export function describeDrift({
 }: Pick<StoreEventOf<'drift'>, 'kind' | 'variant'>): string {
   const of = variant === undefined ? '' : ` of ${JSON.stringify(variant)}`
   return kind === 'touches'
-    ? `restores${of} touch many pages that the set does not have; the store adapts it`
-    : `restores${of} no longer touch many pages of the set; the store drops them`
+    ? `restores${of} touch pages that they hardly touched before; the store adapts its sets`
+    : `restores${of} no longer touch many pages of their set; the store drops them`
 }
 
 const nameOf = (variant: string | undefined): string =>
