@@ -156,7 +156,7 @@ function cheaperPage({ writtenShare, vcpus, calibration }: ChoiceInputs): Choice
   if (!guest) {
     const reason = calibration
       ? `no guest of ${vcpus === 'kvm' ? 'KVM' : 'threads'} could be measured on this host`
-      : 'this host is not calibrated (calibrateHost())'
+      : 'this host is not calibrated (reap-trace advise, calibrateHost())'
     return { backend: 'page-cache', reason }
   }
   const reads = writtenShare !== undefined && writtenShare < MIN_WRITTEN_SHARE

@@ -111,7 +111,7 @@ describe('the backend', () => {
       '25 % of 16 MiB of working set in the page cache: a fault handler reads the rest faster',
     )
     expect(chooseBackend({ ...warm, calibration: undefined }).reason).toBe(
-      '100 % of 16 MiB of working set in the page cache; this host is not calibrated (calibrateHost())',
+      '100 % of 16 MiB of working set in the page cache; this host is not calibrated (reap-trace advise, calibrateHost())',
     )
     const none = { pageCount: 0, missingPageCount: 0, isVisible: true }
     expect(chooseBackend({ ...warm, residency: none, writtenShare: 0 }).reason).toBe(
