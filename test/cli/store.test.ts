@@ -265,7 +265,9 @@ describe('record --store', () => {
     await Promise.all([here.vmm.handshake(here.socketPath), here.vmm.read(9, 8, 200)])
     expect(await record.event('learned')).toMatchObject({ written: [{ pageCount: 3 }] })
     await here.vmm.exit(0)
-    expect(await record.ended).toMatchObject({ code: 0 })
+    const { code, stdout, stderr } = await record.ended
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
+    expect(events(stdout).map(({ type }) => type)).toContain('ready')
   })
 
   it('teaches nothing if the VM did not run or COMMAND failed', async () => {

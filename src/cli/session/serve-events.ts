@@ -30,9 +30,14 @@ export function reportVerdict({ sentence, remedy }: Verdict, terminal: Terminal)
   if (remedy) terminal.print(remedy)
 }
 
-/** Prints the mark of a COMMAND. */
-export function reportReady(atMs: number, command: ChildCommand, terminal: Terminal): void {
+/** Prints the mark of a COMMAND; as JSON only for the end of a recording without one. */
+export function reportReady(
+  atMs: number,
+  command: ChildCommand | undefined,
+  terminal: Terminal,
+): void {
   terminal.emit({ type: 'ready' }, atMs)
+  if (!command) return
   terminal.print(`ready ${formatMs(atMs - command.startedMs)} after the start of ${command.name}`)
 }
 

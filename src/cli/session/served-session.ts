@@ -108,7 +108,7 @@ export class ServedSession {
         ...(args.peerUid !== undefined && { peerUid: args.peerUid }),
         onEvent: (event) => {
           if (event.type === 'closed') end = event
-          else if (event.type === 'ready') reportReady(event.atMs, command!, terminal)
+          else if (event.type === 'ready') reportReady(event.atMs, command, terminal)
           else reportEvent(event, terminal, isPrefetched)
           if (event.type === 'prefetched') isPrefetched = event.complete
         },
