@@ -62,7 +62,7 @@ export type {
   VariantSummary,
 } from './store/describe.js'
 export type { HistoryLine } from './store/history.js'
-export type { Drift, Quality } from './store/learner.js'
+export type { Drift, Quality } from './store/learner/learner.js'
 export type { Learned, WrittenSet } from './store/lesson.js'
 export { openStore } from './store/open.js'
 export type { SnapshotKey, StoreSnapshot } from './store/snapshot-key.js'

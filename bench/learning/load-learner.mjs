@@ -12,7 +12,7 @@ export async function loadLearner() {
   const outfile = join(root, 'build', 'bench-learner.mjs')
   await mkdir(join(root, 'build'), { recursive: true })
   await build({
-    entryPoints: [join(root, 'src/store/learner.ts')],
+    entryPoints: [join(root, 'src/store/learner/learner.ts')],
     outfile,
     bundle: true,
     platform: 'node',

@@ -100,7 +100,7 @@ export const simplePolicies = {
 /**
  * The store's learner, which sees of a restore what a fault handler sees: of prefetched pages nothing.
  *
- * @param {import('../../src/store/learner.js').Learner} learner
+ * @param {import('../../src/store/learner/learner.js').Learner} learner
  * @param {{ faultUs: number, installUs: number, writeUs: number, random: () => number }} costs
  * @returns {Policy & { rewrites: number }}
  */

@@ -7,8 +7,8 @@ import { readScenario } from './traces.mjs'
 /**
  * @typedef {import('./policies.mjs').Policy} Policy
  * @typedef {import('./traces.mjs').Run} Run
- * @typedef {import('../../src/store/learner.js').Learner} Learner
- * @typedef {typeof import('../../src/store/learner.js').Learner} LearnerClass
+ * @typedef {import('../../src/store/learner/learner.js').Learner} Learner
+ * @typedef {typeof import('../../src/store/learner/learner.js').Learner} LearnerClass
  */
 /**
  * @typedef {object} Costs

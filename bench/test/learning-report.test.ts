@@ -1,7 +1,7 @@
 import { spawnSync } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { beforeAll, describe, expect, test } from 'vitest'
-import { Learner } from '../../src/store/learner.js'
+import { Learner } from '../../src/store/learner/learner.js'
 import { Replay, type Result } from '../learning/replay.mjs'
 import { bestSimple, healedAfter, ratiosOf, tableOf } from '../learning/report.mjs'
 

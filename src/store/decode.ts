@@ -1,6 +1,6 @@
 import { ReapTraceError } from '../errors.js'
 import { invalidFile } from './invalid.js'
-import { Learner, type LearnerOptions } from './learner.js'
+import { Learner, type LearnerOptions } from './learner/learner.js'
 
 type Decode = (path: string, bytes: Uint8Array, options: LearnerOptions) => Learner
 

@@ -7,7 +7,7 @@ import type { PageCacheRestore, UffdRestore } from '../restore/restore.js'
 import type { FaultStats } from '../uffd/fault-handler.js'
 import type { Trace, WorkingSet } from '../working-set/working-set.js'
 import type { HistoryLine } from './history.js'
-import type { Drift, Observation } from './learner.js'
+import type { Drift, Observation } from './learner/learner.js'
 import type { StoredSet } from './manifest.js'
 import type { StoreSnapshot } from './snapshot-key.js'
 

@@ -3,7 +3,7 @@ import type { PageCacheRestore, RestoreOptions, UffdRestore } from '../restore/r
 import type { Snapshot } from '../snapshot/snapshot.js'
 import type { ServeEvent } from '../uffd/fault-handler.js'
 import type { SnapshotDescription, SnapshotSummary } from './describe.js'
-import type { Drift } from './learner.js'
+import type { Drift } from './learner/learner.js'
 import type { Learned } from './lesson.js'
 import type { SnapshotKey, StoreSnapshot } from './snapshot-key.js'
 

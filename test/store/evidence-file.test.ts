@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { EvidenceError, Learner } from '../../src/store/learner.js'
+import { EvidenceError, Learner } from '../../src/store/learner/learner.js'
 
 const facts = { pageSize: 4096, memoryBytes: 2 ** 28 }
 const range = (from: number, to: number) => Array.from({ length: to - from }, (_, i) => from + i)

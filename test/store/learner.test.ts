@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { randomNumbers } from '../../src/cli/measure/random.mjs'
-import { Learner, type LearnerOptions, type Observation } from '../../src/store/learner.js'
+import { Learner, type LearnerOptions, type Observation } from '../../src/store/learner/learner.js'
 
 const facts = { pageSize: 4096, memoryBytes: 2 ** 28 }
 const range = (from: number, to: number) => Array.from({ length: to - from }, (_, i) => from + i)

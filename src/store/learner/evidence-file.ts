@@ -1,4 +1,4 @@
-import { HUGE_PAGE, MAX_MEMORY, PAGE } from '../page.js'
+import { HUGE_PAGE, MAX_MEMORY, PAGE } from '../../page.js'
 import { Reader, Writer } from './bytes.js'
 import { Evidence, MAX_VARIANTS } from './evidence.js'
 import { type LearnerState, type Means, meanNames } from './learner-state.js'

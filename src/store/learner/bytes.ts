@@ -1,4 +1,4 @@
-import { crc32c } from '../binding/addon.js'
+import { crc32c } from '../../binding/addon.js'
 
 const NO_TEXT = 2 ** 32 - 1
 const CHECKSUM_BYTES = 4
