@@ -171,7 +171,7 @@ describe('a learner', () => {
     const drifts = range(0, 10).flatMap(() => restore(range(800, 1800)))
     expect(drifts.length).toBeGreaterThan(0)
     expect(learner.describe().drift).toEqual(drifts.at(-1))
-    expect(drifts[0]!.restores).toBeLessThanOrEqual(46)
+    expect(drifts[0]!.restoreCount).toBeLessThanOrEqual(46)
     expect(sorted(setOf()!)).toEqual(expect.arrayContaining(range(800, 1800)))
   })
 

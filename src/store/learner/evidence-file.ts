@@ -18,7 +18,7 @@ export function encodeEvidence({ facts, evidence, ledgers, means, drift }: Learn
   writer.u32(...MAGIC, VERSION, facts.pageSize)
   writer.f64(facts.memoryBytes)
   writer.u32(count, scopes.length, cohortSizes.length, DRIFTS.indexOf(drift?.kind))
-  writer.f64(drift?.restores ?? 0)
+  writer.f64(drift?.restoreCount ?? 0)
   writer.text(drift?.variant)
   for (const name of meanNames) writer.f64(means[name].sum, means[name].weight)
   scopes.forEach((scope, number) => {
@@ -108,9 +108,9 @@ function readDrift(reader: Reader): LearnerState['drift'] {
   const number = reader.u32()
   reader.rule(number < DRIFTS.length, 'drift', 'its drift is unknown')
   const kind = DRIFTS[number]
-  const restores = reader.f64()
+  const restoreCount = reader.f64()
   const variant = reader.text()
-  return kind && { kind, variant, restores }
+  return kind && { kind, variant, restoreCount }
 }
 
 function readPages(reader: Reader, evidence: Evidence, count: number, pageLimit: number): void {

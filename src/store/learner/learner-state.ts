@@ -30,7 +30,7 @@ export interface Drift {
   /** Variant of the restores that showed it. */
   readonly variant: string | undefined
   /** Number of restores with evidence when it was seen. */
-  readonly restores: number
+  readonly restoreCount: number
 }
 
 /** A set that is worth writing. */

@@ -324,7 +324,7 @@ export class Learner {
     if (!kind) return undefined
     this.#evidence.discount()
     const { scopes, common } = this.#evidence
-    this.#drift = { kind, variant: scopes[scope]!.name, restores: common.restores }
+    this.#drift = { kind, variant: scopes[scope]!.name, restoreCount: common.restores }
     return this.#drift
   }
 
