@@ -70,12 +70,15 @@ function lessonOfHandler(
   trace: Trace,
   stats: FaultStats,
   responseMs: number | undefined,
+  limitUs: number,
 ): Lesson {
   const { variant, set, heldOut } = attempt
   const { stalledMs, waits, prefetch, prefetched } = stats
   const unit = trace.pageSize / PAGE
   const isHeldOut = new Set(heldOut)
   const heldOutFaults = trace.pages.reduce((sum, page) => sum + (isHeldOut.has(page) ? 1 : 0), 0)
+  // A mark may be given a time that is past.
+  const count = trace.timesUs.findLastIndex((timeUs) => timeUs <= limitUs) + 1
   const onDemand = { count: 0, totalUs: 0 }
   for (const { count, totalUs } of [waits['on-demand'], waits.residual]) {
     onDemand.count += count
@@ -83,8 +86,8 @@ function lessonOfHandler(
   }
   const observation: Observation = {
     variant,
-    pages: trace.pages,
-    timesUs: trace.timesUs,
+    pages: trace.pages.subarray(0, count),
+    timesUs: trace.timesUs.subarray(0, count),
     prefetched: set && without(set.order.pages, isHeldOut),
     heldOut,
     faultUs: onDemand.count > 0 ? onDemand.totalUs / onDemand.count : undefined,
@@ -184,20 +187,24 @@ export function observe(
     return { ...common, ready }
   }
   const { handler } = restored
-  const lesson = (responseMs: number | undefined) => (): Lesson | undefined => {
+  const lesson = (): Lesson | undefined => {
+    const { connected, ready: markMs = Number.POSITIVE_INFINITY } = handler.times()
     // Without a VM, there is nothing to learn.
-    if (handler.times().connected === undefined) return undefined
-    return lessonOfHandler(attempt, handler.stopRecording(), handler.stats(), responseMs)
+    if (connected === undefined) return undefined
+    // The handler listened before restore() returned.
+    const responseMs =
+      markMs === Number.POSITIVE_INFINITY ? undefined : Math.max(0, markMs - startedMs)
+    const limitUs = 1000 * (markMs - connected)
+    return lessonOfHandler(attempt, handler.stopRecording(), handler.stats(), responseMs, limitUs)
   }
   // What a VM touched whose session failed is not a working set.
   handler.closed.then(
-    () => attempt.waitsForReady || end(lesson(undefined)),
+    () => attempt.waitsForReady || end(lesson),
     () => end(nothing),
   )
   const ready = async (atMs = monotonicMs()): Promise<void> => {
     handler.ready(atMs)
-    // The handler listened before restore() returned.
-    end(lesson(Math.max(0, atMs - startedMs)))
+    end(lesson)
   }
   return { ...common, ready }
 }

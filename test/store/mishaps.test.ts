@@ -1,7 +1,18 @@
 import { once } from 'node:events'
-import { copyFile, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
+import {
+  chmod,
+  copyFile,
+  mkdir,
+  readdir,
+  readFile,
+  rename,
+  rm,
+  symlink,
+  writeFile,
+} from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
+import { monotonicMs } from '../../src/events.js'
 import { openStore, type StoreEvent, type StoreRestoreOptions } from '../../src/index.js'
 import { openFolder } from '../../src/store/folder.js'
 import { makeMemoryFile } from '../support/fake-vmm.js'
@@ -11,8 +22,8 @@ import { newPath } from '../support/working-sets.js'
 
 const touched = [...range(100, 60), ...range(500, 40)]
 
-/** A restore whose VM has touched these pages, before its mark. */
-async function unmarked(
+/** A restore, and its VM, which has touched these pages. */
+async function begin(
   { store, memoryFile, memoryPages }: StoreScene,
   pages: readonly number[],
   options: Partial<StoreRestoreOptions> = {},
@@ -25,7 +36,7 @@ async function unmarked(
   onTestFinished(() => restored.close())
   await vmm.handshake(socketPath)
   await vmm.read(...pages)
-  return restored
+  return { vmm, restored }
 }
 
 test('a memory file that is replaced before its set is written gives no guest its bytes', async () => {
@@ -37,7 +48,7 @@ test('a memory file that is replaced before its set is written gives no guest it
     void (event.type === 'warning' && warnings.push(event.error.code))
   const id = 'build 7'
   const snapshot = { memoryFile: s.memoryFile, id }
-  const restored = await unmarked(s, touched, { snapshot, onEvent })
+  const { restored } = await begin(s, touched, { snapshot, onEvent })
   const other = newPath('other')
   await makeMemoryFile(other, s.memoryPages, { seed: 99 })
   await rename(other, s.memoryFile)
@@ -55,7 +66,7 @@ test('a caller may reuse the object that described its snapshot', async () => {
   const s = await storeScene()
   const other = await storeScene()
   const snapshot = { memoryFile: s.memoryFile, id: 'build 7' }
-  const restored = await unmarked(s, touched, { snapshot })
+  const { restored } = await begin(s, touched, { snapshot })
   snapshot.memoryFile = other.memoryFile
   await restored.ready()
   expect(await restored.learned).toMatchObject({ written: [{ pageCount: 100 }] })
@@ -71,7 +82,8 @@ test('a listener that rejects becomes a warning of the process', async () => {
   expect((await warned)[0].message).toMatch('the listener failed')
 })
 
-const folderOf = ({ folder }: StoreScene, key: string) => join(folder, 'snapshots', key)
+const folderOf = ({ folder }: Pick<StoreScene, 'folder'>, key: string) =>
+  join(folder, 'snapshots', key)
 
 describe('a set', () => {
   test('keeps its pages when its evidence is damaged and a page faults', async () => {
@@ -92,7 +104,7 @@ describe('a set', () => {
     ]) {
       const s = await storeScene()
       await restoreOnce(s, touched)
-      const restored = await unmarked(s, [...touched, 700])
+      const { restored } = await begin(s, [...touched, 700])
       await remove(s, restored.snapshotKey)
       await restored.ready()
       expect(await restored.learned).toMatchObject({ written: [{ variant: undefined }] })
@@ -171,9 +183,19 @@ describe('a child', () => {
 })
 
 describe('evidence', () => {
+  test.each(['a mark that is past', 'the mark of the handler'])('ends with %s', async (kind) => {
+    const s = await storeScene()
+    const { vmm, restored } = await begin(s, range(0, 50))
+    const markMs = monotonicMs()
+    if (kind === 'the mark of the handler') restored.handler!.ready()
+    await vmm.read(...range(100, 50))
+    await (kind === 'the mark of the handler' ? vmm.exit(0) : restored.ready(markMs))
+    expect(await restored.learned).toMatchObject({ written: [{ pageCount: 50 }] })
+  })
+
   test('survives a mark before the VM came', async () => {
     const s = await storeScene()
-    const restored = await unmarked(s, touched)
+    const { restored } = await begin(s, touched)
     await restored.ready(restored.handler!.times().listening)
     await restored.learned
     const store = await openStore(s.folder)
