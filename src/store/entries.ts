@@ -70,7 +70,8 @@ export class Entries {
     if (stamp !== entry.stamp) {
       entry.manifest =
         stamp === undefined ? undefined : await entry.folder.readManifest().catch(warn)
-      entry.stamp = stamp
+      // What could not be read is read again.
+      entry.stamp = entry.manifest && stamp
     }
     return entry
   }

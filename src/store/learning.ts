@@ -190,7 +190,11 @@ export class Learning {
       const { memoryBytes, pageSize } = learner.facts
       const manifest = newManifest({ snapshot, memoryBytes, pageSize, at })
       const { failure } = await this.#save(learner, manifest, { snapshot, memory })
-      if (failure) throw failure
+      if (failure) {
+        // Without it, another attempt would find the snapshot known.
+        await folder.remove()
+        throw failure
+      }
     } finally {
       lock.release()
     }
@@ -279,7 +283,7 @@ export class Learning {
   async #writeSet(set: WorkingSet, variant: string | undefined, { snapshot, memory }: Source) {
     const file = setFileName(variant)
     const startedAt = performance.now()
-    await writeWorkingSetFile(this.#folder.setPath(file), {
+    await writeWorkingSetFile(await this.#folder.newSetPath(file), {
       order: set.order,
       runs: set.runCount,
       snapshot,

@@ -1,11 +1,11 @@
 import { randomBytes } from 'node:crypto'
 import { constants } from 'node:fs'
-import { open, readdir, rename, rm, stat, unlink } from 'node:fs/promises'
+import { lstat, open, readdir, rename, rm, stat, unlink } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { ioError } from '../files.js'
 import { stampKey } from '../snapshot/file-stamp.js'
 import { checkManifest, type SnapshotManifest } from './manifest.js'
-import { checkWriters, ensureFolder, readOwn, writeOwn } from './own-file.js'
+import { checkFolder, checkWriters, ensureFolder, readOwn, writeOwn } from './own-file.js'
 import type { SnapshotKey } from './snapshot-key.js'
 
 const MANIFEST = 'snapshot.json'
@@ -31,14 +31,26 @@ export class SnapshotFolder {
     return join(this.path, file)
   }
 
+  /** Path to write a set to, without a link, which would be followed. */
+  async newSetPath(file: string): Promise<string> {
+    const path = this.setPath(file)
+    const there = await lstat(path).catch(() => undefined)
+    if (there?.isSymbolicLink()) await unlink(path)
+    return path
+  }
+
   get manifestPath(): string {
     return join(this.path, MANIFEST)
   }
 
+  /** @throws ReapTraceError `ERR_STORE_IO`, `ERR_UNTRUSTED_FILE`. */
   async create(): Promise<void> {
-    await ensureFolder(this.path).catch((error) => {
+    try {
+      await ensureFolder(this.path)
+      for (const path of [dirname(this.path), this.path]) await checkFolder(path)
+    } catch (error) {
       throw ioError('store file', 'write', this.path, error)
-    })
+    }
   }
 
   /** `undefined` for a snapshot that the store does not have. */

@@ -244,3 +244,47 @@ test('a snapshot that is forgotten can begin anew before all its files are gone'
   expect(await readdir(join(s.folder, 'snapshots'))).toEqual([snapshotKey])
   expect(await readdir(folder.path)).toEqual(['lock'])
 })
+
+test('a set takes the place of a link, not of the file that it leads to', async () => {
+  const s = await storeScene()
+  const { snapshotKey } = await restoreOnce(s, touched)
+  const path = join(folderOf(s, snapshotKey), 'common.ws')
+  const other = newPath('other')
+  await writeFile(other, 'another file')
+  await rm(path)
+  await symlink(other, path)
+  await restoreOnce(s, touched)
+  const last = await restoreOnce(s, touched)
+  expect(last.handler.stats().prefetched).toBeGreaterThan(90)
+  expect(await readFile(other, 'utf8')).toBe('another file')
+})
+
+test.each(['', 'snapshots', 'snapshots/*'])(
+  'nothing is learned in a folder that others may write to: store/%s',
+  async (name) => {
+    const s = await storeScene()
+    const { snapshotKey } = await restoreOnce(s, touched)
+    await chmod(join(s.folder, name.replace('*', snapshotKey)), 0o777)
+    const opened = await openStore(s.folder).catch((error) => error)
+    if (name === '') return expect(opened).toMatchObject({ code: 'ERR_UNTRUSTED_FILE' })
+    const codes: string[] = []
+    const onEvent = (event: StoreEvent) =>
+      void (event.type === 'warning' && codes.push(event.error.code))
+    await restoreOnce({ ...s, store: opened }, touched, { onEvent })
+    expect(codes).toEqual(['ERR_UNTRUSTED_FILE'])
+  },
+)
+
+test('an import that fails leaves nothing behind, and can be tried again', async () => {
+  const s = await storeScene()
+  const { snapshotKey } = await restoreOnce(s, touched)
+  const evidence = newPath('evidence')
+  const snapshot = { memoryFile: s.memoryFile }
+  await s.store.export(snapshot, evidence)
+  const store = await openStore(newPath('store'))
+  // In the way of its set.
+  await mkdir(join(folderOf(store, snapshotKey), 'common.ws'), { recursive: true, mode: 0o700 })
+  await expect(store.import(evidence, snapshot)).rejects.toMatchObject({ check: 'regular-file' })
+  expect(await store.snapshots()).toEqual([])
+  expect(await store.import(evidence, snapshot)).toBe(snapshotKey)
+})
