@@ -70,14 +70,15 @@ function lessonOfHandler(
   trace: Trace,
   stats: FaultStats,
   responseMs: number | undefined,
-  limitUs: number,
+  sinceFirstFaultMs: number,
 ): Lesson {
   const { variant, set, heldOut } = attempt
   const { stalledMs, waits, prefetch, prefetched } = stats
   const unit = trace.pageSize / PAGE
   const isHeldOut = new Set(heldOut)
   const heldOutFaults = trace.pages.reduce((sum, page) => sum + (isHeldOut.has(page) ? 1 : 0), 0)
-  // A mark may be given a time that is past.
+  // A mark may be past. Its distance to the first fault is known to a microsecond: both have one clock.
+  const limitUs = (trace.timesUs[0] ?? 0) + 1000 * sinceFirstFaultMs + 1
   const count = trace.timesUs.findLastIndex((timeUs) => timeUs <= limitUs) + 1
   const onDemand = { count: 0, totalUs: 0 }
   for (const { count, totalUs } of [waits['on-demand'], waits.residual]) {
@@ -187,24 +188,25 @@ export function observe(
     return { ...common, ready }
   }
   const { handler } = restored
-  const lesson = (): Lesson | undefined => {
-    const { connected, ready: markMs = Number.POSITIVE_INFINITY } = handler.times()
+  const lesson = (atMs?: number): Lesson | undefined => {
+    // The handler has no mark after its end.
+    const { connected, firstFault = 0, ready: markMs = atMs } = handler.times()
     // Without a VM, there is nothing to learn.
     if (connected === undefined) return undefined
     // The handler listened before restore() returned.
-    const responseMs =
-      markMs === Number.POSITIVE_INFINITY ? undefined : Math.max(0, markMs - startedMs)
-    const limitUs = 1000 * (markMs - connected)
-    return lessonOfHandler(attempt, handler.stopRecording(), handler.stats(), responseMs, limitUs)
+    const responseMs = markMs && Math.max(0, markMs - startedMs)
+    const sinceFirstFaultMs = (markMs ?? Number.POSITIVE_INFINITY) - firstFault
+    const [trace, stats] = [handler.stopRecording(), handler.stats()]
+    return lessonOfHandler(attempt, trace, stats, responseMs, sinceFirstFaultMs)
   }
   // What a VM touched whose session failed is not a working set.
   handler.closed.then(
-    () => attempt.waitsForReady || end(lesson),
+    () => attempt.waitsForReady || end(() => lesson()),
     () => end(nothing),
   )
   const ready = async (atMs = monotonicMs()): Promise<void> => {
     handler.ready(atMs)
-    end(lesson)
+    end(() => lesson(atMs))
   }
   return { ...common, ready }
 }
