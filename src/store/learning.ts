@@ -47,7 +47,9 @@ export class Learning {
   readonly #loadParent: (key: SnapshotKey) => Promise<Learner | undefined>
   readonly #options: LearnerOptions
   #pending: Pending[] = []
-  #running: Promise<void> | undefined
+  #isRunning = false
+  /** The end of the latest lesson. */
+  #last: Promise<unknown> = Promise.resolve()
   #resumeAt = 0
   /** Time that learning may still take, as of a moment. */
   #budget = { ms: BURST_MS, at: performance.now() }
@@ -90,18 +92,18 @@ export class Learning {
    * @throws ReapTraceError `ERR_STORE_IO`, `ERR_STORE_INVALID`, `ERR_UNTRUSTED_FILE`.
    */
   add(lesson: Lesson): Promise<Learned> {
-    return new Promise((resolve, reject) => {
+    const learned = new Promise<Learned>((resolve, reject) => {
       this.#pending.push({ lesson, resolve, reject })
-      this.#running ??= this.#run().finally(() => {
-        this.#running = undefined
-      })
     })
+    this.#last = learned.catch(() => {})
+    if (!this.#isRunning) void this.#run()
+    return learned
   }
 
-  /** Waits until every lesson is saved, without the pauses. */
+  /** Waits until every lesson so far is saved, without the pauses. */
   async settle(): Promise<void> {
     this.#hurry.abort()
-    await this.#running
+    await this.#last
     this.#hurry = new AbortController()
   }
 
@@ -119,6 +121,7 @@ export class Learning {
   }
 
   async #run(): Promise<void> {
+    this.#isRunning = true
     while (this.#pending.length > 0) {
       const pause = this.#resumeAt - performance.now()
       if (pause > 0) await sleep(pause, undefined, this.#hurry).catch(() => {})
@@ -133,6 +136,8 @@ export class Learning {
         for (const { reject } of batch) reject(error)
       }
     }
+    // Not in a later microtask: a lesson may come as soon as another is saved.
+    this.#isRunning = false
   }
 
   async #learn(given: readonly Lesson[]): Promise<Learned> {
