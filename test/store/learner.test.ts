@@ -29,7 +29,7 @@ function store(options: LearnerOptions = {}, learner = Learner.fresh(facts, opti
       timesUs: Uint32Array.from(pages, (_, i) => 50 * i),
       prefetched: prefetched && Uint32Array.from(prefetched),
       heldOut,
-      responseMs: 100,
+      responseMs: 400,
     }
   }
   const restore = (touched: readonly number[], variant?: string) => {
