@@ -38,10 +38,18 @@ export async function restored(
   return { vm, handler }
 }
 
+/**
+ * Maximum number of pages that the guest touches for the first time after an answer, before it halts.
+ * They are residual where a recording ends with the answer.
+ */
+export const PAGES_AFTER_ANSWER = 4
+
 /** Writes the working set of these requests into a scratch folder. */
 export async function recordedSet(snapshot: Snapshot, requests: string): Promise<string> {
   const { vm, handler } = await restored(snapshot, requests)
   for (const request of requests) await vm.answer(request as Request)
+  // With another answer, the recording has what the guest touches after one.
+  await vm.ask(requests.at(-1) as Request)
   const path = join(await scratchFolder(), 'working-set')
   const set = WorkingSet.fromTraces([handler.stopRecording()])
   await set.write(path, { snapshot: { memoryFile: snapshot.memoryFile } })

@@ -6,7 +6,7 @@ import type { Comparison } from '../../src/index.js'
 import { uncalibrated } from '../support/calibration.js'
 import { checkBuild, events, run } from '../support/cli-process.js'
 import { scratchFolder } from '../support/scratch.js'
-import { missing } from '../support/stock-firecracker.js'
+import { missing, PAGES_AFTER_ANSWER } from '../support/stock-firecracker.js'
 
 const restoreAndInvoke = `#!/bin/sh
 set -e
@@ -50,6 +50,7 @@ describe.skipIf(missing)('compare', () => {
     const faults = Object.fromEntries(warm.map((row) => [row.arm, row.faults]))
     expect(faults).toMatchObject({ 'kernel-file': null, 'page-cache': null, auto: null })
     expect(faults['on-demand']).toBeGreaterThanOrEqual(7680)
-    expect(warm.find(({ arm }) => arm === 'working-set')).toMatchObject({ residualFaults: 0 })
+    const { residualFaults } = warm.find(({ arm }) => arm === 'working-set')!
+    expect(residualFaults).toBeLessThanOrEqual(PAGES_AFTER_ANSWER)
   })
 })

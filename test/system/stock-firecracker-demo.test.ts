@@ -5,7 +5,7 @@ import { beforeAll, describe, expect, it } from 'vitest'
 import { firecracker } from '../../native/guest/driver/microvm.mjs'
 import { Cli, checkBuild, events, run } from '../support/cli-process.js'
 import { scratchFolder } from '../support/scratch.js'
-import { missing } from '../support/stock-firecracker.js'
+import { missing, PAGES_AFTER_ANSWER } from '../support/stock-firecracker.js'
 
 const words = ['demo', '--firecracker', firecracker, '--memory-size', '128M']
 
@@ -27,7 +27,7 @@ describe.skipIf(missing)('demo --firecracker', () => {
     expect(report.workingSet.pages).toBeGreaterThanOrEqual(7680)
     expect(report.arms['kernel-file'].warm.faults).toBeGreaterThan(0)
     expect(report.arms['on-demand'].warm.faults).toBeGreaterThanOrEqual(7680)
-    expect(report.arms['working-set'].warm.residualFaults).toBe(0)
+    expect(report.arms['working-set'].warm.residualFaults).toBeLessThanOrEqual(PAGES_AFTER_ANSWER)
     expect(report.otherInput).toMatchObject({ identical: true })
     // The guest walks 128 other pages in order: one fault each for the first 16.
     expect(report.otherInput.residualFaults).toBeGreaterThanOrEqual(16)

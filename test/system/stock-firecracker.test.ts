@@ -31,6 +31,8 @@ describe.skipIf(missing)('Firecracker itself', () => {
 
     const recording = await restored(snapshot, 'm')
     expect(await recording.vm.answer('m')).toEqual({ requests: 2 })
+    // With another answer, the recording has what the guest touches after one.
+    expect(await recording.vm.ask('m')).toEqual({ requests: 3 })
     const trace = recording.handler.stopRecording()
     expect(trace.pages.length).toBeGreaterThanOrEqual(7680)
     const workingSet = join(await scratchFolder(), 'set')
