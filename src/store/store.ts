@@ -51,6 +51,7 @@ export type StoreEvent =
 export interface StoreRestoreOptions
   extends Omit<RestoreOptions, 'onEvent' | 'onStaleWorkingSet' | 'heldOutPages'>,
     Pick<PlanRestoreOptions, 'backend' | 'vcpus' | 'pageSize' | 'calibration'> {
+  /** Snapshot to restore. */
   readonly snapshot: StoreSnapshot
   /**
    * Class of the request, such as a route: its evidence has a set of its own once it differs enough
@@ -70,6 +71,7 @@ export interface StoreRestoreOptions
    * @default false
    */
   readonly waitForReady?: boolean | undefined
+  /** Called for each event of the restore, also after its end for what the store learned. */
   readonly onEvent?: ((event: StoreEvent) => void) | undefined
 }
 
@@ -105,6 +107,7 @@ export type StoreRestore = (UffdRestore | PageCacheRestore) & StoreRestoreExtras
 export interface Store extends AsyncDisposable {
   /** Absolute path of the folder. */
   readonly folder: string
+  /** Whether restores leave the store as it is. */
   readonly readOnly: boolean
   /**
    * Restores a snapshot: records if nothing is known of it, prefetches otherwise, and learns from

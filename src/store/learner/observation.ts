@@ -1,11 +1,13 @@
 /** What one restore showed of the pages of its snapshot. Page numbers as in `Trace.pages`. */
 export interface Observation {
+  /** Class of the request, if the restore named one. */
   readonly variant: string | undefined
   /**
    * Faults before the application's mark, in first-touch order; of a restore with a set only the
    * late, residual and held-out ones.
    */
   readonly pages: Uint32Array
+  /** Times of the faults in microseconds, as in `Trace.timesUs`. */
   readonly timesUs: Uint32Array
   /**
    * Pages that were prefetched, so that a touch of them is not seen; without the held-out ones.
@@ -14,12 +16,13 @@ export interface Observation {
   readonly prefetched: Uint32Array | undefined
   /** Pages of the set that were left out. */
   readonly heldOut: Uint32Array
-  /** Mean wait of a fault, as measured in this restore, if it was. */
+  /** Mean wait of a fault in this restore, in microseconds. */
   readonly faultUs?: number | undefined
-  /** Cost of an install per page. */
+  /** Cost of installing a page in this restore, in microseconds. */
   readonly installUs?: number | undefined
-  /** Handshake to mark. */
+  /** Time from the end of `restore()` to the mark, in milliseconds. */
   readonly responseMs?: number | undefined
+  /** Time during which the guest waited for pages, in milliseconds. */
   readonly stalledMs?: number | undefined
 }
 
