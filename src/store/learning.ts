@@ -261,11 +261,13 @@ export class Learning {
   async #lock(): Promise<Lock> {
     for (;;) {
       // Again each time: a process that forgets the snapshot removes its folder.
-      await this.#folder.create()
-      const lock = await tryLock(this.#folder.lockPath).catch((error) => {
-        if (error.errno !== -constants.errno.ENOENT) throw error
-        return undefined
-      })
+      const lock = await this.#folder
+        .create()
+        .then(() => tryLock(this.#folder.lockPath))
+        .catch((error) => {
+          if (error.errno !== -constants.errno.ENOENT) throw error
+          return undefined
+        })
       if (lock) return lock
       await sleep(LOCK_RETRY_MS * (0.5 + Math.random()))
     }
