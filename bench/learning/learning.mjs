@@ -111,9 +111,9 @@ async function run(options, progress, signal) {
     const say = (/** @type {number} */ share) =>
       progress.say(`a memory price of ${memoryPrice} µs`, (i + share) / prices.length)
     const priced = (await replayAll(options, { ...costs, memoryPrice }, say, signal)).flat()
-    const of = (/** @type {'stallMs' | 'missed' | 'wasted'} */ what) =>
+    const of = (/** @type {'laterMs' | 'missed' | 'wasted'} */ what) =>
       mean(priced.map(({ outcomes }) => outcomes.learned?.[what] ?? 0))
-    curve.push({ memoryPrice, stallMs: of('stallMs'), missed: of('missed'), wasted: of('wasted') })
+    curve.push({ memoryPrice, stallMs: of('laterMs'), missed: of('missed'), wasted: of('wasted') })
   }
   return { costs, ratios: ratiosOf(seeds), seeds, ...(options.curve && { curve }) }
 }

@@ -18,8 +18,8 @@ import { readScenario } from './traces.mjs'
  * @property {number} writeUs      what a set costs that is written in the background
  */
 /**
- * Means of a scenario's restores from the second on; `costs` has all of them.
- * @typedef {{ stallMs: number, missed: number, wasted: number, costs: number[] }} Outcome
+ * Means of a scenario's restores: `stallMs` of all, the others from the second on; `costs` has all of them.
+ * @typedef {{ stallMs: number, laterMs: number, missed: number, wasted: number, costs: number[] }} Outcome
  */
 /**
  * @typedef {object} Learned  what only the learner has
@@ -54,8 +54,8 @@ function replay(runs, policy, { faultUs, installUs }) {
     return (run.pages.length - hits) * faultUs + installed.length * installUs
   })
   const later = runs.length - 1
-  const stallMs = mean(costs.slice(1)) / 1000
-  return { stallMs, missed: missed / later, wasted: wasted / later, costs }
+  const [stallMs, laterMs] = [mean(costs) / 1000, mean(costs.slice(1)) / 1000]
+  return { stallMs, laterMs, missed: missed / later, wasted: wasted / later, costs }
 }
 
 /** Replays scenarios, the parent of each child, and what was made again, before it. */
