@@ -49,13 +49,17 @@ class Deferred {
   napi_value promise_ = nullptr;
 };
 
-// Entries of a table that is passed as a typed array.
+// Entries of a table that is passed as a typed array. Empty in a worker thread that is being
+// terminated, where Node-API reads none.
 template <typename Record>
 std::vector<Record> records(Napi::Value value) {
-  const auto bytes = value.As<Napi::TypedArray>();
-  std::vector<Record> copied(bytes.ByteLength() / sizeof(Record));
-  if (copied.empty()) return copied;
-  const auto* data = static_cast<const uint8_t*>(bytes.ArrayBuffer().Data()) + bytes.ByteOffset();
+  const size_t bytes = value.As<Napi::TypedArray>().ByteLength();
+  std::vector<Record> copied(bytes / sizeof(Record));
+  void* data = nullptr;
+  if (copied.empty() || napi_get_typedarray_info(value.Env(), value, nullptr, nullptr, &data,
+                                                 nullptr, nullptr) != napi_ok) {
+    return {};
+  }
   std::memcpy(copied.data(), data, copied.size() * sizeof(Record));
   return copied;
 }
