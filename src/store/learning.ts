@@ -166,9 +166,8 @@ export class Learning {
         lessons.map(({ line }) => JSON.stringify(line)),
         MAX_HISTORY,
       )
-      const takenMs = performance.now() - startedAt - saved.writingMs
-      this.#spend(takenMs)
-      return { written: saved.written, drifts, failure: failure ?? saved.failure }
+      this.#spend(performance.now() - startedAt)
+      return { ...saved, drifts, failure: failure ?? saved.failure }
     } catch (error) {
       // What was observed and not saved must not count twice.
       this.#known = undefined
@@ -210,12 +209,11 @@ export class Learning {
     learner: Learner,
     before: SnapshotManifest,
     source: Source,
-  ): Promise<Pick<Learned, 'written' | 'failure'> & { readonly writingMs: number }> {
+  ): Promise<Pick<Learned, 'written' | 'failure'>> {
     const folder = this.#folder
     let manifest = before
     forgetLost(learner, manifest)
     const due = learner.dueSets((pages) => this.#writeCostUs(pages))
-    const startedAt = performance.now()
     const written: WrittenSet[] = []
     let failure: ReapTraceError | undefined
     for (const { variant, pages, timesUs } of due) {
@@ -237,7 +235,6 @@ export class Learning {
         previousPageCount: replaced?.pageCount,
       })
     }
-    const writingMs = performance.now() - startedAt
     const isKnown = new Set<string | null>([null, ...learner.variants])
     manifest = {
       ...manifest,
@@ -247,7 +244,7 @@ export class Learning {
     await folder.writeManifest(manifest)
     await folder.sweep(manifest)
     this.#known = { learner, stamp: (await folder.evidenceStamp()) ?? '' }
-    return { written, failure, writingMs }
+    return { written, failure }
   }
 
   #spend(ms: number): void {
