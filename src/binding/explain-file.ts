@@ -140,9 +140,9 @@ const STICKY = 0o1000n
 /** Describes a file that another user may have written. */
 function explainWriters(
   { check, got, errno, syscall }: NativeFailure,
-  { workingSetPath, tracePath, calibrationPath, storePath }: FailureContext,
+  { workingSetPath, tracePath, calibrationPath, storePath, exportPath }: FailureContext,
 ): Explanation {
-  const path = storePath ?? tracePath ?? calibrationPath ?? workingSetPath
+  const path = storePath ?? exportPath ?? tracePath ?? calibrationPath ?? workingSetPath
   const trust =
     path === workingSetPath ? 'trustWorkingSet: true (--trust-working-set)' : 'trust: true'
   const isStore = storePath !== undefined

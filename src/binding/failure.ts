@@ -39,6 +39,8 @@ export interface FailureContext {
   readonly diskImage?: string
   readonly workingSetPath?: string | undefined
   readonly tracePath?: string
+  /** Path of an exported file of a store. */
+  readonly exportPath?: string
   readonly calibrationPath?: string
   readonly storePath?: string
   readonly connectTimeoutMs?: number

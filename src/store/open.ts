@@ -1,4 +1,3 @@
-import { readFile } from 'node:fs/promises'
 import { resolve } from 'node:path'
 import { isWorkingSetError, ReapTraceError } from '../errors.js'
 import { monotonicMs, report, warning } from '../events.js'
@@ -10,6 +9,7 @@ import { planInternalsOf, planStoreRestore } from '../restore/plan.js'
 import { restore, restoreRules } from '../restore/restore.js'
 import { checkSize } from '../snapshot/disk-image.js'
 import { checkSnapshot, type Snapshot, snapshotRule } from '../snapshot/snapshot.js'
+import { type ReadOptions, readRules } from '../working-set/trace.js'
 import { WorkingSet } from '../working-set/working-set.js'
 import { decodeExport } from './decode.js'
 import {
@@ -22,6 +22,7 @@ import { Entries, type Entry, type Warn } from './entries.js'
 import { openFolder, type StoreFolder } from './folder.js'
 import type { Learning } from './learning.js'
 import { type Attempt, type Learned, type Lesson, observe } from './lesson.js'
+import { readExport } from './own-file.js'
 import { identify, isSnapshotKey, type SnapshotKey } from './snapshot-key.js'
 import type {
   OpenStoreOptions,
@@ -239,14 +240,13 @@ class FolderStore implements Store {
     await replaceFile('exported file', path, (file) => writeWhole(file, bytes, 0))
   }
 
-  async import(path: string, snapshot: Snapshot): Promise<SnapshotKey> {
+  async import(path: string, snapshot: Snapshot, options: ReadOptions = {}): Promise<SnapshotKey> {
     checkOptions('import()', { path }, { path: required(rules.path) }, 'argument')
     checkSnapshot('import()', snapshot)
+    checkOptions('import()', options, readRules)
     if (this.readOnly) throw new TypeError('import() needs a store that is not read-only')
     const { key, memoryBytes, memory } = await identify(snapshot)
-    const bytes = await readFile(path).catch((error) => {
-      throw ioError('exported file', 'read', path, error)
-    })
+    const bytes = await readExport(path, options.trust === true)
     const { memoryPrice, holdOut } = this.#options
     const learner = decodeExport(path, bytes, { memoryPrice, holdOut })
     checkSize(snapshot.memoryFile, memoryBytes, learner.facts.memoryBytes)

@@ -44,6 +44,26 @@ export async function readOwn(folder: string, name: string): Promise<Buffer | un
   }
 }
 
+/**
+ * Content of a file of `export()`, which may be anywhere.
+ *
+ * @throws ReapTraceError `ERR_STORE_IO`, or `ERR_UNTRUSTED_FILE` if another user may write to it.
+ */
+export async function readExport(path: string, isTrusted: boolean): Promise<Buffer> {
+  let file: FileHandle | undefined
+  try {
+    // Without O_NONBLOCK, opening a named pipe would wait for a writer.
+    file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
+    const failure = isTrusted ? null : native().checkWriters(file.fd)
+    if (failure) throw toError(failure, { exportPath: path })
+    return await file.readFile()
+  } catch (error) {
+    throw ioError('exported file', 'read', path, error)
+  } finally {
+    await file?.close()
+  }
+}
+
 /** Replaces folder/name whole, mode 0600. */
 export const writeOwn = (folder: string, name: string, bytes: Uint8Array): Promise<void> =>
   replaceFile('store file', join(folder, name), (file) => writeWhole(file, bytes, 0))

@@ -2,6 +2,7 @@ import type { PlanRestoreOptions } from '../restore/plan.js'
 import type { PageCacheRestore, RestoreOptions, UffdRestore } from '../restore/restore.js'
 import type { Snapshot } from '../snapshot/snapshot.js'
 import type { ServeEvent } from '../uffd/fault-handler.js'
+import type { ReadOptions } from '../working-set/trace.js'
 import type { SnapshotDescription, SnapshotSummary } from './describe.js'
 import type { Drift } from './learner/learner.js'
 import type { Learned } from './lesson.js'
@@ -143,9 +144,11 @@ export interface Store extends AsyncDisposable {
    * @throws ReapTraceError
    * - `ERR_STORE_INVALID`: the file is damaged, or the store already has the snapshot
    *   (`known-snapshot`),
+   * - `ERR_STORE_IO`: it cannot be opened or read,
+   * - `ERR_UNTRUSTED_FILE`: another user may write to it,
    * - `ERR_SNAPSHOT_MISMATCH`: the memory file has another size.
    */
-  import(path: string, snapshot: Snapshot): Promise<SnapshotKey>
+  import(path: string, snapshot: Snapshot, options?: ReadOptions): Promise<SnapshotKey>
   /** Waits until everything is learned, and saved, from restores that are ready. */
   settled(): Promise<void>
   /** Same as {@link settled}; the store can be used again. */

@@ -8,7 +8,7 @@ import { checkOptions, required, rules } from '../options.js'
 import { HUGE_PAGE, MAX_MEMORY, PAGE } from '../page.js'
 import { decodeTrace, encodeTrace, type TraceFileContent } from './trace-file.js'
 
-/** Options of {@link Trace.read} and {@link WorkingSet.read}. */
+/** Options of {@link Trace.read}, {@link WorkingSet.read} and {@link Store.import}. */
 export interface ReadOptions {
   /**
    * Whether to read a file that belongs to another user than this one and root, or that its group

@@ -92,3 +92,24 @@ test('a lock that another process holds delays what is learned, and no restore',
   await restoring
   expect(await s.store.describe(snapshotKey)).toMatchObject({ restoreCount: 2 })
 })
+
+test('a file that others may write to is not imported unless it is trusted, nor is a pipe', async () => {
+  const s = await storeScene()
+  const { snapshotKey } = await restoreOnce(s, touched)
+  const file = newPath('evidence')
+  await s.store.export(snapshotKey, file)
+  await chmod(file, 0o666)
+  const store = await openStore(newPath('store'))
+  const snapshot = { memoryFile: s.memoryFile }
+  await expect(store.import(file, snapshot)).rejects.toMatchObject({
+    code: 'ERR_UNTRUSTED_FILE',
+    hint: expect.stringContaining('trust: true'),
+  })
+  expect(await store.snapshots()).toEqual([])
+  const pipe = newPath('pipe')
+  execFileSync('mkfifo', ['-m', '600', pipe])
+  await expect(store.import(pipe, snapshot)).rejects.toMatchObject({ code: 'ERR_STORE_INVALID' })
+  expect(await store.import(file, snapshot, { trust: true })).toBe(snapshotKey)
+  // @ts-expect-error
+  await expect(store.import(file, snapshot, { trust: 1 })).rejects.toThrow(TypeError)
+})
