@@ -49,7 +49,7 @@ export interface EvidenceSummary {
   readonly restoreCount: number
   /** Number of 4 KiB pages with evidence, in a set or not. */
   readonly pageCount: number
-  /** Variants with evidence, at most 16; `sets` tells which of them have a set of their own. */
+  /** Variants with evidence, at most 16; `sets` tells which of them have a separate set. */
   readonly variants: readonly VariantSummary[]
   /** Quality of the sets in the last few restores, and over many before. */
   readonly quality: Quality & { readonly past: Quality }

@@ -55,7 +55,7 @@ export interface StoreRestoreOptions
   /** Snapshot to restore. */
   readonly snapshot: StoreSnapshot
   /**
-   * Class of the request, such as a route: its evidence has a set of its own once it differs enough
+   * Class of the request, such as a route: its evidence has a separate set once it differs enough
    * from the others. At most 16 are kept, and an unknown one gets the common set. As UTF-8, so a
    * lone surrogate is the character U+FFFD.
    * @default none

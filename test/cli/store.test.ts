@@ -308,7 +308,7 @@ describe('store', () => {
     expect(byKey).toMatchObject({ code: 0, stderr: '' })
     expect(byKey.stdout).toMatch(/^snapshot {2}[0-9a-f]{16}$/m)
     expect(byKey.stdout).toMatch(/^\(common\) +60 +240 KiB +\d+ seconds? +2$/m)
-    // A variant without a set of its own.
+    // A variant without a separate set.
     expect(byKey.stdout).toMatch(/^GET \/\\x1b\[31m +– +– +– +1$/m)
     expect(byKey.stdout).toMatch(/^now +[\d.–]+( %)? +/m)
     expect(byKey.stdout).toMatch(/ago +recorded +– +60 +– +– +[\d.]+ ms +[\d.]+ ms$/m)

@@ -115,7 +115,7 @@ describe('a learner', () => {
     expect(told.learner.heldOut(undefined, random)).toEqual(new Uint32Array(0))
   })
 
-  test('makes a variant a set of its own where it needs other pages', () => {
+  test('makes a separate set for a variant where it needs other pages', () => {
     const { restore, setOf, learner } = store()
     for (let i = 0; i < 300; i++) {
       restore(range(0, 1000), 'a')

@@ -110,7 +110,7 @@ from this one too: which pages were missing, and which were prefetched in vain. 
 pages of the set are held out. The first restore of a snapshot prefetches nothing and records. Pages
 count until the ready mark (see below), or without one until the end of COMMAND or of the VM. A run
 whose COMMAND fails before its mark teaches nothing. A restore from the page cache teaches no pages,
-only its time. --variant names the class of the request: classes that differ get sets of their own.
+only its time. --variant names the class of the request: classes that differ get separate sets.
 --parent names the snapshot that this one was made from, whose pages it starts with; for one that
 was made again at the same path it need not be given. At the end, restore waits until everything is
 saved; Ctrl-C ends that too. "reap-trace store" looks into a store.

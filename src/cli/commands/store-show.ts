@@ -65,7 +65,7 @@ function printSets({ sets, learned }: SnapshotDescription, terminal: Terminal): 
     formatAge(writtenAt),
     count(restores.get(variant)),
   ])
-  // Variants that have not earned a set of their own.
+  // Variants that have not earned a separate set.
   const own = new Set(sets.map(({ variant }) => variant))
   for (const [variant, restoreCount] of restores) {
     if (variant === undefined || own.has(variant)) continue
